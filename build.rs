@@ -1,0 +1,47 @@
+//! Finds the interpreter that the binary links, and lists the files that it carries.
+
+use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
+
+fn main() {
+    carry_files();
+    if env::var_os("PYO3_BUILD_EXTENSION_MODULE").is_none() {
+        pyo3_build_config::add_libpython_rpath_link_args();
+    }
+    interpreter();
+}
+
+/// Which Python is linked: its home and executable, so that the embedded interpreter never takes another's library.
+fn interpreter() {
+    let config = pyo3_build_config::get();
+    let executable = config.executable().unwrap_or("python3").to_string();
+    let facts = "import sys\nprint(sys.base_prefix)\nprint(getattr(sys, '_base_executable', sys.executable))\nprint('%d.%d' % sys.version_info[:2])";
+    let output = Command::new(&executable).args(["-I", "-c", facts]).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let mut lines = text.lines();
+    for name in ["PYRUST_NN_PYTHON_HOME", "PYRUST_NN_PYTHON_EXECUTABLE", "PYRUST_NN_PYTHON_VERSION"] {
+        println!("cargo:rustc-env={name}={}", lines.next().unwrap_or_default());
+    }
+}
+
+fn carry_files() {
+    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let mut paths: Vec<String> = ["data.json", "pipeline.toml", "pyproject.toml", "requirements.txt"].map(String::from).to_vec();
+    for folder in ["python/pyrust_nn", "scripts"] {
+        println!("cargo:rerun-if-changed={folder}");
+        let entries = fs::read_dir(Path::new(&root).join(folder)).expect("the folder is part of the project");
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        paths.extend(names.filter(|name| name.ends_with(".py")).map(|name| format!("{folder}/{name}")));
+    }
+    paths.sort();
+    let rows: String = paths
+        .iter()
+        .map(|path| {
+            println!("cargo:rerun-if-changed={path}");
+            format!("    ({path:?}, include_str!({:?})),\n", Path::new(&root).join(path))
+        })
+        .collect();
+    let out = Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("embedded.rs");
+    fs::write(out, format!("static FILES: &[(&str, &str)] = &[\n{rows}];\n")).expect("cargo's own folder is writable");
+}

@@ -1,0 +1,371 @@
+"""The native module. Generated from src/params.rs by `make generate`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, TypedDict
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+class StepError(TypedDict):
+    """Why a step failed."""
+
+    kind: str
+    message: str
+    causes: list[str]
+    traceback: str | None
+
+class Summary(TypedDict):
+    """The record of one step, as in its summary.json; paths are relative to the session's folder."""
+
+    task: str
+    session: str
+    step: str
+    status: Literal["Success", "Failure"]
+    params: dict[str, Any]
+    outputs: dict[str, Any]
+    metrics: dict[str, Any]
+    result: Any
+    error: StepError | None
+    started_at: str
+    finished_at: str
+    duration_s: float
+
+class PyrustNNError(Exception):
+    """Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None."""
+
+    kind: str
+    causes: tuple[str, ...]
+    summary: Summary | None
+
+class UsageError(PyrustNNError, ValueError): ...
+class InputError(PyrustNNError, ValueError): ...
+class ModelError(PyrustNNError): ...
+class SetupError(PyrustNNError): ...
+class BusyError(PyrustNNError): ...
+class StorageError(PyrustNNError): ...
+class ScriptError(PyrustNNError): ...
+class InternalError(PyrustNNError): ...
+
+EMBEDDED: bool
+__version__: str
+
+def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None = None, **overrides: Any) -> list[Summary]:
+    """Run a pipeline file (pipeline.toml by default); `overrides` are its top-level keys, such as model."""
+
+def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLike[str] | None = None) -> str:
+    """Give a session's log, or its last lines; answers while a step runs in another thread."""
+
+def list_sessions(*, runs_dir: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
+    """Give every session with the state of its steps, oldest first."""
+
+def set_console(on: bool) -> None:
+    """Show log lines and progress on stderr (the default), or do not."""
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; give the exit code."""
+
+def log(level: int, origin: str, text: str) -> None: ...
+def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...
+def read_conversations(path: str | PathLike[str]) -> list[list[dict[str, Any]]]: ...
+def embedded_text(path: str) -> str: ...
+def write_gguf(plan_path: str, progress: Callable[[int, int, str], None]) -> None: ...
+
+def finetune_full(
+    session: str | None,
+    model: str | PathLike[str],
+    *,
+    dataset_path: str | PathLike[str],
+    num_epochs: float = 3.0,
+    batch_size: int = 4,
+    gradient_accumulation_steps: int = 1,
+    max_length: int = 2048,
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    warmup: float = 0.0,
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine",
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    seed: int = 42,
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    logging_steps: int = 10,
+    save_steps: int = 0,
+    eval_split: float = 0.0,
+    learning_rate: float = 2e-5,
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+) -> Summary:
+    """Train every weight of the model, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None makes a fresh one.
+        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
+        dataset_path: The conversations to learn: a JSON list, or JSON lines, of {"messages": [{"role": …, "content": …}, …]}. (a path; required)
+        num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
+        batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
+        gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
+        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
+        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        warmup: Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps. (a number from 0 to 10000000; default 0.0)
+        scheduler: How the learning rate goes on after the warm-up. (one of cosine, linear, constant; default cosine)
+        weight_decay: AdamW's decoupled weight decay. (a number from 0 to 10; default 0.0)
+        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
+        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
+        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
+        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
+        eval_split: Share of the conversations, drawn by the seed, that is not trained on but evaluated after each epoch. (a number from 0 to 0.9; default 0.0)
+        learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-5)
+        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
+        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+    """
+
+def finetune_lora(
+    session: str | None,
+    model: str | PathLike[str],
+    *,
+    dataset_path: str | PathLike[str],
+    num_epochs: float = 3.0,
+    batch_size: int = 4,
+    gradient_accumulation_steps: int = 1,
+    max_length: int = 2048,
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    warmup: float = 0.0,
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine",
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    seed: int = 42,
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    logging_steps: int = 10,
+    save_steps: int = 0,
+    eval_split: float = 0.0,
+    learning_rate: float = 2e-4,
+    lora_rank: int | None = None,
+    lora_alpha: int | None = None,
+    lora_dropout: float | None = None,
+    checkpoint_lora: str | PathLike[str] | None = None,
+    target_modules: Sequence[str] | None = None,
+    use_rslora: bool = False,
+    load_in_4bit: bool = False,
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+) -> Summary:
+    """Train a LoRA adapter beside the frozen model, or continue one, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None makes a fresh one.
+        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
+        dataset_path: The conversations to learn: a JSON list, or JSON lines, of {"messages": [{"role": …, "content": …}, …]}. (a path; required)
+        num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
+        batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
+        gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
+        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
+        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        warmup: Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps. (a number from 0 to 10000000; default 0.0)
+        scheduler: How the learning rate goes on after the warm-up. (one of cosine, linear, constant; default cosine)
+        weight_decay: AdamW's decoupled weight decay. (a number from 0 to 10; default 0.0)
+        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
+        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
+        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
+        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
+        eval_split: Share of the conversations, drawn by the seed, that is not trained on but evaluated after each epoch. (a number from 0 to 0.9; default 0.0)
+        learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-4)
+        lora_rank: Rank of the adapter's matrices; unset, the checkpoint's, else 8. (a whole number from 1 to 65536; unset by default)
+        lora_alpha: Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the checkpoint's, else 32. (a whole number from 1 to 1000000; unset by default)
+        lora_dropout: Dropout on the adapter's input; unset, the checkpoint's, else 0.05. (a number from 0 to 0.99; unset by default)
+        checkpoint_lora: Adapter to go on training: a folder or a session's step. (a folder or a session's step; unset by default)
+        target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, not empty; unset by default)
+        use_rslora: Scale by the root of the rank (rsLoRA). (true or false; default off)
+        load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
+        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
+        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+    """
+
+def merge(
+    session: str | None,
+    model: str | PathLike[str],
+    *,
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+) -> Summary:
+    """Join an adapter and its base into a plain model, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None makes a fresh one.
+        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
+        dtype: Number format of the merged model: auto is the base model's own. (one of auto, bf16, fp16, fp32; default auto)
+        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
+        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+    """
+
+def quantize_model(
+    session: str | None,
+    model: str | PathLike[str],
+    *,
+    bits: Literal[4, 8, 16] = 4,
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+) -> Summary:
+    """Make a smaller copy of the model: 4, 8 or 16 bit, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None makes a fresh one.
+        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
+        bits: Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (a cast to bf16). (one of 4, 8, 16; default 4)
+        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
+        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+    """
+
+def convert_model_to_gguf(
+    session: str | None,
+    model: str | PathLike[str],
+    *,
+    outtype: Literal["f16", "bf16", "q8_0"] | Sequence[Literal["f16", "bf16", "q8_0"]] = ("f16",),
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+) -> Summary:
+    """Write the model as GGUF, for llama.cpp and Ollama, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None makes a fresh one.
+        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
+        outtype: Types of the matrices, a file for each. (a list, not empty, of f16, bf16, q8_0; default f16)
+        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
+        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+    """
+
+def convert_lora_to_gguf(
+    session: str | None,
+    adapter: str | PathLike[str],
+    *,
+    outtype: Literal["f16", "bf16", "q8_0"] | Sequence[Literal["f16", "bf16", "q8_0"]] = ("f16",),
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+) -> Summary:
+    """Write a LoRA adapter as GGUF, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None makes a fresh one.
+        adapter: The LoRA adapter: a folder or a session's step. (a folder or a session's step; required)
+        outtype: Types of the matrices, a file for each. (a list, not empty, of f16, bf16, q8_0; default f16)
+        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
+        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+    """
+
+def inference(
+    session: str | None,
+    model: str | PathLike[str],
+    *,
+    prompt: str | Sequence[str | Sequence[Message]] | Sequence[Message] | None = None,
+    prompts_file: str | PathLike[str] | None = None,
+    max_new_tokens: int = 256,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    seed: int = 42,
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+) -> Summary:
+    """Let the model answer, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None makes a fresh one.
+        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
+        prompt: What to ask: a text, or (in Python, Rust and pipeline.toml) a whole conversation; may repeat. (a text, or a list of texts and conversations ([{"role": …, "content": …}, …]); unset by default)
+        prompts_file: File of prompts: JSON list or JSON lines of texts or conversations, or a .txt with one prompt per line. (a path; unset by default)
+        max_new_tokens: Longest answer, in tokens. (a whole number from 1 to 1048576; default 256)
+        temperature: Sampling temperature, 0 always takes the likeliest token; unset, the model's generation config decides. (a number from 0 to 100; unset by default)
+        top_p: Sample among the likeliest tokens that together have this probability; unset, the model's. (a number above 0, up to 1; unset by default)
+        top_k: Sample among this many likeliest tokens; unset, the model's. (a whole number from 1 to 1000000; unset by default)
+        seed: Seed of the sampling. (a whole number from 0 to 4294967295; default 42)
+        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
+        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+    """
+
+def run_script(
+    session: str | None,
+    script: str | PathLike[str],
+    *,
+    params: Mapping[str, Any] | None = None,
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+) -> Summary:
+    """Run a script of your own, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None makes a fresh one.
+        script: The script: a .py file. (a path; required)
+        params: The script's own parameters, checked against its PARAMS. (names and values; unset by default)
+        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
+        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+    """

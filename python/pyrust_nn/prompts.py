@@ -1,0 +1,129 @@
+"""What a model is asked, from texts, conversations, or a file of either.
+
+A text is a user's only message. A conversation is a list of messages, or an object with such a list as `messages`, as
+in a data set; if the assistant has the last word in it, that is the answer to compare with, and it is left out.
+
+A file named .txt has one prompt a line. Any other is JSON: a list of prompts, JSON lines, or a single conversation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyrust_nn import InputError
+
+Message = dict[str, Any]
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def read_prompts(prompts: Sequence[Any] | None, prompts_file: str | None) -> list[list[Message]]:
+    """The conversations to be answered, first those of `prompts`, then the file's; each ends before an answer.
+
+    Raises InputError where there are none or one is malformed; it names file, place, cause and cure.
+    """
+    asked = [conversation(item, f"prompt {index}") for index, item in enumerate(prompts or [])]
+    if prompts_file is not None:
+        asked += [conversation(item, f"{prompts_file}: {place}") for place, item in _file_items(Path(prompts_file))]
+    elif not asked:
+        raise InputError("there is nothing to answer: give prompt (it may repeat) or prompts_file")
+    return asked
+
+
+def conversation(item: Any, place: str) -> list[Message]:
+    """One prompt as the messages that the chat template gets, without an answer at the end."""
+    if isinstance(item, dict):
+        if "messages" not in item:
+            raise InputError(f'{place}: the object has no "messages"; write {{"messages": [...]}} or a text')
+        place, item = f"{place}.messages", item["messages"]
+    if isinstance(item, str):
+        item = [{"role": "user", "content": item}]
+    elif not isinstance(item, list):
+        raise InputError(f"{place}: is {_sort(item)}; a prompt is a text or a conversation (a list of messages)")
+    messages = [_message(message, f"{place}[{index}]") for index, message in enumerate(item)]
+
+    if messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    if not messages or messages[-1]["role"] not in ("user", "tool"):
+        raise InputError(f"{place}: there is nothing to answer; the last message, or the last before an answer, must be a user's")
+    return messages
+
+
+def _message(message: Any, place: str) -> Message:
+    if not isinstance(message, dict):
+        raise InputError(f'{place}: is {_sort(message)}; a message is {{"role": ..., "content": ...}}')
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise InputError(f"{place}.role: is {role!r}; it must be one of {', '.join(ROLES)}")
+    calls_tool = role == "assistant" and message.get("tool_calls")
+    if not calls_tool and (not isinstance(content, str) or not content.strip()):
+        what = "is empty" if content == "" or isinstance(content, str) else f"is {_sort(content)}"
+        raise InputError(f"{place}.content: {what}; it must be a text")
+    try:
+        json.dumps(message, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as cause:
+        raise InputError(f"{place}: holds half of a surrogate pair, which is no character; write the whole one") from cause
+    return {name: value for name, value in message.items() if name != "train"}
+
+
+def _file_items(path: Path) -> list[tuple[str, Any]]:
+    """The prompts of a file, each with its place."""
+    text = _read(path)
+    if path.suffix.lower() == ".txt":
+        items = [(f"line {number}", line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    else:
+        items = [(place, item) for place, item in _json_items(text, path)]
+    if not items:
+        raise InputError(f"{path} holds no prompts; write a JSON list of texts or conversations, or a .txt with one a line")
+    return items
+
+
+def _read(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as cause:
+        raise InputError(f"there is no prompts file {path} (looked in {Path.cwd()}); check prompts_file") from cause
+    except OSError as cause:
+        raise InputError(f"prompts file {path} cannot be read: {cause.strerror}; give a file of prompts") from cause
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        line = 1 + data[: cause.start].count(b"\n")
+        raise InputError(f"{path}: line {line}: not UTF-8; save the file as UTF-8") from cause
+
+
+def _json_items(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """The prompts of a JSON list, or of values one after the other (JSON lines), each with its place."""
+    values = list(_values(text, path))
+    if len(values) != 1 or not isinstance(values[0][1], list):
+        yield from values
+        return
+    (_, items), = values
+    if items and all(isinstance(item, dict) and "role" in item for item in items):
+        yield values[0]  # one conversation
+    else:
+        yield from ((f"[{index}]", item) for index, item in enumerate(items))
+
+
+def _values(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    decoder = json.JSONDecoder()
+    end = 0
+    while (start := len(text) - len(text[end:].lstrip())) < len(text):
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (json.JSONDecodeError, RecursionError) as cause:
+            if not isinstance(cause, json.JSONDecodeError):
+                raise InputError(f"{path}: its lists are nested too deeply; a prompt is a text or a conversation") from cause
+            raise InputError(
+                f"{path}: line {cause.lineno}, column {cause.colno}: invalid JSON: {cause.msg}; "
+                "mend it there, or name the file .txt if it has one prompt a line"
+            ) from cause
+        yield f"line {1 + text.count(chr(10), 0, start)}", value
+
+
+def _sort(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,243 @@
+//! The command line: one command a task, made from its row, and the few that are no tasks.
+
+mod display;
+mod doctor;
+mod print;
+mod tree;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::ArgMatches;
+use clap::error::ErrorKind;
+use serde_json::{Map, Value, json};
+
+use crate::embed::{Python3, use_environment};
+use crate::error::{self, Error};
+use crate::params::{Door, resolve};
+use crate::pipeline::{self, Pipeline};
+use crate::run::{self, Outcome, Request};
+use crate::session::runs_dir;
+use crate::task::{TASKS, Task};
+use crate::{embedded, environment, files, status};
+
+pub use display::set_console;
+pub(crate) use display::show_by_default;
+
+/// Runs a command line (its first word is the program's name) and gives the exit code.
+pub fn main(argv: Vec<String>) -> u8 {
+    let argv = with_default_command(argv);
+    let matches = match tree::command().try_get_matches_from(&argv) {
+        Ok(matches) => matches,
+        Err(error) => return usage_error(&argv, &error),
+    };
+    let options = Options::of(&matches);
+    display::begin(&options);
+    let result = dispatch(&matches, &options);
+    display::end();
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            let error = Error::of(&error);
+            if options.json {
+                print::json(&json!({"error": error}));
+            }
+            print::error(&error);
+            error.kind.exit_code()
+        }
+    }
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub runs_dir: Option<PathBuf>,
+    pub python_env: Option<PathBuf>,
+    pub json: bool,
+    pub offline: bool,
+    pub quiet: bool,
+    pub verbose: bool,
+    pub no_setup: bool,
+}
+
+impl Options {
+    fn of(matches: &ArgMatches) -> Options {
+        let path = |name: &str| matches.get_one::<String>(name).map(PathBuf::from);
+        Options {
+            runs_dir: path("runs_dir"),
+            python_env: path("python_env"),
+            json: matches.get_flag("json"),
+            offline: matches.get_flag("offline"),
+            quiet: matches.get_flag("quiet"),
+            verbose: matches.get_flag("verbose"),
+            no_setup: matches.get_flag("no_setup"),
+        }
+    }
+
+    /// The global ones that are parameters of a step.
+    fn given(&self) -> Map<String, Value> {
+        let mut given = Map::new();
+        if let Some(runs) = &self.runs_dir {
+            given.insert("runs_dir".into(), runs.to_string_lossy().into());
+        }
+        if self.offline {
+            given.insert("offline".into(), true.into());
+        }
+        given
+    }
+}
+
+/// Without a command, `run` is meant.
+fn with_default_command(mut argv: Vec<String>) -> Vec<String> {
+    let commands: Vec<String> =
+        tree::command().get_subcommands().map(|command| command.get_name().to_string()).chain(["help".into()]).collect();
+    let named = argv.iter().skip(1).any(|word| commands.contains(word));
+    let asks = argv.get(1).is_some_and(|word| ["--help", "-h", "--version", "-V"].contains(&word.as_str()));
+    // A first word without a dash is a command misspelt, which clap answers.
+    let word = argv.get(1).is_some_and(|word| !word.starts_with('-'));
+    if !named && !asks && !word {
+        argv.insert(1, "run".into());
+    }
+    argv
+}
+
+fn dispatch(matches: &ArgMatches, options: &Options) -> Result<u8> {
+    use_environment(Python3 { python_env: options.python_env.clone(), setup: !options.no_setup, offline: options.offline });
+    let Some((name, own)) = matches.subcommand() else { return Err(error::usage("no command")) };
+    let text = |key: &str| own.get_one::<String>(key).cloned();
+    let runs = runs_dir(options.runs_dir.as_deref());
+    match name {
+        "run" => run_pipeline(own, options),
+        "status" => {
+            let session = text("session").unwrap_or_default();
+            let lines = own.get_one::<usize>("lines").copied();
+            print::status(&status::session_state(&runs, &session)?, &status::read_log(&runs, &session, lines)?, options.json);
+            Ok(0)
+        }
+        "sessions" => {
+            print::sessions(&status::list_sessions(Some(&runs))?, &runs, options.json);
+            Ok(0)
+        }
+        "setup" => {
+            let made = environment::find_or_make(options.python_env.as_deref(), options.offline)?;
+            if options.json {
+                print::json(&json!({"python_env": made.folder, "from": made.from}));
+            } else {
+                println!("Python environment: {} ({})", made.folder.display(), made.from);
+            }
+            Ok(0)
+        }
+        "doctor" => Ok(doctor::run(options)),
+        command => {
+            let task = TASKS.iter().find(|task| task.command() == command).ok_or_else(|| error::usage(format!("no command {command}")))?;
+            let mut given = given_of(task, own);
+            given.extend(options.given());
+            let request = Request { task, session: text("session"), given, door: Door::Cli };
+            Ok(report(&run::step(request), options))
+        }
+    }
+}
+
+/// What stood on the command line, by parameter.
+fn given_of(task: &Task, own: &ArgMatches) -> Map<String, Value> {
+    let mut given = Map::new();
+    for param in tree::own_params(task) {
+        if let Some(texts) = own.get_many::<String>(param.name) {
+            given.insert(param.name.into(), param.kind.read_text(&texts.cloned().collect::<Vec<_>>()));
+        }
+    }
+    given
+}
+
+fn report(outcome: &Outcome, options: &Options) -> u8 {
+    display::end();
+    if options.json {
+        print::json(&serde_json::to_value(&outcome.summary).unwrap_or_default());
+    } else if outcome.error.is_none() {
+        print::summary(&outcome.summary);
+    }
+    outcome.summary.error.as_ref().map_or(0, |error| {
+        print::error(error);
+        error.kind.exit_code()
+    })
+}
+
+fn run_pipeline(own: &ArgMatches, options: &Options) -> Result<u8> {
+    if own.get_flag("init") {
+        return write_sample();
+    }
+    let file = own.get_one::<String>("file").map_or(pipeline::FILE, String::as_str);
+    let mut overrides = options.given();
+    for param in tree::pipeline_params() {
+        if let Some(texts) = own.get_many::<String>(param.name) {
+            overrides.insert(param.name.into(), param.kind.read_text(&texts.cloned().collect::<Vec<_>>()));
+        }
+    }
+    let plan = Pipeline::read(Path::new(file))?.with(overrides, own.get_one::<String>("session").cloned(), Door::Cli)?;
+    // A wrong parameter in the last step should not cost the steps before it.
+    for request in &plan.steps {
+        let name = request.given.get("step").and_then(Value::as_str).unwrap_or(request.task.name);
+        resolve(request.task.name, request.task.all_params(), request.given.clone(), request.door)
+            .map_err(|cause| error::usage(format!("{file}, step {name}: {cause}")))?;
+    }
+    let session = plan.session.clone();
+    let total = plan.steps.len();
+    let names: Vec<String> =
+        plan.steps.iter().map(|one| one.given.get("step").and_then(Value::as_str).unwrap_or(one.task.name).to_string()).collect();
+    let mut number = 0;
+    let outcomes = plan.run(|_| {
+        number += 1;
+        display::heading(&format!("[{number}/{total}] {} (session {session})", names[number - 1]));
+    })?;
+    display::end();
+    if options.json {
+        let summaries: Vec<_> = outcomes.iter().map(|one| &one.summary).collect();
+        print::json(&json!({"session": session, "steps": summaries}));
+    } else {
+        print::pipeline(&session, &runs_dir(options.runs_dir.as_deref()), &outcomes, &names);
+    }
+    Ok(outcomes.iter().find_map(|one| one.summary.error.as_ref()).map_or(0, |error| {
+        print::error(error);
+        error.kind.exit_code()
+    }))
+}
+
+/// The sample pipeline and its conversations, into the working directory.
+fn write_sample() -> Result<u8> {
+    for name in [pipeline::FILE, "data.json"] {
+        let path = Path::new(name);
+        if path.exists() {
+            return Err(error::usage(format!("{name} is already here; move it away, or go to an empty folder")));
+        }
+    }
+    for name in [pipeline::FILE, "data.json"] {
+        files::write_whole(Path::new(name), embedded::text(name).unwrap_or_default().as_bytes())?;
+    }
+    println!("wrote {} and data.json; `pyrust-nn run` runs them", pipeline::FILE);
+    Ok(0)
+}
+
+/// Help and version are no errors; a wrong flag of a task leaves a Failure summary where a session was named.
+fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
+        drop(error.print());
+        return u8::from(error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) * 2;
+    }
+    let json = argv.iter().any(|word| word == "--json");
+    let message = error.to_string();
+    let message = message.trim_start_matches("error: ").trim();
+    let failure = Error::new(error::Kind::Usage, message);
+    let summary = tree::command().ignore_errors(true).try_get_matches_from(argv).ok().and_then(|matches| {
+        let (name, own) = matches.subcommand()?;
+        let task = TASKS.iter().find(|task| task.command() == name)?;
+        let session = own.get_one::<String>("session")?.clone();
+        let mut given = given_of(task, own);
+        given.extend(Options::of(&matches).given());
+        Some(run::refused(&Request { task, session: Some(session), given, door: Door::Cli }, failure.clone()))
+    });
+    if json {
+        print::json(&summary.map_or_else(|| json!({"error": failure}), |summary| serde_json::to_value(summary).unwrap_or_default()));
+    }
+    drop(error.print());
+    2
+}

@@ -1,0 +1,113 @@
+//! What a command says in the end: tables for people, one document with `--json`.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::display::colors;
+use crate::error::Error;
+use crate::run::Outcome;
+use crate::status::{SessionState, StepState};
+use crate::summary::{Status, Summary};
+
+/// One JSON document.
+pub(super) fn json(value: &Value) {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    drop(writeln!(std::io::stdout(), "{text}"));
+}
+
+/// An error with its causes, on stderr.
+pub(super) fn error(error: &Error) {
+    let word = if colors() { "\x1b[1;31merror\x1b[0m" } else { "error" };
+    let causes: String = error.causes.iter().map(|cause| format!("\n  caused by: {cause}")).collect();
+    drop(writeln!(std::io::stderr(), "{word}: {}{causes}", error.message));
+    if let Some(traceback) = error.traceback.as_ref().filter(|_| error.kind == crate::error::Kind::Script) {
+        let last: Vec<&str> = traceback.trim_end().lines().rev().take(8).collect();
+        let last: String = last.into_iter().rev().map(|line| format!("\n    {line}")).collect();
+        drop(writeln!(std::io::stderr(), "  the end of the traceback (all of it is in pipeline.log):{last}"));
+    }
+}
+
+/// A step that succeeded, or would (`dry_run`).
+pub(super) fn summary(summary: &Summary) {
+    let mut lines = vec![format!("session {}, step {}", summary.session, summary.step)];
+    if summary.params.get("dry_run") == Some(&Value::Bool(true)) {
+        lines = vec![format!("{} would run as {}", summary.task, lines[0])];
+        lines.extend(summary.params.iter().map(|(name, value)| format!("  {name:<28} {value}")));
+    } else {
+        lines.extend(summary.outputs.iter().map(|(name, value)| format!("  {name:<28} {}", place(value))));
+        lines.extend(summary.metrics.iter().map(|(name, value)| format!("  {name:<28} {}", figure(value))));
+    }
+    drop(writeln!(std::io::stdout(), "{}", lines.join("\n")));
+}
+
+/// The table of a pipeline.
+pub(super) fn pipeline(session: &str, runs: &Path, outcomes: &[Outcome], names: &[String]) {
+    let mut rows = vec![["step", "status", "time", "output"].map(String::from)];
+    for (i, name) in names.iter().enumerate() {
+        rows.push(match outcomes.get(i).map(|one| &one.summary) {
+            Some(summary) => [
+                name.clone(),
+                if summary.status == Status::Success { "success".into() } else { "failure".into() },
+                format!("{:.1} s", summary.duration_s),
+                summary.outputs.values().map(place).collect::<Vec<_>>().join(", "),
+            ],
+            None => [name.clone(), "not run".into(), String::new(), String::new()],
+        });
+    }
+    table(&rows);
+    drop(writeln!(std::io::stdout(), "session {session} in {}", runs.join(session).display()));
+}
+
+pub(super) fn status(state: &SessionState, log: &str, as_json: bool) {
+    if as_json {
+        return json(
+            &serde_json::json!({"session": state.session, "created": state.created, "state": state.state, "steps": state.steps, "log": log}),
+        );
+    }
+    let mut rows = vec![["step", "task", "state", "started"].map(String::from)];
+    rows.extend(
+        state.steps.iter().map(|step: &StepState| [step.step.clone(), step.task.clone(), step.state.clone(), step.started_at.clone()]),
+    );
+    table(&rows);
+    drop(write!(std::io::stdout(), "\n{log}"));
+}
+
+pub(super) fn sessions(sessions: &[SessionState], runs: &Path, as_json: bool) {
+    if as_json {
+        return json(&serde_json::json!(sessions));
+    }
+    if sessions.is_empty() {
+        drop(writeln!(std::io::stdout(), "no sessions in {}", runs.display()));
+        return;
+    }
+    let mut rows = vec![["session", "state", "created", "steps"].map(String::from)];
+    rows.extend(sessions.iter().map(|one| {
+        let steps: Vec<&str> = one.steps.iter().map(|step| step.step.as_str()).collect();
+        [one.session.clone(), one.state.clone(), one.created.clone(), steps.join(", ")]
+    }));
+    table(&rows);
+}
+
+fn place(value: &Value) -> String {
+    match value {
+        Value::Array(items) => items.iter().map(place).collect::<Vec<_>>().join(", "),
+        value => value.as_str().map_or_else(|| value.to_string(), ToString::to_string),
+    }
+}
+
+fn figure(value: &Value) -> String {
+    match value.as_f64() {
+        Some(x) if value.is_f64() && x.abs() >= 1e-3 && x.abs() < 1e6 => format!("{x:.4}"),
+        _ => place(value),
+    }
+}
+
+fn table<const N: usize>(rows: &[[String; N]]) {
+    let widths: Vec<usize> = (0..N).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        drop(writeln!(std::io::stdout(), "{}", cells.join("  ").trim_end()));
+    }
+}

@@ -1,0 +1,81 @@
+//! Calls a script's `run(params, session)` and reads its answer.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use pyo3::prelude::*;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::{from_python, interpreter, signals};
+use crate::files;
+use crate::params::Door;
+use crate::progress::{self, Progress, Update};
+
+/// What is called with what.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub session: &'a str,
+    pub step: &'a str,
+    pub session_folder: &'a Path,
+    pub step_folder: &'a Path,
+    pub script: &'a Path,
+    pub door: Door,
+    /// The user's own script, whose PARAMS are to be checked.
+    pub user_script: bool,
+    pub params: &'a Map<String, Value>,
+}
+
+/// What a script gave back.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Answer {
+    pub outputs: Map<String, Value>,
+    pub metrics: Map<String, Value>,
+    /// Parameters that the script resolved.
+    pub params: Map<String, Value>,
+    pub result: Value,
+    /// For session.json: versions, device.
+    pub facts: Map<String, Value>,
+}
+
+/// The script's way back into Rust.
+#[pyclass(frozen)]
+struct Native {
+    metrics: std::path::PathBuf,
+    progress: Mutex<Progress>,
+}
+
+#[pymethods]
+impl Native {
+    fn progress(&self, py: Python<'_>, done: u64, total: u64, text: &str) {
+        py.detach(|| self.progress.lock().unwrap_or_else(PoisonError::into_inner).report(Update { done, total, text }));
+    }
+
+    fn metric(&self, line: &str) -> PyResult<()> {
+        files::append_line(&self.metrics, line).map_err(crate::module::to_python)
+    }
+
+    #[staticmethod]
+    fn stream(py: Python<'_>, text: &str) {
+        py.detach(|| progress::stream(text));
+    }
+}
+
+pub(crate) fn call_script(call: &Call<'_>) -> Result<Answer> {
+    interpreter::start()?;
+    let _signals = signals::Kept::take();
+    let offline = call.params.get("offline") == Some(&Value::Bool(true));
+    let about = serde_json::json!({
+        "id": call.session, "step": call.step, "folder": call.session_folder, "step_folder": call.step_folder,
+        "script": call.script, "user_script": call.user_script, "from_text": call.door == Door::Cli, "offline": offline,
+    });
+    let params = Value::Object(call.params.clone()).to_string();
+    let answer: String = Python::attach(|py| {
+        let native = Native { metrics: call.step_folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new()) };
+        let run = || py.import("pyrust_nn._host")?.call_method1("call", (native, about.to_string(), params))?.extract();
+        run().map_err(|raised| from_python(py, raised))
+    })?;
+    serde_json::from_str(&answer).context("the script's answer does not have the form {outputs, metrics, params, result}")
+}

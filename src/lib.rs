@@ -1,0 +1,38 @@
+//! From a JSON file of conversations to a fine-tuned Qwen model, its quantized and GGUF forms, and their answers.
+//!
+//! Each function below runs one step: it opens the session, starts Python where it is not running, calls the task's script and
+//! writes the summary. See `ARCHITECTURE.md` for how the modules lean on each other.
+
+pub mod api;
+pub mod cli;
+pub mod data;
+mod embed;
+mod embedded;
+pub mod environment;
+pub mod error;
+pub mod files;
+pub mod generate;
+// pub mod gguf;
+pub mod logging;
+mod module;
+pub mod params;
+pub mod pipeline;
+pub mod progress;
+pub mod resolve;
+pub mod run;
+pub mod session;
+pub mod status;
+pub mod summary;
+pub mod task;
+
+pub use api::{
+    convert_lora_to_gguf, convert_model_to_gguf, finetune_full, finetune_lora, inference, merge, quantize_model, run_pipeline, run_script,
+};
+pub use embed::with_python_env;
+pub use params::{
+    ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, InferenceParams, MergeParams,
+    QuantizeModelParams, ScriptParams,
+};
+pub use session::new_session_id;
+pub use status::{get_status, list_sessions};
+pub use summary::{Status, Summary, write_summary};

@@ -1,0 +1,10 @@
+//! The binary: the command line, with Python inside once a step needs it.
+
+use std::process::exit;
+
+fn main() {
+    // A closed pipe (`pyrust-nn sessions | head`) ends the program quietly.
+    // SAFETY: called before there is any other thread.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    exit(i32::from(pyrust_nn::cli::main(std::env::args().collect())));
+}

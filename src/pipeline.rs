@@ -1,0 +1,208 @@
+//! `pipeline.toml`: steps in order, each a task with its parameters; `@name` is what an earlier step made.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use crate::error;
+use crate::params::{Door, MODEL, Param};
+use crate::run::{Outcome, Request, step};
+use crate::session::new_session_id;
+use crate::task::{TASKS, Task};
+
+/// The file that `run` takes by default.
+pub const FILE: &str = "pipeline.toml";
+
+/// A pipeline as its file says.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    session: Option<String>,
+    /// Parameters for every step whose task has them.
+    common: Map<String, Value>,
+    /// `[for."<model>".<step>]`: parameters of a step for one model only.
+    only: Map<String, Value>,
+    steps: Vec<(&'static Task, Map<String, Value>)>,
+}
+
+/// One step, ready to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub session: String,
+    pub steps: Vec<Request>,
+}
+
+impl Pipeline {
+    /// Reads and checks a pipeline file.
+    pub fn read(path: &Path) -> Result<Pipeline> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::NotFound => error::usage(format!(
+                "there is no pipeline file {shown}; name one, or take the sample: `pyrust-nn run --init` writes {FILE} and data.json here"
+            )),
+            _ => error::usage(format!("pipeline file {shown} cannot be read: {cause}")),
+        })?;
+        Pipeline::parse(&text).map_err(|cause| cause.context(format!("pipeline file {shown}")))
+    }
+
+    fn parse(text: &str) -> Result<Pipeline> {
+        let table: toml::Table = toml::from_str(text).map_err(|cause| error::usage(cause.to_string().trim_end().to_string()))?;
+        let Value::Object(mut common) = serde_json::to_value(table)? else { unreachable!("a table is an object") };
+        let session = match common.shift_remove("session") {
+            None => None,
+            Some(Value::String(session)) => Some(session),
+            Some(other) => return Err(error::usage(format!("session must be a text, not {other}"))),
+        };
+        let only = match common.shift_remove("for") {
+            None => Map::new(),
+            Some(Value::Object(only)) => only,
+            Some(_) => return Err(error::usage("\"for\" must be tables: [for.\"<model>\".<step>]")),
+        };
+        let Some(Value::Array(rows)) = common.shift_remove("step") else {
+            return Err(error::usage("it has no steps; write [[step]] with task = \"finetune_lora\""));
+        };
+        let mut steps = Vec::new();
+        for (i, row) in rows.into_iter().enumerate() {
+            let place = format!("step {}", i + 1);
+            let Value::Object(mut given) = row else { return Err(error::usage(format!("{place} is no table; write [[step]]"))) };
+            let Some(Value::String(task)) = given.shift_remove("task") else {
+                return Err(error::usage(format!("{place} has no task; write task = \"finetune_lora\"")));
+            };
+            let task = Task::named(&task).map_err(|cause| error::usage(format!("{place}: {cause}")))?;
+            if let Some(name) = given.shift_remove("name") {
+                given.insert("step".into(), name);
+            }
+            steps.push((task, given));
+        }
+        check_common(&common)?;
+        Ok(Pipeline { session, common, only, steps })
+    }
+
+    /// With the caller's own values of the top-level keys.
+    pub fn with(mut self, overrides: Map<String, Value>, session: Option<String>, door: Door) -> Result<Plan> {
+        check_common(&overrides).map_err(|cause| error::usage(format!("{cause} (of the pipeline, as {door:?} gave it)")))?;
+        self.common.extend(overrides);
+        let session = session.or(self.session).unwrap_or_else(new_session_id);
+        let model = self.common.get(MODEL.name).and_then(Value::as_str).unwrap_or_default().to_string();
+        let only = self.only.get(&model).and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut names: Vec<String> = Vec::new();
+        let mut steps = Vec::new();
+        for (task, own) in self.steps {
+            let name = own.get("step").and_then(Value::as_str).unwrap_or(task.name).to_string();
+            let mut given: Map<String, Value> =
+                self.common.iter().filter(|(key, _)| has(task, key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+            if let Some(Value::Object(more)) = only.get(&name) {
+                given.extend(more.clone());
+            }
+            given.extend(own);
+            for value in given.values().filter_map(Value::as_str) {
+                if let Some(reference) = value.strip_prefix('@').filter(|reference| !names.iter().any(|known| known == reference)) {
+                    let near =
+                        error::did_you_mean(reference, names.iter().map(String::as_str)).map(|near| format!("; did you mean @{near}?"));
+                    return Err(error::usage(format!(
+                        "step {name}: @{reference} is no step before it{}",
+                        near.unwrap_or_else(|| format!("; those are {}", if names.is_empty() { "none".into() } else { names.join(", ") }))
+                    )));
+                }
+            }
+            if names.contains(&name) {
+                return Err(error::usage(format!("two steps have the name {name}; give one another with name = \"...\"")));
+            }
+            names.push(name);
+            steps.push(Request {
+                task,
+                session: Some(session.clone()),
+                given,
+                door: if door == Door::Rust { Door::Rust } else { Door::Toml },
+            });
+        }
+        Ok(Plan { session, steps })
+    }
+}
+
+impl Plan {
+    /// Runs the steps in order and stops after one that fails; `before` is told of each.
+    pub fn run(self, mut before: impl FnMut(&Request)) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::new();
+        for request in self.steps {
+            before(&request);
+            let outcome = step(request);
+            let failed = outcome.error.is_some();
+            outcomes.push(outcome);
+            if failed {
+                break;
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+fn has(task: &Task, key: &str) -> bool {
+    task.all_params().any(|param: &Param| param.name == key)
+}
+
+/// A top-level key must be a parameter of some task.
+fn check_common(common: &Map<String, Value>) -> Result<()> {
+    for key in common.keys() {
+        if !TASKS.iter().any(|task| has(task, key)) {
+            let names = TASKS.iter().flat_map(|task| task.all_params().map(|param| param.name));
+            let near = error::did_you_mean(key, names.chain(["step", "session", "for"])).map(|near| format!("; did you mean {near}?"));
+            return Err(error::usage(format!("no task has the parameter {key}{}", near.unwrap_or_default())));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const TEXT: &str = r#"
+        model = "builtin:tiny"
+        dataset_path = "data.json"
+        seed = 7
+        [for."builtin:tiny".finetune_full]
+        learning_rate = 0.003
+        [[step]]
+        task = "finetune_full"
+        num_epochs = 2
+        [[step]]
+        task = "quantize_model"
+        name = "small"
+        model = "@finetune_full"
+    "#;
+
+    #[test]
+    fn common_keys_reach_the_steps_that_have_them_and_a_step_s_own_win() {
+        let plan = Pipeline::parse(TEXT).unwrap().with(Map::new(), Some("s".into()), Door::Toml).unwrap();
+        let given = &plan.steps[0].given;
+        assert_eq!((&given["seed"], &given["learning_rate"], &given["model"]), (&json!(7), &json!(0.003), &json!("builtin:tiny")));
+        assert!(!plan.steps[1].given.contains_key("seed"));
+        assert_eq!((&plan.steps[1].given["model"], &plan.steps[1].given["step"]), (&json!("@finetune_full"), &json!("small")));
+    }
+
+    #[test]
+    fn what_is_for_one_model_goes_with_it() {
+        let model = Map::from_iter([("model".to_string(), json!("Qwen/Qwen1.5-0.5B-Chat"))]);
+        let plan = Pipeline::parse(TEXT).unwrap().with(model, None, Door::Cli).unwrap();
+        assert_eq!(plan.steps[0].given["model"], "Qwen/Qwen1.5-0.5B-Chat");
+        assert!(!plan.steps[0].given.contains_key("learning_rate"));
+    }
+
+    #[test]
+    fn faults_are_named() {
+        for (text, wanted) in [
+            ("model = 1", "no steps"),
+            ("[[step]]\ntask = \"finetune_lra\"", "did you mean finetune_lora?"),
+            ("modle = \"x\"\n[[step]]\ntask = \"merge\"", "did you mean model?"),
+            ("[[step]]\ntask = \"merge\"\nmodel = \"@finetune\"", "no step before it"),
+            ("[[step]]\ntask = \"merge\"\n[[step]]\ntask = \"merge\"", "two steps"),
+            ("[[step]\n", "expected"),
+        ] {
+            let error = Pipeline::parse(text).and_then(|pipeline| pipeline.with(Map::new(), None, Door::Toml)).expect_err(text);
+            assert!(format!("{error:#}").contains(wanted), "{error:#}");
+        }
+    }
+}

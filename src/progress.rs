@@ -1,0 +1,73 @@
+//! How far a step is. The core reports; whoever has a terminal shows.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::logging::info;
+
+/// One report.
+#[derive(Clone, Copy, Debug)]
+pub struct Update<'a> {
+    pub done: u64,
+    pub total: u64,
+    pub text: &'a str,
+}
+
+/// Something that shows progress and live text.
+pub trait Show: Send + Sync {
+    fn update(&self, update: Update<'_>);
+    /// Text of an answer as it comes, no newline added.
+    fn stream(&self, text: &str);
+    fn clear(&self);
+}
+
+static SHOW: RwLock<Option<Box<dyn Show>>> = RwLock::new(None);
+
+/// Sets who shows progress; `None`: nobody.
+pub fn set_show(show: Option<Box<dyn Show>>) {
+    *SHOW.write().unwrap_or_else(PoisonError::into_inner) = show;
+}
+
+/// Reports progress: shown at once, and written to the log every few seconds and at the end.
+#[derive(Debug)]
+pub struct Progress {
+    logged: Instant,
+}
+
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+impl Progress {
+    pub fn new() -> Progress {
+        Progress { logged: Instant::now() }
+    }
+
+    pub fn report(&mut self, update: Update<'_>) {
+        with_show(|show| show.update(update));
+        if self.logged.elapsed() >= LOG_EVERY || update.done == update.total {
+            self.logged = Instant::now();
+            info!("{}/{} {}", update.done, update.total, update.text);
+        }
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Live text.
+pub fn stream(text: &str) {
+    with_show(|show| show.stream(text));
+}
+
+/// Takes the bar away.
+pub fn clear() {
+    with_show(|show| show.clear());
+}
+
+fn with_show(act: impl FnOnce(&dyn Show)) {
+    if let Some(show) = SHOW.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        act(show.as_ref());
+    }
+}

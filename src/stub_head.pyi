@@ -1,0 +1,75 @@
+"""The native module. Generated from src/params.rs by `make generate`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, TypedDict
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+class StepError(TypedDict):
+    """Why a step failed."""
+
+    kind: str
+    message: str
+    causes: list[str]
+    traceback: str | None
+
+class Summary(TypedDict):
+    """The record of one step, as in its summary.json; paths are relative to the session's folder."""
+
+    task: str
+    session: str
+    step: str
+    status: Literal["Success", "Failure"]
+    params: dict[str, Any]
+    outputs: dict[str, Any]
+    metrics: dict[str, Any]
+    result: Any
+    error: StepError | None
+    started_at: str
+    finished_at: str
+    duration_s: float
+
+class PyrustNNError(Exception):
+    """Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None."""
+
+    kind: str
+    causes: tuple[str, ...]
+    summary: Summary | None
+
+class UsageError(PyrustNNError, ValueError): ...
+class InputError(PyrustNNError, ValueError): ...
+class ModelError(PyrustNNError): ...
+class SetupError(PyrustNNError): ...
+class BusyError(PyrustNNError): ...
+class StorageError(PyrustNNError): ...
+class ScriptError(PyrustNNError): ...
+class InternalError(PyrustNNError): ...
+
+EMBEDDED: bool
+__version__: str
+
+def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None = None, **overrides: Any) -> list[Summary]:
+    """Run a pipeline file (pipeline.toml by default); `overrides` are its top-level keys, such as model."""
+
+def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLike[str] | None = None) -> str:
+    """Give a session's log, or its last lines; answers while a step runs in another thread."""
+
+def list_sessions(*, runs_dir: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
+    """Give every session with the state of its steps, oldest first."""
+
+def set_console(on: bool) -> None:
+    """Show log lines and progress on stderr (the default), or do not."""
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; give the exit code."""
+
+def log(level: int, origin: str, text: str) -> None: ...
+def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...
+def read_conversations(path: str | PathLike[str]) -> list[list[dict[str, Any]]]: ...
+def embedded_text(path: str) -> str: ...
+def write_gguf(plan_path: str, progress: Callable[[int, int, str], None]) -> None: ...
