@@ -10,7 +10,7 @@ use std::sync::{Mutex, Once, PoisonError, RwLock};
 
 use anyhow::{Context, Result};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
+use simplelog::{ConfigBuilder, LevelPadding, WriteLogger, format_description};
 
 type Console = Box<dyn Fn(&Record) + Send + Sync>;
 
@@ -29,7 +29,7 @@ pub fn attach(path: &Path) -> Result<Attached> {
     let file =
         OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("log {} cannot be opened", path.display()))?;
     let config = ConfigBuilder::new()
-        .set_time_format_rfc3339()
+        .set_time_format_custom(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"))
         .set_time_level(LevelFilter::Error)
         .set_target_level(LevelFilter::Error)
         .set_thread_level(LevelFilter::Off)

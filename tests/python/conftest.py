@@ -1,0 +1,97 @@
+"""What the tests share: the sample data, a runs folder each, models trained once, and the binary."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SHARED = CHECKOUT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the tests' own, for this process and those it starts."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["PYRUST_NN_CACHE"] = str(folder)
+    os.environ.pop("PYRUST_NN_RUNS", None)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test leans on the checkout as its working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A runs folder of the test's own."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def data_json() -> str:
+    """The sample conversations."""
+    return str(CHECKOUT / "data.json")
+
+
+@pytest.fixture(scope="session")
+def conversations(data_json: str) -> list[list[dict[str, str]]]:
+    """Their messages."""
+    return [one["messages"] for one in json.loads(Path(data_json).read_text(encoding="utf-8"))]
+
+
+@pytest.fixture(scope="session")
+def sample(data_json: str) -> dict[str, dict[str, Any]]:
+    """The sample pipeline's steps by name, each with the parameters that it gets."""
+    table = tomllib.loads((CHECKOUT / "pipeline.toml").read_text(encoding="utf-8"))
+    only = table.pop("for", {}).get("builtin:tiny", {})
+    common = {key: value for key, value in table.items() if key not in ("step", "session")}
+    common["dataset_path"] = data_json
+    steps = {}
+    for row in table["step"]:
+        name = row.get("name", row["task"])
+        steps[name] = common | only.get(name, {}) | {key: value for key, value in row.items() if key not in ("task", "name")}
+    return steps
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, sample: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Folders of the sample pipeline's full fine-tune (`full`) and of the LoRA upon it (`lora`)."""
+    import pyrust_nn
+
+    runs = tmp_path_factory.mktemp("trained")
+    full = dict(sample["finetune_full"])
+    made = pyrust_nn.finetune_full("trained", full.pop("model"), **full, runs_dir=runs)
+    folder = runs / "trained" / made["outputs"]["model"]
+    lora = dict(sample["finetune_lora"])
+    lora.pop("model")
+    adapter = pyrust_nn.finetune_lora("trained", folder, **lora, runs_dir=runs)
+    return {"full": str(folder), "lora": str(runs / "trained" / adapter["outputs"]["adapter"])}
+
+
+@pytest.fixture(scope="session")
+def binary() -> Path:
+    """The release binary, built by `make test`."""
+    path = Path(os.environ.get("PYRUST_NN_BINARY", CHECKOUT / "target/release/pyrust-nn"))
+    if not path.is_file():
+        pytest.fail(f"{path} is not there; `make build` makes it")
+    return path
+
+
+@pytest.fixture
+def cli(binary: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the binary with these words."""
+
+    def run(*words: str | Path, timeout: float = 300, **more: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(binary), *map(str, words)], capture_output=True, text=True, timeout=timeout, **more)
+
+    return run
