@@ -15,6 +15,7 @@ fn main() {
 /// Which Python is linked: its home and executable, so that the embedded interpreter never takes another's library.
 fn interpreter() {
     let config = pyo3_build_config::get();
+    println!("cargo:libpython={}", config.lib_dir().unwrap_or_default());
     let executable = config.executable().unwrap_or("python3").to_string();
     let facts = "import sys\nprint(sys.base_prefix)\nprint(getattr(sys, '_base_executable', sys.executable))\nprint('%d.%d' % sys.version_info[:2])";
     let output = Command::new(&executable).args(["-I", "-c", facts]).output();

@@ -65,7 +65,9 @@ fn python_value(value: &Value) -> String {
         Value::Null => "None".into(),
         Value::Bool(flag) => if *flag { "True" } else { "False" }.into(),
         Value::String(text) => format!("'{text}'"),
-        Value::Array(items) => format!("({},)", items.iter().map(python_value).collect::<Vec<_>>().join(", ")),
+        // A list parameter takes its only item by itself.
+        Value::Array(items) if items.len() == 1 => python_value(&items[0]),
+        Value::Array(items) => format!("({})", items.iter().map(python_value).collect::<Vec<_>>().join(", ")),
         Value::Number(number) if number.is_f64() => plain(value),
         other => other.to_string(),
     }

@@ -13,6 +13,7 @@ pub mod error;
 pub mod files;
 pub mod generate;
 // pub mod gguf;
+mod interrupt;
 pub mod logging;
 mod module;
 pub mod params;
@@ -28,7 +29,7 @@ pub mod task;
 pub use api::{
     convert_lora_to_gguf, convert_model_to_gguf, finetune_full, finetune_lora, inference, merge, quantize_model, run_pipeline, run_script,
 };
-pub use embed::with_python_env;
+pub use embed::{pyo3, with_python_env};
 pub use params::{
     ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, InferenceParams, MergeParams,
     QuantizeModelParams, ScriptParams,

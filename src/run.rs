@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::error::{self, Error};
+use crate::interrupt::{self, Handlers};
 use crate::logging::{debug, failure, info};
 use crate::params::{Door, Kind, resolve};
 use crate::resolve::{Wanted, artifact};
@@ -82,6 +83,8 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     debug!("pyrust-nn {} in {}: {}", env!("CARGO_PKG_VERSION"), std::env::current_dir().unwrap_or_default().display(), argv.join(" "));
     session.begin(&summary.task, &summary.step, &argv)?;
 
+    // A program that embeds us, or the binary: Python, where it is the host, has handlers of its own.
+    let _handlers = (!embed::hosted_by_python()).then(Handlers::note_signals);
     let place = Place::find(&session.folder, &summary.step, request.given.get("overwrite") == Some(&Value::Bool(true)));
     let result = place.as_ref().map_err(|error| error::usage(error.to_string())).and_then(|place| {
         info!("step {} of session {} begins: {}", summary.step, summary.session, request.task.about);
@@ -119,6 +122,7 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     let source = task.source(subject)?;
     let (for_script, hashed) = inputs(task, &params, runs, &session.id)?;
     debug!("parameters: {}", Value::Object(params.clone()));
+    interrupt::check()?;
     let hashes = hash_in_background(hashed);
 
     std::fs::create_dir_all(&place.work).with_context(|| format!("{} cannot be made", place.work.display()))?;

@@ -2,37 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-class Message(TypedDict):
-    """One turn of a conversation."""
+from pyrust_nn.types import Message, Summary
 
-    role: str
-    content: str
-
-class StepError(TypedDict):
-    """Why a step failed."""
-
-    kind: str
-    message: str
-    causes: list[str]
-    traceback: str | None
-
-class Summary(TypedDict):
-    """The record of one step, as in its summary.json; paths are relative to the session's folder."""
-
-    task: str
-    session: str
-    step: str
-    status: Literal["Success", "Failure"]
-    params: dict[str, Any]
-    outputs: dict[str, Any]
-    metrics: dict[str, Any]
-    result: Any
-    error: StepError | None
-    started_at: str
-    finished_at: str
-    duration_s: float
+__all__: list[str]
 
 class PyrustNNError(Exception):
     """Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None."""

@@ -29,16 +29,20 @@ from pyrust_nn._core import (
     run_script,
     set_console,
 )
+from pyrust_nn.types import Message, StepError, Summary
 
 __all__ = [
     "BusyError",
     "InputError",
     "InternalError",
+    "Message",
     "ModelError",
     "PyrustNNError",
     "ScriptError",
     "SetupError",
+    "StepError",
     "StorageError",
+    "Summary",
     "UsageError",
     "__version__",
     "convert_lora_to_gguf",

@@ -2,37 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-class Message(TypedDict):
-    """One turn of a conversation."""
+from pyrust_nn.types import Message, Summary
 
-    role: str
-    content: str
-
-class StepError(TypedDict):
-    """Why a step failed."""
-
-    kind: str
-    message: str
-    causes: list[str]
-    traceback: str | None
-
-class Summary(TypedDict):
-    """The record of one step, as in its summary.json; paths are relative to the session's folder."""
-
-    task: str
-    session: str
-    step: str
-    status: Literal["Success", "Failure"]
-    params: dict[str, Any]
-    outputs: dict[str, Any]
-    metrics: dict[str, Any]
-    result: Any
-    error: StepError | None
-    started_at: str
-    finished_at: str
-    duration_s: float
+__all__: list[str]
 
 class PyrustNNError(Exception):
     """Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None."""
@@ -256,7 +230,7 @@ def convert_model_to_gguf(
     session: str | None,
     model: str | PathLike[str],
     *,
-    outtype: Literal["f16", "bf16", "q8_0"] | Sequence[Literal["f16", "bf16", "q8_0"]] = ("f16",),
+    outtype: Literal["f16", "bf16", "q8_0"] | Sequence[Literal["f16", "bf16", "q8_0"]] = "f16",
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -282,7 +256,7 @@ def convert_lora_to_gguf(
     session: str | None,
     adapter: str | PathLike[str],
     *,
-    outtype: Literal["f16", "bf16", "q8_0"] | Sequence[Literal["f16", "bf16", "q8_0"]] = ("f16",),
+    outtype: Literal["f16", "bf16", "q8_0"] | Sequence[Literal["f16", "bf16", "q8_0"]] = "f16",
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -361,7 +335,7 @@ def run_script(
     Args:
         session: Name of the session; None makes a fresh one.
         script: The script: a .py file. (a path; required)
-        params: The script's own parameters, checked against its PARAMS. (names and values; unset by default)
+        params: The script's own parameters, checked against its PARAMS. (names and values (NAME=VALUE); unset by default)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)

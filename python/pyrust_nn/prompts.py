@@ -48,7 +48,9 @@ def conversation(item: Any, place: str) -> list[Message]:
     if messages and messages[-1]["role"] == "assistant":
         messages.pop()
     if not messages or messages[-1]["role"] not in ("user", "tool"):
-        raise InputError(f"{place}: there is nothing to answer; the last message, or the last before an answer, must be a user's")
+        raise InputError(
+            f"{place}: there is nothing to answer; the last message, or the last before an answer, must be a user's"
+        )
     return messages
 
 
@@ -60,12 +62,12 @@ def _message(message: Any, place: str) -> Message:
         raise InputError(f"{place}.role: is {role!r}; it must be one of {', '.join(ROLES)}")
     calls_tool = role == "assistant" and message.get("tool_calls")
     if not calls_tool and (not isinstance(content, str) or not content.strip()):
-        what = "is empty" if content == "" or isinstance(content, str) else f"is {_sort(content)}"
+        what = "is empty" if isinstance(content, str) else f"is {_sort(content)}"
         raise InputError(f"{place}.content: {what}; it must be a text")
     try:
         json.dumps(message, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as cause:
-        raise InputError(f"{place}: holds half of a surrogate pair, which is no character; write the whole one") from cause
+        raise InputError(f"{place}: holds half of a surrogate pair (\\ud800...); write both halves") from cause
     return {name: value for name, value in message.items() if name != "train"}
 
 
@@ -75,9 +77,9 @@ def _file_items(path: Path) -> list[tuple[str, Any]]:
     if path.suffix.lower() == ".txt":
         items = [(f"line {number}", line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     else:
-        items = [(place, item) for place, item in _json_items(text, path)]
+        items = list(_json_items(text, path))
     if not items:
-        raise InputError(f"{path} holds no prompts; write a JSON list of texts or conversations, or a .txt with one a line")
+        raise InputError(f"{path} holds no prompts; write a JSON list of texts or conversations")
     return items
 
 
@@ -101,7 +103,7 @@ def _json_items(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     if len(values) != 1 or not isinstance(values[0][1], list):
         yield from values
         return
-    (_, items), = values
+    ((_, items),) = values
     if items and all(isinstance(item, dict) and "role" in item for item in items):
         yield values[0]  # one conversation
     else:
@@ -114,9 +116,9 @@ def _values(text: str, path: Path) -> Iterator[tuple[str, Any]]:
     while (start := len(text) - len(text[end:].lstrip())) < len(text):
         try:
             value, end = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError) as cause:
-            if not isinstance(cause, json.JSONDecodeError):
-                raise InputError(f"{path}: its lists are nested too deeply; a prompt is a text or a conversation") from cause
+        except RecursionError as cause:
+            raise InputError(f"{path}: lists nested too deeply; a prompt is a text or a conversation") from cause
+        except json.JSONDecodeError as cause:
             raise InputError(
                 f"{path}: line {cause.lineno}, column {cause.colno}: invalid JSON: {cause.msg}; "
                 "mend it there, or name the file .txt if it has one prompt a line"

@@ -3,7 +3,7 @@
 use clap::{Arg, ArgAction, Command, value_parser};
 
 use crate::generate::plain;
-use crate::params::{GLOBAL, Kind, Param, Presence};
+use crate::params::{Door, GLOBAL, Kind, Param, Presence};
 use crate::task::{TASKS, Task};
 
 const AFTER: &str = "Sessions are folders in runs/ (--runs-dir, PYRUST_NN_RUNS). Exit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted.";
@@ -80,7 +80,7 @@ fn session() -> Arg {
 }
 
 fn flag(param: &Param) -> Arg {
-    let long = if param.name == "params" { "param".to_string() } else { param.name.replace('_', "-") };
+    let long = Door::Cli.spell(param.name).trim_start_matches("--").to_string();
     let default = match param.presence {
         Presence::Default if param.kind != Kind::Bool => format!(" [default: {}]", plain(&(param.default)())),
         _ => String::new(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::conversation::{self, Problem};
-use crate::error;
+use crate::{error, interrupt};
 
 /// Faults shown in one message.
 const SHOWN: usize = 20;
@@ -42,6 +42,7 @@ pub fn read_conversations(path: &Path) -> Result<Vec<Value>> {
     let mut problems = Vec::new();
     let mut conversations = Vec::with_capacity(raws.len());
     for (index, raw) in raws.iter().enumerate() {
+        interrupt::check()?;
         conversation::check(index, raw.get(), text, &mut problems);
         if problems.is_empty() {
             conversations.push(serde_json::from_str(raw.get())?);

@@ -118,3 +118,9 @@ fn prepare(py: Python<'_>, environment: &Environment) -> PyResult<()> {
 pub(crate) fn started() -> bool {
     STARTING.load(std::sync::atomic::Ordering::Relaxed)
 }
+
+/// Whether Python is the program and this crate a module of it.
+pub(crate) fn hosted_by_python() -> bool {
+    // SAFETY: may be called at any time.
+    !started() && unsafe { ffi::Py_IsInitialized() } != 0
+}

@@ -3,18 +3,18 @@
 mod interpreter;
 mod raised;
 mod script;
-mod signals;
 
 use anyhow::Result;
 pub use pyo3;
 use pyo3::prelude::*;
 
-pub(crate) use interpreter::started;
+pub(crate) use interpreter::{hosted_by_python, started};
 pub use interpreter::{Python3, use_environment};
 pub(crate) use raised::from_python;
 pub(crate) use script::{Call, call_script};
 
 use crate::logging;
+use crate::interrupt::Handlers;
 use crate::run::Running;
 use crate::session::{Session, runs_dir};
 
@@ -36,7 +36,7 @@ pub fn with_python_env<T>(session: &str, work: impl FnOnce(Python<'_>) -> Result
     let session = Session::open(&runs_dir(None), session)?;
     let _log = logging::attach(&session.log_path())?;
     interpreter::start()?;
-    let _signals = signals::Kept::take();
+    let _signals = Handlers::keep();
     Python::attach(|py| {
         let bridge =
             py.import("pyrust_nn._host").and_then(|host| host.call_method0("open_bridge")).map_err(|raised| from_python(py, raised))?;

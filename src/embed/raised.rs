@@ -4,6 +4,7 @@ use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 
 use crate::error::{Error, Kind};
+use crate::interrupt::interrupted;
 
 /// The kind that the exceptions of `pyrust_nn` carry as `kind`.
 pub(crate) fn is_ours(py: Python<'_>, raised: &PyErr) -> Option<Kind> {
@@ -21,7 +22,7 @@ pub(crate) fn from_python(py: Python<'_>, raised: PyErr) -> anyhow::Error {
         if raised.is_instance_of::<PyKeyboardInterrupt>(py) { Kind::Interrupted } else { is_ours(py, &raised).unwrap_or(Kind::Script) };
     let text = raised.value(py).str().map(|text| text.to_string()).unwrap_or_default();
     let message = match kind {
-        Kind::Interrupted => "interrupted (Ctrl-C or SIGTERM); finished steps stay, run this one again".to_string(),
+        Kind::Interrupted => interrupted().to_string(),
         Kind::Script => one_line(py, &raised),
         _ => text,
     };

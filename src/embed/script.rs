@@ -8,8 +8,9 @@ use pyo3::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{from_python, interpreter, signals};
+use super::{from_python, interpreter};
 use crate::files;
+use crate::interrupt::{self, Handlers};
 use crate::params::Door;
 use crate::progress::{self, Progress, Update};
 
@@ -65,13 +66,14 @@ impl Native {
 
 pub(crate) fn call_script(call: &Call<'_>) -> Result<Answer> {
     interpreter::start()?;
-    let _signals = signals::Kept::take();
+    let _signals = Handlers::keep();
     let offline = call.params.get("offline") == Some(&Value::Bool(true));
     let about = serde_json::json!({
         "id": call.session, "step": call.step, "folder": call.session_folder, "step_folder": call.step_folder,
         "script": call.script, "user_script": call.user_script, "from_text": call.door == Door::Cli, "offline": offline,
     });
     let params = Value::Object(call.params.clone()).to_string();
+    interrupt::check()?;
     let answer: String = Python::attach(|py| {
         let native = Native { metrics: call.step_folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new()) };
         let run = || py.import("pyrust_nn._host")?.call_method1("call", (native, about.to_string(), params))?.extract();

@@ -19,6 +19,8 @@ impl Door {
     /// `--lora-rank` for a command line, `lora_rank` elsewhere.
     pub fn spell(self, name: &str) -> String {
         match self {
+            // One `--param name=value` for each of a script's own.
+            Door::Cli if name == "params" => "--param".to_string(),
             Door::Cli => format!("--{}", name.replace('_', "-")),
             _ => name.to_string(),
         }

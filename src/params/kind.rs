@@ -89,7 +89,7 @@ impl Kind {
             Kind::TextList => "a list of texts, not empty".into(),
             Kind::ChoiceList(names) => format!("a list, not empty, of {}", names.join(", ")),
             Kind::Prompts => "a text, or a list of texts and conversations ([{\"role\": …, \"content\": …}, …])".into(),
-            Kind::Object => "names and values".into(),
+            Kind::Object => "names and values (NAME=VALUE)".into(),
         }
     }
 
@@ -144,13 +144,10 @@ impl Kind {
                 texts.iter().flat_map(|text| text.split(',')).map(|item| Value::from(item.trim())).collect()
             }
             Kind::Prompts => texts.iter().cloned().map(Value::from).collect(),
+            // Values stay texts: the script's PARAMS say what they are to be read as.
             Kind::Object => {
-                let pairs = texts.iter().filter_map(|text| text.split_once('='));
-                // A script's parameter is JSON where it reads as JSON, else a text; the script's PARAMS have the last word.
-                pairs
-                    .map(|(k, v)| (k.to_string(), serde_json::from_str(v).unwrap_or_else(|_| Value::from(v))))
-                    .collect::<Map<_, _>>()
-                    .into()
+                let pairs = texts.iter().map(|text| text.split_once('=').map(|(k, v)| (k.to_string(), Value::from(v))));
+                pairs.collect::<Option<Map<_, _>>>().map_or_else(raw, Value::Object)
             }
             _ => raw(),
         }

@@ -1,0 +1,142 @@
+"""A LoRA adapter as a plan for a GGUF file.
+
+llama.cpp adds `alpha / rank · B A` to a matrix, with one alpha for the whole file and each pair's own rank. What an
+adapter has beyond such pairs (magnitudes of DoRA, biases, whole modules) it cannot express, and is refused here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from pyrust_nn import ModelError
+from pyrust_nn.gguf_keys import Label, add_metadata
+from pyrust_nn.gguf_layout import Layout
+from pyrust_nn.gguf_plan import Plan, Stored, assemble, stored_tensors, text_config
+from pyrust_nn.models import adapter_base
+from pyrust_nn.sources import ADAPTER_CONFIG, TINY, checked_adapter_folder, model_folder, read_json
+
+_PAIR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?")
+_MERGE = "merge it into its base (convert_model_to_gguf does that with an adapter)"
+
+
+def adapter_plan(adapter: str, outtype: str, target: Path, name: Label) -> Plan:
+    """The plan for a LoRA adapter. Raises ModelError where llama.cpp cannot apply it, and says why."""
+    folder = checked_adapter_folder(adapter)
+    settings = read_json(folder / ADAPTER_CONFIG)
+    _check(settings, folder)
+    base = adapter_base(adapter)
+    layout = Layout(text_config(str(model_folder(base)) if base == TINY else base, f"{base}, the base of adapter {folder}"))
+    pairs = _pairs(stored_tensors(folder, "adapter_model"), layout, folder)
+    alpha = _alpha(settings, {module: a.shape[0] for module, (a, _) in pairs.items()}, folder)
+
+    def add_keys(writer: gguf.GGUFWriter) -> None:
+        add_metadata(writer, folder, name, gguf.GGUFType.ADAPTER)
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+        if tokens := settings.get("alora_invocation_tokens"):
+            kinds = gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32
+            writer.add_key_value(gguf.Keys.Adapter.ALORA_INVOCATION_TOKENS, tokens, *kinds)
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+    return assemble(layout, list(_tensors(pairs, layout, folder)), outtype, target, add_keys)
+
+
+def _check(settings: dict[str, Any], folder: Path) -> None:
+    reasons = {
+        f"it is of type {settings.get('peft_type')}": settings.get("peft_type") != "LORA",
+        "it has magnitudes of its own (DoRA)": settings.get("use_dora"),
+        "it trains biases": settings.get("bias", "none") != "none" or settings.get("lora_bias"),
+        f"it holds whole modules ({', '.join(settings.get('modules_to_save') or [])})": settings.get("modules_to_save"),
+        "it holds single tokens' embeddings": settings.get("trainable_token_indices"),
+        "it repeats layers of its base": settings.get("layer_replication"),
+    }
+    if reason := next((reason for reason, holds in reasons.items() if holds), None):
+        raise ModelError(f"adapter {folder} cannot be a GGUF adapter: {reason}, which llama.cpp has no place for; {_MERGE}")
+
+
+def _pairs(stored: list[Stored], layout: Layout, folder: Path) -> dict[str, tuple[Stored, Stored]]:
+    """A (rank, in) and B (out, rank) of every adapted module, by the module's name."""
+    halves: dict[str, dict[str, Stored]] = {}
+    for tensor in sorted(stored, key=lambda tensor: tensor.name):
+        match = _PAIR.fullmatch(tensor.name)
+        fused = match and re.search(r"\.experts(\.base_layer)*$", match[1])
+        if match is None or fused:
+            what = "adapts experts that are fused into one tensor" if fused else "is no part of a low-rank pair"
+            raise ModelError(f"adapter {folder} cannot be a GGUF adapter: its tensor {tensor.name} {what}; {_MERGE}")
+        halves.setdefault(match[1], {})[match[2]] = tensor
+    if broken := next((module for module, half in halves.items() if len(half) != 2), None):
+        raise ModelError(f"adapter {folder} has only half of the pair of {broken}; copy it again or train it again")
+    if not halves:
+        raise ModelError(f"adapter {folder} holds no tensors; copy it again or train it again")
+    if layout.config.get("tie_word_embeddings") and any(module.endswith("lm_head") for module in halves):
+        raise ModelError(
+            f"adapter {folder} cannot be a GGUF adapter: it adapts lm_head, which in its base is the embedding as well, and "
+            f"llama.cpp would not find it; {_MERGE}"
+        )
+    return {module: (half["A"], half["B"]) for module, half in halves.items()}
+
+
+def _alpha(settings: dict[str, Any], ranks: dict[str, int], folder: Path) -> float:
+    """The one alpha with which llama.cpp scales every pair as peft does (arXiv 2312.03732 for rank-stabilized LoRA)."""
+
+    def of(module: str) -> float:
+        patterns: dict[str, float] = settings.get("alpha_pattern") or {}
+        # As peft matches: the pattern is the end of the module's name.
+        own = (value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
+        alpha = next(own, settings["lora_alpha"])
+        return alpha * math.sqrt(ranks[module]) if settings.get("use_rslora") else alpha
+
+    alphas = {of(module) for module in ranks}
+    if len(alphas) > 1:
+        raise ModelError(
+            f"adapter {folder} cannot be a GGUF adapter: its modules are scaled by different alphas, and llama.cpp takes one "
+            f"for all; {_MERGE}"
+        )
+    return float(alphas.pop())
+
+
+def _tensors(pairs: dict[str, tuple[Stored, Stored]], layout: Layout, folder: Path) -> Iterator[dict[str, Any]]:
+    waiting: dict[str, dict[tuple[int, str], tuple[Stored, Stored]]] = {}
+    for module, (a, b) in pairs.items():
+        name = layout.text_name(f"{module}.weight")
+        if name is None:
+            raise ModelError(f"adapter {folder} cannot be a GGUF adapter: it adapts {module}, which is not of the text; {_MERGE}")
+        if (expert := layout.expert(name)) is not None:
+            stem, index, projection = expert
+            experts = waiting.setdefault(stem, {})
+            experts[index, projection] = (a, b)
+            if len(experts) == 3 * layout.experts:
+                yield from _stacked(stem, waiting.pop(stem), layout)
+            continue
+        (choice,) = layout.choices(name, (b.shape[0], a.shape[1]))
+        is_embedding = choice.name == "token_embd.weight"
+        yield _half(choice.name, a, {"columns": choice.columns, "transpose": is_embedding or None})
+        yield _half(choice.name, b, {"rows": choice.rows})
+    if waiting:
+        stem = next(iter(waiting))
+        raise ModelError(
+            f"adapter {folder} cannot be a GGUF adapter: it adapts only some matrices of {stem}, and llama.cpp stacks all; {_MERGE}"
+        )
+
+
+def _stacked(
+    stem: str, experts: dict[tuple[int, str], tuple[Stored, Stored]], layout: Layout
+) -> Iterator[dict[str, Any]]:
+    for projection in ("down_proj", "gate_proj", "up_proj"):
+        name = layout.gguf_name(f"{stem}.{projection}.weight")
+        stack = [experts[index, projection] for index in range(layout.experts)]
+        for half, letter in ((0, "a"), (1, "b")):
+            parts = [{"file": str(pair[half].file), "tensor": pair[half].name} for pair in stack]
+            yield {"name": f"{name}.lora_{letter}", "shape": (layout.experts, *stack[0][half].shape), "parts": parts}
+
+
+def _half(name: str, source: Stored, order: dict[str, Any]) -> dict[str, Any]:
+    letter = "a" if "columns" in order else "b"
+    part = {"file": str(source.file), "tensor": source.name, **{key: value for key, value in order.items() if value is not None}}
+    shape = source.shape[::-1] if order.get("transpose") else source.shape
+    return {"name": f"{name}.lora_{letter}", "shape": shape, "parts": [part]}

@@ -1,0 +1,61 @@
+"""Trained models and adapters as folders that transformers and peft load."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+# Qwen's models end an answer with one or the other.
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a model (PreTrainedModel), or an adapter (PeftModel) without its base, into `folder`.
+
+    Beside the weights (safetensors, in the dtype they have in memory) stand the tokenizer, its chat template and a
+    generation config.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(model, "peft_config"):
+        # No embeddings: their size never changes here. (peft would ask the hub whether it did.)
+        model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's form to fill in
+        if model.get_base_model().generation_config is not None:
+            model.get_base_model().generation_config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # safetensors makes its files readable by their owner alone; a model is as open as the folder's other files.
+    mode = (folder / "tokenizer_config.json").stat().st_mode
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)
+
+
+def set_stop_tokens(generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Have generation stop at every token that may end an answer, keeping those it stops at already.
+
+    Done before training, since a generation config that cannot be saved would be found out only after it.
+    """
+    if generation is None:
+        return
+    known = generation.eos_token_id
+    known = [known] if isinstance(known, int) else list(known or [])
+    vocabulary = tokenizer.added_tokens_encoder
+    ends = [vocabulary[token] for token in END_TOKENS if token in vocabulary]
+    own = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    stops = list(dict.fromkeys([*ends, *own, *known]))
+    if stops:
+        generation.eos_token_id = stops
+    try:
+        generation.validate(strict=True)
+    except ValueError as cause:
+        # Published configs set temperatures for greedy decoding, which has none; changed ones are not saved so.
+        logger.debug("sampling parameters taken out of the generation config: %s", cause)
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
+            setattr(generation, name, None)

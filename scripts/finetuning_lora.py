@@ -1,0 +1,122 @@
+"""LoRA fine-tuning: the model stays as it is, and small matrices beside its linear layers learn.
+
+In: a model, a data set, and perhaps an adapter to go on with (`checkpoint_lora`). Out: `adapter/`, for peft.
+With `load_in_4bit` the model's own weights are held in nf4 (QLoRA).
+"""
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from pyrust_nn import InputError
+from pyrust_nn.files import atomic_folder
+from pyrust_nn.lineage import same_weights
+from pyrust_nn.models import adapter_base, is_adapter, load_model, load_tokenizer, lora_target_modules
+from pyrust_nn.saving import save_model, set_stop_tokens
+from pyrust_nn.training import DTYPE_NAMES, load_data, model_config, prepare, train
+
+# Unset parameters mean the checkpoint's own when continuing, else these. The modules are models.lora_target_modules's.
+RANK, ALPHA, DROPOUT = 8, 32, 0.05
+
+
+def run(params, session):
+    """Train, save, report."""
+    if is_adapter(params.model):
+        raise InputError(
+            f"{params.model} is itself a LoRA adapter; to go on training it give its base as model and the adapter as "
+            "checkpoint_lora, to build a new adapter on top merge it first (task merge)"
+        )
+    device, dtype = prepare(params)
+
+    # What can be refused is refused before any weight is loaded.
+    lora = checkpoint_config(params) if params.checkpoint_lora else None
+    tokenizer = load_tokenizer(params.model)
+    config = model_config(params.model)
+    data = load_data(params, config, tokenizer)
+
+    model = load_model(params.model, device=device, dtype=dtype, load_in_4bit=params.load_in_4bit)
+    set_stop_tokens(model.generation_config, tokenizer)
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+    if lora is not None:
+        model = PeftModel.from_pretrained(model, params.checkpoint_lora, is_trainable=True, config=lora)
+    else:
+        lora = new_config(params, model)
+        model = get_peft_model(model, lora)
+    lora.base_model_name_or_path = params.model
+    metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype)
+
+    with atomic_folder(session.step_folder / "adapter") as folder:
+        save_model(model, tokenizer, folder)
+
+    return {
+        "outputs": {"adapter": "adapter"},
+        "metrics": metrics,
+        "params": {
+            "device": str(device),
+            "dtype": DTYPE_NAMES[dtype],
+            "lora_rank": lora.r,
+            "lora_alpha": lora.lora_alpha,
+            "lora_dropout": lora.lora_dropout,
+            "target_modules": module_names(lora.target_modules),
+            "use_rslora": lora.use_rslora,
+        },
+    }
+
+
+def new_config(params, model):
+    """What is asked for, else the published defaults."""
+    if params.target_modules:
+        layers = (torch.nn.Linear, torch.nn.Embedding)
+        possible = {name for name, module in model.named_modules() if isinstance(module, layers)}
+        for target in params.target_modules:
+            if not any(name == target or name.endswith(f".{target}") for name in possible):
+                known = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
+                raise InputError(
+                    f"target_modules: {params.model} has no layer {target!r} that LoRA can adapt; it has {known}"
+                )
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=RANK if params.lora_rank is None else params.lora_rank,
+        lora_alpha=ALPHA if params.lora_alpha is None else params.lora_alpha,
+        lora_dropout=DROPOUT if params.lora_dropout is None else params.lora_dropout,
+        target_modules=params.target_modules or lora_target_modules(model),
+        use_rslora=params.use_rslora,
+    )
+
+
+def checkpoint_config(params):
+    """The checkpoint's own configuration, if it fits what was asked for."""
+    checkpoint = params.checkpoint_lora
+    if not is_adapter(checkpoint):
+        raise InputError(f"checkpoint_lora: {checkpoint} is not a LoRA adapter (it has no adapter_config.json)")
+    lora = PeftConfig.from_pretrained(checkpoint)
+    if lora.peft_type != "LORA":
+        raise InputError(f"checkpoint_lora: {checkpoint} is an adapter of type {lora.peft_type}, not LoRA")
+    base = adapter_base(checkpoint)
+    if not same_weights(base, params.model):
+        raise InputError(
+            f"checkpoint_lora: {checkpoint} was trained on {base}, and {params.model} has other weights; "
+            f"give {base} as model"
+        )
+    differing = [
+        f"{name} is {theirs} in the checkpoint, not {ours}"
+        for name, ours, theirs in (
+            ("lora_rank", params.lora_rank, lora.r),
+            ("lora_alpha", params.lora_alpha, lora.lora_alpha),
+            ("target_modules", sorted(params.target_modules or []) or None, module_names(lora.target_modules)),
+            ("use_rslora", params.use_rslora, lora.use_rslora),
+        )
+        if ours is not None and ours != theirs
+    ]
+    if differing:
+        raise InputError(
+            f"checkpoint_lora: {checkpoint} cannot be continued so: {'; '.join(differing)}. "
+            "Set them as the checkpoint has them (rank, alpha and modules may be left out), or start a new adapter"
+        )
+    if params.lora_dropout is not None:
+        lora.lora_dropout = params.lora_dropout
+    return lora
+
+
+def module_names(target_modules):
+    """A sorted list, or the pattern that peft also takes."""
+    return target_modules if isinstance(target_modules, str) else sorted(target_modules)

@@ -1,0 +1,126 @@
+"""Inference: the model answers prompts, one after the other.
+
+In: a model folder, an adapter or a quantized folder, and prompts. Out: `answers.jsonl`, one line for each prompt,
+written as soon as it is answered, so an interrupted step keeps what it has.
+"""
+
+import copy
+import json
+import time
+
+import torch
+from transformers import TextStreamer
+
+from pyrust_nn import InputError
+from pyrust_nn.chat import ChatRenderer
+from pyrust_nn.models import dtype_name, load_model, load_tokenizer, pick_device, pick_dtype, position_limit
+from pyrust_nn.prompts import read_prompts
+from pyrust_nn.saving import set_stop_tokens
+
+
+def run(params, session):
+    """Ask every prompt; the result is the list of answers."""
+    # What can be refused is refused before any weight is loaded.
+    prompts = read_prompts(params.prompt, params.prompts_file)
+    device = pick_device(params.device)
+    tokenizer = load_tokenizer(params.model)
+    encoded = encode(prompts, tokenizer)
+
+    model = load_model(params.model, device=device, dtype=pick_dtype(params.dtype, device))
+    limit = position_limit(model)
+    for index, ids in enumerate(encoded):
+        if limit is not None and ids.shape[1] >= limit:
+            raise InputError(
+                f"prompt {index} has {ids.shape[1]} tokens, and the model knows {limit} positions, so no room is left "
+                "for an answer; shorten it"
+            )
+
+    answers = []
+    session.progress(0, len(prompts))
+    with (session.step_folder / "answers.jsonl").open("w", encoding="utf-8") as file:
+        for index, (messages, ids) in enumerate(zip(prompts, encoded, strict=True)):
+            if len(prompts) > 1:
+                session.stream(f"> {messages[-1]['content']}\n")
+            room = params.max_new_tokens if limit is None else min(params.max_new_tokens, limit - ids.shape[1])
+            generation = generation_config(model.generation_config, tokenizer, params, room)
+            answer = {"messages": messages, **ask(model, tokenizer, ids.to(device), generation, params.seed, session)}
+            answers.append(answer)
+            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            file.flush()
+            session.stream("\n\n" if len(prompts) > 1 else "\n")
+            session.progress(index + 1, len(prompts))
+
+    seconds = sum(answer["seconds"] for answer in answers)
+    tokens = sum(answer["completion_tokens"] for answer in answers)
+    return {
+        "outputs": {"answers": "answers.jsonl"},
+        "metrics": {
+            "prompts": len(answers),
+            "prompt_tokens": sum(answer["prompt_tokens"] for answer in answers),
+            "completion_tokens": tokens,
+            "tokens_per_second": round(tokens / seconds, 2),
+        },
+        "params": {"device": str(device), "dtype": dtype_name(model.dtype)},
+        "result": answers,
+    }
+
+
+def encode(prompts, tokenizer):
+    """Each prompt's token ids, (1, length), up to where the answer begins."""
+    renderer = ChatRenderer(tokenizer)
+    texts = [renderer.render(messages, f"[{index}]", prompt=True) for index, messages in enumerate(prompts)]
+    return [tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"] for text in texts]
+
+
+def generation_config(own, tokenizer, params, max_new_tokens):
+    """The model's own way of generating, with what was asked for in its place."""
+    config = copy.deepcopy(own)
+    config.max_length, config.max_new_tokens = None, max_new_tokens
+    if params.temperature == 0:
+        config.do_sample, config.temperature, config.top_p, config.top_k = False, None, None, None
+    else:
+        given = {name: getattr(params, name) for name in ("temperature", "top_p", "top_k")}
+        for name, value in given.items():
+            if value is not None:
+                # Whoever says how to sample wants to sample.
+                config.do_sample = True
+                setattr(config, name, value)
+    set_stop_tokens(config, tokenizer)
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    return config
+
+
+def ask(model, tokenizer, ids, generation, seed, session):
+    """One answer. `completion_tokens` counts the token that ends it; `finish_reason` is `length` where none did."""
+    torch.manual_seed(seed)  # before each prompt, so an answer does not depend on the prompts before it
+    begun = time.perf_counter()
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=generation,
+            streamer=TerminalStreamer(tokenizer, session),
+        )
+    completion = output[0, ids.shape[1] :].tolist()
+    return {
+        "text": tokenizer.decode(completion, skip_special_tokens=True),
+        "finish_reason": "stop" if completion[-1] in generation.eos_token_id else "length",
+        "prompt_tokens": ids.shape[1],
+        "completion_tokens": len(completion),
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
+
+
+class TerminalStreamer(TextStreamer):
+    """Shows an answer word by word."""
+
+    def __init__(self, tokenizer, session):
+        """The answer alone, without the prompt."""
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.session = session
+
+    def on_finalized_text(self, text, stream_end=False):
+        """Called with whole words."""
+        if text:
+            self.session.stream(text)

@@ -1,0 +1,16 @@
+//! GGUF files: a plan, made where names and formats are known (Python's `gguf` package), is carried out here.
+//!
+//! [`write`] maps the plan's safetensors files, converts rows on all cores while the rows before them are written, and
+//! gives the file its name at the end. Memory stays bounded by a few buffers, whatever the model's size.
+//!
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, version 3. Bytes of tensors are those of
+//! llama.cpp's `convert_hf_to_gguf.py`, that is of `gguf.quants` in Python.
+
+mod encode;
+mod header;
+mod plan;
+mod rows;
+mod source;
+mod write;
+
+pub use write::write;

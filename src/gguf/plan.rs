@@ -1,0 +1,147 @@
+//! What is to be written: the JSON document that `pyrust_nn.gguf_plan` makes.
+//!
+//! ```json
+//! {
+//!   "version": 1,
+//!   "target": "/runs/s1/gguf/model.q8_0.gguf",
+//!   "files": ["/models/m/model.safetensors"],
+//!   "keys": [{"key": "general.architecture", "value": {"string": "qwen2"}}],
+//!   "tensors": [
+//!     {"name": "output_norm.weight", "type": "F32", "shape": [896], "parts": [{"file": 0, "tensor": "model.norm.weight"}]},
+//!     {"name": "blk.0.ffn_gate_exps.weight", "type": "Q8_0", "shape": [2, 128, 64],
+//!      "parts": [{"file": 0, "tensor": "model.layers.0.mlp.experts.gate_up_proj", "rows": [[0, 128], [256, 128]]}]},
+//!     {"name": "blk.0.ssm_a", "type": "F32", "shape": [2], "values": [-1.5, -0.25]}
+//!   ]
+//! }
+//! ```
+//!
+//! Shapes are as in `PyTorch`, outermost first. A tensor is a matrix whose columns are its last dimension: its rows are
+//! those of its parts, one part after the other; a part takes all rows of its source or the given ranges `[first, count]`,
+//! and of each row all columns or the given ranges. `transpose` swaps rows and columns of a matrix before that.
+//! `add` is added to every element. `values` stand in the plan itself.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+const VERSION: u32 = 1;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plan {
+    version: u32,
+    pub target: PathBuf,
+    pub files: Vec<PathBuf>,
+    pub keys: Vec<Key>,
+    pub tensors: Vec<Tensor>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Key {
+    pub key: String,
+    pub value: Value,
+}
+
+/// A value with its type in the file.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Value {
+    Uint32(u32),
+    Int32(i32),
+    Float32(f32),
+    Bool(bool),
+    String(String),
+    Uint32s(Vec<u32>),
+    Int32s(Vec<i32>),
+    Bools(Vec<bool>),
+    Strings(Vec<String>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tensor {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub format: Format,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    #[serde(default)]
+    pub parts: Vec<Part>,
+    #[serde(default)]
+    pub add: Option<f32>,
+    #[serde(default)]
+    pub values: Option<Vec<f32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Part {
+    /// Index into the plan's files.
+    pub file: usize,
+    pub tensor: String,
+    #[serde(default)]
+    pub rows: Option<Vec<Range>>,
+    #[serde(default)]
+    pub columns: Option<Vec<Range>>,
+    #[serde(default)]
+    pub transpose: bool,
+}
+
+/// `[first, count]`
+pub(super) type Range = (usize, usize);
+
+/// How elements are stored in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(super) enum Format {
+    F32,
+    F16,
+    BF16,
+    #[serde(rename = "Q8_0")]
+    Q8_0,
+}
+
+impl Format {
+    /// `enum ggml_type`
+    pub fn id(self) -> u32 {
+        match self {
+            Format::F32 => 0,
+            Format::F16 => 1,
+            Format::BF16 => 30,
+            Format::Q8_0 => 8,
+        }
+    }
+
+    /// Elements in a block, and the block's bytes.
+    pub fn block(self) -> (usize, usize) {
+        match self {
+            Format::F32 => (1, 4),
+            Format::F16 | Format::BF16 => (1, 2),
+            Format::Q8_0 => (32, 34),
+        }
+    }
+
+    /// Bytes of that many elements, or None where they make no whole blocks or too many.
+    pub fn bytes(self, elements: usize) -> Option<usize> {
+        let (block, bytes) = self.block();
+        elements.is_multiple_of(block).then(|| (elements / block).checked_mul(bytes)).flatten()
+    }
+}
+
+impl Plan {
+    pub fn read(path: &Path) -> Result<Plan> {
+        let text = std::fs::read(path).with_context(|| format!("the GGUF plan {} cannot be read", path.display()))?;
+        let plan: Plan = serde_json::from_slice(&text).with_context(|| format!("{} is no GGUF plan", path.display()))?;
+        ensure!(plan.version == VERSION, "the GGUF plan {} has version {}, not {VERSION}", path.display(), plan.version);
+        Ok(plan)
+    }
+}
+
+impl Tensor {
+    /// Rows, and elements in each.
+    pub fn matrix(&self) -> Option<(usize, usize)> {
+        let (columns, rest) = self.shape.split_last()?;
+        Some((rest.iter().try_fold(1_usize, |rows, dimension| rows.checked_mul(*dimension))?, *columns))
+    }
+}

@@ -1,0 +1,189 @@
+//! The rows of one tensor to be written: where each comes from, and its bytes.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::encode::{decode, encode, encode_numbers};
+use super::plan::{Part, Range, Tensor};
+use super::source::{Source, Stocked, Stored};
+
+/// A tensor of the plan, checked against its sources.
+pub(super) struct Rows<'a> {
+    pub tensor: &'a Tensor,
+    pub count: usize,
+    /// Bytes of one row in the file to be written.
+    pub row_bytes: usize,
+    columns: usize,
+    /// Rows that follow each other in a source, in the order of the target's rows.
+    runs: Vec<Run<'a>>,
+}
+
+struct Run<'a> {
+    /// The target's row that this run begins with.
+    first: usize,
+    count: usize,
+    from: From<'a>,
+}
+
+enum From<'a> {
+    /// Whole rows, one after the other.
+    Stretch(Stored, &'a [u8]),
+    /// Rows that are picked together from several places.
+    Picked {
+        matrix: Matrix<'a>,
+        row: usize,
+        columns: Vec<Range>,
+    },
+    Numbers(&'a [f32]),
+}
+
+/// A stored tensor read as rows of its last dimension, or, transposed, as the columns of those.
+#[derive(Clone, Copy)]
+struct Matrix<'a> {
+    stored: Stored,
+    data: &'a [u8],
+    rows: usize,
+    columns: usize,
+    transposed: bool,
+}
+
+impl<'a> Rows<'a> {
+    /// Checks everything that the plan says about a tensor; after this no row can lie outside its source.
+    pub fn bind(tensor: &'a Tensor, sources: &'a [Source]) -> Result<Rows<'a>> {
+        Rows::checked(tensor, sources).with_context(|| format!("tensor {} of the GGUF plan does not fit its source", tensor.name))
+    }
+
+    fn checked(tensor: &'a Tensor, sources: &'a [Source]) -> Result<Rows<'a>> {
+        let (count, columns) = tensor.matrix().context("its shape is empty or too large")?;
+        ensure!(count > 0 && columns > 0, "its shape {:?} has no elements", tensor.shape);
+        let row_bytes = tensor.format.bytes(columns);
+        let row_bytes = row_bytes.with_context(|| format!("its rows of {columns} elements are no whole blocks of {:?}", tensor.format))?;
+        ensure!(count.checked_mul(row_bytes).is_some(), "its shape {:?} is too large", tensor.shape);
+
+        let mut rows = Rows { tensor, count, row_bytes, columns, runs: Vec::new() };
+        let mut found = 0;
+        if let Some(values) = &tensor.values {
+            ensure!(tensor.parts.is_empty() && Some(values.len()) == count.checked_mul(columns), "it has {} values", values.len());
+            rows.runs.push(Run { first: 0, count, from: From::Numbers(values) });
+            found = count;
+        }
+        for part in &tensor.parts {
+            let source = sources.get(part.file).with_context(|| format!("there is no file {}", part.file))?;
+            found = rows.add(part, &source.tensor(&part.tensor)?, found)?;
+        }
+        ensure!(found == count, "it needs {count} rows and its sources give {found}");
+        Ok(rows)
+    }
+
+    /// Adds a part's rows after the first `found`; returns how many there are then.
+    fn add(&mut self, part: &'a Part, source: &Stocked<'a>, mut found: usize) -> Result<usize> {
+        let matrix = Matrix::of(source, part.transpose).with_context(|| part.tensor.clone())?;
+        let inside = |ranges: &[Range], size: usize| {
+            ranges.iter().all(|(first, count)| *count > 0 && first.checked_add(*count).is_some_and(|end| end <= size))
+        };
+        let every_row = vec![(0, matrix.rows)];
+        let every_column = vec![(0, matrix.columns)];
+        let (rows, columns) = (part.rows.as_ref().unwrap_or(&every_row), part.columns.as_ref().unwrap_or(&every_column));
+        if !inside(rows, matrix.rows) || !inside(columns, matrix.columns) {
+            bail!("{} of shape {:?} does not have all the rows and columns asked for", part.tensor, source.shape);
+        }
+        let width: usize = columns.iter().map(|(_, count)| count).sum();
+        ensure!(width == self.columns, "{} of shape {:?} gives rows of {width} elements, not {}", part.tensor, source.shape, self.columns);
+
+        let whole = part.columns.is_none() && !part.transpose && self.tensor.add.is_none();
+        for (first, count) in rows.iter().copied() {
+            let from = if whole {
+                let row = matrix.columns * matrix.stored.bytes();
+                From::Stretch(matrix.stored, &matrix.data[first * row..(first + count) * row])
+            } else {
+                From::Picked { matrix, row: first, columns: columns.clone() }
+            };
+            self.runs.push(Run { first: found, count, from });
+            found = found.checked_add(count).context("it has too many rows")?;
+        }
+        Ok(found)
+    }
+
+    /// Bytes of the whole tensor in the file.
+    pub fn bytes(&self) -> usize {
+        self.count * self.row_bytes
+    }
+
+    /// Writes the bytes of as many rows as `out` has room for, from row `first` on.
+    pub fn write(&self, mut first: usize, mut out: &mut [u8]) {
+        let mut picked = Vec::new();
+        let at = self.runs.partition_point(|run| run.first + run.count <= first);
+        for run in &self.runs[at..] {
+            if out.is_empty() {
+                break;
+            }
+            let skipped = first - run.first;
+            let count = (run.count - skipped).min(out.len() / self.row_bytes);
+            let (now, rest) = out.split_at_mut(count * self.row_bytes);
+            match &run.from {
+                From::Stretch(stored, data) => {
+                    let row = self.columns * stored.bytes();
+                    encode(*stored, &data[skipped * row..(skipped + count) * row], self.tensor.format, now);
+                }
+                From::Picked { matrix, row, columns } => {
+                    for (index, out) in now.chunks_exact_mut(self.row_bytes).enumerate() {
+                        picked.clear();
+                        matrix.pick(row + skipped + index, columns, &mut picked);
+                        self.finish(matrix.stored, &mut picked, out);
+                    }
+                }
+                From::Numbers(numbers) => {
+                    encode_numbers(&numbers[skipped * self.columns..(skipped + count) * self.columns], self.tensor.format, now);
+                }
+            }
+            (first, out) = (first + count, rest);
+        }
+    }
+
+    fn finish(&self, stored: Stored, numbers: &mut [f32], out: &mut [u8]) {
+        if let Some(add) = self.tensor.add {
+            // llama.cpp's converter computes in float16 what is stored so, else in float32.
+            let round = |sum: f32| if stored == Stored::F16 { half::f16::from_f32(sum).to_f32() } else { sum };
+            for number in numbers.iter_mut() {
+                *number = round(*number + add);
+            }
+        }
+        encode_numbers(numbers, self.tensor.format, out);
+    }
+}
+
+impl<'a> Matrix<'a> {
+    fn of(source: &Stocked<'a>, transposed: bool) -> Result<Matrix<'a>> {
+        let columns = source.shape.last().copied().unwrap_or(1);
+        // What is stored is as long as its shape says, so the product of all dimensions does not overflow.
+        let rows = source.shape.iter().rev().skip(1).product();
+        ensure!(!transposed || source.shape.len() == 2, "shape {:?} is no matrix that could be transposed", source.shape);
+        let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
+        Ok(Matrix { stored: source.stored, data: source.data, rows, columns, transposed })
+    }
+
+    /// Appends the chosen columns of a row.
+    fn pick(&self, row: usize, columns: &[Range], numbers: &mut Vec<f32>) {
+        let size = self.stored.bytes();
+        for (first, count) in columns.iter().copied() {
+            let start = numbers.len();
+            numbers.resize(start + count, 0.0);
+            let numbers = &mut numbers[start..];
+            if self.transposed {
+                for (index, number) in numbers.iter_mut().enumerate() {
+                    let at = ((first + index) * self.rows + row) * size;
+                    decode(self.stored, &self.data[at..at + size], std::slice::from_mut(number));
+                }
+            } else {
+                let at = (row * self.columns + first) * size;
+                decode(self.stored, &self.data[at..at + count * size], numbers);
+            }
+        }
+    }
+}
+
+impl Tensor {
+    /// The sources that are no longer needed once this tensor is written.
+    pub fn sources(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.parts.iter().map(|part| (part.file, part.tensor.as_str()))
+    }
+}
