@@ -94,7 +94,7 @@ impl Error {
                 causes.extend(inner.causes.iter().cloned());
                 inner.kind
             }
-            None if error.chain().any(|link| link.is::<std::io::Error>()) => Kind::Io,
+            None if error.chain().any(<dyn std::error::Error + 'static>::is::<std::io::Error>) => Kind::Io,
             None => Kind::Internal,
         };
         causes.dedup();

@@ -12,7 +12,7 @@ pub mod environment;
 pub mod error;
 pub mod files;
 pub mod generate;
-// pub mod gguf;
+pub mod gguf;
 mod interrupt;
 pub mod logging;
 mod module;

@@ -15,7 +15,7 @@ use crate::params::Door;
 use crate::run::{self, Outcome, Request};
 use crate::session::runs_dir;
 use crate::task::{TASKS, Task};
-use crate::{cli, data, embedded, files, generate, logging, pipeline, status};
+use crate::{cli, data, embedded, files, generate, gguf, logging, pipeline, status};
 
 /// Exception classes by kind. `interrupted` is Python's own KeyboardInterrupt.
 const CLASSES: [(Kind, &str, &str); 8] = [
@@ -71,6 +71,11 @@ fn new_class<'py>(py: Python<'py>, name: &str, doc: &str, kind: &str, bases: &[&
 
 /// The one map from errors to exceptions.
 pub(crate) fn to_python(error: anyhow::Error) -> PyErr {
+    // What a callback raised goes on as it is.
+    let error = match error.downcast::<PyErr>() {
+        Ok(raised) => return raised,
+        Err(error) => error,
+    };
     let error = Error::of(&error);
     if error.kind == Kind::Interrupted {
         return PyKeyboardInterrupt::new_err(error.message);
@@ -207,6 +212,18 @@ fn embedded_text(path: &str) -> PyResult<&'static str> {
 }
 
 #[pyfunction]
+fn write_gguf(py: Python<'_>, plan_path: PathBuf, progress: Py<PyAny>) -> PyResult<u64> {
+    let mut tell = |done: u64, total: u64, name: &str| {
+        Python::attach(|py| {
+            py.check_signals()?;
+            progress.call1(py, (done, total, name)).map(drop)
+        })
+        .map_err(anyhow::Error::from)
+    };
+    py.detach(|| gguf::write(&plan_path, &mut tell)).map_err(to_python)
+}
+
+#[pyfunction]
 #[pyo3(signature = (session, lines=None, *, runs_dir=None))]
 fn get_status(py: Python<'_>, session: &str, lines: Option<usize>, runs_dir: Option<PathBuf>) -> PyResult<String> {
     py.detach(|| status::read_log(&self::runs_dir(runs_dir.as_deref()), session, lines)).map_err(to_python)
@@ -281,5 +298,6 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
     module.add_function(wrap_pyfunction!(read_conversations, module)?)?;
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
+    module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())
 }

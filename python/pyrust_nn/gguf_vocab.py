@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,21 @@ _QWEN35 = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PRE_TOKENIZERS = {_QWEN2: "qwen2", _QWEN35: "qwen35"}
+
+# llama.cpp's converter names a tokenizer by the SHA-256 of the ids that it makes of this text (get_vocab_base_pre in
+# conversion/base.py). Its verdict goes first; the expression decides for vocabularies that it does not know.
+_PROBE = (
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫\ufe0f (multiple emojis concatenated"
+    ") ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作131415"
+    "1天～ ------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he'"
+    "s there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
+)
+_KNOWN = {
+    "e636dc30a262dcc0d8c323492e32ae2b70728f4df7dfe9737d9f920a282b8aea": "qwen2",
+    "d4540891389ea895b53b399da6ac824becc30f2fba0e9ddbb98f92e55ca0e97c": "qwen2",
+    "d30d75d9059f1aa2c19359de71047b3ae408c70875e8a3ccf8c5fba56c9d8af4": "qwen35",
+    "1444df51289cfa8063b96f0e62b1125440111bc79a52003ea14b6eac7016fd5f": "qwen35",
+}
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int) -> Any:
@@ -72,6 +88,9 @@ def _tokens(tokenizer: Any, size: int, folder: Path) -> tuple[list[str], list[in
 
 
 def _pre_tokenizer(tokenizer: Any, folder: Path) -> str:
+    ids = tokenizer.encode(_PROBE)
+    if (known := _KNOWN.get(hashlib.sha256(str(ids).encode()).hexdigest())) is not None:
+        return known
     backend = tokenizer.backend_tokenizer
     state = json.loads(backend.pre_tokenizer.__getstate__()) if backend.pre_tokenizer is not None else {}
     steps = state.get("pretokenizers", [state])

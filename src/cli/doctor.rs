@@ -114,7 +114,7 @@ fn packages(environment: &Environment) -> Vec<Finding> {
     };
     let text = |name: &str| facts[name].as_str().map(ToString::to_string);
     let cuda = match (text("gpu"), text("cuda")) {
-        (Some(gpu), _) => format!("{gpu}"),
+        (Some(gpu), _) => gpu.clone(),
         (None, Some(cuda)) => format!(
             "torch is built for CUDA {cuda} but sees no GPU: tasks run on the CPU (a GPU needs NVIDIA's driver; `nvidia-smi` shows it)"
         ),

@@ -8,13 +8,13 @@ use anyhow::Result;
 pub use pyo3;
 use pyo3::prelude::*;
 
-pub(crate) use interpreter::{hosted_by_python, started};
 pub use interpreter::{Python3, use_environment};
+pub(crate) use interpreter::{hosted_by_python, started};
 pub(crate) use raised::from_python;
 pub(crate) use script::{Call, call_script};
 
-use crate::logging;
 use crate::interrupt::Handlers;
+use crate::logging;
 use crate::run::Running;
 use crate::session::{Session, runs_dir};
 

@@ -36,7 +36,7 @@ pub(crate) fn from_python(py: Python<'_>, raised: PyErr) -> anyhow::Error {
         }
     }
     let traceback = traceback(py, &raised);
-    Error { traceback, causes, ..Error::new(kind, message) }.into()
+    Error { causes, traceback, ..Error::new(kind, message) }.into()
 }
 
 /// `Type: text`.

@@ -117,11 +117,11 @@ impl Kind {
             (Kind::ChoiceList(names), Value::Array(items)) => {
                 (!items.is_empty() && items.iter().all(|item| item.as_str().is_some_and(|text| names.contains(&text)))).then(|| {
                     let mut once: Vec<Value> = Vec::new();
-                    items.into_iter().for_each(|item| {
+                    for item in items {
                         if !once.contains(&item) {
-                            once.push(item)
+                            once.push(item);
                         }
-                    });
+                    }
                     Value::Array(once)
                 })
             }

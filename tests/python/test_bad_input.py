@@ -58,8 +58,9 @@ def test_data(fault: str, tmp_path: Path, runs: Path, cli: Cli) -> None:
 
 def pickled(folder: Path) -> Path:
     """A model that is whole but for its weights, which are a pickle."""
-    from pyrust_nn.tiny import tiny_model_folder
     from safetensors.torch import load_file
+
+    from pyrust_nn.tiny import tiny_model_folder
 
     made = folder / "pickled"
     shutil.copytree(tiny_model_folder(), made)

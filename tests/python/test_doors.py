@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-
 import pyrust_nn
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -125,7 +124,9 @@ def test_a_host_gets_its_logging_and_streams_back(runs: Path, tmp_path: Path) ->
     import logging
     import signal
 
-    (tmp_path / "mine.py").write_text("import logging\ndef run(params, session):\n    logging.getLogger().addHandler(logging.NullHandler())\n")
+    (tmp_path / "mine.py").write_text(
+        "import logging\ndef run(params, session):\n    logging.getLogger().addHandler(logging.NullHandler())\n"
+    )
     before = (sys.stdout, sys.stderr, logging.getLogger().handlers[:], logging.getLogger().level, signal.getsignal(signal.SIGINT))
     pyrust_nn.run_script("s", tmp_path / "mine.py", runs_dir=runs)
     after = (sys.stdout, sys.stderr, logging.getLogger().handlers[:], logging.getLogger().level, signal.getsignal(signal.SIGINT))

@@ -21,7 +21,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 RECORD = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \[(DEBUG|INFO |WARN |ERROR)\] (\S+): (.*)$")
 
-NOISY = '''
+NOISY = """
 import logging
 import sys
 
@@ -39,7 +39,7 @@ def run(params, session):
         session.metric({"i": i, "path": session.step_folder})
     print("last, without a newline", end="")
     return {"metrics": {"count": params.count}, "result": vars(params)}
-'''
+"""
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ def test_one_log_in_order_with_nothing_lost(noisy: Path, runs: Path, cli: Cli) -
 
 
 def test_a_script_s_parameters_are_typed(noisy: Path, runs: Path, cli: Cli) -> None:
-    done = cli("script", noisy, "--session", "s", "--runs-dir", runs, "--json", "--param", "count=2", "--param", "name=5", "--param", "rate=1")
+    done = cli(
+        "script", noisy, "--session", "s", "--runs-dir", runs, "--json", "--param", "count=2", "--param", "name=5", "--param", "rate=1"
+    )
     result = json.loads(done.stdout)["result"]
     assert result == {"count": 2, "rate": 1.0, "name": "5", "tags": ["a"], "deep": False, "any": None}
     assert [json.loads(line)["i"] for line in (runs / "s/script/metrics.jsonl").read_text().splitlines()] == [0, 1]
@@ -81,9 +83,8 @@ def test_a_script_s_parameters_are_typed(noisy: Path, runs: Path, cli: Cli) -> N
 
 
 def test_a_script_is_a_pipeline_s_step(noisy: Path, runs: Path, cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(
-        '[[step]]\ntask = "script"\nscript = "noisy.py"\nname = "one"\nparams = {count = 1}\n[[step]]\ntask = "script"\nscript = "noisy.py"\nname = "two"\n'
-    )
+    step = '[[step]]\ntask = "script"\nscript = "noisy.py"\n'
+    (tmp_path / "mine.toml").write_text(f'{step}name = "one"\nparams = {{count = 1}}\n{step}name = "two"\n')
     done = cli("run", "mine.toml", "--session", "s", "--runs-dir", runs)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^one +success .*\n^two +success", done.stdout, re.MULTILINE), done.stdout
@@ -94,7 +95,9 @@ def test_a_script_is_a_pipeline_s_step(noisy: Path, runs: Path, cli: Cli, tmp_pa
 
 def test_a_pipeline_stops_at_the_step_that_fails(runs: Path, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def run(params, session):\n    raise ValueError('no')\n")
-    (tmp_path / "p.toml").write_text('[[step]]\ntask = "script"\nscript = "bad.py"\n[[step]]\ntask = "script"\nscript = "bad.py"\nname = "two"\n')
+    (tmp_path / "p.toml").write_text(
+        '[[step]]\ntask = "script"\nscript = "bad.py"\n[[step]]\ntask = "script"\nscript = "bad.py"\nname = "two"\n'
+    )
     done = cli("run", "p.toml", "--session", "s", "--runs-dir", runs)
     assert done.returncode == 1
     assert re.search(r"^two +not run", done.stdout, re.MULTILINE), done.stdout
