@@ -121,6 +121,11 @@ pub fn candidates(given: Option<&Path>) -> Vec<Environment> {
     all
 }
 
+/// The environment of the Python that runs this program, where Python is the program.
+pub fn of_host(prefix: PathBuf) -> Environment {
+    Environment { folder: prefix, from: "the Python that runs this".into() }
+}
+
 /// An environment that can be embedded and holds everything.
 pub fn find(given: Option<&Path>) -> Result<Environment> {
     let candidates = candidates(given);

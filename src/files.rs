@@ -64,13 +64,21 @@ pub fn beside(path: &Path, word: &str) -> PathBuf {
 
 /// SHA-256 of a file, as hexadecimal digits.
 pub fn sha256(path: &Path) -> Result<String> {
-    let hashed = (|| -> std::io::Result<String> {
+    sha256_while(path, &|| true).map(Option::unwrap_or_default)
+}
+
+/// SHA-256 of a file; nothing once `wanted` says no.
+pub(crate) fn sha256_while(path: &Path, wanted: &dyn Fn() -> bool) -> Result<Option<String>> {
+    let hashed = (|| -> std::io::Result<Option<String>> {
         let mut file = File::open(path)?;
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
         loop {
+            if !wanted() {
+                return Ok(None);
+            }
             match file.read(&mut buffer)? {
-                0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+                0 => return Ok(Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())),
                 n => hasher.update(&buffer[..n]),
             }
         }

@@ -31,28 +31,24 @@ pub fn set_show(show: Option<Box<dyn Show>>) {
 /// Reports progress: shown at once, and written to the log every few seconds and at the end.
 #[derive(Debug)]
 pub struct Progress {
+    step: String,
     logged: Instant,
 }
 
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 impl Progress {
-    pub fn new() -> Progress {
-        Progress { logged: Instant::now() }
+    /// Progress of the step of that name.
+    pub fn new(step: &str) -> Progress {
+        Progress { step: step.to_string(), logged: Instant::now() }
     }
 
     pub fn report(&mut self, update: Update<'_>) {
         with_show(|show| show.update(update));
         if self.logged.elapsed() >= LOG_EVERY || update.done == update.total {
             self.logged = Instant::now();
-            info!("{}/{} {}", update.done, update.total, update.text);
+            info!("{} {}/{} {}", self.step, update.done, update.total, update.text);
         }
-    }
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

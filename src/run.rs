@@ -1,7 +1,8 @@
 //! The whole story of one step: parameters, session, input checks, Python, summary.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -138,7 +139,10 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
         user_script: task.script.is_empty(),
         params: &for_script,
     });
-    for (path, hash) in hashes.join().unwrap_or_default() {
+    if answer.is_err() {
+        hashes.wanted.store(false, Ordering::Relaxed);
+    }
+    for (path, hash) in hashes.thread.join().unwrap_or_default() {
         session.note("sha256", json!({ path: hash }));
     }
     if let Some(seed) = params.get("seed") {
@@ -213,8 +217,10 @@ pub fn refused(request: &Request, error: Error) -> Summary {
 }
 
 /// Hashes the data set and the model's files while Python works.
-fn hash_in_background(paths: Vec<PathBuf>) -> JoinHandle<Vec<(String, String)>> {
-    std::thread::spawn(move || {
+fn hash_in_background(paths: Vec<PathBuf>) -> Hashes {
+    let wanted = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&wanted);
+    let thread = std::thread::spawn(move || {
         let mut files = Vec::new();
         for path in paths {
             match std::fs::read_dir(&path) {
@@ -229,8 +235,16 @@ fn hash_in_background(paths: Vec<PathBuf>) -> JoinHandle<Vec<(String, String)>> 
             }
         }
         files.sort();
-        files.iter().filter_map(|file| Some((file.to_string_lossy().into_owned(), files::sha256(file).ok()?))).collect()
-    })
+        let hash = |file: &PathBuf| files::sha256_while(file, &|| still.load(Ordering::Relaxed)).ok().flatten();
+        files.iter().filter_map(|file| Some((file.to_string_lossy().into_owned(), hash(file)?))).collect()
+    });
+    Hashes { wanted, thread }
+}
+
+struct Hashes {
+    /// Put to false, the thread ends soon: a step that is interrupted does not wait for gigabytes.
+    wanted: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<(String, String)>>,
 }
 
 /// Where a step writes while it runs, and where its folder is to stand.

@@ -36,7 +36,7 @@ class StreamToLogger(io.TextIOBase):
         """Records get `origin` (stdout or stderr) as their name."""
         self.origin = origin
         self.line = ""
-        self.redrawn_at = 0.0
+        self.redrawn_at: float | None = None
         self.lock = threading.RLock()
 
     @property
@@ -54,12 +54,15 @@ class StreamToLogger(io.TextIOBase):
             *whole, self.line = (self.line + text).split("\n")
             for line in whole:
                 self._record(line.rsplit("\r", 1)[-1])
+                self.redrawn_at = None
             if "\r" in self.line:
                 drawn, _, rest = self.line.rpartition("\r")
                 self.line = rest
                 drawn = rest or drawn.rsplit("\r", 1)[-1]
-                if drawn.strip() and time.monotonic() - self.redrawn_at >= LOG_EVERY_SECONDS:
-                    self.redrawn_at = time.monotonic()
+                now = time.monotonic()
+                self.redrawn_at = now if self.redrawn_at is None else self.redrawn_at
+                if drawn.strip() and now - self.redrawn_at >= LOG_EVERY_SECONDS:
+                    self.redrawn_at = now
                     self._record(drawn)
         return len(text)
 

@@ -18,14 +18,14 @@ fn bars() -> &'static MultiProgress {
     BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8)))
 }
 
-/// For a command of the command line.
-pub(super) fn begin(options: &Options) {
+/// For a command of the command line; `stream`: answers are shown as they come.
+pub(super) fn begin(options: &Options, stream: bool) {
     let level = match (options.quiet, options.verbose) {
         (true, _) => LevelFilter::Warn,
         (_, true) => LevelFilter::Debug,
         _ => LevelFilter::Info,
     };
-    show(level, !options.quiet, !options.json && !options.quiet);
+    show(level, !options.quiet, stream && !options.json && !options.quiet);
 }
 
 pub(super) fn end() {

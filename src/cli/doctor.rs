@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::{Options, print};
+use crate::embed::host_prefix;
 use crate::environment::{self, Environment, PYTHON_EXECUTABLE, PYTHON_HOME, PYTHON_VERSION};
 
 struct Finding {
@@ -17,8 +18,10 @@ struct Finding {
 
 /// Looks at everything and gives the exit code: 1 where something that is needed is missing.
 pub(super) fn run(options: &Options) -> u8 {
-    let mut findings = vec![interpreter()];
-    findings.extend(environments(options));
+    let mut findings = match host_prefix() {
+        Some(prefix) => judged(&environment::of_host(prefix)),
+        None => std::iter::once(interpreter()).chain(environments(options)).collect(),
+    };
     findings.push(disk());
     let good = findings.iter().all(|one| one.good);
     if options.json {
@@ -49,16 +52,7 @@ fn interpreter() -> Finding {
 
 fn environments(options: &Options) -> Vec<Finding> {
     match environment::find(options.python_env.as_deref()) {
-        Ok(found) => {
-            let mut all = vec![Finding {
-                what: "environment",
-                good: true,
-                words: format!("{} ({})", found.folder.display(), found.from),
-                cure: None,
-            }];
-            all.extend(packages(&found));
-            all
-        }
+        Ok(found) => judged(&found),
         Err(_) => environment::candidates(options.python_env.as_deref())
             .into_iter()
             .map(|one| {
@@ -89,6 +83,20 @@ fn environments(options: &Options) -> Vec<Finding> {
             })
             .collect(),
     }
+}
+
+/// An environment, and what its packages say if they are all there.
+fn judged(environment: &Environment) -> Vec<Finding> {
+    let lacks: Vec<String> = environment.lacks().iter().map(ToString::to_string).collect();
+    let good = lacks.is_empty();
+    let lacking = if good { String::new() } else { format!(", lacks {}", lacks.join(", ")) };
+    let words = format!("{} ({}){lacking}", environment.folder.display(), environment.from);
+    let cure = (!good).then(|| format!("{} -m pip install pyrust-nn", environment.python().display()));
+    let mut all = vec![Finding { what: "environment", good, words, cure }];
+    if good {
+        all.extend(packages(environment));
+    }
+    all
 }
 
 /// What the packages say of themselves, asked in a process of its own: an import can crash.

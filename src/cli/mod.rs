@@ -12,7 +12,8 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 use serde_json::{Map, Value, json};
 
-use crate::embed::{Python3, use_environment};
+use crate::embed::{Python3, host_prefix, use_environment};
+use crate::environment::Environment;
 use crate::error::{self, Error};
 use crate::params::{Door, resolve};
 use crate::pipeline::{self, Pipeline};
@@ -32,7 +33,7 @@ pub fn main(argv: Vec<String>) -> u8 {
         Err(error) => return usage_error(&argv, &error),
     };
     let options = Options::of(&matches);
-    display::begin(&options);
+    display::begin(&options, matches.subcommand_name() != Some("run"));
     let result = dispatch(&matches, &options);
     display::end();
     match result {
@@ -119,7 +120,11 @@ fn dispatch(matches: &ArgMatches, options: &Options) -> Result<u8> {
             Ok(0)
         }
         "setup" => {
-            let made = environment::find_or_make(options.python_env.as_deref(), options.offline)?;
+            let made = match host_prefix() {
+                Some(prefix) => the_host_s(environment::of_host(prefix))?,
+                None if options.no_setup => environment::find(options.python_env.as_deref())?,
+                None => environment::find_or_make(options.python_env.as_deref(), options.offline)?,
+            };
             if options.json {
                 print::json(&json!({"python_env": made.folder, "from": made.from}));
             } else {
@@ -136,6 +141,21 @@ fn dispatch(matches: &ArgMatches, options: &Options) -> Result<u8> {
             Ok(report(&run::step(request), options))
         }
     }
+}
+
+/// Where Python runs us, its own installer installs.
+fn the_host_s(host: Environment) -> Result<Environment> {
+    let lacks: Vec<String> = host.lacks().iter().map(ToString::to_string).collect();
+    if lacks.is_empty() {
+        return Ok(host);
+    }
+    let python = host.python();
+    Err(error::setup(format!(
+        "{} lacks {}; `{} -m pip install pyrust-nn` installs what it needs",
+        host.folder.display(),
+        lacks.join(", "),
+        python.display()
+    )))
 }
 
 /// What stood on the command line, by parameter.

@@ -119,6 +119,12 @@ pub(crate) fn started() -> bool {
     STARTING.load(std::sync::atomic::Ordering::Relaxed)
 }
 
+/// `sys.prefix` of the Python that is the program.
+pub(crate) fn host_prefix() -> Option<PathBuf> {
+    let prefix = |py: Python<'_>| py.import("sys")?.getattr("prefix")?.extract();
+    hosted_by_python().then(|| Python::attach(prefix).ok()).flatten()
+}
+
 /// Whether Python is the program and this crate a module of it.
 pub(crate) fn hosted_by_python() -> bool {
     // SAFETY: may be called at any time.

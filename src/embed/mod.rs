@@ -9,7 +9,7 @@ pub use pyo3;
 use pyo3::prelude::*;
 
 pub use interpreter::{Python3, use_environment};
-pub(crate) use interpreter::{hosted_by_python, started};
+pub(crate) use interpreter::{host_prefix, hosted_by_python, started};
 pub(crate) use raised::from_python;
 pub(crate) use script::{Call, call_script};
 

@@ -75,7 +75,7 @@ pub(crate) fn call_script(call: &Call<'_>) -> Result<Answer> {
     let params = Value::Object(call.params.clone()).to_string();
     interrupt::check()?;
     let answer: String = Python::attach(|py| {
-        let native = Native { metrics: call.step_folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new()) };
+        let native = Native { metrics: call.step_folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(call.step)) };
         let run = || py.import("pyrust_nn._host")?.call_method1("call", (native, about.to_string(), params))?.extract();
         run().map_err(|raised| from_python(py, raised))
     })?;

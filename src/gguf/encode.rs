@@ -1,6 +1,6 @@
 //! From stored numbers to the bytes of a GGUF tensor, bit for bit as `gguf.quants` in Python makes them.
 //!
-//! * F16: rounded to nearest, ties to even. BF16 likewise; a NaN stays one and becomes quiet.
+//! * F16: rounded to nearest, ties to even; a NaN keeps its payload's upper bits. BF16 likewise, and a NaN becomes quiet.
 //! * `Q8_0`: blocks of 32 numbers; scale d = max|x| / 127 in float32, written as float16, then x · (1/d) rounded half away
 //!   from zero. (llama.cpp's `quantize_row_q8_0_ref`.)
 //!
@@ -115,6 +115,11 @@ fn write_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
             for (numbers, out) in numbers.chunks(STAGE).zip(out.chunks_mut(2 * STAGE)) {
                 let halves = &mut halves[..numbers.len()];
                 halves.convert_from_f32_slice(numbers);
+                if numbers.iter().any(|number| number.is_nan()) {
+                    for (half, number) in halves.iter_mut().zip(numbers).filter(|(_, number)| number.is_nan()) {
+                        *half = nan_as_numpy(*number);
+                    }
+                }
                 for (bytes, half) in out.as_chunks_mut().0.iter_mut().zip(&*halves) {
                     *bytes = half.to_le_bytes();
                 }
@@ -126,6 +131,13 @@ fn write_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
             }
         }
     }
+}
+
+/// A NaN as float16: the upper bits of its payload, as NumPy keeps them, where processors would also make it quiet.
+fn nan_as_numpy(number: f32) -> f16 {
+    let bits = number.to_bits();
+    let payload = (bits >> 13 & 0x3ff) as u16;
+    f16::from_bits((bits >> 16 & 0x8000) as u16 | 0x7c00 | payload.max(1))
 }
 
 #[inline(always)]
@@ -142,7 +154,8 @@ fn q8_0(numbers: &[f32; Q8_0_BLOCK], out: &mut [u8; 2 + Q8_0_BLOCK]) {
     let d = largest / 127.0;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     let (scale, quants) = out.split_at_mut(2);
-    scale.copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    let d16 = if d.is_nan() { f16::NAN } else { f16::from_f32(d) };
+    scale.copy_from_slice(&d16.to_le_bytes());
     // NumPy makes 0 of what is not finite.
     if !(d.is_finite() && inverse.is_finite()) {
         quants.fill(0);

@@ -11,6 +11,8 @@ mod header;
 mod plan;
 mod rows;
 mod source;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use write::write;
