@@ -79,7 +79,7 @@ def generation_config(own, tokenizer, params, max_new_tokens):
     if params.temperature == 0:
         config.do_sample, config.temperature, config.top_p, config.top_k = False, None, None, None
     else:
-        given = {name: getattr(params, name) for name in ("temperature", "top_p", "top_k")}
+        given = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
         for name, value in given.items():
             if value is not None:
                 # Whoever says how to sample wants to sample.

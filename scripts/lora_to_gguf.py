@@ -19,9 +19,7 @@ def run(params, session):
     name = label(params.adapter, checked_adapter_folder(params.adapter))
     outtypes = list(dict.fromkeys(params.outtype))
     targets = [session.step_folder / f"{name.stem}.{outtype}.gguf" for outtype in outtypes]
-    plans = [
-        adapter_plan(params.adapter, outtype, target, name) for outtype, target in zip(outtypes, targets, strict=True)
-    ]
+    plans = [adapter_plan(params.adapter, outtype, target, name) for outtype, target in zip(outtypes, targets, strict=True)]
 
     sizes = {}
     for index, (outtype, plan) in enumerate(zip(outtypes, plans, strict=True)):

@@ -124,9 +124,7 @@ def _tensors(pairs: dict[str, tuple[Stored, Stored]], layout: Layout, folder: Pa
         )
 
 
-def _stacked(
-    stem: str, experts: dict[tuple[int, str], tuple[Stored, Stored]], layout: Layout
-) -> Iterator[dict[str, Any]]:
+def _stacked(stem: str, experts: dict[tuple[int, str], tuple[Stored, Stored]], layout: Layout) -> Iterator[dict[str, Any]]:
     for projection in ("down_proj", "gate_proj", "up_proj"):
         name = layout.gguf_name(f"{stem}.{projection}.weight")
         stack = [experts[index, projection] for index in range(layout.experts)]

@@ -83,9 +83,7 @@ def stored_tensors(folder: Path, weights: str = "model") -> list[Stored]:
         found.update((tensor.name, tensor) for tensor in _file_tensors(folder / file))
     if missing := sorted(set(listed) - set(found)):
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise ModelError(
-            f"{index} names {len(missing)} tensors that its files lack ({some}); copy or download the model again"
-        )
+        raise ModelError(f"{index} names {len(missing)} tensors that its files lack ({some}); copy or download the model again")
     return list(found.values())
 
 

@@ -213,6 +213,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
         fn q8_0_is_the_plain_algorithm(numbers in prop::collection::vec(number(), 32 * 40)) {
             let expected: Vec<u8> = numbers.chunks(32).flat_map(plain_q8_0).collect();

@@ -133,7 +133,7 @@ fn write_batches(file: &mut File, to_write: &Receiver<Vec<u8>>, written: &Sender
         // Nobody takes the last ones.
         let _ = written.send(buffer);
     }
-    file.sync_all()
+    Ok(())
 }
 
 /// The file on its way, under another name; gone when dropped before it is published.
@@ -152,6 +152,7 @@ impl Beside<'_> {
     }
 
     fn publish(&mut self) -> std::io::Result<()> {
+        self.file.sync_all()?;
         fs::rename(&self.path, self.target)?;
         self.published = true;
         // A rename lasts only once its folder is on disk.
