@@ -16,7 +16,7 @@ import gguf
 
 from pyrust_nn import ModelError
 from pyrust_nn.gguf_keys import Label, add_metadata
-from pyrust_nn.gguf_layout import Layout
+from pyrust_nn.gguf_layout import Layout, Ranges
 from pyrust_nn.gguf_plan import Plan, Stored, assemble, stored_tensors, text_config
 from pyrust_nn.models import adapter_base
 from pyrust_nn.sources import ADAPTER_CONFIG, TINY, checked_adapter_folder, model_folder, read_json
@@ -53,6 +53,7 @@ def _check(settings: dict[str, Any], folder: Path) -> None:
         "it trains biases": settings.get("bias", "none") != "none" or settings.get("lora_bias"),
         f"it holds whole modules ({', '.join(settings.get('modules_to_save') or [])})": settings.get("modules_to_save"),
         "it holds single tokens' embeddings": settings.get("trainable_token_indices"),
+        "it pools its inputs or has blocks (QA-LoRA, BD-LoRA)": settings.get("use_qalora") or settings.get("use_bdlora"),
         "it repeats layers of its base": settings.get("layer_replication"),
     }
     if reason := next((reason for reason, holds in reasons.items() if holds), None):
@@ -114,9 +115,10 @@ def _tensors(pairs: dict[str, tuple[Stored, Stored]], layout: Layout, folder: Pa
                 yield from _stacked(stem, waiting.pop(stem), layout)
             continue
         (choice,) = layout.choices(name, (b.shape[0], a.shape[1]))
+        # llama.cpp looks up the rows of an embedding's A, which peft stores as columns.
         is_embedding = choice.name == "token_embd.weight"
-        yield _half(choice.name, a, {"columns": choice.columns, "transpose": is_embedding or None})
-        yield _half(choice.name, b, {"rows": choice.rows})
+        yield _half(f"{choice.name}.lora_a", a, columns=choice.columns, transpose=is_embedding)
+        yield _half(f"{choice.name}.lora_b", b, rows=choice.rows)
     if waiting:
         stem = next(iter(waiting))
         raise ModelError(
@@ -133,8 +135,8 @@ def _stacked(stem: str, experts: dict[tuple[int, str], tuple[Stored, Stored]], l
             yield {"name": f"{name}.lora_{letter}", "shape": (layout.experts, *stack[0][half].shape), "parts": parts}
 
 
-def _half(name: str, source: Stored, order: dict[str, Any]) -> dict[str, Any]:
-    letter = "a" if "columns" in order else "b"
-    part = {"file": str(source.file), "tensor": source.name, **{key: value for key, value in order.items() if value is not None}}
-    shape = source.shape[::-1] if order.get("transpose") else source.shape
-    return {"name": f"{name}.lora_{letter}", "shape": shape, "parts": [part]}
+def _half(name: str, source: Stored, rows: Ranges | None = None, columns: Ranges | None = None, transpose: bool = False) -> dict[str, Any]:
+    part: dict[str, Any] = {"file": str(source.file), "tensor": source.name, "transpose": transpose}
+    part |= {"rows": rows} if rows is not None else {}
+    part |= {"columns": columns} if columns is not None else {}
+    return {"name": name, "shape": source.shape[::-1] if transpose else source.shape, "parts": [part]}

@@ -76,13 +76,13 @@ class Choice:
 
 
 class Layout:
-    """Names and shapes of one model's tensors.
-
-    config: the text model's configuration as transformers gives it. next_token_blocks: how many blocks the weights
-    hold that predict further tokens (Qwen3.5's multi-token prediction).
-    """
+    """Names and shapes of one model's tensors."""
 
     def __init__(self, config: Mapping[str, Any], next_token_blocks: int = 0) -> None:
+        """For a text model's configuration as transformers gives it.
+
+        next_token_blocks: how many blocks the weights hold that predict further tokens (Qwen3.5's multi-token prediction).
+        """
         self.config = config
         self.architecture = architecture(config)
         self.layers: int = config["num_hidden_layers"]

@@ -133,7 +133,7 @@ fn write_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
     }
 }
 
-/// A NaN as float16: the upper bits of its payload, as NumPy keeps them, where processors would also make it quiet.
+/// A NaN as float16: the upper bits of its payload, as `NumPy` keeps them, where processors would also make it quiet.
 fn nan_as_numpy(number: f32) -> f16 {
     let bits = number.to_bits();
     let payload = (bits >> 13 & 0x3ff) as u16;

@@ -105,7 +105,9 @@ impl File {
             tensors.insert(name, Found { shape, kind, start });
         }
         let data = at.next_multiple_of(32);
-        tensors.values_mut().for_each(|tensor| tensor.start += data);
+        for tensor in tensors.values_mut() {
+            tensor.start += data;
+        }
         File { bytes, keys, tensors }
     }
 
@@ -229,7 +231,10 @@ fn a_stop_leaves_what_was_there_and_nothing_else() {
         let mut calls = 0;
         let error = bench.write_plan(&plan, &mut |_, _, _| {
             calls += 1;
-            if calls > stop_at { bail!(Error::new(Kind::Interrupted, "stopped")) } else { Ok(()) }
+            if calls > stop_at {
+                bail!(Error::new(Kind::Interrupted, "stopped"));
+            }
+            Ok(())
         });
         assert_eq!(Error::of(&error.unwrap_err()).kind, Kind::Interrupted);
         assert_eq!(fs::read(bench.path("out.gguf")).unwrap(), b"old");
