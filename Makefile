@@ -38,8 +38,8 @@ wheel: dev       ## Install this checkout as a package into the environment, as 
 lint: dev        ## Formats, lints and types
 	cargo fmt --check
 	cargo clippy --all-targets --quiet -- -D warnings
-	$(PY) -m ruff format --check python scripts tests
-	$(PY) -m ruff check python scripts tests
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
 	$(PY) -m mypy
 
 docs: dev        ## Build the pages

@@ -4,6 +4,7 @@ In: a model and a data set. Out: `model/`, a model folder like the one that came
 """
 
 import torch
+
 from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
 from pyrust_nn.models import is_adapter, load_model, load_tokenizer, stored_dtype

@@ -6,6 +6,7 @@ With `load_in_4bit` the model's own weights are held in nf4 (QLoRA).
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+
 from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
 from pyrust_nn.lineage import same_weights
@@ -70,9 +71,7 @@ def new_config(params, model):
         for target in params.target_modules:
             if not any(name == target or name.endswith(f".{target}") for name in possible):
                 known = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
-                raise InputError(
-                    f"target_modules: {params.model} has no layer {target!r} that LoRA can adapt; it has {known}"
-                )
+                raise InputError(f"target_modules: {params.model} has no layer {target!r} that LoRA can adapt; it has {known}")
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=RANK if params.lora_rank is None else params.lora_rank,
@@ -93,10 +92,7 @@ def checkpoint_config(params):
         raise InputError(f"checkpoint_lora: {checkpoint} is an adapter of type {lora.peft_type}, not LoRA")
     base = adapter_base(checkpoint)
     if not same_weights(base, params.model):
-        raise InputError(
-            f"checkpoint_lora: {checkpoint} was trained on {base}, and {params.model} has other weights; "
-            f"give {base} as model"
-        )
+        raise InputError(f"checkpoint_lora: {checkpoint} was trained on {base}, and {params.model} has other weights; give {base} as model")
     differing = [
         f"{name} is {theirs} in the checkpoint, not {ours}"
         for name, ours, theirs in (

@@ -27,7 +27,7 @@ def run(params, session):
     encoded = encode(prompts, tokenizer)
 
     model = load_model(params.model, device=device, dtype=pick_dtype(params.dtype, device))
-    limit = position_limit(model)
+    limit = position_limit(model.config)
     for index, ids in enumerate(encoded):
         if limit is not None and ids.shape[1] >= limit:
             raise InputError(

@@ -1,10 +1,10 @@
 """The native module. Generated from src/params.rs by `make generate`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
-from pyrust_nn.types import Message, Summary
+from pyrust_nn.types import Summary
 
 __all__: list[str]
 

@@ -172,9 +172,7 @@ class MetricsCallback(TrainerCallback):
     without evaluation and saving), peak_memory_bytes, eta_seconds.
     """
 
-    def __init__(
-        self, session: Session, eta: ETACallback, meter: TrainingMeter, peak_memory_bytes: Callable[[], int]
-    ) -> None:
+    def __init__(self, session: Session, eta: ETACallback, meter: TrainingMeter, peak_memory_bytes: Callable[[], int]) -> None:
         """`eta` must come before this one in the trainer's list."""
         self.session, self.eta, self.meter, self.peak_memory_bytes = session, eta, meter, peak_memory_bytes
         self._last = (0.0, 0, 0)

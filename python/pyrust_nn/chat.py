@@ -159,9 +159,7 @@ def encode_dataset(
     return EncodedDataset(samples, counts)
 
 
-def _renderings(
-    conversations: Sequence[list[Message]], renderer: ChatRenderer, counts: dict[str, int]
-) -> Iterator[Rendering]:
+def _renderings(conversations: Sequence[list[Message]], renderer: ChatRenderer, counts: dict[str, int]) -> Iterator[Rendering]:
     for index, messages in enumerate(conversations):
         renderings = renderer.renderings(messages, index)
         counts["split_conversations"] += len(renderings) > 1
@@ -199,14 +197,9 @@ class ChatRenderer:
         A conversation without a trained turn gives a rendering without turns.
         """
         place = f"[{index}]"
-        trained = [
-            i for i, message in enumerate(conversation) if message["role"] == "assistant" and message.get("train", True)
-        ]
+        trained = [i for i, message in enumerate(conversation) if message["role"] == "assistant" and message.get("train", True)]
         # A turn that only calls a tool may lack content, and templates add it to text.
-        messages = [
-            {"content": "", **{k: v for k, v in message.items() if k != "train" and v is not None}}
-            for message in conversation
-        ]
+        messages = [{"content": "", **{k: v for k, v in message.items() if k != "train" and v is not None}} for message in conversation]
         whole = self.render(messages, place)
         alone = [(i, *self._turn(messages, i, f"{place}.messages[{i}]")) for i in trained]
         if alone and alone[-1][1].startswith(whole):
@@ -220,9 +213,7 @@ class ChatRenderer:
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
         except (jinja2.TemplateError, TypeError, ValueError) as cause:
-            raise InputError(
-                f"conversation {place}: the model's chat template refuses it: {cause}; change it or leave it out"
-            ) from cause
+            raise InputError(f"conversation {place}: the model's chat template refuses it: {cause}; change it or leave it out") from cause
 
     def _turn(self, messages: list[Message], i: int, place: str) -> tuple[str, Turn]:
         """The text up to the end of turn `i`, as inference would have made it, and the turn's places in it."""
@@ -309,11 +300,7 @@ class TextEncoder:
 
     def _encode_batch(self, batch: list[Rendering]) -> Iterator[tuple[Rendering, np.ndarray, np.ndarray, int]]:
         for rendering, tokens in zip(batch, self._tokenize([r.text for r in batch]), strict=True):
-            cuts = [
-                turn.prompt_end
-                for turn in rendering.turns
-                if not self._cut_there(rendering.text, tokens, turn.prompt_end)
-            ]
+            cuts = [turn.prompt_end for turn in rendering.turns if not self._cut_there(rendering.text, tokens, turn.prompt_end)]
             if cuts:
                 tokens = self._tokenize_apart(rendering.text, cuts)
             ids, begins, ends = tokens
@@ -325,9 +312,7 @@ class TextEncoder:
 
     def _tokenize(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Of each text: ids, and where each token begins and ends (characters)."""
-        encoded = self.tokenizer(
-            texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
-        )
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
         result = []
         for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
             begins, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T

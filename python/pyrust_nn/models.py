@@ -23,7 +23,7 @@ from pyrust_nn.sources import (
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 __all__ = [
     "adapter_base",
@@ -151,23 +151,18 @@ def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
         )
     except torch.OutOfMemoryError as cause:
         raise ModelError(
-            f"the model in {folder} does not fit into the memory of {device}; take a smaller or a quantized one, "
-            "or load_in_4bit for LoRA"
+            f"the model in {folder} does not fit into the memory of {device}; take a smaller or a quantized one, or load_in_4bit for LoRA"
         ) from cause
     except Exception as cause:
         raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(cause)}") from cause
     if missing := sorted(report["missing_keys"]):
         # transformers fills them with noise and only warns.
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise ModelError(
-            f"the model in {folder} lacks {len(missing)} of its weights ({some}); copy or download the model again"
-        )
+        raise ModelError(f"the model in {folder} lacks {len(missing)} of its weights ({some}); copy or download the model again")
     return model
 
 
-def _with_adapter(
-    folder: Path, device: torch.device, dtype: torch.dtype | None, load_in_4bit: bool = False
-) -> PreTrainedModel:
+def _with_adapter(folder: Path, device: torch.device, dtype: torch.dtype | None, load_in_4bit: bool = False) -> PreTrainedModel:
     from peft import PeftModel
     from transformers import GenerationConfig
 
@@ -213,9 +208,9 @@ def stored_dtype(model: str) -> torch.dtype:
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
-def position_limit(model: PreTrainedModel) -> int | None:
+def position_limit(config: PretrainedConfig) -> int | None:
     """How many tokens prompt and answer may have together, scaled rotary embeddings included; None: no limit."""
-    config = model.config.get_text_config()
+    config = config.get_text_config()
     limit: int | None = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
     if limit is not None and rope.get("factor") and rope.get("original_max_position_embeddings"):

@@ -48,9 +48,7 @@ def conversation(item: Any, place: str) -> list[Message]:
     if messages and messages[-1]["role"] == "assistant":
         messages.pop()
     if not messages or messages[-1]["role"] not in ("user", "tool"):
-        raise InputError(
-            f"{place}: there is nothing to answer; the last message, or the last before an answer, must be a user's"
-        )
+        raise InputError(f"{place}: there is nothing to answer; the last message, or the last before an answer, must be a user's")
     return messages
 
 

@@ -60,9 +60,7 @@ def _snapshot(name: str) -> Path:
         # Subfolders hold other formats of the same weights (onnx, original).
         folder = snapshot_download(name, allow_patterns=_FETCHED, ignore_patterns=["*/*"], local_files_only=offline)
     except GatedRepoError as cause:
-        raise ModelError(
-            f"model {name} needs permission: accept its terms on the hub, then log in with `hf auth login`"
-        ) from cause
+        raise ModelError(f"model {name} needs permission: accept its terms on the hub, then log in with `hf auth login`") from cause
     except RepositoryNotFoundError as cause:
         raise ModelError(
             f"there is no model {name}, neither a folder here nor a name that the hub shows you; check the spelling"
@@ -70,8 +68,7 @@ def _snapshot(name: str) -> Path:
     except LocalEntryNotFoundError as cause:
         if offline:
             raise ModelError(
-                f"model {name} has not been downloaded, and --offline forbids it; "
-                "run once without --offline, or give the model's folder"
+                f"model {name} has not been downloaded, and --offline forbids it; run once without --offline, or give the model's folder"
             ) from cause
         raise ModelError(f"model {name} cannot be reached on the hub; check the network, or give a folder") from cause
     except (HfHubHTTPError, OSError) as cause:

@@ -32,7 +32,7 @@ from transformers import AutoConfig, PrinterCallback, Trainer, TrainerControl, T
 from pyrust_nn import InputError, ModelError, _core
 from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, Session, TrainingMeter
 from pyrust_nn.chat import IGNORED, Sample, encode_dataset
-from pyrust_nn.models import model_folder, pick_device, pick_dtype
+from pyrust_nn.models import model_folder, pick_device, pick_dtype, position_limit
 from pyrust_nn.saving import save_model
 
 if TYPE_CHECKING:
@@ -87,16 +87,6 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig, tokenizer: PreT
 def model_config(model: str) -> PretrainedConfig:
     """The configuration of a model, read without its weights."""
     return AutoConfig.from_pretrained(model_folder(model), local_files_only=True, trust_remote_code=False)
-
-
-def position_limit(config: PretrainedConfig) -> int | None:
-    """How many positions the model knows, scaled rotary embeddings included."""
-    text = config.get_text_config()
-    limit: int | None = getattr(text, "max_position_embeddings", None)
-    rope = getattr(text, "rope_parameters", None) or {}
-    if limit is not None and rope.get("factor") and rope.get("original_max_position_embeddings"):
-        limit = max(limit, int(rope["factor"] * rope["original_max_position_embeddings"]))
-    return limit
 
 
 def split(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -209,9 +199,7 @@ class ConversationTrainer(Trainer):
         rate = f"{self.args.learning_rate:g}"
         return f"training diverged: {what}; lower learning_rate (now {rate}) or add warmup{precise}"
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The mean loss over all target tokens of the rows held out. (Trainer's own is a mean over batches.)"""
         self.model.eval()
         total, targets = 0.0, 0
@@ -288,9 +276,7 @@ def train(
         "train_loss": result.training_loss,
         "first_loss": meter.first_loss,
         "last_loss": meter.last_loss,
-        "eval_loss": next(
-            (log["eval_loss"] for log in reversed(trainer.state.log_history) if "eval_loss" in log), None
-        ),
+        "eval_loss": next((log["eval_loss"] for log in reversed(trainer.state.log_history) if "eval_loss" in log), None),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         **data.counts,

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, TrainingMeter, clock_time
 from transformers import TrainerControl
+
+from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, TrainingMeter, clock_time
 
 
 class FakeTraining:
@@ -104,9 +105,7 @@ def test_it_follows_a_change_of_pace():
 )
 def test_at_a_steady_pace_the_estimate_is_what_remains(steps_per_epoch, epochs, evaluate, save, save_steps, done):
     total = math.ceil(steps_per_epoch * epochs)
-    training = FakeTraining(
-        steps_per_epoch, epochs, evaluate=evaluate, save=save, save_steps=save_steps, done=int(done * total)
-    )
+    training = FakeTraining(steps_per_epoch, epochs, evaluate=evaluate, save=save, save_steps=save_steps, done=int(done * total))
     training.run(2.0)
     for when, seen, estimate in training.estimates:
         if estimate is not None:
@@ -166,8 +165,6 @@ def test_the_last_step_is_logged():
     assert asked == [False, False, True]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0:00"), (42, "0:42"), (59.6, "1:00"), (725, "12:05"), (10807, "3:00:07")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (42, "0:42"), (59.6, "1:00"), (725, "12:05"), (10807, "3:00:07")])
 def test_clock_time(seconds, text):
     assert clock_time(seconds) == text

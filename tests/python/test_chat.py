@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
 from pyrust_nn import InputError, ModelError
 from pyrust_nn.chat import IGNORED, encode_dataset
 from pyrust_nn.models import load_tokenizer
-from transformers import AutoTokenizer
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 EMPTY_THINKING = "<think>\n\n</think>\n\n"
@@ -179,9 +180,7 @@ def test_targets_are_the_words_and_the_prompt_is_what_inference_sees(qwen, name,
 def test_labels_equal_transformers_own_mask(qwen, name, messages):
     tokenizer = family(qwen, name)
     messages = [{**m, "content": m["content"].lstrip(), "train": True} for m in messages]
-    oracle = tokenizer.apply_chat_template(
-        messages, chat_template=MARKED_QWEN15, return_dict=True, return_assistant_tokens_mask=True
-    )
+    oracle = tokenizer.apply_chat_template(messages, chat_template=MARKED_QWEN15, return_dict=True, return_assistant_tokens_mask=True)
     (sample,) = encode(tokenizer, messages).samples
     assert sample.input_ids.tolist() == oracle["input_ids"]
     assert (sample.labels != IGNORED).astype(int).tolist() == oracle["assistant_masks"]
@@ -266,9 +265,7 @@ def test_an_empty_thought_is_trained_on_only_where_the_user_wrote_it(qwen):
 
 def test_prompts_that_open_a_thought(tiny):
     tokenizer = with_template(tiny, THINKING_PROMPT)
-    samples = encode(
-        tokenizer, [user("x"), assistant("y")], [user("x"), assistant("y", reasoning_content="hm")]
-    ).samples
+    samples = encode(tokenizer, [user("x"), assistant("y")], [user("x"), assistant("y", reasoning_content="hm")]).samples
     assert [target_texts(tokenizer, sample) for sample in samples] == [["y<|im_end|>"], ["hm\n</think>\n\ny<|im_end|>"]]
 
 
@@ -306,9 +303,7 @@ def test_turns_left_out_and_conversations_without_targets(tiny):
     )
     assert [target_texts(tiny, sample) for sample in encoded.samples] == [["yes<|im_end|>"]]
     assert encoded.counts["dropped"] == 1
-    assert encoded.counts["lost_tokens"] == len(
-        tiny.apply_chat_template([user("a"), assistant("no")], return_dict=False)
-    )
+    assert encoded.counts["lost_tokens"] == len(tiny.apply_chat_template([user("a"), assistant("no")], return_dict=False))
     with pytest.raises(InputError, match="nothing is left"):
         encode(tiny, [user("a"), assistant("no", train=False)])
 

@@ -79,9 +79,7 @@ def test_an_answer_ends_after_max_new_tokens(trained: dict[str, str], runs: Path
     assert whole.startswith(answer["text"]) and answer["text"] != whole
 
 
-def test_a_prompt_beyond_the_models_positions_is_refused_before_any_is_answered(
-    trained: dict[str, str], runs: Path
-) -> None:
+def test_a_prompt_beyond_the_models_positions_is_refused_before_any_is_answered(trained: dict[str, str], runs: Path) -> None:
     with pytest.raises(pyrust_nn.InputError, match=r"prompt 1 has \d+ tokens.*2048 positions"):
         pyrust_nn.inference("s", trained["full"], prompt=[QUESTION, "x y " * 2048], runs_dir=runs)
     assert not (runs / "s" / "inference" / "answers.jsonl").exists()
@@ -91,9 +89,7 @@ def test_an_answer_never_runs_past_the_models_positions(trained: dict[str, str],
     # The model is trained to stop, so it is kept from that.
     tokenizer = AutoTokenizer.from_pretrained(trained["full"])
     padding = len(tokenizer(" x", add_special_tokens=False)["input_ids"])
-    (answer,) = pyrust_nn.inference(
-        "s", "builtin:tiny", prompt=" x" * (2000 // padding), max_new_tokens=500, runs_dir=runs
-    )["result"]
+    (answer,) = pyrust_nn.inference("s", "builtin:tiny", prompt=" x" * (2000 // padding), max_new_tokens=500, runs_dir=runs)["result"]
     assert answer["prompt_tokens"] + answer["completion_tokens"] <= 2048
 
 
@@ -102,9 +98,9 @@ def test_an_answer_never_runs_past_the_models_positions(trained: dict[str, str],
 
 def sampled(runs: Path, step: str, **options: Any) -> str:
     # On noise, every token is about as likely as any other, so samples differ.
-    return pyrust_nn.inference(
-        "s", "builtin:tiny", prompt="Hi", step=step, max_new_tokens=12, runs_dir=runs, **options
-    )["result"][0]["text"]
+    return pyrust_nn.inference("s", "builtin:tiny", prompt="Hi", step=step, max_new_tokens=12, runs_dir=runs, **options)["result"][0][
+        "text"
+    ]
 
 
 def test_the_same_seed_gives_the_same_sample(runs: Path) -> None:
@@ -140,9 +136,7 @@ def test_unset_sampling_is_the_models_own(trained: dict[str, str], runs: Path, t
     config |= {"do_sample": True, "temperature": 1.0}
     (folder / "generation_config.json").write_text(json.dumps(config))
     texts = {
-        pyrust_nn.inference("s", folder, prompt="Hi", step=f"s{seed}", seed=seed, max_new_tokens=12, runs_dir=runs)[
-            "result"
-        ][0]["text"]
+        pyrust_nn.inference("s", folder, prompt="Hi", step=f"s{seed}", seed=seed, max_new_tokens=12, runs_dir=runs)["result"][0]["text"]
         for seed in range(3)
     }
     assert len(texts) == 3
@@ -177,9 +171,7 @@ def test_a_data_set_as_prompts_is_asked_without_its_last_answers(data_json: str,
 
 def test_prompts_come_before_the_files(trained: dict[str, str], runs: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("What do the exit codes mean?\n")
-    summary = pyrust_nn.inference(
-        "s", trained["full"], prompt=[QUESTION], prompts_file=tmp_path / "p.txt", runs_dir=runs
-    )
+    summary = pyrust_nn.inference("s", trained["full"], prompt=[QUESTION], prompts_file=tmp_path / "p.txt", runs_dir=runs)
     asked = [answer["messages"][0]["content"] for answer in summary["result"]]
     assert asked == [QUESTION, "What do the exit codes mean?"]
 
@@ -257,9 +249,7 @@ def test_answers_are_streamed_in_whole(trained: dict[str, str], tmp_path: Path) 
     session = Watched(tmp_path, -1)
     prompts = [[{"role": "user", "content": text}] for text in ("Tell it in emoji 🙂", "Pyrust-NN 是什么？")]
     result = run_script(trained["full"], session, prompt=prompts)["result"]
-    assert session.text == "".join(
-        f"> {asked[0]['content']}\n{one['text']}\n\n" for asked, one in zip(prompts, result, strict=True)
-    )
+    assert session.text == "".join(f"> {asked[0]['content']}\n{one['text']}\n\n" for asked, one in zip(prompts, result, strict=True))
 
 
 def test_what_computes_is_reported(trained: dict[str, str], runs: Path) -> None:

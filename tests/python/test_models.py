@@ -97,13 +97,8 @@ def test_the_tiny_tokenizer_cuts_text_as_qwen2s_does() -> None:
     assert parts["normalizer"] == {"type": "NFC"}
     tokenizer = models.load_tokenizer("builtin:tiny")
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
-    )
-    assert text == (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    )
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+    assert text == ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
 @settings(max_examples=200, deadline=None)
@@ -248,9 +243,7 @@ def test_merge_makes_a_plain_model_with_the_adapters_answers(trained: dict[str, 
     folder = runs / "s" / summary["outputs"]["model"]
     assert not list(folder.glob("adapter*"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "What is a session?"}], add_generation_prompt=True, return_dict=False
-    )
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is a session?"}], add_generation_prompt=True, return_dict=False)
     base = AutoModelForCausalLM.from_pretrained(trained["full"])
     expected = PeftModel.from_pretrained(base, trained["lora"]).eval()(torch.tensor([ids])).logits
     merged, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)

@@ -6,17 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import peft
-import pyrust_nn
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import pyrust_nn
 from pyrust_nn import InputError, ModelError
 from pyrust_nn.chat import IGNORED, encode_dataset
 from pyrust_nn.models import load_tokenizer, model_folder
 from pyrust_nn.training import EpochSampler, TrainingData, split, train
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TINY = "builtin:tiny"
 ENDS = {"<|im_end|>", "<|endoftext|>"}
@@ -112,9 +113,7 @@ def test_full_fine_tune_learns_and_its_folder_is_a_model_like_the_first(runs, da
         if "loss" in record:
             wanted |= {"loss", "learning_rate", "grad_norm", "target_tokens_per_second", "tokens_per_second"}
         assert set(record) == wanted | {"eval_loss"} & set(record)
-    covered = [
-        b - a for a, b in zip([0, *range(5, steps, 5)], [r["step"] for r in records if "loss" in r], strict=False)
-    ]
+    covered = [b - a for a, b in zip([0, *range(5, steps, 5)], [r["step"] for r in records if "loss" in r], strict=False)]
     mean = sum(r["loss"] * n for r, n in zip((r for r in records if "loss" in r), covered, strict=True)) / steps
     assert mean == pytest.approx(figures["train_loss"], rel=1e-5)
 
@@ -190,9 +189,7 @@ def test_an_adapter_loads_in_plain_peft_and_computes_what_was_trained(runs, same
 
 def test_a_checkpoint_goes_on_as_peft_itself_would(runs, same):
     shared = {"dataset_path": same, "num_epochs": 1, "scheduler": "constant", "learning_rate": 1e-3, "runs_dir": runs}
-    first = folder(
-        runs, pyrust_nn.finetune_lora("s", TINY, **shared, lora_rank=3, lora_dropout=0, step="first"), "adapter"
-    )
+    first = folder(runs, pyrust_nn.finetune_lora("s", TINY, **shared, lora_rank=3, lora_dropout=0, step="first"), "adapter")
     summary = pyrust_nn.finetune_lora("s", TINY, **shared, checkpoint_lora=first, step="second")
     second = folder(runs, summary, "adapter")
     assert summary["metrics"]["steps"] == 1
@@ -219,9 +216,7 @@ def test_a_checkpoint_goes_on_as_peft_itself_would(runs, same):
 
 
 def test_a_checkpoint_keeps_its_dropout_unless_another_is_given(runs, same):
-    first = pyrust_nn.finetune_lora(
-        "s", TINY, dataset_path=same, num_epochs=1, lora_dropout=0.3, step="first", runs_dir=runs
-    )
+    first = pyrust_nn.finetune_lora("s", TINY, dataset_path=same, num_epochs=1, lora_dropout=0.3, step="first", runs_dir=runs)
     path = folder(runs, first, "adapter")
     for given_dropout, expected in ((None, 0.3), (0.1, 0.1)):
         more = {} if given_dropout is None else {"lora_dropout": given_dropout}
@@ -261,9 +256,7 @@ def test_a_copy_of_the_base_is_the_base(runs, trained, same, tmp_path):
     copy.mkdir()
     for file in Path(trained["full"]).iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    summary = pyrust_nn.finetune_lora(
-        "s", copy, dataset_path=same, num_epochs=1, checkpoint_lora=trained["lora"], runs_dir=runs
-    )
+    summary = pyrust_nn.finetune_lora("s", copy, dataset_path=same, num_epochs=1, checkpoint_lora=trained["lora"], runs_dir=runs)
     config = json.loads((folder(runs, summary, "adapter") / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(copy)
 
@@ -318,18 +311,14 @@ def test_a_loss_that_is_no_number_stops_the_training(runs, few):
 def test_the_seed_decides_everything(runs, few):
     made = {}
     for step, seed in (("one", 1), ("again", 1), ("two", 2)):
-        summary = pyrust_nn.finetune_lora(
-            "s", TINY, dataset_path=few, num_epochs=1, seed=seed, step=step, runs_dir=runs
-        )
+        summary = pyrust_nn.finetune_lora("s", TINY, dataset_path=few, num_epochs=1, seed=seed, step=step, runs_dir=runs)
         made[step] = weights(folder(runs, summary, "adapter"))
     assert all(torch.equal(made["one"][name], made["again"][name]) for name in made["one"])
     assert not any(torch.equal(made["one"][name], made["two"][name]) for name in made["one"])
 
 
 def test_checkpoints_are_whole_folders(runs, few):
-    summary = pyrust_nn.finetune_lora(
-        "s", TINY, dataset_path=few, num_epochs=2, batch_size=4, save_steps=2, runs_dir=runs
-    )
+    summary = pyrust_nn.finetune_lora("s", TINY, dataset_path=few, num_epochs=2, batch_size=4, save_steps=2, runs_dir=runs)
     assert summary["metrics"]["steps"] == 6
     checkpoints = runs / "s" / "finetune_lora" / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
@@ -361,13 +350,9 @@ def test_bf16_on_a_cpu_trains_and_saves_bf16_and_the_next_step_is_fp32_again(run
     )
     assert summary["params"]["dtype"] == "bf16" and summary["metrics"]["last_loss"] < summary["metrics"]["first_loss"]
     assert {tensor.dtype for tensor in weights(folder(runs, summary, "model")).values()} == {torch.bfloat16}
-    adapter = pyrust_nn.finetune_lora(
-        "s", TINY, dataset_path=few, num_epochs=1, dtype="bf16", device="cpu", step="lora", runs_dir=runs
-    )
+    adapter = pyrust_nn.finetune_lora("s", TINY, dataset_path=few, num_epochs=1, dtype="bf16", device="cpu", step="lora", runs_dir=runs)
     assert {tensor.dtype for tensor in weights(folder(runs, adapter, "adapter")).values()} == {torch.float32}
-    again = pyrust_nn.finetune_full(
-        "s", TINY, dataset_path=few, num_epochs=1, device="cpu", step="whole", runs_dir=runs
-    )
+    again = pyrust_nn.finetune_full("s", TINY, dataset_path=few, num_epochs=1, device="cpu", step="whole", runs_dir=runs)
     assert {tensor.dtype for tensor in weights(folder(runs, again, "model")).values()} == {torch.float32}
 
 
@@ -377,14 +362,10 @@ def test_fp16_without_a_gpu_is_refused(runs, few):
 
 
 def test_qlora_trains_an_adapter_on_a_model_in_4_bit(runs, same):
-    summary = pyrust_nn.finetune_lora(
-        "s", TINY, dataset_path=same, num_epochs=4, learning_rate=5e-3, load_in_4bit=True, runs_dir=runs
-    )
+    summary = pyrust_nn.finetune_lora("s", TINY, dataset_path=same, num_epochs=4, learning_rate=5e-3, load_in_4bit=True, runs_dir=runs)
     figures = summary["metrics"]
     assert figures["last_loss"] < figures["first_loss"]
-    assert (
-        figures["all_parameters"] == sum(p.numel() for p in tiny_model().parameters()) + figures["trainable_parameters"]
-    )
+    assert figures["all_parameters"] == sum(p.numel() for p in tiny_model().parameters()) + figures["trainable_parameters"]
     # nf4 is near enough to the plain weights for the adapter to help there too
     assert plain_loss(with_adapter(folder(runs, summary, "adapter")), same) < plain_loss(tiny_model(), same)
 
@@ -411,9 +392,7 @@ class Recorder(torch.nn.Module):
 def test_an_epoch_has_every_row_exactly_once_in_steps_of_batch_times_accumulation(
     tmp_path_factory, tokenizer, rows, batch, accumulation, epochs
 ):
-    samples = encode_dataset(
-        [talk("q", "a " * (1 + i % 4)) for i in range(rows)], tokenizer, max_length=999, overlong="error"
-    ).samples
+    samples = encode_dataset([talk("q", "a " * (1 + i % 4)) for i in range(rows)], tokenizer, max_length=999, overlong="error").samples
     for i, sample in enumerate(samples):
         sample.input_ids[0] = i  # the row's name
     params = SimpleNamespace(
