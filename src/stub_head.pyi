@@ -1,10 +1,10 @@
 """The native module. Generated from src/params.rs by `make generate`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
-from pyrust_nn.types import Summary
+from pyrust_nn.types import Message, Summary
 
 __all__: list[str]
 
