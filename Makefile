@@ -43,7 +43,7 @@ lint: dev        ## Formats, lints and types
 	$(PY) -m mypy
 
 docs: dev        ## Build the pages
-	$(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 generate:        ## Write what is made from the definition of the parameters
 	PYRUST_NN_GENERATE=1 cargo test --quiet --lib generated

@@ -78,7 +78,7 @@ def new_config(params, model):
         lora_alpha=ALPHA if params.lora_alpha is None else params.lora_alpha,
         lora_dropout=DROPOUT if params.lora_dropout is None else params.lora_dropout,
         target_modules=params.target_modules or lora_target_modules(model),
-        use_rslora=params.use_rslora,
+        use_rslora=bool(params.use_rslora),
     )
 
 

@@ -107,7 +107,23 @@ pub fn stub() -> String {
         );
         text.push_str("    \"\"\"\n");
     }
-    text
+    let names: String = exported(&text).iter().map(|name| format!("    \"{name}\",\n")).collect();
+    // After the imports.
+    text.replacen("\n\nclass ", &format!("\n\n__all__ = [\n{names}]\n\nclass "), 1)
+}
+
+/// What a stub defines: its classes, functions and constants.
+fn exported(stub: &str) -> Vec<&str> {
+    let mut names: Vec<&str> = stub
+        .lines()
+        .filter_map(|line| {
+            let rest = line.strip_prefix("class ").or_else(|| line.strip_prefix("def ")).or_else(|| line.split_once(": ").map(|_| line))?;
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+            (end > 0).then(|| &rest[..end])
+        })
+        .collect();
+    names.sort_unstable();
+    names
 }
 
 /// The whole of `docs/tasks.md`.

@@ -177,8 +177,8 @@ finetune_params! {
         unset checkpoint_lora: PathBuf = PathBuf::new(), Kind::Adapter;
         /// Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names.
         unset target_modules: Vec<String> = Vec::new(), Kind::TextList;
-        /// Scale by the root of the rank (rsLoRA).
-        default use_rslora: bool = false, Kind::Bool;
+        /// Scale by the root of the rank (rsLoRA); unset, the checkpoint's, else off.
+        unset use_rslora: Option<bool> = None, Kind::Bool;
         /// Hold the frozen model in 4 bit, nf4 (QLoRA).
         default load_in_4bit: bool = false, Kind::Bool;
     }

@@ -25,7 +25,10 @@ pub fn artifact(name: &str, runs: &Path, session: &str, wanted: Wanted) -> Resul
         return Ok(name.to_string());
     }
     if name.starts_with("builtin:") {
-        return Err(error::usage(format!("there is no {name:?}; the model made on the spot is {TINY}, and adapters are folders or steps")));
+        return Err(error::usage(match wanted {
+            Wanted::Model => format!("there is no {name}; the model made on the spot is {TINY}"),
+            Wanted::Adapter => format!("{name} is no adapter; give a folder with adapter_config.json or <session>/<step>"),
+        }));
     }
     let (path, shown) = match name.strip_prefix('@') {
         Some(step) => (Some(runs.join(session).join(step)), format!("step {step} of session {session}")),

@@ -1,8 +1,8 @@
 //! The whole story of one step: parameters, session, input checks, Python, summary.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::interrupt::{self, Handlers};
 use crate::logging::{debug, failure, info};
 use crate::params::{Door, Kind, resolve};
 use crate::resolve::{Wanted, artifact};
-use crate::session::{Session, check_name, new_session_id, runs_dir};
+use crate::session::{Running, Session, check_name, new_session_id, runs_dir};
 use crate::summary::{Status, Summary, now};
 use crate::task::Task;
 use crate::{data, embed, files, logging, progress};
@@ -86,7 +86,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
 
     // A program that embeds us, or the binary: Python, where it is the host, has handlers of its own.
     let _handlers = (!embed::hosted_by_python()).then(Handlers::note_signals);
-    let place = Place::find(&session.folder, &summary.step, request.given.get("overwrite") == Some(&Value::Bool(true)));
+    let place = Place::find(&session.folder, &summary.step, request.given.get("overwrite") == Some(&Value::Bool(true)), request.door);
     let result = place.as_ref().map_err(|error| error::usage(error.to_string())).and_then(|place| {
         info!("step {} of session {} begins: {}", summary.step, summary.session, request.task.about);
         work(request, &mut session, runs, place, summary)
@@ -121,10 +121,10 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     summary.params.clone_from(&params);
     let subject = params[task.subject.name].as_str().unwrap_or_default();
     let source = task.source(subject)?;
-    let (for_script, hashed) = inputs(task, &params, runs, &session.id)?;
+    let (for_script, files) = inputs(request, &params, runs, &session.id)?;
     debug!("parameters: {}", Value::Object(params.clone()));
     interrupt::check()?;
-    let hashes = hash_in_background(hashed);
+    let hashes = hash_in_background(files);
 
     std::fs::create_dir_all(&place.work).with_context(|| format!("{} cannot be made", place.work.display()))?;
     let script = place.work.join("script.py");
@@ -142,13 +142,18 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     if answer.is_err() {
         hashes.wanted.store(false, Ordering::Relaxed);
     }
-    for (path, hash) in hashes.thread.join().unwrap_or_default() {
+    let mut hashed = hashes.thread.join().unwrap_or_default();
+    let mut answer = answer?;
+    if let Some(Value::Object(sources)) = answer.facts.shift_remove("sources") {
+        let folders = sources.values().filter_map(Value::as_str).map(PathBuf::from).collect();
+        hashed.extend(hash_in_background(folders).thread.join().unwrap_or_default());
+    }
+    for (path, hash) in hashed {
         session.note("sha256", json!({ path: hash }));
     }
     if let Some(seed) = params.get("seed") {
         session.note("seeds", json!({ summary.step.clone(): seed }));
     }
-    let mut answer = answer?;
     for (name, value) in answer.facts {
         session.note(&name, value);
     }
@@ -160,10 +165,10 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
 }
 
 /// The parameters as the script gets them, paths resolved and read; and the files that the step depends on.
-fn inputs(task: &Task, params: &Map<String, Value>, runs: &Path, session: &str) -> Result<(Map<String, Value>, Vec<PathBuf>)> {
+fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: &str) -> Result<(Map<String, Value>, Vec<PathBuf>)> {
     let mut for_script = params.clone();
     let mut files = Vec::new();
-    for param in task.all_params() {
+    for param in request.task.all_params() {
         let Some(given) = params[param.name].as_str() else { continue };
         match param.kind {
             Kind::Model | Kind::Adapter => {
@@ -181,7 +186,7 @@ fn inputs(task: &Task, params: &Map<String, Value>, runs: &Path, session: &str) 
                 files.push(PathBuf::from(given));
             }
             Kind::Path if param.name == "prompts_file" && !Path::new(given).is_file() => {
-                return Err(error::input(format!("there is no prompts file {given}; check prompts_file")));
+                return Err(error::input(format!("there is no prompts file {given}; check {}", request.door.spell("prompts_file"))));
             }
             _ => {}
         }
@@ -204,7 +209,7 @@ pub fn refused(request: &Request, error: Error) -> Summary {
         session.begin(&summary.task, &summary.step, &std::env::args().collect::<Vec<_>>())?;
         failure!("step {} failed (usage): {}", summary.step, error.message);
         summary.error = Some(error.clone());
-        match Place::find(&session.folder, &summary.step, true) {
+        match Place::find(&session.folder, &summary.step, true, request.door) {
             Ok(place) => place.close(&session.folder, &summary)?,
             Err(_) => write_beside(&session.folder, &summary)?,
         }
@@ -257,7 +262,7 @@ struct Place {
 impl Place {
     /// The step's own folder where it is free or holds only a failed attempt; beside it (`.new`) where an earlier success is to be
     /// replaced.
-    fn find(session: &Path, step: &str, overwrite: bool) -> Result<Place> {
+    fn find(session: &Path, step: &str, overwrite: bool, door: Door) -> Result<Place> {
         let home = session.join(step);
         let earlier = match Summary::read(&home) {
             Ok(summary) => summary.is_none_or(|summary| summary.status == Status::Success),
@@ -267,8 +272,9 @@ impl Place {
         if home.exists() && earlier && holds {
             if !overwrite {
                 return Err(error::usage(format!(
-                    "step {step} exists in {}; give overwrite to replace it, or another step name",
-                    session.display()
+                    "step {step} exists in {}; give {} to replace it, or another step name",
+                    session.display(),
+                    door.spell("overwrite")
                 )));
             }
             let work = session.join(format!("{step}.new"));
@@ -334,28 +340,4 @@ fn write_beside(session: &Path, summary: &Summary) -> Result<()> {
     files::remove(&failed)?;
     std::fs::create_dir_all(&failed)?;
     files::write_json(&failed.join("summary.json"), summary)
-}
-
-/// The step that this process runs: never two, for they would share one interpreter, one log and one set of streams.
-pub(crate) struct Running(());
-
-static RUNNING: Mutex<Option<String>> = Mutex::new(None);
-
-impl Running {
-    pub(crate) fn begin(session: &str, step: &str) -> Result<Running> {
-        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(other) = running.as_deref() {
-            return Err(error::busy(format!(
-                "step {step} of session {session} cannot start: this process is running {other}; wait for it, or use another process"
-            )));
-        }
-        *running = Some(format!("step {step} of session {session}"));
-        Ok(Running(()))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -178,6 +179,30 @@ fn platform() -> Value {
         fs::read_to_string("/proc/meminfo").ok().and_then(|text| text.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()));
     json!({"os": std::env::consts::OS, "arch": std::env::consts::ARCH, "host": host(), "cpu": cpu,
         "cores": std::thread::available_parallelism().map_or(1, usize::from), "memory_bytes": memory.map(|kb| kb * 1024)})
+}
+
+/// The step that this process runs: never two, for they would share one interpreter, one log and one set of streams.
+pub(crate) struct Running(());
+
+static RUNNING: Mutex<Option<String>> = Mutex::new(None);
+
+impl Running {
+    pub(crate) fn begin(session: &str, step: &str) -> Result<Running> {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = running.as_deref() {
+            return Err(error::busy(format!(
+                "step {step} of session {session} cannot start: this process is running {other}; wait for it, or use another process"
+            )));
+        }
+        *running = Some(format!("step {step} of session {session}"));
+        Ok(Running(()))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 #[cfg(test)]

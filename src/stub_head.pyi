@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from pyrust_nn.types import Message, Summary
 
-__all__: list[str]
-
 class PyrustNNError(Exception):
     """Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None."""
 

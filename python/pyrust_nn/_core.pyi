@@ -6,7 +6,37 @@ from typing import Any, Literal
 
 from pyrust_nn.types import Message, Summary
 
-__all__: list[str]
+__all__ = [
+    "BusyError",
+    "EMBEDDED",
+    "InputError",
+    "InternalError",
+    "ModelError",
+    "PyrustNNError",
+    "ScriptError",
+    "SetupError",
+    "StorageError",
+    "UsageError",
+    "__version__",
+    "convert_lora_to_gguf",
+    "convert_model_to_gguf",
+    "embedded_text",
+    "finetune_full",
+    "finetune_lora",
+    "get_status",
+    "inference",
+    "list_sessions",
+    "log",
+    "main",
+    "merge",
+    "publish_folder",
+    "quantize_model",
+    "read_conversations",
+    "run_pipeline",
+    "run_script",
+    "set_console",
+    "write_gguf",
+]
 
 class PyrustNNError(Exception):
     """Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None."""
@@ -129,7 +159,7 @@ def finetune_lora(
     lora_dropout: float | None = None,
     checkpoint_lora: str | PathLike[str] | None = None,
     target_modules: Sequence[str] | None = None,
-    use_rslora: bool = False,
+    use_rslora: bool | None = None,
     load_in_4bit: bool = False,
     step: str | None = None,
     overwrite: bool = False,
@@ -164,7 +194,7 @@ def finetune_lora(
         lora_dropout: Dropout on the adapter's input; unset, the checkpoint's, else 0.05. (a number from 0 to 0.99; unset by default)
         checkpoint_lora: Adapter to go on training: a folder or a session's step. (a folder or a session's step; unset by default)
         target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, not empty; unset by default)
-        use_rslora: Scale by the root of the rank (rsLoRA). (true or false; default off)
+        use_rslora: Scale by the root of the rank (rsLoRA); unset, the checkpoint's, else off. (true or false; unset by default)
         load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)

@@ -1,134 +1,35 @@
-"""What a step sees while it runs: its parameters, its session, and its streams and logging led into the session's log."""
+"""What a step sees while it runs: its parameters, its session, its environment."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import importlib.metadata
-import io
 import json
 import linecache
 import logging
 import os
 import platform
-import signal
 import sys
 import threading
-import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import CodeType, FrameType, SimpleNamespace
+from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
 from pyrust_nn import _core
-
-LOG_EVERY_SECONDS = 5.0
-"""A progress bar redraws itself many times a second; the log gets one of its lines in this time."""
+from pyrust_nn._bridge import Bridge
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "gguf", "tokenizers", "safetensors", "numpy")
 
 
-class StreamToLogger(io.TextIOBase):
-    """A text stream whose lines become records; lines that overwrite themselves (`\\r`) are thinned out."""
-
-    def __init__(self, origin: str) -> None:
-        """Records get `origin` (stdout or stderr) as their name."""
-        self.origin = origin
-        self.line = ""
-        self.redrawn_at: float | None = None
-        self.lock = threading.RLock()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Text goes to Rust, which is UTF-8 throughout."""
-        return "utf-8"
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Take text as it comes; whole lines become records at once."""
-        with self.lock:
-            *whole, self.line = (self.line + text).split("\n")
-            for line in whole:
-                self._record(line.rsplit("\r", 1)[-1])
-                self.redrawn_at = None
-            if "\r" in self.line:
-                drawn, _, rest = self.line.rpartition("\r")
-                self.line = rest
-                drawn = rest or drawn.rsplit("\r", 1)[-1]
-                now = time.monotonic()
-                self.redrawn_at = now if self.redrawn_at is None else self.redrawn_at
-                if drawn.strip() and now - self.redrawn_at >= LOG_EVERY_SECONDS:
-                    self.redrawn_at = now
-                    self._record(drawn)
-        return len(text)
-
-    def finish(self) -> None:
-        """Record what has no newline yet."""
-        with self.lock:
-            if self.line:
-                self._record(self.line)
-                self.line = ""
-
-    def _record(self, line: str) -> None:
-        if line.strip():
-            _core.log(logging.INFO, self.origin, line)
-
-
-class LogHandler(logging.Handler):
-    """Hands records to the native log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Errors in a record's own formatting are reported the standard way, not raised into the caller."""
-        try:
-            _core.log(record.levelno, record.name, self.format(record))
-        except Exception:
-            self.handleError(record)
-
-
-class Bridge:
-    """Streams, root logger, warnings and (in the embedded interpreter) signals, until `close`, which gives them back."""
-
-    def __init__(self) -> None:
-        """Take over."""
-        self.handler = LogHandler(logging.DEBUG)
-        self.streams = (sys.stdout, sys.stderr)
-        self.ours = (StreamToLogger("stdout"), StreamToLogger("stderr"))
-        sys.stdout, sys.stderr = self.ours  # type: ignore[assignment]
-        root = logging.getLogger()
-        self.level, self.handlers = root.level, root.handlers[:]
-        root.setLevel(logging.DEBUG)
-        root.handlers[:] = [self.handler]
-        self.showwarning = warnings.showwarning
-        logging.captureWarnings(True)
-        self.signals: dict[int, Any] = {}
-        if _core.EMBEDDED and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.signals[number] = signal.signal(number, interrupt)
-
-    def close(self) -> None:
-        """Give everything back, the last unfinished lines written."""
-        for stream in self.ours:
-            stream.finish()
-        sys.stdout, sys.stderr = self.streams
-        root = logging.getLogger()
-        root.setLevel(self.level)
-        root.handlers[:] = self.handlers
-        logging.captureWarnings(False)
-        warnings.showwarning = self.showwarning
+SOURCES: dict[str, str] = {}
+"""Folders that models without a folder of their own (`builtin:tiny`, hub names) were read from in this step; Rust hashes them."""
 
 
 def open_bridge() -> Bridge:
     """For Rust."""
     return Bridge()
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C and SIGTERM end a step alike: the summary is still written."""
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 class Session:
@@ -170,11 +71,12 @@ def plain(value: Any) -> Any:
 def call(native: Any, about_json: str, params_json: str) -> str:
     """Run the script and give its answer as JSON. Called by Rust."""
     about = json.loads(about_json)
+    SOURCES.clear()
     bridge = Bridge()
     try:
         with environment(about["offline"]):
             logging.getLogger(__name__).debug("Python %s in %s", platform.python_version(), sys.prefix)
-            script = load(Path(about["script"]))
+            script = load(Path(about["script"]), f"step.{about['step']}")
             params = json.loads(params_json)
             if about["user_script"]:
                 params = check_params(script.get("PARAMS", {}), params["params"] or {}, about)
@@ -191,12 +93,15 @@ def call(native: Any, about_json: str, params_json: str) -> str:
         bridge.close()
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Execute the script's file and give its names."""
+def load(path: Path, name: str) -> dict[str, Any]:
+    """Execute the script's file as the module `name` (dataclasses and loggers ask for it) and give its names."""
     text = path.read_text(encoding="utf-8")
     linecache.checkcache(str(path))
     code: CodeType = compile(text, str(path), "exec")
-    names: dict[str, Any] = {"__name__": "__pyrust_nn_script__", "__file__": str(path)}
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
+    names = module.__dict__
     exec(code, names)
     if not callable(names.get("run")):
         raise _core.InputError(f"script {path.name} has no function run(params, session)")
@@ -279,4 +184,4 @@ def facts() -> dict[str, Any]:
             packages[name] = importlib.metadata.version(name)
     torch = sys.modules.get("torch")
     gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
-    return {"python": platform.python_version(), "packages": packages, "gpu": gpu}
+    return {"python": platform.python_version(), "packages": packages, "gpu": gpu, "sources": dict(SOURCES)}

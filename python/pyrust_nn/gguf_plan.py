@@ -7,7 +7,6 @@ safetensors file it is made of and how its numbers are stored, and holds every k
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,6 @@ from pyrust_nn.gguf_vocab import add_vocabulary
 from pyrust_nn.sources import checked_model_folder, is_offline, read_json
 
 Plan = dict[str, Any]
-
-# It tells of the byte order whenever a writer is made, which here writes nothing.
-logging.getLogger("gguf.gguf_writer").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)

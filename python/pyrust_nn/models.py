@@ -42,10 +42,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Warnings that tell a user nothing: one for every 8-bit product of every token, and one whenever it is imported.
-for _name in ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
-
 # The linear layers of a Qwen block, in the order of the data's way.
 STANDARD_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Linear layers that choose experts instead of computing: small changes there move tokens to other experts.
@@ -89,7 +85,9 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     folder = model_folder(model)
-    if is_adapter(model) and not (folder / "tokenizer_config.json").is_file():
+    if not is_adapter(model):
+        checked_model_folder(model)
+    elif not (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(adapter_base(model))
     try:
         # A tokenizer that comes as code would be of no use without trust_remote_code, which is never given.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrust_nn import ModelError
+from pyrust_nn._host import SOURCES
 from pyrust_nn.tiny import NAME as TINY
 from pyrust_nn.tiny import tiny_model_folder
 
@@ -39,7 +40,7 @@ def model_folder(model: str) -> Path:
     Raises ModelError if there is no such model, or it would have to be downloaded while offline.
     """
     if model == TINY:
-        return tiny_model_folder()
+        return _noted(model, tiny_model_folder())
     folder = Path(model)
     if folder.is_dir():
         return folder.absolute()
@@ -47,7 +48,13 @@ def model_folder(model: str) -> Path:
         raise ModelError(f"{model} is a file; a model is the folder that holds config.json and the weights")
     if folder.is_absolute() or not _HUB_NAME.fullmatch(model):
         raise ModelError(f"there is no model folder {model}; check it, or give a hub name such as Qwen/Qwen3-0.6B")
-    return _snapshot(model)
+    return _noted(model, _snapshot(model))
+
+
+def _noted(model: str, folder: Path) -> Path:
+    """Tell the session where a model without a folder of its own was read from."""
+    SOURCES[model] = str(folder)
+    return folder
 
 
 def _snapshot(name: str) -> Path:

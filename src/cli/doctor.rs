@@ -62,7 +62,7 @@ fn environments(options: &Options) -> Vec<Finding> {
                         if one.is_ours() {
                             "remove it, then `pyrust-nn setup`".into()
                         } else {
-                            "use another with --python-env, or deactivate it".to_string()
+                            "name another with --python-env, or (for VIRTUAL_ENV) deactivate it".to_string()
                         },
                     ),
                     Some(why) => (why, "`pyrust-nn setup` makes one".into()),
@@ -71,10 +71,8 @@ fn environments(options: &Options) -> Vec<Finding> {
                         let cure = if one.is_ours() {
                             "`pyrust-nn setup` completes it".into()
                         } else {
-                            format!(
-                                "{} -m pip install pyrust-nn's requirements, or `pyrust-nn setup` without this environment",
-                                one.python().display()
-                            )
+                            "install these there yourself, or let `pyrust-nn setup` make another (without VIRTUAL_ENV and --python-env)"
+                                .into()
                         };
                         (format!("{} lacks {}", one.folder.display(), lacks.join(", ")), cure)
                     }

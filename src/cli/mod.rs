@@ -94,9 +94,11 @@ fn with_default_command(mut argv: Vec<String>) -> Vec<String> {
         tree::command().get_subcommands().map(|command| command.get_name().to_string()).chain(["help".into()]).collect();
     let named = argv.iter().skip(1).any(|word| commands.contains(word));
     let asks = argv.get(1).is_some_and(|word| ["--help", "-h", "--version", "-V"].contains(&word.as_str()));
-    // A first word without a dash is a command misspelt, which clap answers.
-    let word = argv.get(1).is_some_and(|word| !word.starts_with('-'));
-    if !named && !asks && !word {
+    // A word that is no flag's value and no file of steps is a command misspelt, which clap answers.
+    let switches = ["--json", "--offline", "--quiet", "--verbose", "--no-setup", "--overwrite", "--init"];
+    let takes_value = |flag: &str| flag.starts_with("--") && !flag.contains('=') && !switches.contains(&flag);
+    let misspelt = argv.windows(2).any(|two| !two[1].starts_with('-') && !takes_value(&two[0]) && !two[1].ends_with(".toml"));
+    if !named && !asks && !misspelt {
         argv.insert(1, "run".into());
     }
     argv

@@ -24,7 +24,7 @@ pub fn read_conversations(path: &Path) -> Result<Vec<Value>> {
     }
     let bytes = fs::read(path).map_err(|cause| match cause.kind() {
         std::io::ErrorKind::NotFound => error::input(format!(
-            "there is no data set {name} (looked in {}); check dataset_path",
+            "there is no data set {name} (looked in {}); check the path",
             std::env::current_dir().unwrap_or_default().display()
         )),
         _ => error::input(format!("data set {name} cannot be read: {cause}")),

@@ -15,8 +15,7 @@ pub(crate) use script::{Call, call_script};
 
 use crate::interrupt::Handlers;
 use crate::logging;
-use crate::run::Running;
-use crate::session::{Session, runs_dir};
+use crate::session::{Running, Session, runs_dir};
 
 /// Runs a step of a crate's own with Python: the session is open and locked, Python's logging and streams go to its log, Ctrl-C
 /// raises `KeyboardInterrupt`; all of it is given back afterwards.

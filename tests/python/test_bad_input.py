@@ -105,6 +105,12 @@ def test_parameters(fault: str, runs: Path, data_json: str, cli: Cli) -> None:
     assert not (runs.parent / "other").exists()
 
 
+def test_a_folder_that_is_no_model(tmp_path: Path, runs: Path, data_json: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(pyrust_nn.ModelError, match=r"config\.json"):
+        pyrust_nn.finetune_lora("s", tmp_path / "empty", dataset_path=data_json, runs_dir=runs)
+
+
 def test_weights_only_as_pickle(tmp_path: Path, runs: Path, data_json: str) -> None:
     with pytest.raises(pyrust_nn.ModelError, match="safetensors"):
         pyrust_nn.finetune_lora("s", pickled(tmp_path), dataset_path=data_json, runs_dir=runs)
@@ -181,8 +187,9 @@ def test_a_folder_that_is_no_step_is_left_alone(runs: Path, script: Path, cli: C
 
 
 def test_unknown_command_and_missing_parameters(cli: Cli) -> None:
-    done = cli("finetune-lra")
-    assert done.returncode == 2 and "finetune-lora" in done.stderr
+    for words in (["finetune-lra"], ["-q", "finetune-lra"], ["--runs-dir", "x", "finetune-lra"]):
+        done = cli(*words)
+        assert done.returncode == 2 and "finetune-lora" in done.stderr
     done = cli("finetune-lora", "--session", "s", "--model", "builtin:tiny")
     assert done.returncode == 2 and "--dataset-path" in done.stderr
     done = cli("status", "nothing-here")

@@ -133,6 +133,26 @@ def test_a_host_gets_its_logging_and_streams_back(runs: Path, tmp_path: Path) ->
     assert before == after
 
 
+def test_a_host_s_other_threads_keep_their_streams(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text("import time\ndef run(params, session):\n    print('of the step')\n    time.sleep(0.5)\n")
+    ready, go = threading.Event(), threading.Event()
+
+    def talk() -> None:
+        ready.set()
+        go.wait()
+        print("of the host")
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    ready.wait()
+    threading.Timer(0.25, go.set).start()
+    pyrust_nn.run_script("s", tmp_path / "mine.py", runs_dir=runs)
+    thread.join()
+    log = pyrust_nn.get_status("s", runs_dir=runs)
+    assert "of the step" in log and "of the host" not in log
+    assert "of the host" in capsys.readouterr().out
+
+
 def test_json_is_the_only_thing_on_stdout(cli: Cli, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def run(params, session):\n    print('noise')\n    session.stream('noise')\n")
     for words in (["script", "mine.py", "--session", "s"], ["sessions"], ["status", "s"]):

@@ -109,6 +109,9 @@ def test_session_json_says_what_ran_on_what(runs: Path, data_json: str) -> None:
     pyrust_nn.finetune_lora("s", "builtin:tiny", dataset_path=data_json, num_epochs=1, seed=7, runs_dir=runs)
     record = json.loads((runs / "s/session.json").read_text())
     assert record["sha256"][data_json] == hashlib.sha256(Path(data_json).read_bytes()).hexdigest()
+    weights = [path for path in record["sha256"] if path.endswith("model.safetensors")]
+    assert len(weights) == 1, "the base model's files are hashed, also where it is no folder of the user's"
+    assert record["sha256"][weights[0]] == hashlib.sha256(Path(weights[0]).read_bytes()).hexdigest()
     assert record["seeds"] == {"finetune_lora": 7}
     assert record["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"torch", "transformers", "peft"} <= record["packages"].keys()
