@@ -4,39 +4,27 @@ In: a model folder or an adapter. Out: `<name>.<outtype>.gguf` for each format, 
 Ollama takes it in: `Modelfile`, or `Modelfile.<outtype>` where there are several formats.
 """
 
-import logging
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 from pyrust_nn.gguf_keys import label
-from pyrust_nn.gguf_plan import model_plan, write
+from pyrust_nn.gguf_plan import model_plan, write_files
 from pyrust_nn.modelfile import modelfile
 from pyrust_nn.models import is_adapter, load_tokenizer, merged_model, pick_device
 from pyrust_nn.saving import save_model, set_stop_tokens
 from pyrust_nn.sources import model_folder, read_json
 
-logger = logging.getLogger(__name__)
-
 
 def run(params, session):
     """Plan every file, which finds what is wrong; then write them."""
-    outtypes = list(dict.fromkeys(params.outtype))
     with whole_model(params, session) as (folder, name):
-        targets = [session.step_folder / f"{name.stem}.{outtype}.gguf" for outtype in outtypes]
-        plans = [model_plan(folder, outtype, target, name) for outtype, target in zip(outtypes, targets, strict=True)]
+        targets = {outtype: session.step_folder / f"{name.stem}.{outtype}.gguf" for outtype in params.outtype}
+        plans = {outtype: model_plan(folder, outtype, target, name) for outtype, target in targets.items()}
+        sizes = write_files(plans, session)
+        write_modelfiles(folder, list(targets.values()), params.outtype)
 
-        sizes = {}
-        for index, (outtype, plan) in enumerate(zip(outtypes, plans, strict=True)):
-
-            def progress(done, total, tensor, index=index):
-                session.progress(index * total + done, len(plans) * total, tensor)
-
-            sizes[f"size_{outtype}_bytes"] = write(plan, progress)
-            logger.info("wrote %s", plan["target"])
-        write_modelfiles(folder, targets, outtypes)
-
-    return {"outputs": {"gguf": [target.name for target in targets]}, "metrics": sizes}
+    return {"outputs": {"gguf": [target.name for target in targets.values()]}, "metrics": sizes}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ safetensors file it is made of and how its numbers are stored, and holds every k
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from pyrust_nn.gguf_vocab import add_vocabulary
 from pyrust_nn.sources import checked_model_folder, is_offline, read_json
 
 Plan = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,19 @@ def assemble(
             raise ModelError(f"two stored tensors are {name} in the GGUF file; the weights are of no single model") from cause
     add_keys(writer)
     return {"version": 1, "target": str(target), "files": list(files), "keys": as_plan(writer), "tensors": tensors}
+
+
+def write_files(plans: dict[str, Plan], session: Any) -> dict[str, int]:
+    """Write the file of each outtype's plan, with progress; returns `size_<outtype>_bytes` of each."""
+    sizes = {}
+    for index, (outtype, plan) in enumerate(plans.items()):
+
+        def progress(done: int, total: int, tensor: str, index: int = index) -> None:
+            session.progress(index * total + done, len(plans) * total, tensor)
+
+        sizes[f"size_{outtype}_bytes"] = write(plan, progress)
+        logger.info("wrote %s", plan["target"])
+    return sizes
 
 
 def write(plan: Plan, progress: Callable[[int, int, str], None]) -> int:
