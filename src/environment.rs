@@ -313,7 +313,10 @@ mod tests {
         for (name, range) in requirements {
             let least = range.split(',').next().unwrap().trim_start_matches(">=");
             assert!(fits(least, &range), "{name} {range}");
-            assert!(locked_entry(&name).contains("--hash=sha256:"), "{name} is not locked; run `make lock`");
+            let entry = locked_entry(&name);
+            assert!(entry.contains("--hash=sha256:"), "{name} is not locked; run `make lock`");
+            let locked = entry.split("==").nth(1).unwrap().split_whitespace().next().unwrap();
+            assert!(fits(locked, &range), "{name} is locked at {locked}, outside {range}; run `make lock`");
         }
         assert!(locked_entry("uv").contains("--hash=sha256:"));
     }

@@ -58,7 +58,7 @@ pub fn step(request: Request) -> Outcome {
     summary.params = request.given.clone();
 
     let dry = request.given.get("dry_run") == Some(&Value::Bool(true));
-    let result = if dry { dry_run(&request, &mut summary) } else { in_session(&request, &runs, &mut summary, started) };
+    let result = if dry { dry_run(&request, &runs, &mut summary) } else { in_session(&request, &runs, &mut summary, started) };
     let error = result.err();
     if let Some(error) = &error {
         summary.status = Status::Failure;
@@ -67,11 +67,13 @@ pub fn step(request: Request) -> Outcome {
     Outcome { summary, error }
 }
 
-fn dry_run(request: &Request, summary: &mut Summary) -> Result<()> {
+/// Checks everything that can be checked without Python, and does nothing.
+fn dry_run(request: &Request, runs: &Path, summary: &mut Summary) -> Result<()> {
     check_name("session", &summary.session)?;
     check_name("step", &summary.step)?;
     summary.params = resolve(request.task.name, request.task.all_params(), request.given.clone(), request.door)?;
-    Ok(())
+    request.task.source(summary.params[request.task.subject.name].as_str().unwrap_or_default())?;
+    inputs(request, &summary.params, runs, &summary.session).map(drop)
 }
 
 fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: Instant) -> Result<()> {

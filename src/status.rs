@@ -109,7 +109,13 @@ pub fn list_sessions(runs: Option<&Path>) -> Result<Vec<SessionState>> {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if entry.path().join("session.json").is_file() && check_name("session", &name).is_ok() {
-            sessions.push(session_state(&runs, &name)?);
+            // One damaged record must not hide the others.
+            sessions.push(session_state(&runs, &name).unwrap_or_else(|_| SessionState {
+                session: name,
+                created: String::new(),
+                state: "damaged".into(),
+                steps: Vec::new(),
+            }));
         }
     }
     sessions.sort_by(|a, b| (&a.created, &a.session).cmp(&(&b.created, &b.session)));
@@ -151,7 +157,10 @@ mod tests {
         drop(session);
         let state = session_state(runs.path(), "s1").unwrap();
         assert_eq!((state.state.as_str(), state.steps[0].state.as_str()), ("interrupted", "interrupted"));
-        assert_eq!(list_sessions(Some(runs.path())).unwrap().len(), 1);
+        fs::create_dir(runs.path().join("s2")).unwrap();
+        fs::write(runs.path().join("s2/session.json"), "{").unwrap();
+        let listed: Vec<_> = list_sessions(Some(runs.path())).unwrap().into_iter().map(|one| (one.session, one.state)).collect();
+        assert_eq!(listed, [("s2".into(), "damaged".into()), ("s1".into(), "interrupted".to_string())]);
     }
 
     #[test]

@@ -193,7 +193,7 @@ def finetune_lora(
         lora_alpha: Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the checkpoint's, else 32. (a whole number from 1 to 1000000; unset by default)
         lora_dropout: Dropout on the adapter's input; unset, the checkpoint's, else 0.05. (a number from 0 to 0.99; unset by default)
         checkpoint_lora: Adapter to go on training: a folder or a session's step. (a folder or a session's step; unset by default)
-        target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, not empty; unset by default)
+        target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
         use_rslora: Scale by the root of the rank (rsLoRA); unset, the checkpoint's, else off. (true or false; unset by default)
         load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
@@ -332,7 +332,7 @@ def inference(
     Args:
         session: Name of the session; None makes a fresh one.
         model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        prompt: What to ask: a text, or (in Python, Rust and pipeline.toml) a whole conversation; may repeat. (a text, or a list of texts and conversations ([{"role": …, "content": …}, …]); unset by default)
+        prompt: What to ask: a text, or (in Python, Rust and pipeline.toml) a whole conversation; may repeat. (a text that is not empty, or a list of such texts and of conversations ([{"role": …, "content": …}, …]); unset by default)
         prompts_file: File of prompts: JSON list or JSON lines of texts or conversations, or a .txt with one prompt per line. (a path; unset by default)
         max_new_tokens: Longest answer, in tokens. (a whole number from 1 to 1048576; default 256)
         temperature: Sampling temperature, 0 always takes the likeliest token; unset, the model's generation config decides. (a number from 0 to 100; unset by default)

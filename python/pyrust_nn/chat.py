@@ -118,6 +118,7 @@ def encode_dataset(
     counts = dict.fromkeys(COUNTS, 0)
     samples: list[Sample] = []
     too_long: list[tuple[str, int]] = []
+    too_long_dropped = 0
     for rendering, ids, labels, recut in encoder.encode(_renderings(conversations, renderer, counts)):
         length = len(ids)
         counts["recut_turns"] += recut
@@ -133,6 +134,7 @@ def encode_dataset(
         if sample.target_tokens == 0:
             counts["dropped"] += 1
             counts["lost_tokens"] += length
+            too_long_dropped += length > max_length
             continue
         samples.append(sample)
         counts["rows"] += 1
@@ -145,8 +147,9 @@ def encode_dataset(
         raise InputError(_too_long_message(too_long, max_length))
     if not samples:
         raise InputError(
-            f"nothing is left to train on: all {counts['dropped']} samples are dropped, because they are longer than "
-            f'max_length {max_length}, or all their assistant turns have "train": false'
+            f"nothing is left to train on: all {counts['dropped']} samples are dropped. With overlong {overlong} and max_length "
+            f"{max_length}, {too_long_dropped} were too long or lost every turn to train on when cut (raise max_length, or take "
+            f'truncate_left, which keeps the last turns); the others have no assistant turn but with "train": false'
         )
     for name, what in (
         ("truncated", f"samples cut to {max_length} tokens"),

@@ -152,7 +152,9 @@ def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
             f"the model in {folder} does not fit into the memory of {device}; take a smaller or a quantized one, or load_in_4bit for LoRA"
         ) from cause
     except Exception as cause:
-        raise ModelError(f"the model in {folder} cannot be loaded: {_first_line(cause)}") from cause
+        raise ModelError(
+            f"the model in {folder} cannot be loaded: {_first_line(cause)}; if a file of it was cut off, copy or download the model again"
+        ) from cause
     if missing := sorted(report["missing_keys"]):
         # transformers fills them with noise and only warns.
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")

@@ -103,6 +103,14 @@ pub(super) fn check(index: usize, item: &str, text: &str, problems: &mut Vec<Pro
     }
 }
 
+/// A conversation in valid JSON that no value can hold: a number without bounds, lists within lists without end.
+pub(super) fn unreadable(index: usize, item: &str, text: &str, cause: &serde_json::Error) -> Problem {
+    let (line, column) = place(item, text);
+    let words = cause.to_string();
+    let words = words.split(" at line ").next().unwrap_or_default();
+    Problem { line, column, path: format!("[{index}]"), text: format!("cannot be read: {words}; remove what is too large or too deep") }
+}
+
 fn object(text: &str) -> Option<HashMap<Cow<'_, str>, &RawValue>> {
     text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
 }
@@ -117,6 +125,9 @@ fn place(part: &str, text: &str) -> (usize, usize) {
 }
 
 fn sort(raw: &RawValue) -> &'static str {
+    if raw.get().starts_with('"') {
+        return "a text with half a character (a lone \\ud800 to \\udfff; write the whole pair)";
+    }
     serde_json::from_str(raw.get()).map_or("something else", |value| sort_of(&value))
 }
 

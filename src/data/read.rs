@@ -19,8 +19,9 @@ const SHOWN: usize = 20;
 /// Kind `input`: no such file, not UTF-8, not JSON, not a list, or conversations that nothing can be learned from.
 pub fn read_conversations(path: &Path) -> Result<Vec<Value>> {
     let name = path.display();
-    if path.is_dir() {
-        return Err(error::input(format!("data set {name} is a folder; give a JSON file")));
+    if path.exists() && !path.is_file() {
+        let what = if path.is_dir() { "a folder" } else { "no regular file" };
+        return Err(error::input(format!("data set {name} is {what}; give a JSON file")));
     }
     let bytes = fs::read(path).map_err(|cause| match cause.kind() {
         std::io::ErrorKind::NotFound => error::input(format!(
@@ -45,7 +46,10 @@ pub fn read_conversations(path: &Path) -> Result<Vec<Value>> {
         interrupt::check()?;
         conversation::check(index, raw.get(), text, &mut problems);
         if problems.is_empty() {
-            conversations.push(serde_json::from_str(raw.get())?);
+            match serde_json::from_str(raw.get()) {
+                Ok(conversation) => conversations.push(conversation),
+                Err(cause) => problems.push(conversation::unreadable(index, raw.get(), text, &cause)),
+            }
         }
     }
     if problems.is_empty() { Ok(conversations) } else { Err(error::input(report(&name.to_string(), &problems))) }
@@ -139,6 +143,9 @@ mod tests {
             ("[{\"messages\": []}]".to_string(), "[0].messages: is empty"),
             ("[{\"text\": \"x\"}]".to_string(), "[0]: has no \"messages\""),
             ("[5]".to_string(), "[0]: must be an object"),
+            (message("\"assistant\"", "\"\\ud800\""), "lone \\ud800"),
+            (message("\"assistant\", \"x\": 1e999999", "\"y\""), "line 1, column 2, [0]: cannot be read: number out of range"),
+            (message(&format!("\"assistant\", \"x\": {}1{}", "[".repeat(500), "]".repeat(500)), "\"y\""), "recursion limit"),
         ] {
             let got = read(&text).expect_err(&text);
             assert!(got.contains(wanted), "{text}\n  gave {got}\n  not  {wanted}");

@@ -86,9 +86,11 @@ impl Kind {
             Kind::IntChoice(numbers) => {
                 format!("one of {}", numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
             }
-            Kind::TextList => "a list of texts, not empty".into(),
+            Kind::TextList => "a list of texts, none of them empty".into(),
             Kind::ChoiceList(names) => format!("a list, not empty, of {}", names.join(", ")),
-            Kind::Prompts => "a text, or a list of texts and conversations ([{\"role\": …, \"content\": …}, …])".into(),
+            Kind::Prompts => {
+                "a text that is not empty, or a list of such texts and of conversations ([{\"role\": …, \"content\": …}, …])".into()
+            }
             Kind::Object => "names and values (NAME=VALUE)".into(),
         }
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -49,6 +50,8 @@ def test_data(fault: str, tmp_path: Path, runs: Path, cli: Cli) -> None:
     assert done.returncode == 2, done.stderr
     for word in [str(path), *words]:
         assert word in done.stderr
+    dry = cli("finetune-lora", "--model", "builtin:tiny", "--dataset-path", path, "--runs-dir", tmp_path / "dry", "--dry-run")
+    assert (dry.returncode, (tmp_path / "dry").exists()) == (2, False), "a dry run sees it too, and leaves nothing"
     summary = json.loads((runs / "s/finetune_lora/summary.json").read_text())
     assert (summary["status"], summary["error"]["kind"]) == ("Failure", "input")
     with pytest.raises(pyrust_nn.InputError, match=r"data set\.json") as raised:
@@ -103,6 +106,12 @@ def test_parameters(fault: str, runs: Path, data_json: str, cli: Cli) -> None:
         pyrust_nn.finetune_lora("t", given.pop("model"), **given, runs_dir=runs)
     assert raised.value.kind == kind
     assert not (runs.parent / "other").exists()
+
+
+def test_a_pipe_is_no_data_set(tmp_path: Path, runs: Path, cli: Cli) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    done = cli("finetune-lora", "--session", "s", "--model", "builtin:tiny", "--dataset-path", "pipe.json", "--runs-dir", runs, timeout=30)
+    assert done.returncode == 2 and "no regular file" in done.stderr
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path, runs: Path, data_json: str) -> None:

@@ -27,21 +27,22 @@ TASKS = ["finetune_full", "finetune_lora", "merge", "quantize_model", "convert_m
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_same_parameters_with_the_same_defaults_at_every_door(task: str, cli: Cli, runs: Path, data_json: str) -> None:
+def test_the_same_parameters_with_the_same_defaults_at_every_door(task: str, cli: Cli, runs: Path, data_json: str, tmp_path: Path) -> None:
     subject = "adapter" if task == "convert_lora_to_gguf" else "model"
     flags = ["--dataset-path", data_json] if task.startswith("finetune") else []
-    done = cli(task.replace("_", "-"), "--session", "s", f"--{subject}", "builtin:tiny", *flags, "--dry-run", "--json")
+    name = str(tmp_path) if subject == "adapter" else "builtin:tiny"
+    done = cli(task.replace("_", "-"), "--session", "s", f"--{subject}", name, *flags, "--dry-run", "--json")
     by_command = json.loads(done.stdout)["params"]
     given: dict[str, Any] = {"dataset_path": data_json} if flags else {}
-    by_python = getattr(pyrust_nn, task)("s", "builtin:tiny", **given, dry_run=True)["params"]
+    by_python = getattr(pyrust_nn, task)("s", name, **given, dry_run=True)["params"]
     assert by_command == by_python
 
     signature = inspect.signature(getattr(pyrust_nn, task))
     assert set(signature.parameters) == {"session", *by_command}
-    for name, parameter in signature.parameters.items():
-        if parameter.default is not inspect.Parameter.empty and name != "dry_run":
+    for key, parameter in signature.parameters.items():
+        if parameter.default is not inspect.Parameter.empty and key != "dry_run":
             default = parameter.default
-            assert by_command[name] == ([default] if isinstance(by_command[name], list) else default), name
+            assert by_command[key] == ([default] if isinstance(by_command[key], list) else default), key
     assert not runs.exists() and not Path("runs").exists(), "a dry run leaves nothing"
 
 
