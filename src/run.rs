@@ -183,9 +183,10 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
                 for_script.insert(param.name.into(), found.into());
             }
             Kind::Path if param.name == "dataset_path" => {
-                let conversations = data::read_conversations(Path::new(given))?;
-                info!("{given}: {} conversations", conversations.len());
-                files.push(PathBuf::from(given));
+                let data_set = data::expand(&[given])?;
+                let count = data::check_files(&data_set)?;
+                info!("{given}: {} conversations", count.conversations);
+                files.extend(data_set);
             }
             Kind::Path if param.name == "prompts_file" && !Path::new(given).is_file() => {
                 return Err(error::input(format!("there is no prompts file {given}; check {}", request.door.spell("prompts_file"))));

@@ -1,0 +1,100 @@
+//! The files of a data set: names and patterns, and the fingerprint of their content.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::{error, interrupt};
+
+/// The files of a data set, in the order given: each argument is a file or a glob pattern, whose files are sorted by name. A file
+/// that exists under the very name is taken, whatever characters it has.
+///
+/// # Errors
+/// Kind `input`: a missing file, a folder, a pipe, a pattern that matches nothing, a file named twice.
+pub fn expand(paths: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for given in paths.iter().map(AsRef::as_ref) {
+        let pattern = given.contains(['*', '?', '[']) && !Path::new(given).exists();
+        let found = if pattern { matches(given)? } else { vec![PathBuf::from(given)] };
+        for file in found {
+            regular(&file)?;
+            if files.contains(&file) {
+                return Err(error::input(format!("data set {} is named twice; name each file once", file.display())));
+            }
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(error::input("no data set is named; give a JSON file"));
+    }
+    Ok(files)
+}
+
+fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
+    let found = glob::glob(pattern).map_err(|cause| error::input(format!("data set {pattern} is no valid pattern: {cause}")))?;
+    let mut files = Vec::new();
+    for file in found {
+        let file = file.map_err(|cause| error::input(format!("data set {pattern}: {cause}")))?;
+        // `folder/*` means the files in it.
+        if !file.is_dir() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(error::input(format!("no file matches {pattern} (looked in {}); check the pattern", here())));
+    }
+    Ok(files)
+}
+
+fn regular(file: &Path) -> Result<()> {
+    let name = file.display();
+    match file.metadata() {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(found) if found.is_dir() => {
+            Err(error::input(format!("data set {name} is a folder; give a JSON file, or a pattern such as {name}/*.jsonl")))
+        }
+        Ok(_) => Err(error::input(format!("data set {name} is no regular file; give a JSON file"))),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+            Err(error::input(format!("there is no data set {name} (looked in {}); check the path", here())))
+        }
+        Err(cause) => Err(unreadable(file, &cause)),
+    }
+}
+
+fn here() -> String {
+    std::env::current_dir().unwrap_or_default().display().to_string()
+}
+
+pub(super) fn unreadable(file: &Path, cause: &std::io::Error) -> anyhow::Error {
+    error::input(format!("data set {} cannot be read: {cause}", file.display()))
+}
+
+/// XXH3, 128 bits, over the raw bytes of the files, each followed by its length (8 bytes, little-endian), so that a border between
+/// files counts. Not cryptographic: it names a cache entry, it proves nothing.
+///
+/// # Errors
+/// Kind `input` if a file cannot be read; `interrupted`.
+pub fn digest(files: &[PathBuf]) -> Result<u128> {
+    let mut hash = Xxh3::new();
+    let mut block = vec![0; 1 << 20];
+    for path in files {
+        let mut file = File::open(path).map_err(|cause| unreadable(path, &cause))?;
+        let mut length = 0_u64;
+        loop {
+            interrupt::check()?;
+            match file.read(&mut block).map_err(|cause| unreadable(path, &cause))? {
+                0 => break,
+                read => {
+                    hash.update(&block[..read]);
+                    length += read as u64;
+                }
+            }
+        }
+        hash.update(&length.to_le_bytes());
+    }
+    Ok(hash.digest128())
+}

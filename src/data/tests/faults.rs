@@ -1,0 +1,224 @@
+//! Every fault is named with its place, and the items after it are checked too.
+
+use std::fmt::Write;
+
+use super::super::diagnose;
+use super::super::shapes::Shape;
+use super::super::split::Sizes;
+use super::super::{Problems, Reader, fast};
+use super::{Files, GOOD, conversations, faults, read};
+use proptest::prelude::*;
+
+/// Each text has the one fault whose line begins like this.
+fn alone(cases: &[(&str, &str)]) {
+    for (text, wanted) in cases {
+        let got = faults(text);
+        assert!(got.len() == 1 && got[0].starts_with(wanted), "{text}\n  gave {got:#?}\n  not  {wanted}");
+    }
+}
+
+#[test]
+fn what_is_wrong_and_where() {
+    let message = |role: &str, content: &str| {
+        format!(r#"[{{"messages": [{{"role": "user", "content": "x"}},{}{{"role": {role}, "content": {content}}}]}}]"#, "\n")
+    };
+    alone(&[
+        ("[{]", "line 1, column 3: invalid JSON"),
+        ("[\n{\"messages\": 1,}]", "line 2, column 16: invalid JSON: trailing comma"),
+        ("5", "line 1, column 1: the file holds a number, not a list of conversations"),
+        (" \n\"x\"", "line 2, column 1: the file holds a text, not a list"),
+        ("{\"a\": 1}", "line 1, column 1: the file is one object, not a list; write [{\"messages\": [...]}, ...]"),
+        ("[]", "holds no conversations; it must be a list"),
+        ("", "holds no conversations"),
+        (" \n ", "holds no conversations"),
+        (&message("\"human\"", "\"y\""), "line 2, column 10, [0].messages[1].role: unknown role \"human\"; must be one of system"),
+        (&message("\"human\"", "\"y\""), "line 2, column 10, [0].messages[1].role: unknown"),
+        (&message("\"assistant\"", "\"  \""), "line 2, column 34, [0].messages[1].content: is empty"),
+        (&message("\"assistant\"", "5"), "line 2, column 34, [0].messages[1].content: must be a text, not a number"),
+        (&message("\"assistant\"", "null"), "line 2, column 34, [0].messages[1].content: must be a text, not null"),
+        (&message("\"assistant\", \"train\": 1", "\"y\""), "line 2, column 32, [0].messages[1].train: must be true or false, not a number"),
+        (&message("\"user\"", "\"y\""), "line 1, column 2, [0]: has no assistant turn"),
+        ("[{\"messages\": []}]", "line 1, column 15, [0].messages: is empty"),
+        ("[{\"message\": []}]", "line 1, column 2, [0]: has no \"messages\"; is \"message\" meant?"),
+        ("[5]", "line 1, column 2, [0]: must be an object with \"messages\""),
+        (&message("\"assistant\"", "\"\\ud800\""), "line 2, column 34, [0].messages[1].content: has half a character (a lone \\ud800"),
+        (&message("\"assistant\", \"\\udc00\": 1", "\"y\""), "line 2, column 1, [0].messages[1]: has a key with half a character"),
+        (&message("\"assistant\", \"x\": 1e999999", "\"y\""), "line 2, column 28, [0].messages[1].x: cannot be read: number out of range"),
+        (
+            &message(&format!("\"assistant\", \"x y\": {}1{}", "[".repeat(500), "]".repeat(500)), "\"y\""),
+            "line 2, column 154, [0].messages[1][\"x y\"][0]",
+        ),
+        (&message("\"assistant\", \"role\": \"user\"", "\"y\""), "line 2, column 31, [0].messages[1].role: the key \"role\" stands twice"),
+        (
+            &message("\"assistant\", \"f\": {\"a\": null, \"a\": 1}", "\"y\""),
+            "line 2, column 45, [0].messages[1].f.a: the key \"a\" stands",
+        ),
+        (&message("\"assistant\"", "[{\"type\": \"image\"}]"), "line 2, column 35, [0].messages[1].content[0]: a part of type \"image\""),
+    ]);
+    let deep = format!("[{{\"messages\": {}1{}}}]", "[".repeat(500), "]".repeat(500));
+    assert!(faults(&deep).iter().any(|fault| fault.contains("recursion limit exceeded")), "{deep}");
+}
+
+#[test]
+fn besides_the_messages() {
+    let with = |more: &str| format!("[{}, {more}}}]", &GOOD[..GOOD.len() - 1]);
+    alone(&[
+        (&with("\"tools\": [1]"), "line 1, column 108, [0].tools: must be a list of objects that describe tools"),
+        (&with("\"tools\": \"[{]\""), "line 1, column 108, [0].tools: must be a list of objects"),
+        (&with("\"documents\": \"x\""), "line 1, column 112, [0].documents: must be a list of objects"),
+        (&with("\"chat_template_kwargs\": []"), "line 1, column 123, [0].chat_template_kwargs: must be an object, not a list"),
+        (&with("\"id\": 8"), "line 1, column 105, [0].id: the key \"id\" stands twice"),
+    ]);
+}
+
+#[test]
+fn between_the_items_of_a_list() {
+    alone(&[
+        (&format!("[{GOOD},\n{GOOD},\n]"), "line 3, column 1: invalid JSON: trailing comma"),
+        (&format!("[{GOOD}\n{GOOD}]"), "line 2, column 1: invalid JSON: expected `,` or `]`"),
+        (&format!("[{GOOD},,{GOOD}]"), "line 1, column 99: invalid JSON: expected value"),
+        (&format!("[{GOOD}]\n]"), "line 2, column 1: invalid JSON: trailing characters"),
+        (&format!("[{GOOD},\n{GOOD}\n"), "line 3, column 1: invalid JSON: EOF while parsing a list"),
+        (&format!("[{GOOD},\n"), "line 2, column 1: invalid JSON: EOF while parsing a value"),
+        (&format!("[{GOOD},\n{{\"messages\": [{{\"role\": \"us"), "line 2, column 26: invalid JSON: EOF while parsing a string"),
+        (&format!("[{GOOD},\n{{\"messages\": [\"a\nb\"]}},\n{GOOD}]"), "line 2, column 17: invalid JSON: a line break within a text"),
+        (&format!("[{GOOD},\n{{\"messages\": [{{]}},\n{GOOD}]"), "line 2, column 16: invalid JSON: key must be a string"),
+        (&format!("[{GOOD}, \0]"), "line 1, column 100: invalid JSON: a NUL byte"),
+    ]);
+}
+
+/// The texts have exactly these faults, in this order.
+fn all(text: &str, wanted: &[&str]) {
+    let got = faults(text);
+    let alike = got.len() == wanted.len() && got.iter().zip(wanted).all(|(got, wanted)| got.starts_with(wanted));
+    assert!(alike, "{text}\n  gave {got:#?}\n  not  {wanted:#?}");
+}
+
+#[test]
+fn an_item_with_a_fault_does_not_hide_the_next() {
+    all(
+        &format!("[{{\"messages\": 1,}},\n{GOOD}\n{{\"messages\": [x]}},\n5 ,]"),
+        &[
+            "line 1, column 17: invalid JSON: trailing comma",
+            "line 3, column 1: invalid JSON: expected `,` or `]`",
+            "line 3, column 15: invalid JSON: expected value",
+            "line 4, column 1, [3]: must be an object",
+            "line 4, column 4: invalid JSON: trailing comma",
+        ],
+    );
+    all(
+        &format!(
+            "{GOOD}\n{{\"messages\": [}}\n{{\"messages\": \"cut off\n{{\"messages\": [\n{GOOD}\n{{\"a\": 1}}}}\nxyz\n{{\"messages\": 5}},\n{GOOD}{GOOD}\n{{\"messages\": \"\n"
+        ),
+        &[
+            "line 2, column 15: invalid JSON: expected value",
+            "line 3, column 22: invalid JSON: a line break within a text",
+            "line 4, column 15: invalid JSON: EOF while parsing a list",
+            "line 6, column 1, [5]: has no \"messages\"",
+            "line 6, column 9: invalid JSON: expected value",
+            "line 7, column 1: invalid JSON: expected value",
+            "line 8, column 14, [8].messages: must be a list",
+            "line 8, column 16: invalid JSON: a comma between JSON lines",
+            "line 10, column 15: invalid JSON: a line break within a text",
+        ],
+    );
+}
+
+#[test]
+fn the_lines_after_a_broken_line_are_read() {
+    for broken in ["{\"messages\": [", "{\"messages\": [{\"role\": \"user\"}, ", "{\"messages\": \"", "{\"a\": {", "{\"a\": 1]", "{"] {
+        let mut text = format!("{GOOD}\n{broken}\n");
+        for _ in 0..50 {
+            writeln!(text, "{GOOD}").unwrap();
+        }
+        text.push_str("{\"messages\": 5}\n");
+        let got = faults(&text);
+        assert!(got.len() == 2 && got[0].starts_with("line ") && got[0].contains("invalid JSON"), "{broken}: {got:#?}");
+        assert!(got[1].starts_with("line 53, column 14, [52].messages: must be a list"), "{broken}: {got:#?}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let in_item = [b"[".as_slice(), GOOD.as_bytes(), b",\n{\"messages\": \"\xff\"}]"].concat();
+    for (bytes, wanted) in [
+        (in_item.as_slice(), "line 2, column 15, [1]: not UTF-8; save the file as UTF-8"),
+        (b"\xff\xfe[\0", "line 1, column 1: the file is UTF-16; give JSON in UTF-8"),
+        (b"PK\x03\x04abc", "the file is a zip archive"),
+        (b"\x80", "line 1, column 1: not UTF-8"),
+        (b"{\"messages\": \"a\0b\"}", "line 1, column 16: invalid JSON: a NUL byte; the file is damaged"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0\x03abc", "the packed data are damaged or cut off"),
+        (b"\x28\xb5\x2f\xfd", "the packed data are damaged or cut off"),
+    ] {
+        let got = conversations(bytes, 1 << 18).unwrap_err();
+        assert!(got.contains(wanted), "{bytes:?}\n  gave {got}\n  not  {wanted}");
+    }
+}
+
+#[test]
+fn all_faults_are_counted_and_the_first_shown_in_order() {
+    let bad = vec!["{\"messages\": 1}"; 30].join(",\n");
+    let got = read(&format!("[{GOOD},\n{bad}]")).unwrap_err();
+    assert!(got.contains("30 problems") && got.contains("line 21") && !got.contains("line 22") && got.contains("10 more"), "{got}");
+    let many = format!("[{{\"messages\": [{}]}}]", vec!["5"; 5000].join(",\n"));
+    let got = read(&many).unwrap_err();
+    assert!(got.contains("5000 problems") && got.contains("line 20, column 1, [0].messages[19]") && got.contains("4980 more"), "{got}");
+    // Whatever the order in which threads bring them.
+    let text = (0..3000).map(|i| format!("{{\"messages\": {i}}}\n")).collect::<String>();
+    let got = read(&text).unwrap_err();
+    assert!(got.contains("3000 problems") && got.contains("line 20, column 14, [19]") && !got.contains("line 21,"), "{got}");
+}
+
+#[test]
+fn files_are_named_where_there_are_several() {
+    let files = Files::new(&[GOOD.as_bytes(), b"[]", b"[1, 2]"]);
+    let got = super::check_files(&files.paths).unwrap_err().to_string();
+    assert!(got.starts_with("3 problems in 3 files\n"), "{got}");
+    assert!(got.contains("1.json holds no conversations") && got.contains("2.json: line 1, column 5, [1]: must be an object"), "{got}");
+}
+
+#[test]
+fn an_item_beyond_the_limit_is_refused() {
+    let files = Files::new(&[format!("[{GOOD}, {{\"x\": \"{}\"}}, {GOOD}]", "y".repeat(5000)).as_bytes()]);
+    let sizes = Sizes { block: 100, suspicious: 500, item: 2000 };
+    let mut reader = Reader::with_sizes(files.paths.clone(), sizes).unwrap();
+    let (mut found, mut problems) = (0, Problems::default());
+    while let Some(batch) = reader.next_batch().unwrap() {
+        assert!(reader.capacity() < 5000);
+        found += batch.conversations(&mut problems).len();
+    }
+    assert_eq!((found, problems.count()), (1, 1));
+    let told = problems.first()[0].to_string();
+    assert!(told.starts_with("line 1, column 100: the conversation is larger than 2000 bytes") && told.contains("split it"), "{told}");
+}
+
+#[test]
+fn a_list_whose_item_does_not_close_is_not_held_in_memory() {
+    let mut text = "[{\"messages\": [{\"role\": \"user\"}, {\"role\": \"user\"]},\n".to_string();
+    text.push_str(&format!("{GOOD},\n").repeat(2000));
+    let files = Files::new(&[text.as_bytes()]);
+    let mut reader = Reader::with_sizes(files.paths.clone(), Sizes { block: 1000, suspicious: 3000, item: 1 << 30 }).unwrap();
+    let mut problems = Problems::default();
+    while let Some(batch) = reader.next_batch().unwrap() {
+        batch.conversations(&mut problems);
+    }
+    assert!(problems.first()[0].to_string().starts_with("line 1, column 49: invalid JSON: expected `,` or `}`"), "{problems:?}");
+    assert!(reader.bytes_done() < 10_000, "{}", reader.bytes_done());
+}
+
+proptest! {
+    #[test]
+    fn the_fast_way_accepts_what_has_no_fault_and_reads_it_alike(at in 0_usize..400, with in "[\\[\\]{}\",:a0\\\\ ]{0,3}", cut in 0_usize..4) {
+        let mut item = r#"{"messages": [{"role": "system", "content": [{"type": "text", "text": "a\n"}]}, {"role": "user", "content": "é", "n": null, "m": [1.5, {"a": 1e2}]},
+            {"role": "assistant", "content": null, "tool_calls": [{"x": -1}], "train": false}], "tools": "[{\"a\": 1}]", "documents": [], "chat_template_kwargs": {"a": true}, "id": [7]}"#
+            .to_string();
+        let at = (0..=at.min(item.len())).rev().find(|at| item.is_char_boundary(*at)).unwrap();
+        let end = (at..=item.len()).find(|end| *end >= at + cut && item.is_char_boundary(*end)).unwrap_or(item.len());
+        item.replace_range(at..end, &with);
+        let item = item.trim();
+        let mut found = 0;
+        let slow = diagnose::read(item.as_bytes(), "[0]", Shape::Messages, &mut |_, _, _| found += 1);
+        prop_assert_eq!(slow.is_none(), found > 0);
+        prop_assert_eq!(fast::conversation(item), slow, "{}", item);
+    }
+}

@@ -1,0 +1,63 @@
+//! The reader from files to conversations, as its users see it.
+
+mod faults;
+mod shapes;
+mod streams;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::split::Sizes;
+use super::{Conversation, Problems, Reader, check_files, read_conversations};
+
+const GOOD: &str = r#"{"messages": [{"role": "user", "content": "é"}, {"role": "assistant", "content": "好"}], "id": 7}"#;
+
+/// Files in a folder of their own.
+struct Files {
+    _folder: tempfile::TempDir,
+    paths: Vec<PathBuf>,
+}
+
+impl Files {
+    fn new(contents: &[&[u8]]) -> Files {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = (0..contents.len()).map(|i| folder.path().join(format!("{i}.json"))).collect();
+        for (path, content) in paths.iter().zip(contents) {
+            fs::write(path, content).unwrap();
+        }
+        Files { _folder: folder, paths }
+    }
+}
+
+/// Everything of one text, with the faults' report; read in blocks of that size.
+fn conversations(bytes: &[u8], block: usize) -> Result<Vec<Conversation>, String> {
+    let files = Files::new(&[bytes]);
+    let sizes = Sizes { block, suspicious: 3 * block, item: 1 << 30 };
+    let mut reader = Reader::with_sizes(files.paths.clone(), sizes).unwrap();
+    let (mut all, mut problems) = (Vec::new(), Problems::default());
+    while let Some(batch) = reader.next_batch().map_err(|error| error.to_string())? {
+        all.extend(batch.conversations(&mut problems));
+    }
+    problems.into_result(reader.files()).map(|()| all).map_err(|error| error.to_string())
+}
+
+fn read(text: &str) -> Result<Vec<Value>, String> {
+    let files = Files::new(&[text.as_bytes()]);
+    let values = read_conversations(&files.paths[0]).map_err(|error| error.to_string());
+    let checked = check_files(&files.paths).map_err(|error| error.to_string());
+    assert_eq!(values.as_ref().map(Vec::len), checked.as_ref().map(|count| count.conversations), "the check sees what the reader sees");
+    values
+}
+
+/// The faults' lines, without the file's name.
+fn faults(text: &str) -> Vec<String> {
+    let report = read(text).expect_err(text);
+    let mut lines: Vec<String> = report.lines().map(|line| line.trim().to_string()).collect();
+    match lines.as_slice() {
+        [one] => vec![one.split_once(".json").unwrap().1.trim_start_matches([':', ' ']).to_string()],
+        _ => lines.split_off(1),
+    }
+}
