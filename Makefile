@@ -4,7 +4,7 @@ BIN := target/release/pyrust-nn
 PY := $(PYTHON_ENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build setup dev test test-rust test-python lint docs generate lock clean
+.PHONY: help build setup dev test test-rust test-python lint docs bench-data generate lock clean
 
 help:            ## Show these words
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -44,6 +44,9 @@ lint: dev        ## Formats, lints and types
 
 docs: dev        ## Build the pages
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+bench-data: build dev  ## Data preparation against TRL, some 15 minutes (needs ../shared)
+	$(PY) benchmarks/data.py
 
 generate:        ## Write what is made from the definition of the parameters
 	PYRUST_NN_GENERATE=1 cargo test --quiet --lib generated

@@ -29,7 +29,7 @@ def run(params, session):
             f"{params.model} is quantized, and quantized weights cannot be trained; give the model that it was made "
             "from, or train an adapter on it with finetune_lora"
         )
-    data = load_data(params, config, tokenizer)
+    data = load_data(params, config)
 
     # The weights that learn are fp32 whatever `dtype` is; see pyrust_nn.training.
     model = load_model(params.model, device=device, dtype=torch.float32)

@@ -31,7 +31,7 @@ def run(params, session):
     lora = checkpoint_config(params) if params.checkpoint_lora else None
     tokenizer = load_tokenizer(params.model)
     config = model_config(params.model)
-    data = load_data(params, config, tokenizer)
+    data = load_data(params, config)
 
     model = load_model(params.model, device=device, dtype=dtype, load_in_4bit=params.load_in_4bit)
     set_stop_tokens(model.generation_config, tokenizer)

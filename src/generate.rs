@@ -4,36 +4,111 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::params::{Kind, Param, Presence};
+use crate::dataset::{QUERIES, Query};
+use crate::params::{Kind, MODEL, Param, Presence};
 use crate::task::{TASKS, Task};
 
-/// The task's name in Python.
-pub fn function_name(task: &Task) -> &'static str {
-    if task.name == "script" { "run_script" } else { task.name }
+/// A function of the Python package, made from a row.
+pub(crate) struct Function {
+    pub name: &'static str,
+    command: String,
+    about: String,
+    /// Whether it is a step, and so takes a session first.
+    session: bool,
+    pub subject: &'static Param,
+    params: &'static [Param],
+    returns: &'static str,
 }
 
-/// The docstring of a task's function; its first line is the signature that `help()` and `inspect` read.
-pub(crate) fn docstring(task: &Task) -> String {
-    let mut text = format!("{}(session, {}, *", function_name(task), task.subject.name);
-    // Python wants those without a default first only by position; keywords may stand in any order.
-    for param in (task.params)() {
-        match param.presence {
-            Presence::Required => write!(text, ", {}", param.name),
-            _ => write!(text, ", {}={}", param.name, python_value(&(param.default)())),
+impl Function {
+    pub(crate) fn of_task(task: &Task) -> Function {
+        Function {
+            name: function_name(task),
+            command: task.command(),
+            about: format!("{}, as a step of a session; returns the step's summary.", task.about),
+            session: true,
+            subject: task.subject,
+            params: (task.params)(),
+            returns: "Summary",
         }
-        .unwrap_or_default();
     }
-    write!(text, ")\n--\n\n{}", documentation(task)).unwrap_or_default();
-    text
+
+    pub(crate) fn of_query(query: &'static Query) -> Function {
+        Function {
+            name: query.function,
+            command: query.command.into(),
+            about: format!("{}.", query.about),
+            session: false,
+            subject: &MODEL,
+            params: (query.params)(),
+            returns: query.returns,
+        }
+    }
+
+    fn all_params(&self) -> impl Iterator<Item = &'static Param> + use<> {
+        std::iter::once(self.subject).chain(self.params)
+    }
+
+    /// Its first line is the signature that `help()` and `inspect` read.
+    pub(crate) fn docstring(&self) -> String {
+        let session = if self.session { "session, " } else { "" };
+        let mut text = format!("{}({session}{}, *", self.name, self.subject.name);
+        // Python wants those without a default first only by position; keywords may stand in any order.
+        for param in self.params {
+            match param.presence {
+                Presence::Required => write!(text, ", {}", param.name),
+                _ => write!(text, ", {}={}", param.name, python_value(&(param.default)())),
+            }
+            .unwrap_or_default();
+        }
+        write!(text, ")\n--\n\n{}", self.documentation()).unwrap_or_default();
+        text
+    }
+
+    fn documentation(&self) -> String {
+        let mut text = format!("{}\n\nArgs:\n", self.about);
+        if self.session {
+            writeln!(text, "    session: Name of the session; None makes a fresh one.").unwrap_or_default();
+        }
+        for param in self.all_params() {
+            writeln!(text, "    {}: {} ({})", param.name, param.help.trim(), value_words(param)).unwrap_or_default();
+        }
+        text
+    }
+
+    fn stub(&self) -> String {
+        let session = if self.session { "    session: str | None,\n" } else { "" };
+        let mut text =
+            format!("\ndef {}(\n{session}    {}: {},\n    *,\n", self.name, self.subject.name, self.subject.kind.python_type());
+        for param in self.params {
+            let mut kind = param.kind.python_type();
+            let default = match param.presence {
+                Presence::Required => String::new(),
+                Presence::Unset => {
+                    kind.push_str(" | None");
+                    " = None".into()
+                }
+                Presence::Default => format!(" = {}", python_value(&(param.default)()).replace('\'', "\"")),
+            };
+            writeln!(text, "    {}: {kind}{default},", param.name).unwrap_or_default();
+        }
+        write!(text, ") -> {}:\n    \"\"\"", self.returns).unwrap_or_default();
+        for (i, line) in self.documentation().lines().enumerate() {
+            let indent = if i == 0 || line.is_empty() { "" } else { "    " };
+            writeln!(text, "{indent}{line}").unwrap_or_default();
+        }
+        text.push_str("    \"\"\"\n");
+        text
+    }
 }
 
-fn documentation(task: &Task) -> String {
-    let mut text = format!("{}, as a step of a session; returns the step's summary.\n\nArgs:\n", task.about);
-    writeln!(text, "    session: Name of the session; None makes a fresh one.").unwrap_or_default();
-    for param in task.all_params() {
-        writeln!(text, "    {}: {} ({})", param.name, param.help.trim(), value_words(param)).unwrap_or_default();
-    }
-    text
+fn functions() -> impl Iterator<Item = Function> {
+    TASKS.iter().map(Function::of_task).chain(QUERIES.iter().map(Function::of_query))
+}
+
+/// The task's name in Python.
+pub(crate) fn function_name(task: &Task) -> &'static str {
+    if task.name == "script" { "run_script" } else { task.name }
 }
 
 /// "a whole number from 1 to 9; default 3".
@@ -76,37 +151,7 @@ fn python_value(value: &Value) -> String {
 /// The whole of `python/pyrust_nn/_core.pyi`.
 pub fn stub() -> String {
     let mut text = include_str!("stub_head.pyi").to_string();
-    for task in &TASKS {
-        write!(
-            text,
-            "\ndef {}(\n    session: str | None,\n    {}: {},\n    *,\n",
-            function_name(task),
-            task.subject.name,
-            task.subject.kind.python_type()
-        )
-        .unwrap_or_default();
-        for param in (task.params)() {
-            let mut kind = param.kind.python_type();
-            let default = match param.presence {
-                Presence::Required => String::new(),
-                Presence::Unset => {
-                    kind.push_str(" | None");
-                    " = None".into()
-                }
-                Presence::Default => format!(" = {}", python_value(&(param.default)()).replace('\'', "\"")),
-            };
-            writeln!(text, "    {}: {kind}{default},", param.name).unwrap_or_default();
-        }
-        text.push_str(") -> Summary:\n    \"\"\"");
-        text.push_str(
-            &documentation(task)
-                .lines()
-                .enumerate()
-                .map(|(i, line)| if i == 0 || line.is_empty() { format!("{line}\n") } else { format!("    {line}\n") })
-                .collect::<String>(),
-        );
-        text.push_str("    \"\"\"\n");
-    }
+    text.extend(functions().map(|function| function.stub()));
     let names: String = exported(&text).iter().map(|name| format!("    \"{name}\",\n")).collect();
     // After the imports.
     text.replacen("\n\nclass ", &format!("\n\n__all__ = [\n{names}]\n\nclass "), 1)
@@ -126,24 +171,24 @@ fn exported(stub: &str) -> Vec<&str> {
     names
 }
 
+/// Parameters of every step, shown once.
+const OF_EVERY_STEP: [&str; 6] = ["step", "overwrite", "dry_run", "device", "offline", "runs_dir"];
+
 /// The whole of `docs/tasks.md`.
 pub fn tasks_page() -> String {
     let mut text = String::from(
         "# Tasks and their parameters\n\nEvery parameter has one name: `lora_rank` is the flag `--lora-rank`, the key in pipeline.toml, the keyword in Python and the field\nin Rust. Unset means that the step decides, and says in its summary what it took.\n",
     );
-    for task in &TASKS {
-        write!(text, "\n## {}\n\n{}. Command `pyrust-nn {}`.\n\n", function_name(task), task.about, task.command()).unwrap_or_default();
+    for function in functions() {
+        write!(text, "\n## {}\n\n{} Command `pyrust-nn {}`.\n\n", function.name, function.about, function.command).unwrap_or_default();
         text.push_str("| parameter | must be | default | meaning |\n|---|---|---|---|\n");
-        let own = |param: &&'static Param| !["step", "overwrite", "dry_run", "device", "offline", "runs_dir"].contains(&param.name);
-        for param in task.all_params().filter(own) {
+        for param in function.all_params().filter(|param| !function.session || !OF_EVERY_STEP.contains(&param.name)) {
             row(&mut text, param);
         }
     }
     text.push_str("\n## Every task\n\n| parameter | must be | default | meaning |\n|---|---|---|---|\n");
     text.push_str("| `session` | letters, digits, `.`, `_`, `-` | a fresh id | The session, a folder in the runs directory. |\n");
-    for param in
-        (TASKS[0].params)().iter().filter(|param| ["step", "overwrite", "dry_run", "device", "offline", "runs_dir"].contains(&param.name))
-    {
+    for param in (TASKS[0].params)().iter().filter(|param| OF_EVERY_STEP.contains(&param.name)) {
         row(&mut text, param);
     }
     text

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod cli;
 pub mod data;
+mod dataset;
 mod embed;
 mod embedded;
 pub mod environment;
@@ -29,9 +30,10 @@ pub mod task;
 pub use api::{
     convert_lora_to_gguf, convert_model_to_gguf, finetune_full, finetune_lora, inference, merge, quantize_model, run_pipeline, run_script,
 };
+pub use dataset::prepare_dataset;
 pub use embed::{pyo3, with_python_env};
 pub use params::{
-    ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, InferenceParams, MergeParams,
+    ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, InferenceParams, MergeParams, PrepareParams,
     QuantizeModelParams, ScriptParams,
 };
 pub use session::new_session_id;

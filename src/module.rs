@@ -11,11 +11,13 @@ use pyo3::types::{PyBool, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyMapping
 use serde_json::{Map, Value};
 
 use crate::error::{self, Error, Kind};
-use crate::params::Door;
+use crate::dataset::{QUERIES, Query};
+use crate::generate::{Function, function_name};
+use crate::params::{Door, MODEL};
 use crate::run::{self, Outcome, Request};
 use crate::session::runs_dir;
 use crate::task::{TASKS, Task};
-use crate::{cli, data, embedded, files, generate, gguf, logging, pipeline, status};
+use crate::{cli, data, embedded, files, gguf, logging, pipeline, status};
 
 /// Exception classes by kind. `interrupted` is Python's own KeyboardInterrupt.
 const CLASSES: [(Kind, &str, &str); 8] = [
@@ -106,7 +108,7 @@ fn outcome(py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
 }
 
 /// JSON as Python's own objects.
-fn to_object(py: Python<'_>, value: &Value) -> PyResult<Py<PyAny>> {
+pub(crate) fn to_object(py: Python<'_>, value: &Value) -> PyResult<Py<PyAny>> {
     Ok(py.import("json")?.call_method1("loads", (value.to_string(),))?.unbind())
 }
 
@@ -145,41 +147,65 @@ fn to_value(object: &Bound<'_, PyAny>) -> PyResult<Value> {
 
 /// A task as a Python function `(session, subject, *, parameters)`.
 fn task_function<'py>(py: Python<'py>, task: &'static Task) -> PyResult<Bound<'py, PyCFunction>> {
-    let name = generate::function_name(task);
-    let names: &'static std::ffi::CStr = Box::leak(CString::new(name)?.into_boxed_c_str());
-    let doc: &'static std::ffi::CStr = Box::leak(CString::new(generate::docstring(task))?.into_boxed_c_str());
-    PyCFunction::new_closure(
-        py,
-        Some(names),
-        Some(doc),
-        move |args: &Bound<'_, PyTuple>, keywords: Option<&Bound<'_, PyDict>>| -> PyResult<Py<PyAny>> {
-            let py = args.py();
-            let mut given = Map::new();
-            if args.len() > 2 {
-                return Err(PyTypeError::new_err(format!(
-                    "{name}() takes session and {} by position, the rest by name",
-                    task.subject.name
-                )));
-            }
-            for (position, value) in ["session", task.subject.name].into_iter().zip(args.iter()) {
-                given.insert(position.to_string(), to_value(&value)?);
-            }
-            for (key, value) in keywords.into_iter().flatten() {
-                let key: String = key.extract()?;
-                if given.insert(key.clone(), to_value(&value)?).is_some() {
-                    return Err(PyTypeError::new_err(format!("{name}() got {key} twice")));
-                }
-            }
-            let session = match given.shift_remove("session") {
-                None | Some(Value::Null) => None,
-                Some(Value::String(session)) => Some(session),
-                Some(other) => return Err(to_python(error::usage(format!("session must be a text or None, not {other}")))),
-            };
-            cli::show_by_default();
-            let request = Request { task, session, given, door: Door::Python };
-            outcome(py, py.detach(|| run::step(request)))
-        },
-    )
+    let function = Function::of_task(task);
+    let (name, subject) = (function.name, function.subject.name);
+    made_function(py, &function, move |py, args, keywords| {
+        let mut given = arguments(name, &["session", subject], args, keywords)?;
+        let session = match given.shift_remove("session") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(session)) => Some(session),
+            Some(other) => return Err(to_python(error::usage(format!("session must be a text or None, not {other}")))),
+        };
+        let request = Request { task, session, given, door: Door::Python };
+        outcome(py, py.detach(|| run::step(request)))
+    })
+}
+
+/// A question as a Python function `(model, *, parameters)`.
+fn query_function<'py>(py: Python<'py>, query: &'static Query) -> PyResult<Bound<'py, PyCFunction>> {
+    let function = Function::of_query(query);
+    made_function(py, &function, move |py, args, keywords| {
+        let given = arguments(query.function, &[MODEL.name], args, keywords)?;
+        let mut tell = |_, _| Python::attach(|py| py.check_signals()).map_err(anyhow::Error::from);
+        to_object(py, &py.detach(|| (query.ask)(given, Door::Python, &mut tell)).map_err(to_python)?)
+    })
+}
+
+/// `call` under the name and with the docstring of `function`.
+fn made_function<'py>(
+    py: Python<'py>,
+    function: &Function,
+    call: impl Fn(Python<'_>, &Bound<'_, PyTuple>, Option<&Bound<'_, PyDict>>) -> PyResult<Py<PyAny>> + Send + Sync + 'static,
+) -> PyResult<Bound<'py, PyCFunction>> {
+    let name: &'static std::ffi::CStr = Box::leak(CString::new(function.name)?.into_boxed_c_str());
+    let doc: &'static std::ffi::CStr = Box::leak(CString::new(function.docstring())?.into_boxed_c_str());
+    PyCFunction::new_closure(py, Some(name), Some(doc), move |args: &Bound<'_, PyTuple>, keywords: Option<&Bound<'_, PyDict>>| {
+        cli::show_by_default();
+        call(args.py(), args, keywords)
+    })
+}
+
+/// Arguments by name; those of `positions` may come by position.
+fn arguments(
+    function: &str,
+    positions: &[&str],
+    args: &Bound<'_, PyTuple>,
+    keywords: Option<&Bound<'_, PyDict>>,
+) -> PyResult<Map<String, Value>> {
+    if args.len() > positions.len() {
+        return Err(PyTypeError::new_err(format!("{function}() takes {} by position, the rest by name", positions.join(" and "))));
+    }
+    let mut given = Map::new();
+    for (position, value) in positions.iter().zip(args.iter()) {
+        given.insert((*position).to_string(), to_value(&value)?);
+    }
+    for (key, value) in keywords.into_iter().flatten() {
+        let key: String = key.extract()?;
+        if given.insert(key.clone(), to_value(&value)?).is_some() {
+            return Err(PyTypeError::new_err(format!("{function}() got {key} twice")));
+        }
+    }
+    Ok(given)
 }
 
 #[pyfunction]
@@ -200,10 +226,8 @@ fn publish_folder(py: Python<'_>, made: PathBuf, target: PathBuf) -> PyResult<()
 }
 
 #[pyfunction]
-fn read_conversations(py: Python<'_>, path: PathBuf) -> PyResult<Py<PyAny>> {
-    let conversations = py.detach(|| data::read_conversations(&path)).map_err(to_python)?;
-    let messages: Value = conversations.into_iter().map(|mut one| one["messages"].take()).collect();
-    to_object(py, &messages)
+fn digest(py: Python<'_>, files: Vec<PathBuf>) -> PyResult<String> {
+    py.detach(|| data::digest(&files)).map(|digest| format!("{digest:032x}")).map_err(to_python)
 }
 
 #[pyfunction]
@@ -286,7 +310,10 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add(name, classes(py)?.get_item(kind.name())?)?;
     }
     for task in &TASKS {
-        module.add(generate::function_name(task), task_function(py, task)?)?;
+        module.add(function_name(task), task_function(py, task)?)?;
+    }
+    for query in &QUERIES {
+        module.add(query.function, query_function(py, query)?)?;
     }
     module.add_function(wrap_pyfunction!(run_pipeline, module)?)?;
     module.add_function(wrap_pyfunction!(get_status, module)?)?;
@@ -296,7 +323,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // For the package's own scripts:
     module.add_function(wrap_pyfunction!(log_record, module)?)?;
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
-    module.add_function(wrap_pyfunction!(read_conversations, module)?)?;
+    module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
     module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())

@@ -71,7 +71,7 @@ macro_rules! presence {
 }
 
 macro_rules! params {
-    ($(#[doc = $about:literal])+ $name:ident { $( $(#[doc = $help:literal])+ $presence:ident $field:ident: $ty:ty = $value:expr, $kind:expr; )* }) => {
+    ([] $(#[doc = $about:literal])+ $name:ident { $( $(#[doc = $help:literal])+ $presence:ident $field:ident: $ty:ty = $value:expr, $kind:expr; )* }) => {
         $(#[doc = $about])+
         #[derive(Clone, Debug, PartialEq, Serialize)]
         pub struct $name { $( $(#[doc = $help])+ pub $field: $ty, )* }
@@ -94,8 +94,8 @@ macro_rules! params {
 
 /// Adds what every step has.
 macro_rules! step_params {
-    ($(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
-        params! { $(#[doc = $about])+ $name { $($fields)*
+    ([] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        params! { [] $(#[doc = $about])+ $name { $($fields)*
             /// The step's folder in the session; unset, the task's name.
             unset step: String = String::new(), Kind::Text;
             /// Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded.
@@ -112,22 +112,52 @@ macro_rules! step_params {
     };
 }
 
-/// Adds what both ways of fine-tuning have.
-macro_rules! finetune_params {
-    ($(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
-        step_params! { $(#[doc = $about])+ $name {
-            /// The conversations to learn: a JSON list, or JSON lines, of {"messages": [{"role": …, "content": …}, …]}.
-            required dataset_path: PathBuf = PathBuf::new(), Kind::Path;
+/// Adds what decides the rows that a data set becomes, and goes on with the next macro of the list.
+macro_rules! data_params {
+    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name {
+            /// The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library.
+            required dataset_path: Vec<PathBuf> = Vec::new(), Kind::Paths;
+            /// Longest sample, in tokens.
+            default max_length: u32 = 2048, int(8, 1_048_576);
+            /// What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them.
+            default overlong: String = "error".to_string(), Kind::Choice(&["error", "drop", "truncate_left", "truncate_right"]);
+            /// The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them.
+            default thinking: String = "keep".to_string(), Kind::Choice(&["keep", "drop", "mask"]);
+            /// Leave out conversations that are equal to an earlier one.
+            default drop_duplicates: bool = false, Kind::Bool;
+            /// Share of the conversations, drawn by the seed, that is held out for evaluation.
+            default eval_split: f64 = 0.0, float(0.0, 0.9);
+            /// Seed of everything random: order, dropout, new weights, the evaluation split.
+            default seed: u32 = 42, int(0, u32::MAX as i64);
+            $($fields)*
+        } }
+    };
+}
+
+/// Adds what decides how often and in which portions the rows are seen.
+macro_rules! loop_params {
+    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name {
             /// Passes over the data set.
             default num_epochs: f64 = 3.0, float_above(0.0, 100_000.0);
             /// Conversations per forward and backward pass.
             default batch_size: u32 = 4, int(1, 65_536);
             /// Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations.
             default gradient_accumulation_steps: u32 = 1, int(1, 65_536);
-            /// Longest sample, in tokens.
-            default max_length: u32 = 2048, int(8, 1_048_576);
-            /// What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them.
-            default overlong: String = "error".to_string(), Kind::Choice(&["error", "drop", "truncate_left", "truncate_right"]);
+            /// Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU.
+            default dtype: String = "auto".to_string(), DTYPE;
+            /// Steps between two checkpoints; 0 writes none.
+            default save_steps: u32 = 0, int(0, 1_000_000_000);
+            $($fields)*
+        } }
+    };
+}
+
+/// Adds what both ways of fine-tuning have besides.
+macro_rules! finetune_params {
+    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name {
             /// Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps.
             default warmup: f64 = 0.0, float(0.0, 10_000_000.0);
             /// How the learning rate goes on after the warm-up.
@@ -136,16 +166,8 @@ macro_rules! finetune_params {
             default weight_decay: f64 = 0.0, float(0.0, 10.0);
             /// Gradients are scaled down to this norm; 0 leaves them.
             default max_grad_norm: f64 = 1.0, float(0.0, 1_000_000.0);
-            /// Seed of everything random: order, dropout, new weights, the evaluation split.
-            default seed: u32 = 42, int(0, u32::MAX as i64);
-            /// Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU.
-            default dtype: String = "auto".to_string(), DTYPE;
             /// Steps between two lines of metrics.jsonl.
             default logging_steps: u32 = 10, int(1, 1_000_000);
-            /// Steps between two checkpoints; 0 writes none.
-            default save_steps: u32 = 0, int(0, 1_000_000_000);
-            /// Share of the conversations, drawn by the seed, that is not trained on but evaluated after each epoch.
-            default eval_split: f64 = 0.0, float(0.0, 0.9);
             $($fields)*
         } }
     };
@@ -155,6 +177,7 @@ const DTYPE: Kind = Kind::Choice(&["auto", "bf16", "fp16", "fp32"]);
 const OUTTYPE: Kind = Kind::ChoiceList(&["f16", "bf16", "q8_0"]);
 
 finetune_params! {
+    [loop_params data_params step_params]
     /// Train every weight of the model.
     FinetuneFullParams {
         /// Peak learning rate.
@@ -163,6 +186,7 @@ finetune_params! {
 }
 
 finetune_params! {
+    [loop_params data_params step_params]
     /// Train a LoRA adapter beside the frozen model, or continue one.
     FinetuneLoraParams {
         /// Peak learning rate.
@@ -185,6 +209,7 @@ finetune_params! {
 }
 
 step_params! {
+    []
     /// Make a smaller copy of the model: 4 bit (nf4), 8 bit or 16 bit.
     QuantizeModelParams {
         /// Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (a cast to bf16).
@@ -193,6 +218,7 @@ step_params! {
 }
 
 step_params! {
+    []
     /// Write the model as GGUF files, for llama.cpp and Ollama.
     ConvertModelToGgufParams {
         /// Types of the matrices, a file for each.
@@ -201,6 +227,7 @@ step_params! {
 }
 
 step_params! {
+    []
     /// Write a LoRA adapter as GGUF files, to be loaded beside its base model.
     ConvertLoraToGgufParams {
         /// Types of the matrices, a file for each.
@@ -209,6 +236,7 @@ step_params! {
 }
 
 step_params! {
+    []
     /// Let the model answer.
     InferenceParams {
         /// What to ask: a text, or (in Python, Rust and pipeline.toml) a whole conversation; may repeat.
@@ -231,6 +259,7 @@ step_params! {
 }
 
 step_params! {
+    []
     /// Join an adapter and its base into a plain model.
     MergeParams {
         /// Number format of the merged model: auto is the base model's own.
@@ -239,6 +268,7 @@ step_params! {
 }
 
 step_params! {
+    []
     /// Run a script of your own: a file with `run(params, session) -> dict`.
     ScriptParams {
         /// The script's own parameters, checked against its PARAMS.
@@ -246,17 +276,33 @@ step_params! {
     }
 }
 
+data_params! {
+    [params]
+    /// Prepare a data set: rows of token ids and labels, kept in the cache.
+    PrepareParams {
+        /// Open no socket: the model must be a folder, builtin:tiny or downloaded before.
+        default offline: bool = false, Kind::Bool;
+    }
+}
+
+impl PrepareParams {
+    /// Defaults, and the data set.
+    pub fn new(dataset_path: impl Into<PathBuf>) -> Self {
+        Self { dataset_path: vec![dataset_path.into()], ..Self::default() }
+    }
+}
+
 impl FinetuneFullParams {
     /// Defaults, and the data set.
     pub fn new(dataset_path: impl Into<PathBuf>) -> Self {
-        Self { dataset_path: dataset_path.into(), ..Self::default() }
+        Self { dataset_path: vec![dataset_path.into()], ..Self::default() }
     }
 }
 
 impl FinetuneLoraParams {
     /// Defaults, and the data set.
     pub fn new(dataset_path: impl Into<PathBuf>) -> Self {
-        Self { dataset_path: dataset_path.into(), ..Self::default() }
+        Self { dataset_path: vec![dataset_path.into()], ..Self::default() }
     }
 }
 
@@ -293,7 +339,7 @@ mod tests {
     fn unset_fields_are_not_given_and_set_ones_are() {
         let given = FinetuneLoraParams { lora_rank: 8, ..FinetuneLoraParams::new("data.json") }.given().unwrap();
         assert_eq!(given["lora_rank"], 8);
-        assert_eq!(given["dataset_path"], "data.json");
+        assert_eq!(given["dataset_path"], json!(["data.json"]));
         for name in ["lora_alpha", "lora_dropout", "checkpoint_lora", "target_modules", "step", "runs_dir"] {
             assert!(!given.contains_key(name), "{name} was never set");
         }

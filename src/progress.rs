@@ -52,6 +52,34 @@ impl Progress {
     }
 }
 
+/// Progress through the bytes of files, shown once it takes longer than a second.
+#[derive(Debug)]
+pub struct Bytes {
+    progress: Progress,
+    begun: Instant,
+    shown: Instant,
+}
+
+impl Bytes {
+    /// Progress of the work of that name.
+    pub fn new(what: &str) -> Bytes {
+        Bytes { progress: Progress::new(what), begun: Instant::now(), shown: Instant::now() }
+    }
+
+    /// `done` of `total` bytes.
+    pub fn report(&mut self, done: u64, total: u64) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        if seconds < 1.0 || self.shown.elapsed() < Duration::from_millis(200) {
+            return;
+        }
+        self.shown = Instant::now();
+        let rate = done as f64 / seconds;
+        let left = total.saturating_sub(done) as f64 / rate.max(1.0);
+        let text = format!("MB, {:.0} MB/s, {left:.0} s left", rate / 1e6);
+        self.progress.report(Update { done: done / 1_000_000, total: total.div_ceil(1_000_000), text: &text });
+    }
+}
+
 /// Live text.
 pub fn stream(text: &str) {
     with_show(|show| show.stream(text));

@@ -84,6 +84,16 @@ fn made_by_step(folder: &Path, shown: &str, wanted: Wanted) -> Result<Option<Pat
     }
 }
 
+/// The folder of a hub model that was downloaded before, in the hub's own cache (`HF_HUB_CACHE`, `HF_HOME`), with its tokenizer.
+pub(crate) fn downloaded(name: &str) -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set("HF_HOME").or_else(|| Some(set("HOME")?.join(".cache/huggingface")))?;
+    let model = set("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")).join(format!("models--{}", name.replace('/', "--")));
+    let commit = std::fs::read_to_string(model.join("refs/main")).ok()?;
+    let folder = model.join("snapshots").join(commit.trim());
+    folder.join("tokenizer.json").is_file().then_some(folder)
+}
+
 /// `name` or `owner/name`, as the hub allows.
 fn is_hub_name(name: &str) -> bool {
     let part = |part: &str| {

@@ -17,7 +17,7 @@ use crate::resolve::{Wanted, artifact};
 use crate::session::{Running, Session, check_name, new_session_id, runs_dir};
 use crate::summary::{Status, Summary, now};
 use crate::task::Task;
-use crate::{data, embed, files, logging, progress};
+use crate::{dataset, embed, files, logging, progress};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -182,17 +182,16 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
                 files.push(PathBuf::from(&found));
                 for_script.insert(param.name.into(), found.into());
             }
-            Kind::Path if param.name == "dataset_path" => {
-                let data_set = data::expand(&[given])?;
-                let count = data::check_files(&data_set)?;
-                info!("{given}: {} conversations", count.conversations);
-                files.extend(data_set);
-            }
             Kind::Path if param.name == "prompts_file" && !Path::new(given).is_file() => {
                 return Err(error::input(format!("there is no prompts file {given}; check {}", request.door.spell("prompts_file"))));
             }
             _ => {}
         }
+    }
+    if params.contains_key("dataset_path") {
+        let model = for_script[request.task.subject.name].as_str().unwrap_or_default();
+        files.extend(dataset::prepare_ahead(params, model, &mut progress::Bytes::new("prepare"))?);
+        progress::clear();
     }
     Ok((for_script, files))
 }

@@ -24,12 +24,13 @@ from pyrust_nn._core import (
     list_sessions,
     main,
     merge,
+    prepare_dataset,
     quantize_model,
     run_pipeline,
     run_script,
     set_console,
 )
-from pyrust_nn.types import Message, StepError, Summary
+from pyrust_nn.types import Message, PreparedDataset, StepError, Summary
 
 __all__ = [
     "BusyError",
@@ -37,6 +38,7 @@ __all__ = [
     "InternalError",
     "Message",
     "ModelError",
+    "PreparedDataset",
     "PyrustNNError",
     "ScriptError",
     "SetupError",
@@ -54,6 +56,7 @@ __all__ = [
     "list_sessions",
     "main",
     "merge",
+    "prepare_dataset",
     "quantize_model",
     "run_pipeline",
     "run_script",

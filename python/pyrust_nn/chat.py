@@ -1,80 +1,36 @@
-"""Conversations to token ids and labels, by the model's own chat template.
+"""Conversations as text, by transformers' rendering of the model's own chat template.
 
-`encode_dataset` is the whole interface. What it promises:
+Inference renders its prompts here. Data sets are rendered in Rust (src/data/render.rs) by the same rules; where that cannot
+render a template as transformers does, it calls `ChatRenderer.for_rust`.
 
-* A sample's text is what `tokenizer.apply_chat_template` renders, never a copy of a template.
-* Labels are -100 (ignored) but at the assistant's words and at the end-of-turn token that closes them. Not trained on:
-  the newline after that token, an empty think block that the template adds, turns with `"train": false`.
-* Token ids are those of the whole text, except where inference would cut the text otherwise: the prompt ends in a
-  newline, so an answer that begins with one would melt into the prompt's last token. There prompt and turn are
-  tokenized apart, and `recut_turns` counts it.
-* A template may rewrite history (Qwen3 drops the thinking of earlier turns). Then no single text shows every turn as
-  inference sees it, and the conversation becomes one sample for each trained turn, its prompt being
-  `apply_chat_template(messages[:i], add_generation_prompt=True)`; `split_conversations` counts it.
+A template may rewrite history (Qwen3 drops the thinking of earlier turns). Then no single text shows every turn as
+inference sees it, and the conversation becomes one text for each trained turn, its prompt being
+`apply_chat_template(messages[:i], add_generation_prompt=True)`.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import numpy as np
 
 from pyrust_nn import InputError, ModelError
+from pyrust_nn.models import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
-IGNORED = -100  # torch's cross_entropy leaves such labels out
-TEXTS_AT_ONCE = 512  # tokenized in one call
-SHOWN = 5  # overlong samples named in one message
-COUNTS = (
-    *("rows", "tokens", "target_tokens"),  # of the samples kept
-    *("truncated", "dropped", "lost_tokens"),  # samples, samples, and the tokens that this cost
-    *("split_conversations", "recut_turns"),
-)
-
 Message = dict[str, Any]
 
 # What a thinking template puts at a prompt's end, and in front of an answer that has no thinking.
 THINKING_PROMPT = re.compile(r"<think>\s*(</think>\s*)?\Z")
 EMPTY_THINKING = re.compile(r"<think>\s*</think>\n{0,2}")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One row to train on.
-
-    `input_ids` and `labels` are int32 arrays of the same length; `labels[k]` is `input_ids[k]` or -100, so whoever
-    computes the loss shifts them by one. `labels[0]` is always -100: nothing predicts the first token.
-    """
-
-    input_ids: np.ndarray
-    labels: np.ndarray
-    conversation: int  # index in the data set, from 0
-
-    @property
-    def target_tokens(self) -> int:
-        """How many tokens are trained on."""
-        return int(np.count_nonzero(self.labels != IGNORED))
-
-
-@dataclass(frozen=True)
-class EncodedDataset:
-    """The samples in the data set's order, and what became of the data.
-
-    `counts` has the names in COUNTS.
-    """
-
-    samples: list[Sample]
-    counts: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -88,99 +44,23 @@ class Turn:
 
 @dataclass(frozen=True)
 class Rendering:
-    """The text of one sample. `place` names it in messages, such as `[3]` or `[3].messages[5]`."""
+    """The text of one sample; `message` is the index of the turn it is for, where a conversation became several."""
 
     text: str
     turns: list[Turn]
-    place: str
-    conversation: int
+    message: int | None
 
 
-def encode_dataset(
-    conversations: Sequence[list[Message]], tokenizer: PreTrainedTokenizerFast, *, max_length: int, overlong: str
-) -> EncodedDataset:
-    """Render, tokenize and mask `conversations`.
-
-    Args:
-        conversations: each a list of messages with `role`, `content`, and optionally `train` and whatever else the
-            template reads (`tool_calls`, `reasoning_content`, ...).
-        tokenizer: a fast tokenizer that carries the model's chat template.
-        max_length: the most tokens a sample may have.
-        overlong: what happens beyond: `error`, `drop`, `truncate_left` (the end is kept), `truncate_right`. A sample
-            that truncation leaves without a target is dropped.
-
-    Raises:
-        InputError: overlong samples with `overlong="error"`; a conversation that the template refuses; nothing left.
-        ModelError: a tokenizer without a chat template, or with one that renders prompts and turns apart.
-    """
-    renderer = ChatRenderer(tokenizer)
-    encoder = TextEncoder(tokenizer)
-    counts = dict.fromkeys(COUNTS, 0)
-    samples: list[Sample] = []
-    too_long: list[tuple[str, int]] = []
-    too_long_dropped = 0
-    for rendering, ids, labels, recut in encoder.encode(_renderings(conversations, renderer, counts)):
-        length = len(ids)
-        counts["recut_turns"] += recut
-        if length > max_length:
-            too_long.append((rendering.place, length))
-            if overlong in ("truncate_left", "truncate_right"):
-                kept = slice(-max_length, None) if overlong == "truncate_left" else slice(max_length)
-                ids, labels = ids[kept], labels[kept].copy()
-                labels[0] = IGNORED
-            else:
-                labels = labels[:0]
-        sample = Sample(ids, labels, rendering.conversation)
-        if sample.target_tokens == 0:
-            counts["dropped"] += 1
-            counts["lost_tokens"] += length
-            too_long_dropped += length > max_length
-            continue
-        samples.append(sample)
-        counts["rows"] += 1
-        counts["tokens"] += len(ids)
-        counts["target_tokens"] += sample.target_tokens
-        counts["truncated"] += len(ids) < length
-        counts["lost_tokens"] += length - len(ids)
-
-    if too_long and overlong == "error":
-        raise InputError(_too_long_message(too_long, max_length))
-    if not samples:
-        raise InputError(
-            f"nothing is left to train on: all {counts['dropped']} samples are dropped. With overlong {overlong} and max_length "
-            f"{max_length}, {too_long_dropped} were too long or lost every turn to train on when cut (raise max_length, or take "
-            f'truncate_left, which keeps the last turns); the others have no assistant turn but with "train": false'
-        )
-    for name, what in (
-        ("truncated", f"samples cut to {max_length} tokens"),
-        ("dropped", "samples dropped: too long, or no turn to train on"),
-        ("split_conversations", "conversations split into one sample a turn, as the template rewrites earlier turns"),
-        ("recut_turns", "answers that begin with whitespace, tokenized apart from their prompts"),
-    ):
-        if counts[name]:
-            logger.info("%d %s", counts[name], what)
-    return EncodedDataset(samples, counts)
-
-
-def _renderings(conversations: Sequence[list[Message]], renderer: ChatRenderer, counts: dict[str, int]) -> Iterator[Rendering]:
-    for index, messages in enumerate(conversations):
-        renderings = renderer.renderings(messages, index)
-        counts["split_conversations"] += len(renderings) > 1
-        yield from renderings
-
-
-def _too_long_message(too_long: list[tuple[str, int]], max_length: int) -> str:
-    named = ", ".join(f"{place} has {length}" for place, length in too_long[:SHOWN])
-    more = f", and {len(too_long) - SHOWN} more" if len(too_long) > SHOWN else ""
-    return (
-        f"{len(too_long)} samples have more than max_length {max_length} tokens: conversation {named}{more}. "
-        f"Raise max_length (the longest needs {max(length for _, length in too_long)}), or set overlong to "
-        "drop, truncate_left or truncate_right"
-    )
+def renderer_for(folder: str | PathLike[str]) -> ChatRenderer:
+    """A renderer for the model in `folder`. For Rust."""
+    return ChatRenderer(load_tokenizer(str(folder)))
 
 
 class ChatRenderer:
-    """Renders conversations by the tokenizer's chat template and finds the places of the assistant's turns."""
+    """Renders conversations by the tokenizer's chat template and finds the places of the assistant's turns.
+
+    One thread at a time: a conversation's options are held while it is rendered.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Raise ModelError where `tokenizer` has no template."""
@@ -192,13 +72,23 @@ class ChatRenderer:
         self.tokenizer = tokenizer
         added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         self.end_tokens = {*tokenizer.all_special_tokens, *added}
+        self.options: dict[str, Any] = {}
         self.warned: set[str] = set()
 
-    def renderings(self, conversation: list[Message], index: int) -> list[Rendering]:
-        """One sample, or one for each trained turn where the template rewrites history.
+    def for_rust(self, conversation: dict[str, Any], index: int) -> list[tuple[str, list[tuple[int, int, int]], int | None]]:
+        """The renderings of a conversation as plain tuples: text, turns, message."""
+        options = dict(conversation.get("chat_template_kwargs") or {})
+        options |= {name: conversation[name] for name in ("tools", "documents") if conversation.get(name)}
+        renderings = self.renderings(conversation["messages"], index, **options)
+        return [(r.text, [(t.prompt_end, t.target_start, t.target_end) for t in r.turns], r.message) for r in renderings]
 
-        A conversation without a trained turn gives a rendering without turns.
+    def renderings(self, conversation: list[Message], index: int, **options: Any) -> list[Rendering]:
+        """One text, or one for each trained turn where the template rewrites history.
+
+        `options` go to `apply_chat_template`: tools, documents, and what else the template reads. A conversation without
+        a trained turn gives a rendering without turns.
         """
+        self.options = options
         place = f"[{index}]"
         trained = [i for i, message in enumerate(conversation) if message["role"] == "assistant" and message.get("train", True)]
         # A turn that only calls a tool may lack content, and templates add it to text.
@@ -208,13 +98,13 @@ class ChatRenderer:
         if alone and alone[-1][1].startswith(whole):
             whole = alone[-1][1]  # with the end-of-turn token that the template left out at the very end
         if all(whole.startswith(text) for _, text, _ in alone):
-            return [Rendering(whole, [turn for _, _, turn in alone], place, index)]
-        return [Rendering(text, [turn], f"{place}.messages[{i}]", index) for i, text, turn in alone]
+            return [Rendering(whole, [turn for _, _, turn in alone], None)]
+        return [Rendering(text, [turn], i) for i, text, turn in alone]
 
     def render(self, messages: list[Message], place: str, *, prompt: bool = False) -> str:
         """The template's text of `messages`, with the opening of the next answer if it is to be a prompt."""
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **self.options)
         except (jinja2.TemplateError, TypeError, ValueError) as cause:
             raise InputError(f"conversation {place}: the model's chat template refuses it: {cause}; change it or leave it out") from cause
 
@@ -272,75 +162,3 @@ class ChatRenderer:
         if text not in self.warned:
             self.warned.add(text)
             logger.warning("%s", text)
-
-
-class TextEncoder:
-    """Tokenizes rendered texts and turns places in them into labels."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Raise ModelError where `tokenizer` cannot tell the places of its tokens."""
-        if not tokenizer.is_fast:
-            raise ModelError(f"the tokenizer of {tokenizer.name_or_path} has no tokenizer.json; convert it first")
-        self.tokenizer = tokenizer
-        # Text is cut at these before anything else, so what stands behind one is tokenized as if nothing stood before.
-        self.borders = [
-            id
-            for id, token in tokenizer.added_tokens_decoder.items()
-            if not (token.lstrip or token.rstrip or token.normalized or token.single_word)
-        ]
-        self.tails: dict[str, list[int]] = {}
-
-    def encode(self, renderings: Iterable[Rendering]) -> Iterator[tuple[Rendering, np.ndarray, np.ndarray, int]]:
-        """For each rendering: token ids and labels (int32), and the number of turns tokenized apart."""
-        batch: list[Rendering] = []
-        for rendering in renderings:
-            batch.append(rendering)
-            if len(batch) == TEXTS_AT_ONCE:
-                yield from self._encode_batch(batch)
-                batch = []
-        if batch:
-            yield from self._encode_batch(batch)
-
-    def _encode_batch(self, batch: list[Rendering]) -> Iterator[tuple[Rendering, np.ndarray, np.ndarray, int]]:
-        for rendering, tokens in zip(batch, self._tokenize([r.text for r in batch]), strict=True):
-            cuts = [turn.prompt_end for turn in rendering.turns if not self._cut_there(rendering.text, tokens, turn.prompt_end)]
-            if cuts:
-                tokens = self._tokenize_apart(rendering.text, cuts)
-            ids, begins, ends = tokens
-            target = np.zeros(len(ids), dtype=bool)
-            for turn in rendering.turns:
-                target |= (begins >= turn.target_start) & (ends <= turn.target_end)
-            target[:1] = False
-            yield rendering, ids, np.where(target, ids, np.int32(IGNORED)), len(cuts)
-
-    def _tokenize(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each text: ids, and where each token begins and ends (characters)."""
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
-        result = []
-        for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            begins, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-            # Some tokenizers report a token without its whitespace; it begins where the one before it ended.
-            begins = np.minimum(begins, np.concatenate(([0], ends[:-1])) if len(ends) else begins)
-            result.append((np.array(ids, dtype=np.int32), begins, ends))
-        return result
-
-    def _cut_there(self, text: str, tokens: tuple[np.ndarray, np.ndarray, np.ndarray], place: int) -> bool:
-        """Whether `text[:place]` alone has the very tokens that it has within `text`."""
-        ids, begins, ends = tokens
-        count = int(np.searchsorted(ends, place, side="right"))
-        if count < len(ids) and begins[count] < place:
-            return False
-        borders = np.flatnonzero(np.isin(ids[:count], self.borders))
-        first = int(borders[-1]) + 1 if len(borders) else 0
-        tail = text[int(ends[first - 1]) if first else 0 : place]
-        if tail not in self.tails:
-            self.tails[tail] = self.tokenizer(tail, add_special_tokens=False, verbose=False)["input_ids"]
-        return self.tails[tail] == ids[first:count].tolist()
-
-    def _tokenize_apart(self, text: str, cuts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        edges = [0, *cuts, len(text)]
-        pieces = self._tokenize([text[a:b] for a, b in pairwise(edges)])
-        ids = np.concatenate([piece[0] for piece in pieces])
-        begins = np.concatenate([piece[1] + edge for piece, edge in zip(pieces, edges, strict=False)])
-        ends = np.concatenate([piece[2] + edge for piece, edge in zip(pieces, edges, strict=False)])
-        return ids, begins, ends

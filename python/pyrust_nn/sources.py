@@ -51,6 +51,23 @@ def model_folder(model: str) -> Path:
     return _noted(model, _snapshot(model))
 
 
+def tokenizer_folder(model: str, offline: bool) -> str:
+    """The folder with the tokenizer of a model, or of an adapter's base where it has none of its own. For Rust."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        folder = model_folder(model)
+        if is_adapter(model) and not (folder / "tokenizer.json").is_file():
+            folder = model_folder(adapter_base(model))
+        return str(folder)
+    finally:
+        if before is None:
+            os.environ.pop("HF_HUB_OFFLINE", None)
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
 def _noted(model: str, folder: Path) -> Path:
     """Tell the session where a model without a folder of its own was read from."""
     SOURCES[model] = str(folder)

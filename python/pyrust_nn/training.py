@@ -31,8 +31,8 @@ from transformers import AutoConfig, PrinterCallback, Trainer, TrainerControl, T
 
 from pyrust_nn import InputError, ModelError, _core
 from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, Session, TrainingMeter
-from pyrust_nn.chat import IGNORED, Sample, encode_dataset
 from pyrust_nn.models import model_folder, pick_device, pick_dtype, position_limit
+from pyrust_nn.rows import IGNORED, Rows, Sample
 from pyrust_nn.saving import save_model
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The rows to train on, those held out for evaluation (maybe none), and the counts of `encode_dataset`."""
+    """The rows to train on, those held out for evaluation, and the counts of `prepare_dataset`."""
 
-    train: list[Sample]
-    evaluation: list[Sample]
+    train: Rows
+    evaluation: Rows | None
     counts: dict[str, int]
 
 
@@ -62,47 +62,34 @@ def prepare(params: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
     return device, dtype
 
 
-def load_data(params: SimpleNamespace, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> TrainingData:
-    """Read, encode and split the data set. `config` is the model's: no sample may exceed its positions."""
+def load_data(params: SimpleNamespace, config: PretrainedConfig) -> TrainingData:
+    """Prepare the data set, or find it prepared. `config` is the model's: no sample may exceed its positions."""
     positions = position_limit(config)
     if positions is not None and params.max_length > positions:
         raise InputError(
             f"max_length {params.max_length} is beyond the {positions} positions (max_position_embeddings) of "
             f"{params.model}; set max_length to {positions} or less"
         )
-    conversations = _core.read_conversations(params.dataset_path)
-    encoded = encode_dataset(conversations, tokenizer, max_length=params.max_length, overlong=params.overlong)
-    train, evaluation = split(encoded.samples, params.eval_split, params.seed)
-    logger.info(
-        "%d conversations: %d rows to train on, %d to evaluate, %d tokens, of which %d are targets",
-        len(conversations),
-        len(train),
-        len(evaluation),
-        encoded.counts["tokens"],
-        encoded.counts["target_tokens"],
+    prepared = _core.prepare_dataset(
+        model_folder(params.model),
+        dataset_path=params.dataset_path,
+        max_length=params.max_length,
+        overlong=params.overlong,
+        thinking=params.thinking,
+        drop_duplicates=params.drop_duplicates,
+        eval_split=params.eval_split,
+        seed=params.seed,
     )
-    return TrainingData(train, evaluation, encoded.counts)
+    train = Rows(prepared["path"])
+    evaluation = Rows(prepared["eval_path"]) if prepared["eval_path"] else None
+    logger.info("%d rows to train on, %d to evaluate", len(train), len(evaluation or ()))
+    places = ("path", "eval_path", "cached")
+    return TrainingData(train, evaluation, {name: count for name, count in prepared.items() if name not in places})
 
 
 def model_config(model: str) -> PretrainedConfig:
     """The configuration of a model, read without its weights."""
     return AutoConfig.from_pretrained(model_folder(model), local_files_only=True, trust_remote_code=False)
-
-
-def split(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Hold out `share` of the conversations (at least one), all samples of a conversation on the same side."""
-    if not share:
-        return samples, []
-    conversations = sorted({sample.conversation for sample in samples})
-    count = max(1, round(share * len(conversations)))
-    if count >= len(conversations):
-        raise InputError(
-            f"eval_split {share} of {len(conversations)} conversations holds out {count} and leaves nothing to train "
-            "on; lower it, or give more conversations"
-        )
-    held_out = set(random.Random(f"{seed}/evaluation").sample(conversations, count))
-    train = [sample for sample in samples if sample.conversation not in held_out]
-    return train, [sample for sample in samples if sample.conversation in held_out]
 
 
 class EpochSampler(Sampler[int]):
@@ -138,8 +125,8 @@ def collate(samples: list[Sample]) -> dict[str, torch.Tensor]:
     }
     for row, sample in enumerate(samples):
         length = len(sample.input_ids)
-        batch["input_ids"][row, :length] = torch.from_numpy(sample.input_ids)
-        batch["labels"][row, :length] = torch.from_numpy(sample.labels)
+        batch["input_ids"][row, :length] = torch.from_numpy(sample.input_ids.astype("int64"))
+        batch["labels"][row, :length] = torch.from_numpy(sample.labels.astype("int64"))
         batch["attention_mask"][row, :length] = 1
     return batch
 
@@ -256,10 +243,10 @@ def train(
         model=model,
         tokenizer=tokenizer,
         meter=meter,
-        args=training_arguments(params, session, device, dtype, evaluate=bool(data.evaluation)),
+        args=training_arguments(params, session, device, dtype, evaluate=data.evaluation is not None),
         data_collator=collate,
         train_dataset=data.train,
-        eval_dataset=data.evaluation or None,
+        eval_dataset=data.evaluation,
         callbacks=[
             eta,
             ProgressCallback(session, eta, meter),
@@ -280,7 +267,6 @@ def train(
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         **data.counts,
-        "eval_rows": len(data.evaluation),
         "trainable_parameters": sum(size for size, trainable in sizes if trainable),
         "all_parameters": sum(size for size, _ in sizes),
         "tokens_per_second": meter.tokens / eta.training_seconds,

@@ -36,3 +36,24 @@ class Summary(TypedDict):
     started_at: str
     finished_at: str
     duration_s: float
+
+
+class PreparedDataset(TypedDict):
+    """A data set as rows to train on; the counts are explained in docs/data.md."""
+
+    path: str
+    eval_path: str | None
+    eval_rows: int
+    conversations: int
+    rows: int
+    tokens: int
+    target_tokens: int
+    truncated: int
+    dropped: int
+    duplicates: int
+    lost_tokens: int
+    split_conversations: int
+    recut_turns: int
+    forged_control_tokens: int
+    longest: int
+    cached: bool

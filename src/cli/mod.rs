@@ -12,10 +12,11 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 use serde_json::{Map, Value, json};
 
+use crate::dataset::QUERIES;
 use crate::embed::{Python3, host_prefix, use_environment};
 use crate::environment::Environment;
 use crate::error::{self, Error};
-use crate::params::{Door, resolve};
+use crate::params::{Door, Param, resolve};
 use crate::pipeline::{self, Pipeline};
 use crate::run::{self, Outcome, Request};
 use crate::session::runs_dir;
@@ -135,6 +136,7 @@ fn dispatch(matches: &ArgMatches, options: &Options) -> Result<u8> {
             Ok(0)
         }
         "doctor" => Ok(doctor::run(options)),
+        command if QUERIES.iter().any(|query| query.command == command) => ask(command, own, options),
         command => {
             let task = TASKS.iter().find(|task| task.command() == command).ok_or_else(|| error::usage(format!("no command {command}")))?;
             let mut given = given_of(task, own);
@@ -143,6 +145,18 @@ fn dispatch(matches: &ArgMatches, options: &Options) -> Result<u8> {
             Ok(report(&run::step(request), options))
         }
     }
+}
+
+/// A question about a data set.
+fn ask(command: &str, own: &ArgMatches, options: &Options) -> Result<u8> {
+    let query = QUERIES.iter().find(|query| query.command == command).ok_or_else(|| error::usage(format!("no command {command}")))?;
+    let mut given = texts_of(tree::query_params(query), own);
+    if options.offline {
+        given.insert("offline".into(), true.into());
+    }
+    let answer = (query.ask)(given, Door::Cli, &mut |_, _| Ok(()))?;
+    if options.json { print::json(&answer) } else { print::answer(&answer) }
+    Ok(0)
 }
 
 /// Where Python runs us, its own installer installs.
@@ -162,8 +176,12 @@ fn the_host_s(host: Environment) -> Result<Environment> {
 
 /// What stood on the command line, by parameter.
 fn given_of(task: &Task, own: &ArgMatches) -> Map<String, Value> {
+    texts_of(tree::own_params(task), own)
+}
+
+fn texts_of(params: impl Iterator<Item = &'static Param>, own: &ArgMatches) -> Map<String, Value> {
     let mut given = Map::new();
-    for param in tree::own_params(task) {
+    for param in params {
         if let Some(texts) = own.get_many::<String>(param.name) {
             given.insert(param.name.into(), param.kind.read_text(&texts.cloned().collect::<Vec<_>>()));
         }
@@ -190,11 +208,7 @@ fn run_pipeline(own: &ArgMatches, options: &Options) -> Result<u8> {
     }
     let file = own.get_one::<String>("file").map_or(pipeline::FILE, String::as_str);
     let mut overrides = options.given();
-    for param in tree::pipeline_params() {
-        if let Some(texts) = own.get_many::<String>(param.name) {
-            overrides.insert(param.name.into(), param.kind.read_text(&texts.cloned().collect::<Vec<_>>()));
-        }
-    }
+    overrides.extend(texts_of(tree::pipeline_params(), own));
     let plan = Pipeline::read(Path::new(file))?.with(overrides, own.get_one::<String>("session").cloned(), Door::Cli)?;
     // A wrong parameter in the last step should not cost the steps before it.
     for request in &plan.steps {

@@ -60,6 +60,13 @@ pub(super) fn pipeline(session: &str, runs: &Path, outcomes: &[Outcome], names: 
     drop(writeln!(std::io::stdout(), "session {session} in {}", runs.join(session).display()));
 }
 
+/// Names and values, one a line.
+pub(super) fn answer(value: &Value) {
+    let lines = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let lines: Vec<String> = lines.map(|(name, value)| format!("{name:<28} {}", place(value))).collect();
+    drop(writeln!(std::io::stdout(), "{}", lines.join("\n")));
+}
+
 pub(super) fn status(state: &SessionState, log: &str, as_json: bool) {
     if as_json {
         return json(

@@ -2,8 +2,9 @@
 
 use clap::{Arg, ArgAction, Command, value_parser};
 
+use crate::dataset::{QUERIES, Query};
 use crate::generate::plain;
-use crate::params::{Door, GLOBAL, Kind, Param, Presence};
+use crate::params::{Door, GLOBAL, Kind, MODEL, Param, Presence};
 use crate::task::{TASKS, Task};
 
 const AFTER: &str = "Sessions are folders in runs/ (--runs-dir, PYRUST_NN_RUNS). Exit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted.";
@@ -33,6 +34,7 @@ pub(super) fn command() -> Command {
                         .help("Lines of the log"),
                 ),
         )
+        .subcommands(QUERIES.iter().map(query))
         .subcommand(Command::new("sessions").about("List the sessions"))
         .subcommand(Command::new("setup").about("Find the Python environment, or make it"))
         .subcommand(Command::new("doctor").about("Say what is missing, and the cure"))
@@ -61,6 +63,23 @@ fn run() -> Command {
         )
         .arg(session())
         .args(pipeline_params().map(|param| flag(param).help(format!("{} (of every step that has it)", param.help.trim()))))
+}
+
+/// The parameters of a question that are flags of its own.
+pub(super) fn query_params(query: &Query) -> impl Iterator<Item = &'static Param> + use<> {
+    std::iter::once(&MODEL).chain((query.params)()).filter(|param| !GLOBAL.contains(&param.name))
+}
+
+fn query(query: &Query) -> Command {
+    Command::new(query.command).about(query.about).args(query_params(query).map(files_first))
+}
+
+/// The data set is named without a flag.
+fn files_first(param: &'static Param) -> Arg {
+    if param.name == "dataset_path" {
+        return Arg::new("dataset_path").value_name("DATA").num_args(1..).required(true).help(param.help.trim());
+    }
+    flag(param)
 }
 
 fn task(task: &Task) -> Command {
@@ -94,6 +113,7 @@ fn flag(param: &Param) -> Arg {
         // `--overwrite` alone, or `--overwrite=false`.
         Kind::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true).value_name("BOOL"),
         Kind::TextList | Kind::ChoiceList(_) => arg.num_args(1..).action(ArgAction::Append).value_name("NAME"),
+        Kind::Paths => arg.num_args(1..).action(ArgAction::Append).value_name("PATH"),
         Kind::Prompts => arg.action(ArgAction::Append).allow_hyphen_values(true).value_name("TEXT"),
         Kind::Object => arg.action(ArgAction::Append).value_name("NAME=VALUE"),
         Kind::Int { .. } | Kind::IntChoice(_) | Kind::Float { .. } => arg.value_name("N"),

@@ -1,21 +1,36 @@
 //! Conversations, from files to what is learned.
 
+mod arrow;
+mod cache;
 mod conversation;
 mod diagnose;
+mod engine;
 mod fast;
 mod files;
+mod options;
+mod prepare;
 mod problem;
+mod python;
 mod raw;
 mod read;
+mod render;
+mod sample;
 mod scan;
 mod shapes;
 mod source;
 mod split;
+mod template;
 #[cfg(test)]
 mod tests;
+mod tokenizer;
 
+pub use cache::{Prepared, folder as cache_folder};
 pub use conversation::{Conversation, Message, Role};
+pub use engine::{Dataset, NoTransformers, Transformers, is_native, prepare_dataset};
 pub use files::{digest, expand};
+pub use options::{Options, Overlong, Thinking};
+pub use prepare::Counts;
 pub use problem::{Problem, Problems};
 pub use read::{Batch, Count, Reader, check_files, read_conversations};
+pub use render::{Render, RenderError, Rendering, Turn};
 pub use shapes::Shape;

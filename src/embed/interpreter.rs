@@ -35,14 +35,25 @@ pub fn use_environment(wanted: Python3) {
 
 /// Starts Python where it is not running yet.
 pub(super) fn start() -> Result<()> {
+    start_in(|wanted| {
+        let given = wanted.python_env.as_deref();
+        if wanted.setup { environment::find_or_make(given, wanted.offline) } else { environment::find(given) }
+    })
+}
+
+/// As `start`, but makes no environment.
+pub(super) fn start_if_there() -> Result<()> {
+    start_in(|wanted| environment::find(wanted.python_env.as_deref()))
+}
+
+fn start_in(environment: impl FnOnce(&Python3) -> Result<Environment>) -> Result<()> {
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: may be called at any time.
     if *started || unsafe { ffi::Py_IsInitialized() } != 0 {
         return Ok(());
     }
     let wanted = WANTED.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
-    let given = wanted.python_env.as_deref();
-    let environment = if wanted.setup { environment::find_or_make(given, wanted.offline)? } else { environment::find(given)? };
+    let environment = environment(&wanted)?;
     debug!("Python environment {} ({})", environment.folder.display(), environment.from);
     STARTING.store(true, std::sync::atomic::Ordering::Relaxed);
     initialize(&environment)?;

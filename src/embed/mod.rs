@@ -3,6 +3,7 @@
 mod interpreter;
 mod raised;
 mod script;
+mod transformers;
 
 use anyhow::Result;
 pub use pyo3;
@@ -12,6 +13,7 @@ pub use interpreter::{Python3, use_environment};
 pub(crate) use interpreter::{host_prefix, hosted_by_python, started};
 pub(crate) use raised::from_python;
 pub(crate) use script::{Call, call_script};
+pub(crate) use transformers::{PythonTransformers, json_lines, tokenizer_folder};
 
 use crate::interrupt::Handlers;
 use crate::logging;

@@ -28,6 +28,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     IntChoice(&'static [i64]),
     TextList,
+    /// One path, or several.
+    Paths,
     ChoiceList(&'static [&'static str]),
     /// Texts or conversations.
     Prompts,
@@ -74,6 +76,7 @@ impl Kind {
     pub fn wanted(self) -> String {
         match self {
             Kind::Path => "a path".into(),
+            Kind::Paths => "a path or a list of paths".into(),
             Kind::Model => "a path or a name".into(),
             Kind::Adapter => "a folder or a session's step".into(),
             Kind::Text => "a text".into(),
@@ -115,6 +118,12 @@ impl Kind {
             (Kind::TextList, Value::Array(items)) => (!items.is_empty()
                 && items.iter().all(|item| item.as_str().is_some_and(|text| !text.is_empty())))
             .then_some(Value::Array(items)),
+            // A single path is a text at every door.
+            (Kind::Paths, Value::Array(mut items)) if items.len() == 1 => Kind::Path.accept(items.remove(0)),
+            (Kind::Paths, Value::Array(items)) => (!items.is_empty()
+                && items.iter().all(|item| Kind::Path.accept(item.clone()).is_some()))
+            .then_some(Value::Array(items)),
+            (Kind::Paths, value) => Kind::Path.accept(value),
             (Kind::ChoiceList(names), Value::String(text)) => names.contains(&text.as_str()).then(|| json!([text])),
             (Kind::ChoiceList(names), Value::Array(items)) => {
                 (!items.is_empty() && items.iter().all(|item| item.as_str().is_some_and(|text| names.contains(&text)))).then(|| {
@@ -145,7 +154,7 @@ impl Kind {
             Kind::TextList | Kind::ChoiceList(_) => {
                 texts.iter().flat_map(|text| text.split(',')).map(|item| Value::from(item.trim())).collect()
             }
-            Kind::Prompts => texts.iter().cloned().map(Value::from).collect(),
+            Kind::Prompts | Kind::Paths => texts.iter().cloned().map(Value::from).collect(),
             // Values stay texts: the script's PARAMS say what they are to be read as.
             Kind::Object => {
                 let pairs = texts.iter().map(|text| text.split_once('=').map(|(k, v)| (k.to_string(), Value::from(v))));
@@ -157,7 +166,7 @@ impl Kind {
 
     /// Whether a flag of that type may be given several times.
     pub fn repeats(self) -> bool {
-        matches!(self, Kind::TextList | Kind::ChoiceList(_) | Kind::Prompts | Kind::Object)
+        matches!(self, Kind::Paths | Kind::TextList | Kind::ChoiceList(_) | Kind::Prompts | Kind::Object)
     }
 
     /// The type in Python's notation, for arguments.
@@ -176,6 +185,7 @@ impl Kind {
                 let one = literal(names.iter().map(|name| format!("\"{name}\"")).collect());
                 format!("{one} | Sequence[{one}]")
             }
+            Kind::Paths => "str | PathLike[str] | Sequence[str | PathLike[str]]".into(),
             Kind::Prompts => "str | Sequence[str | Sequence[Message]] | Sequence[Message]".into(),
             Kind::Object => "Mapping[str, Any]".into(),
         }
@@ -185,6 +195,7 @@ impl Kind {
     pub fn short(self) -> &'static str {
         match self {
             Kind::Path | Kind::Adapter => "path",
+            Kind::Paths => "paths",
             Kind::Model => "path or name",
             Kind::Text | Kind::Device => "text",
             Kind::Bool => "switch",

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
 from pyrust_nn import InputError, ModelError
-from pyrust_nn.chat import IGNORED, encode_dataset
 from pyrust_nn.models import load_tokenizer, model_folder
-from pyrust_nn.training import EpochSampler, TrainingData, split, train
+from pyrust_nn.rows import IGNORED, Rows, Sample
+from pyrust_nn.training import EpochSampler, TrainingData, train
 
 TINY = "builtin:tiny"
 ENDS = {"<|im_end|>", "<|endoftext|>"}
@@ -26,6 +26,12 @@ ENDS = {"<|im_end|>", "<|endoftext|>"}
 def write(path, conversations):
     path.write_text(json.dumps([{"messages": messages} for messages in conversations]), encoding="utf-8")
     return path
+
+
+def encoded(dataset):
+    """Its rows, as copies that a test may change."""
+    rows = Rows(pyrust_nn.prepare_dataset(TINY, dataset_path=dataset, max_length=999)["path"])
+    return [Sample(row.input_ids.copy(), row.labels.copy()) for row in rows]
 
 
 def talk(question, answer):
@@ -198,9 +204,7 @@ def test_a_checkpoint_goes_on_as_peft_itself_would(runs, same):
 
     # One step by hand: four equal rows have the gradient of one.
     model = peft.PeftModel.from_pretrained(tiny_model(), first, is_trainable=True)
-    tokenizer = load_tokenizer(TINY)
-    messages = json.loads(same.read_text())[0]["messages"]
-    (sample,) = encode_dataset([messages], tokenizer, max_length=999, overlong="error").samples
+    (sample, *_) = encoded(same)
     ids, labels = (torch.tensor(array.astype("int64"))[None] for array in (sample.input_ids, sample.labels))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0)
     model(ids, labels=labels).loss.backward()
@@ -392,19 +396,20 @@ class Recorder(torch.nn.Module):
 def test_an_epoch_has_every_row_exactly_once_in_steps_of_batch_times_accumulation(
     tmp_path_factory, tokenizer, rows, batch, accumulation, epochs
 ):
-    samples = encode_dataset([talk("q", "a " * (1 + i % 4)) for i in range(rows)], tokenizer, max_length=999, overlong="error").samples
+    folder = tmp_path_factory.mktemp("s")
+    samples = encoded(write(folder / "data.json", [talk("q", "a " * (1 + i % 4)) for i in range(rows)]))
     for i, sample in enumerate(samples):
         sample.input_ids[0] = i  # the row's name
     params = SimpleNamespace(
         num_epochs=epochs, batch_size=batch, gradient_accumulation_steps=accumulation, learning_rate=1e-3,
         scheduler="linear", warmup=0, weight_decay=0.0, max_grad_norm=1.0, seed=7, save_steps=0, logging_steps=3,
     )  # fmt: skip
-    session = SimpleNamespace(step_folder=tmp_path_factory.mktemp("s"), progress=lambda *a: None, metric=lambda r: None)
+    session = SimpleNamespace(step_folder=folder, progress=lambda *a: None, metric=lambda r: None)
     model = Recorder()
     metrics = train(
         model,
         tokenizer,
-        TrainingData(samples, [], {}),
+        TrainingData(samples, None, {}),
         params,
         session,
         device=torch.device("cpu"),
@@ -423,18 +428,3 @@ def test_an_epoch_has_every_row_exactly_once_in_steps_of_batch_times_accumulatio
         step = seen[first : min(first + batch * accumulation, first - first % rows + rows)]
         assert normalizer == sum(targets[row] for row in step)
         at += len(micro_batch)
-
-
-@given(count=st.integers(2, 40), share=st.floats(0.001, 0.9), seed=st.integers(0, 9))
-def test_the_split_is_seeded_and_keeps_a_conversations_samples_together(count, share, seed):
-    samples = [SimpleNamespace(conversation=i // 2) for i in range(count)]
-    conversations = (count + 1) // 2
-    if max(1, round(share * conversations)) >= conversations:
-        with pytest.raises(InputError, match="leaves nothing"):
-            split(samples, share, seed)
-        return
-    trained_on, held_out = split(samples, share, seed)
-    assert sorted(map(id, trained_on + held_out)) == sorted(map(id, samples))
-    assert not {s.conversation for s in trained_on} & {s.conversation for s in held_out}
-    assert len({s.conversation for s in held_out}) == max(1, round(share * conversations))
-    assert split(samples, share, seed) == (trained_on, held_out)

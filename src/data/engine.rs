@@ -1,0 +1,253 @@
+//! The whole story of a data set: what does it, whether that is right, and where the rows are kept.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::arrow::{FileCheck, Rows, RowsWriter, read_rows};
+use super::cache::{EVAL, Entry, Prepared, Report, TRAIN};
+use super::options::Options;
+use super::prepare::{Counts, Ending, Made, Preparation, Probe, Sink, prepare};
+use super::render::{ChatRenderer, Render};
+use super::template::ChatTemplate;
+use super::tokenizer::Tokenizer;
+use crate::logging::{info, warning};
+use crate::{error, files};
+
+/// transformers, for templates that only it can render, and to compare with.
+pub trait Transformers: Sync {
+    /// A renderer for the model in `folder`; nothing where there is no Python to ask.
+    fn renderer(&self, folder: &Path) -> Result<Option<Box<dyn Render + '_>>>;
+}
+
+/// For callers that have no Python.
+#[derive(Debug)]
+pub struct NoTransformers;
+
+impl Transformers for NoTransformers {
+    fn renderer(&self, _: &Path) -> Result<Option<Box<dyn Render + '_>>> {
+        Ok(None)
+    }
+}
+
+/// A data set and the model for which it is prepared.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    pub files: Vec<PathBuf>,
+    /// The model's folder, or an adapter's that has a tokenizer of its own.
+    pub model_folder: PathBuf,
+    pub options: Options,
+}
+
+/// Whether Rust alone prepares data for the model in a folder: a tokenizer that it knows, a template compared with transformers.
+pub fn is_native(model_folder: &Path) -> bool {
+    ChatTemplate::open(model_folder).is_ok_and(|template| template.compared && template.unsupported.is_none())
+        && model_folder.join("tokenizer.json").is_file()
+}
+
+/// What renders and tokenizes for a model.
+pub(super) struct Engine {
+    pub tokenizer: Tokenizer,
+    pub renderer: ChatRenderer,
+}
+
+impl Engine {
+    pub(super) fn open(model_folder: &Path, cache: &Path) -> Result<Engine> {
+        let tokenizer = Tokenizer::open(model_folder, Some(cache))?;
+        let template = ChatTemplate::open(model_folder)?;
+        let end_tokens = tokenizer.control_texts().to_vec();
+        Ok(Engine { tokenizer, renderer: ChatRenderer::new(template, end_tokens) })
+    }
+
+    /// Goes through the data set, with what is right for it: what the probes show to be wrong is done anew by the libraries.
+    /// `sink` makes a fresh sink for each attempt.
+    pub(super) fn run<S: Sink>(
+        mut self,
+        dataset: &Dataset,
+        transformers: &dyn Transformers,
+        mut sink: impl FnMut() -> Result<S>,
+    ) -> Result<(Counts, S)> {
+        let folder = &dataset.model_folder;
+        let mut reference = self.tokenizer.is_fast().then(|| self.tokenizer.reference_in_background());
+        let template = self.renderer.template().clone();
+        let mut other: Option<Box<dyn Render + '_>> = None;
+        if let Some(why) = &template.unsupported {
+            other = Some(needed(transformers, folder, why)?);
+        }
+        loop {
+            let renderer: &dyn Render = other.as_deref().unwrap_or(&self.renderer);
+            let work = Preparation { files: dataset.files.clone(), tokenizer: &self.tokenizer, renderer, options: dataset.options };
+            let mut taker = sink()?;
+            let (counts, probes) = match prepare(&work, &mut taker)? {
+                Ending::Done { counts, probes } => (counts, probes),
+                Ending::Unsupported(why) => {
+                    other = Some(needed(transformers, folder, &why)?);
+                    continue;
+                }
+            };
+            if other.is_none() && !template.compared {
+                match transformers.renderer(folder)? {
+                    None => warning!("the chat template in {} was not compared with transformers: there is no Python to ask", folder.display()),
+                    Some(theirs) => {
+                        if let Some(why) = difference(&probes, theirs.as_ref())? {
+                            warning!("the chat template comes out otherwise in transformers ({why}), so transformers renders, more slowly");
+                            other = Some(theirs);
+                            continue;
+                        }
+                    }
+                }
+            }
+            if let Some(reading) = reference.take() {
+                let reference = reading.join().map_err(|_| anyhow::anyhow!("the tokenizers library panicked"))??;
+                if let Some(why) = self.tokenizer.differs(&reference, probes.iter().flat_map(|probe| &probe.renderings).map(|one| one.text.as_str()))? {
+                    warning!("the fast tokenizer and the tokenizers library differ ({why}), so the library does it, more slowly; please report it");
+                    self.tokenizer.fall_back(reference);
+                    continue;
+                }
+            }
+            return Ok((counts, taker));
+        }
+    }
+}
+
+fn needed<'t>(transformers: &'t dyn Transformers, folder: &Path, why: &str) -> Result<Box<dyn Render + 't>> {
+    let renderer = transformers.renderer(folder)?.ok_or_else(|| {
+        error::setup(format!(
+            "the chat template in {} needs transformers ({why}), and there is no Python environment with it; `pyrust-nn setup` makes one",
+            folder.display()
+        ))
+    })?;
+    warning!("the chat template is rendered by transformers, more slowly: {why}");
+    Ok(renderer)
+}
+
+/// What the two renderers do not agree on.
+fn difference(probes: &[Probe], theirs: &dyn Render) -> Result<Option<String>> {
+    for probe in probes {
+        let same = match theirs.renderings(&probe.conversation) {
+            Ok(renderings) => renderings == probe.renderings,
+            Err(super::render::RenderError::Failed(error)) => return Err(error),
+            Err(super::render::RenderError::Unsupported(why)) => return Ok(Some(why)),
+        };
+        if !same {
+            return Ok(Some(format!("conversation [{}]", probe.conversation.index)));
+        }
+    }
+    Ok(None)
+}
+
+/// Prepares a data set, or finds it in `cache`. `tell` gets bytes done and bytes in all, and may end it with an error.
+///
+/// # Errors
+/// As `prepare`'s; kind `model` for a model folder without a tokenizer or a chat template; kind `setup` where only transformers could
+/// render the template and is not there; kind `io` where the cache cannot be written.
+pub fn prepare_dataset(
+    dataset: &Dataset,
+    cache: &Path,
+    transformers: &dyn Transformers,
+    tell: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<Prepared> {
+    let engine = Engine::open(&dataset.model_folder, cache)?;
+    let digests = [super::digest(&dataset.files)?, engine.tokenizer.digest, engine.renderer.template().digest];
+    let entry = Entry::new(cache, digests, &dataset.options)?;
+    if let Some(prepared) = entry.open() {
+        info!("{} rows are in {} already", prepared.counts.rows, prepared.path.display());
+        return Ok(prepared);
+    }
+    let tell = RefCell::new(tell);
+    let options = &dataset.options;
+    let prepared = entry.make(|folder| {
+        let path = folder.join(TRAIN);
+        let (counts, sink) = engine.run(dataset, transformers, || {
+            Ok(ArrowSink { writer: RowsWriter::create(&path)?, conversations: (options.eval_split > 0.0).then(Vec::new), tell: &tell })
+        })?;
+        let (train, conversations) = (sink.writer.finish()?, sink.conversations);
+        match conversations {
+            None => Ok(Report { counts, train, eval: None }),
+            Some(conversations) => {
+                let (train, eval) = split(folder, &conversations, options)?;
+                Ok(Report { counts, train, eval: Some(eval) })
+            }
+        }
+    })?;
+    log(&prepared, options);
+    Ok(prepared)
+}
+
+/// What became of the data, for the log.
+fn log(prepared: &Prepared, options: &Options) {
+    let counts = &prepared.counts;
+    info!("{} conversations: {} rows, {} tokens, of which {} are targets", counts.conversations, counts.rows, counts.tokens, counts.target_tokens);
+    let duplicates = if options.drop_duplicates { "conversations left out: equal to an earlier one" } else { "conversations are equal to an earlier one; drop_duplicates leaves them out" };
+    for (count, what) in [
+        (counts.truncated, format!("samples cut to {} tokens", options.max_length).as_str()),
+        (counts.dropped, "samples dropped: too long, or no turn to train on"),
+        (counts.duplicates, duplicates),
+        (counts.split_conversations, "conversations split into one sample a turn, as the template rewrites earlier turns"),
+        (counts.recut_turns, "answers that begin with white space, tokenized apart from their prompts"),
+    ] {
+        if count > 0 {
+            info!("{count} {what}");
+        }
+    }
+    if counts.forged_control_tokens > 0 {
+        warning!("{} conversations spell a control token such as <|im_end|> in a text; it stays text", counts.forged_control_tokens);
+    }
+}
+
+/// Writes rows as they come.
+struct ArrowSink<'a, 'b> {
+    writer: RowsWriter,
+    /// The conversation of each row, where some are to be held out.
+    conversations: Option<Vec<u32>>,
+    tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
+}
+
+impl Sink for ArrowSink<'_, '_> {
+    fn take(&mut self, made: Made) -> Result<()> {
+        if let Some(conversations) = &mut self.conversations {
+            conversations.extend(made.rows.iter().filter(|row| row.kept > 0).map(|row| row.conversation as u32));
+        }
+        self.writer.write(made.tokens)
+    }
+
+    fn tell(&mut self, done: u64, total: u64) -> Result<()> {
+        (self.tell.borrow_mut())(done, total)
+    }
+}
+
+/// Holds out a share of the conversations, at least one, all rows of a conversation on the same side.
+fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(FileCheck, FileCheck)> {
+    let mut drawn: Vec<u32> = conversations.to_vec();
+    drawn.dedup();
+    let count = ((options.eval_split * drawn.len() as f64).round() as usize).max(1);
+    if count >= drawn.len() {
+        return Err(error::input(format!(
+            "eval_split {} of {} conversations holds out {count} and leaves nothing to train on; lower it, or give more conversations",
+            options.eval_split,
+            drawn.len()
+        )));
+    }
+    // The smallest of what seed and number hash to: a draw that depends on nothing else.
+    drawn.sort_by_key(|number| (xxh3_64_with_seed(&number.to_le_bytes(), u64::from(options.seed)), *number));
+    let held_out: HashSet<u32> = drawn.into_iter().take(count).collect();
+    let (path, all) = (folder.join(TRAIN), folder.join("all.arrow"));
+    std::fs::rename(&path, &all)?;
+    let (mut train, mut eval) = (RowsWriter::create(&path)?, RowsWriter::create(&folder.join(EVAL))?);
+    let mut numbers = conversations.iter();
+    read_rows(&all, |rows| {
+        let mut sides = [Rows::default(), Rows::default()];
+        for (row, number) in (0..rows.len()).zip(&mut numbers) {
+            let (ids, labels) = rows.get(row);
+            sides[usize::from(held_out.contains(number))].push(ids, labels);
+        }
+        let [kept, out] = sides;
+        train.write(kept)?;
+        eval.write(out)
+    })?;
+    files::remove(&all)?;
+    Ok((train.finish()?, eval.finish()?))
+}

@@ -1,0 +1,433 @@
+//! The way of a data set: read, checked, rendered, tokenized and masked on all cores, written in its order.
+//!
+//! Threads take batches of the file in turn, and the caller's thread writes what they give in the order of the file. No more than
+//! a few batches are on their way, so memory does not grow with the file.
+
+use std::collections::{BTreeMap, HashSet};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::arrow::Rows;
+use super::conversation::Conversation;
+use super::options::{Options, Overlong, Thinking};
+use super::problem::Problems;
+use super::read::Reader;
+use super::render::{Render, RenderError, Rendering, drop_thinking, mask_thinking, place};
+use super::sample::{Encoder, IGNORED, Marks};
+use super::tokenizer::Tokenizer;
+use crate::{error, interrupt};
+
+/// Overlong samples named in one message.
+const SHOWN: usize = 5;
+/// Conversations kept for the comparison with transformers and tokenizers: of a batch, of all, and how long one may be.
+const PROBES_OF_BATCH: usize = 2;
+const PROBES: usize = 64;
+const PROBE_BYTES: usize = 1 << 14;
+
+/// What became of the data. All but `conversations` and `duplicates` count samples or tokens; those of the samples kept are
+/// `rows`, `tokens` and `target_tokens`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub conversations: u64,
+    pub rows: u64,
+    pub tokens: u64,
+    /// Tokens that are trained on.
+    pub target_tokens: u64,
+    /// Samples cut to `max_length`.
+    pub truncated: u64,
+    /// Samples left out: too long, or without a turn to train on.
+    pub dropped: u64,
+    /// Conversations that are equal to an earlier one, left out only with `drop_duplicates`.
+    pub duplicates: u64,
+    /// Tokens that truncating and dropping cost.
+    pub lost_tokens: u64,
+    /// Conversations that became one sample a turn, as the template rewrites earlier turns.
+    pub split_conversations: u64,
+    /// Answers tokenized apart from their prompts.
+    pub recut_turns: u64,
+    /// Conversations in which a text spells a control token, which stays text.
+    pub forged_control_tokens: u64,
+    /// Tokens of the longest sample before anything is cut.
+    pub longest: u64,
+}
+
+/// What a data set is prepared with.
+pub struct Preparation<'a> {
+    pub files: Vec<PathBuf>,
+    pub tokenizer: &'a Tokenizer,
+    pub renderer: &'a dyn Render,
+    pub options: Options,
+}
+
+/// One sample on its way to the writer, its tokens beside.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Index of the conversation, from 0, and of the message it is for where there are several samples.
+    pub conversation: usize,
+    pub message: Option<usize>,
+    /// Tokens before anything is cut.
+    pub length: u32,
+    /// Tokens kept, none for a sample that is dropped.
+    pub kept: u32,
+    pub targets: u32,
+    pub recut_turns: u32,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Made {
+    pub rows: Vec<Row>,
+    /// The tokens of the rows that are kept, in their order.
+    pub tokens: Rows,
+    /// Hash of each conversation, and whether a text of its spells a control token.
+    conversations: Vec<(u64, bool)>,
+    probes: [Vec<Probe>; 2],
+    problems: Problems,
+    /// Bytes of the files behind this batch.
+    read: u64,
+}
+
+/// Who takes the rows. Both are called in the order of the data.
+pub trait Sink {
+    /// Rows of a batch; those of duplicates that are to be left out are gone.
+    fn take(&mut self, made: Made) -> Result<()>;
+    /// How far it is, in bytes of the files.
+    fn tell(&mut self, done: u64, total: u64) -> Result<()>;
+}
+
+/// A conversation, as it went to the renderer, and what came of it.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    pub conversation: Conversation,
+    pub renderings: Vec<Rendering>,
+}
+
+/// How the preparation ended, if no error ended it.
+#[derive(Debug)]
+pub enum Ending {
+    /// The probes: of those conversations that use little of the template, and of those that use more, the first of each batch.
+    Done { counts: Counts, probes: Vec<Probe> },
+    /// A conversation that only transformers can render: begin anew with it.
+    Unsupported(String),
+}
+
+/// What the threads share.
+struct Shared<'a> {
+    work: &'a Preparation<'a>,
+    reader: Mutex<Reader>,
+    window: Mutex<Window>,
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct Window {
+    taken: u64,
+    written: u64,
+    stop: bool,
+}
+
+type Outcome = (u64, Result<Made, RenderError>);
+
+/// Prepares all conversations of the files.
+///
+/// # Errors
+/// Kind `input`: faults in the files (all of them are read first), overlong samples where `overlong` is `error`, a conversation that
+/// the template refuses, nothing left to train on. Kind `model`: a template that renders prompts and turns apart.
+pub fn prepare(work: &Preparation<'_>, sink: &mut dyn Sink) -> Result<Ending> {
+    let reader = Reader::open(work.files.clone())?;
+    let total = reader.bytes_total();
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let shared = Shared { work, reader: Mutex::new(reader), window: Mutex::default(), moved: Condvar::new() };
+    std::thread::scope(|scope| {
+        let (sender, results) = channel();
+        for _ in 0..threads {
+            let (sender, shared) = (sender.clone(), &shared);
+            scope.spawn(move || shared.batches(threads as u64 * 4, &sender));
+        }
+        drop(sender);
+        let ending = Collector::new(work.options).collect(&shared, &results, total, sink);
+        // Whoever waits for room is let go; what is on its way goes nowhere.
+        shared.window.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        shared.moved.notify_all();
+        drop(results);
+        ending
+    })
+}
+
+impl Shared<'_> {
+    /// Takes batch after batch until none is left.
+    fn batches(&self, room: u64, results: &Sender<Outcome>) {
+        let mut encoder = Encoder::new(self.work.tokenizer);
+        loop {
+            let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+            while !window.stop && window.taken >= window.written + room {
+                window = self.moved.wait(window).unwrap_or_else(PoisonError::into_inner);
+            }
+            if window.stop {
+                return;
+            }
+            drop(window);
+            let (number, batch, read) = {
+                let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+                let batch = reader.next_batch();
+                // Numbered while the reader is held: in the order of the file.
+                let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+                window.taken += 1;
+                (window.taken - 1, batch, reader.bytes_done())
+            };
+            let made = match batch {
+                Ok(None) => return,
+                Ok(Some(batch)) => {
+                    let mut problems = Problems::default();
+                    let conversations = batch.conversations(&mut problems);
+                    self.work.batch(conversations, &mut encoder).map(|made| Made { problems, read, ..made })
+                }
+                Err(error) => Err(error.into()),
+            };
+            if results.send((number, made)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Preparation<'_> {
+    /// Renders, tokenizes and masks conversations.
+    fn batch(&self, conversations: Vec<Conversation>, encoder: &mut Encoder<'_>) -> Result<Made, RenderError> {
+        let mut made = Made::default();
+        for mut conversation in conversations {
+            let hash = digest(&conversation);
+            if self.options.thinking == Thinking::Drop {
+                drop_thinking(&mut conversation);
+            }
+            let marked = Marks::set(&conversation, self.tokenizer);
+            made.conversations.push((hash, marked.is_some()));
+            let shown = marked.as_ref().unwrap_or(&conversation);
+            let renderings = self.renderer.renderings(shown)?;
+            let rich = shown.tools.is_some() || shown.messages.iter().any(|message| !message.fields.is_empty());
+            let probes = &mut made.probes[usize::from(rich)];
+            if probes.len() < PROBES_OF_BATCH && renderings.iter().map(|one| one.text.len()).sum::<usize>() <= PROBE_BYTES {
+                probes.push(Probe { conversation: shown.clone(), renderings: renderings.clone() });
+            }
+            for mut rendering in renderings {
+                if self.options.thinking == Thinking::Mask {
+                    rendering.turns.iter_mut().for_each(|turn| mask_thinking(&rendering.text, turn));
+                }
+                let sample = encoder.encode(&rendering, marked.is_some())?;
+                let length = sample.input_ids.len();
+                let most = self.options.max_length as usize;
+                let kept = match self.options.overlong {
+                    _ if length <= most => 0..length,
+                    Overlong::TruncateLeft => length - most..length,
+                    Overlong::TruncateRight => 0..most,
+                    Overlong::Error | Overlong::Drop => 0..0,
+                };
+                // Nothing predicts the first token that is left.
+                let targets = sample.labels[kept.clone()].iter().skip(1).filter(|label| **label != IGNORED).count();
+                let kept = if targets == 0 { 0..0 } else { kept };
+                if targets > 0 {
+                    made.tokens.push(&sample.input_ids[kept.clone()], &sample.labels[kept.clone()]);
+                    let first = made.tokens.labels.len() - kept.len();
+                    made.tokens.labels[first] = IGNORED;
+                }
+                made.rows.push(Row {
+                    conversation: conversation.index,
+                    message: rendering.message,
+                    length: length as u32,
+                    kept: kept.len() as u32,
+                    targets: targets as u32,
+                    recut_turns: sample.recut_turns,
+                });
+            }
+        }
+        Ok(made)
+    }
+}
+
+/// Puts the batches in order and counts.
+struct Collector {
+    options: Options,
+    counts: Counts,
+    seen: HashSet<u64>,
+    problems: Problems,
+    too_long: Vec<(usize, Option<usize>, u32)>,
+    too_long_count: u64,
+    too_long_dropped: u64,
+    probes: [Vec<Probe>; 2],
+}
+
+impl Collector {
+    fn new(options: Options) -> Collector {
+        Collector {
+            options,
+            counts: Counts::default(),
+            seen: HashSet::new(),
+            problems: Problems::default(),
+            too_long: Vec::new(),
+            too_long_count: 0,
+            too_long_dropped: 0,
+            probes: Default::default(),
+        }
+    }
+
+    fn collect(mut self, shared: &Shared<'_>, results: &Receiver<Outcome>, total: u64, sink: &mut dyn Sink) -> Result<Ending> {
+        let mut waiting = BTreeMap::new();
+        let mut next = 0;
+        for (number, made) in results {
+            waiting.insert(number, made);
+            while let Some(made) = waiting.remove(&next) {
+                next += 1;
+                interrupt::check()?;
+                match made {
+                    Ok(made) => {
+                        sink.tell(made.read, total)?;
+                        self.take(made, sink)?;
+                    }
+                    // A fault in the files is more to the point than what it led to.
+                    Err(_) if self.problems.count() > 0 => {}
+                    Err(RenderError::Unsupported(why)) => return Ok(Ending::Unsupported(why)),
+                    Err(RenderError::Failed(error)) => return Err(error),
+                }
+                shared.window.lock().unwrap_or_else(PoisonError::into_inner).written = next;
+                shared.moved.notify_all();
+            }
+        }
+        self.end(&shared.work.files)
+    }
+
+    fn take(&mut self, mut made: Made, sink: &mut dyn Sink) -> Result<()> {
+        self.problems.append(std::mem::take(&mut made.problems));
+        for (kept, more) in self.probes.iter_mut().zip(&mut made.probes) {
+            more.truncate(PROBES - kept.len());
+            kept.append(more);
+        }
+        let mut repeated = HashSet::new();
+        for (i, (hash, forged)) in made.conversations.iter().enumerate() {
+            self.counts.conversations += 1;
+            self.counts.forged_control_tokens += u64::from(*forged);
+            if !self.seen.insert(*hash) {
+                self.counts.duplicates += 1;
+                if self.options.drop_duplicates {
+                    repeated.insert(i);
+                }
+            }
+        }
+        if !repeated.is_empty() {
+            made.leave_out(&repeated);
+        }
+        let mut earlier = None;
+        for row in &made.rows {
+            let length = u64::from(row.length);
+            self.counts.longest = self.counts.longest.max(length);
+            self.counts.recut_turns += u64::from(row.recut_turns);
+            if row.length > self.options.max_length {
+                self.too_long_count += 1;
+                if self.too_long.len() < SHOWN {
+                    self.too_long.push((row.conversation, row.message, row.length));
+                }
+            }
+            let another = earlier.replace(row.conversation) != Some(row.conversation);
+            self.counts.split_conversations += u64::from(another && row.message.is_some());
+            if row.kept == 0 {
+                self.counts.dropped += 1;
+                self.counts.lost_tokens += length;
+                self.too_long_dropped += u64::from(row.length > self.options.max_length);
+                continue;
+            }
+            self.counts.rows += 1;
+            self.counts.tokens += u64::from(row.kept);
+            self.counts.target_tokens += u64::from(row.targets);
+            self.counts.truncated += u64::from(row.kept < row.length);
+            self.counts.lost_tokens += length - u64::from(row.kept);
+        }
+        if self.problems.count() == 0 { sink.take(made) } else { Ok(()) }
+    }
+
+    fn end(self, files: &[PathBuf]) -> Result<Ending> {
+        self.problems.into_result(files)?;
+        let counts = self.counts;
+        let most = self.options.max_length;
+        if self.too_long_count > 0 && self.options.overlong == Overlong::Error {
+            let named: Vec<String> =
+                self.too_long.iter().map(|(conversation, message, length)| format!("{} has {length}", place(*conversation, *message))).collect();
+            let more = self.too_long_count - named.len() as u64;
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            return Err(error::input(format!(
+                "{} samples have more than max_length {most} tokens: conversation {}{more}. Raise max_length (the longest needs {}), or set \
+                 overlong to drop, truncate_left or truncate_right",
+                self.too_long_count,
+                named.join(", "),
+                counts.longest
+            )));
+        }
+        if counts.rows == 0 {
+            return Err(error::input(format!(
+                "nothing is left to train on: all {} samples are dropped. With overlong {} and max_length {most}, {} were too long or lost \
+                 every turn to train on when cut (raise max_length, or take truncate_left, which keeps the last turns); the others have no \
+                 assistant turn but with \"train\": false",
+                counts.dropped,
+                serde_json::to_value(self.options.overlong)?.as_str().unwrap_or_default(),
+                self.too_long_dropped
+            )));
+        }
+        Ok(Ending::Done { counts, probes: self.probes.concat() })
+    }
+}
+
+impl Made {
+    /// Takes the rows of some conversations, by their number in this batch, out.
+    fn leave_out(&mut self, repeated: &HashSet<usize>) {
+        let mut tokens = Rows::default();
+        let (mut number, mut last, mut kept_row) = (0, self.rows.first().map(|row| row.conversation), 0);
+        let rows = std::mem::take(&mut self.rows);
+        for row in rows {
+            if last != Some(row.conversation) {
+                number += 1;
+                last = Some(row.conversation);
+            }
+            let wanted = !repeated.contains(&number);
+            if row.kept > 0 {
+                if wanted {
+                    let (ids, labels) = self.tokens.get(kept_row);
+                    tokens.push(ids, labels);
+                }
+                kept_row += 1;
+            }
+            if wanted {
+                self.rows.push(row);
+            }
+        }
+        self.tokens = tokens;
+    }
+}
+
+/// A hash of everything that a conversation's samples are made of. 64 bits: among two million conversations two different ones have
+/// the same with a probability of one to ten million.
+fn digest(conversation: &Conversation) -> u64 {
+    let mut hash = Xxh3::new();
+    let mut field = |bytes: &[u8]| {
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for message in &conversation.messages {
+        field(message.role.as_str().as_bytes());
+        field(message.content.as_bytes());
+        field(&[u8::from(message.train)]);
+        if !message.fields.is_empty() {
+            field(&serde_json::to_vec(&message.fields).unwrap_or_default());
+        }
+    }
+    for value in conversation.tools.iter().chain(&conversation.documents) {
+        field(value.to_string().as_bytes());
+    }
+    if !conversation.chat_template_kwargs.is_empty() {
+        field(&serde_json::to_vec(&conversation.chat_template_kwargs).unwrap_or_default());
+    }
+    hash.digest()
+}

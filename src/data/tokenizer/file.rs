@@ -1,0 +1,145 @@
+//! What stands in a `tokenizer.json`, as far as it matters here. (Format: the `tokenizers` library, `Tokenizer::save`.)
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Deserialize;
+use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::pretokenize::Pattern;
+use super::vocabulary::Parsed;
+use crate::error;
+
+/// A tokenizer.json, its vocabulary not read yet.
+#[derive(Debug)]
+pub(super) struct TokenizerFile {
+    text: String,
+    pub digest: u128,
+    pub added: Vec<Added>,
+    shown: String,
+}
+
+/// A token that is found in text before anything else.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Added {
+    pub id: u32,
+    pub content: String,
+    pub special: bool,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
+    #[serde(default)]
+    dropout: Option<f64>,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
+    vocab: HashMap<String, u32>,
+    merges: Vec<Merge>,
+}
+
+/// `["a", "b"]`, or in older files `"a b"`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair(String, String),
+    Text(String),
+}
+
+impl TokenizerFile {
+    pub(super) fn read(path: &Path) -> Result<TokenizerFile> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|cause| {
+            error::model(format!("the tokenizer {shown} cannot be read: {cause}; a model's folder needs tokenizer.json"))
+        })?;
+        let digest = xxh3_128(text.as_bytes());
+        let added = match added_tokens(&text) {
+            Some(added) => added,
+            None => serde_json::from_str::<Head>(&text).map_err(|cause| broken(&shown, &cause))?.added_tokens,
+        };
+        Ok(TokenizerFile { text, digest, added, shown })
+    }
+
+    /// The vocabulary of a byte-level BPE as Qwen has it; nothing for any other tokenizer.
+    pub(super) fn parse(&self) -> Result<Option<Parsed>> {
+        // Another model's `model` may have another form, and is not ours to judge.
+        let Ok(body) = serde_json::from_str::<Body>(&self.text) else {
+            serde_json::from_str::<Head>(&self.text).map_err(|cause| broken(&self.shown, &cause))?;
+            return Ok(None);
+        };
+        let model = &body.model;
+        let known = model.kind.as_deref().is_none_or(|kind| kind == "BPE")
+            && model.dropout.is_none_or(|dropout| dropout == 0.0)
+            && model.continuing_subword_prefix.as_deref().unwrap_or_default().is_empty()
+            && model.end_of_word_suffix.as_deref().unwrap_or_default().is_empty()
+            && !model.byte_fallback
+            && body.normalizer.as_ref().is_some_and(|normalizer| normalizer["type"] == "NFC")
+            && self.added.iter().all(|token| !(token.single_word || token.lstrip || token.rstrip || token.normalized));
+        let pattern = body.pre_tokenizer.as_ref().and_then(pattern);
+        let (true, Some(pattern)) = (known, pattern) else { return Ok(None) };
+        let mut merges = Vec::with_capacity(body.model.merges.len());
+        for merge in body.model.merges {
+            match merge {
+                Merge::Pair(left, right) => merges.push((left, right)),
+                Merge::Text(text) => match text.split_once(' ') {
+                    Some((left, right)) => merges.push((left.to_string(), right.to_string())),
+                    None => return Ok(None),
+                },
+            }
+        }
+        Ok(Some(Parsed { pattern, vocabulary: body.model.vocab, merges, ignore_merges: body.model.ignore_merges }))
+    }
+}
+
+/// The list of added tokens, without reading the vocabulary behind it.
+fn added_tokens(text: &str) -> Option<Vec<Added>> {
+    let at = text.find("\"added_tokens\"")?;
+    // In front of it stand small things alone; anywhere else it may be a word of the vocabulary.
+    if at > 4096 {
+        return None;
+    }
+    let list = text[at + "\"added_tokens\"".len()..].trim_start().strip_prefix(':')?;
+    serde_json::Deserializer::from_str(list).into_iter().next()?.ok()
+}
+
+/// `Sequence[Split(pattern, isolated), ByteLevel]`.
+fn pattern(pre_tokenizer: &Value) -> Option<Pattern> {
+    let [split, bytes] = pre_tokenizer.get("pretokenizers")?.as_array()?.as_slice() else { return None };
+    let isolated = split["type"] == "Split" && split["behavior"] == "Isolated" && split["invert"] == false;
+    let plain = bytes["type"] == "ByteLevel" && bytes["add_prefix_space"] == false && bytes["use_regex"] == false;
+    if isolated && plain { Pattern::of(split["pattern"]["Regex"].as_str()?) } else { None }
+}
+
+fn broken(shown: &str, cause: &serde_json::Error) -> anyhow::Error {
+    error::model(format!("the tokenizer {shown} is broken: {cause}; copy or download it again"))
+}

@@ -1,0 +1,244 @@
+//! Text to token ids, equal to Hugging Face tokenizers', for the byte-level BPE of Qwen.
+//!
+//! [`Tokenizer::open`] takes the fast way where `tokenizer.json` is what it knows, else the `tokenizers` library. What it took is
+//! compared with that library on the user's own text; see [`Tokenizer::reference`].
+
+mod bpe;
+mod file;
+mod pretokenize;
+mod reference;
+mod vocabulary;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use anyhow::Result;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use xxhash_rust::xxh3::xxh3_64;
+
+use bpe::merge_all;
+use file::{Added, TokenizerFile};
+use pretokenize::Words;
+pub use reference::Reference;
+use vocabulary::Vocabulary;
+
+use crate::logging::info;
+
+/// A tokenizer, shared by all threads.
+#[derive(Debug)]
+pub struct Tokenizer {
+    path: PathBuf,
+    /// Hash of `tokenizer.json`.
+    pub digest: u128,
+    /// Special tokens: they alone are control tokens, and text never becomes one.
+    control: Matcher,
+    /// Added tokens that are not special: text becomes one wherever it spells it.
+    added: Matcher,
+    engine: Engine,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Fast(Box<Vocabulary>),
+    Reference(Arc<Reference>),
+}
+
+/// Texts that stand for a token, and where they are found: the leftmost, of several there the longest.
+#[derive(Debug)]
+struct Matcher {
+    texts: Vec<String>,
+    ids: Vec<u32>,
+    automaton: AhoCorasick,
+}
+
+impl Matcher {
+    fn new<'a>(tokens: impl Iterator<Item = &'a Added>) -> Result<Matcher> {
+        let (texts, ids): (Vec<String>, Vec<u32>) = tokens.map(|token| (token.content.clone(), token.id)).unzip();
+        let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts)?;
+        Ok(Matcher { texts, ids, automaton })
+    }
+
+    fn find_iter<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, usize, u32)> + 'a {
+        self.automaton.find_iter(text).map(|found| (found.start(), found.end(), self.ids[found.pattern().as_usize()]))
+    }
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in `folder`; with a `cache`, its parsed form from there or into it.
+    ///
+    /// # Errors
+    /// Kind `model`: no tokenizer.json, or one that cannot be read.
+    pub fn open(folder: &Path, cache: Option<&Path>) -> Result<Tokenizer> {
+        let path = folder.join("tokenizer.json");
+        let file = TokenizerFile::read(&path)?;
+        let added = |special: bool| file.added.iter().filter(move |token| token.special == special);
+        let control = Matcher::new(added(true))?;
+        let plain = Matcher::new(added(false))?;
+        let cached = cache.map(|cache| cache.join("tokenizers").join(format!("{:032x}.tables", file.digest)));
+        let mut vocabulary = cached.as_deref().and_then(Vocabulary::read);
+        if vocabulary.is_none() {
+            vocabulary = file.parse()?.as_ref().and_then(Vocabulary::build);
+            if let (Some(made), Some(cached)) = (&vocabulary, &cached) {
+                // A cache that cannot be written costs time, nothing else.
+                if cached.parent().is_some_and(|folder| std::fs::create_dir_all(folder).is_ok()) {
+                    drop(made.write(cached));
+                }
+            }
+        }
+        let engine = match vocabulary {
+            Some(vocabulary) => Engine::Fast(Box::new(vocabulary)),
+            None => {
+                info!("{}: not the byte-level BPE of Qwen, so the tokenizers library does it, more slowly", path.display());
+                Engine::Reference(Reference::open(&path, file.digest)?)
+            }
+        };
+        Ok(Tokenizer { path, digest: file.digest, control, added: plain, engine })
+    }
+
+    /// The same tokenizer by the `tokenizers` library, read by a thread of its own: for a large vocabulary that takes half a second.
+    pub fn reference_in_background(&self) -> JoinHandle<Result<Arc<Reference>>> {
+        let (path, digest) = (self.path.clone(), self.digest);
+        std::thread::spawn(move || Reference::open(&path, digest))
+    }
+
+    /// The first text, cut at its control tokens, for which the library has other ids.
+    pub fn differs<'a>(&self, reference: &Reference, texts: impl Iterator<Item = &'a str>) -> Result<Option<String>> {
+        let mut scratch = Scratch::default();
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for text in texts {
+            let mut done = 0;
+            let ends = self.control_tokens(text).map(|(begin, end, _)| (begin, end)).chain([(text.len(), text.len())]);
+            for (begin, end) in ends {
+                let piece = &text[done..begin];
+                (ours.clear(), theirs.clear());
+                self.encode(piece, &mut scratch, &mut ours)?;
+                reference.encode(piece, &mut theirs)?;
+                if ours != theirs {
+                    return Ok(Some(format!("{:?}", piece.chars().take(60).collect::<String>())));
+                }
+                done = end;
+            }
+        }
+        Ok(None)
+    }
+
+    /// From now on the library does it all.
+    pub fn fall_back(&mut self, reference: Arc<Reference>) {
+        self.engine = Engine::Reference(reference);
+    }
+
+    /// Whether the fast way is taken.
+    pub fn is_fast(&self) -> bool {
+        matches!(self.engine, Engine::Fast(_))
+    }
+
+    /// The control tokens in a text: begin, end and id of each.
+    pub fn control_tokens<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, usize, u32)> + 'a {
+        self.control.find_iter(text)
+    }
+
+    /// The texts of the control tokens.
+    pub fn control_texts(&self) -> &[String] {
+        &self.control.texts
+    }
+
+    /// Appends the ids of a text in which what spells a control token is text.
+    pub fn encode(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<()> {
+        let vocabulary = match &self.engine {
+            Engine::Reference(reference) => return reference.encode(text, ids),
+            Engine::Fast(vocabulary) => vocabulary,
+        };
+        if self.added.texts.is_empty() {
+            encode_words(vocabulary, text, scratch, ids);
+            return Ok(());
+        }
+        let mut done = 0;
+        for (begin, end, id) in self.added.find_iter(text) {
+            encode_words(vocabulary, &text[done..begin], scratch, ids);
+            ids.push(id);
+            done = end;
+        }
+        encode_words(vocabulary, &text[done..], scratch, ids);
+        Ok(())
+    }
+
+    /// How many bytes of the text each of its tokens takes, by `encode`; of the normalized text (NFC), where that differs.
+    pub fn lengths(&self, text: &str, ids: &[u32]) -> Result<Vec<usize>> {
+        match &self.engine {
+            Engine::Reference(reference) => reference.lengths(text),
+            Engine::Fast(vocabulary) => {
+                let added = |id: &u32| self.added.ids.iter().position(|known| known == id).map(|i| self.added.texts[i].len());
+                Ok(ids.iter().map(|id| added(id).unwrap_or_else(|| vocabulary.content(*id).len())).collect())
+            }
+        }
+    }
+}
+
+fn encode_words(vocabulary: &Vocabulary, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    if text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+        return scratch.encode_words(vocabulary, text, ids);
+    }
+    let normalized: String = text.nfc().collect();
+    scratch.encode_words(vocabulary, &normalized, ids);
+}
+
+/// What a thread keeps between texts: words that it has merged before.
+#[derive(Debug)]
+pub struct Scratch {
+    known: Box<[Known]>,
+    symbols: Vec<u32>,
+}
+
+const KNOWN: usize = 1 << 14;
+const WORD: usize = 23;
+const TOKENS: usize = 9;
+
+/// A word of several tokens; 64 bytes.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Known {
+    length: u8,
+    count: u8,
+    word: [u8; WORD],
+    tokens: [u32; TOKENS],
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        let empty = Known { length: 0, count: 0, word: [0; WORD], tokens: [0; TOKENS] };
+        Scratch { known: vec![empty; KNOWN].into_boxed_slice(), symbols: Vec::new() }
+    }
+}
+
+impl Scratch {
+    fn encode_words(&mut self, vocabulary: &Vocabulary, text: &str, ids: &mut Vec<u32>) {
+        for word in Words::new(text, vocabulary.pattern) {
+            if let [byte] = word {
+                ids.push(vocabulary.byte(*byte));
+                continue;
+            }
+            let hash = xxh3_64(word);
+            if let Some(token) = vocabulary.word(word, hash) {
+                ids.push(token);
+                continue;
+            }
+            let slot = &mut self.known[hash as usize & (KNOWN - 1)];
+            if word.len() == slot.length as usize && slot.word[..word.len()] == *word {
+                ids.extend_from_slice(&slot.tokens[..slot.count as usize]);
+                continue;
+            }
+            self.symbols.clear();
+            self.symbols.extend(word.iter().map(|byte| vocabulary.byte(*byte)));
+            merge_all(vocabulary, &mut self.symbols);
+            if word.len() <= WORD && self.symbols.len() <= TOKENS {
+                slot.length = word.len() as u8;
+                slot.count = self.symbols.len() as u8;
+                slot.word[..word.len()].copy_from_slice(word);
+                slot.tokens[..self.symbols.len()].copy_from_slice(&self.symbols);
+            }
+            ids.extend_from_slice(&self.symbols);
+        }
+    }
+}

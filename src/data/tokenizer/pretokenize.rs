@@ -1,0 +1,206 @@
+//! Cuts text into words, as the pre-tokenizers of Qwen do.
+//!
+//! The patterns are those of `tokenizer.json` (transformers' `tokenization_qwen2.py` and `tokenization_qwen3_5.py` have the same).
+//! They are matched by hand: at each place the first alternative that matches wins, and no alternative looks back.
+
+use std::sync::LazyLock;
+
+use regex_syntax::hir::{Class, HirKind};
+
+/// Qwen1.5, 2, 2.5 and 3.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen3.5: marks belong to the letters before them.
+const QWEN35: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// A known pre-tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pattern {
+    Qwen2,
+    Qwen35,
+}
+
+impl Pattern {
+    /// The pattern of that regular expression; nothing for any other, which the reference tokenizer must do.
+    pub(super) fn of(regex: &str) -> Option<Pattern> {
+        match regex {
+            QWEN2 => Some(Pattern::Qwen2),
+            QWEN35 => Some(Pattern::Qwen35),
+            _ => None,
+        }
+    }
+
+    pub(super) fn from_number(number: u64) -> Option<Pattern> {
+        [Pattern::Qwen2, Pattern::Qwen35].into_iter().find(|pattern| *pattern as u64 == number)
+    }
+
+    /// What a letter may be.
+    fn letters(self) -> u8 {
+        match self {
+            Pattern::Qwen2 => LETTER,
+            Pattern::Qwen35 => LETTER | MARK,
+        }
+    }
+}
+
+const LETTER: u8 = 1;
+const NUMBER: u8 = 2;
+const SPACE: u8 = 4;
+const NEWLINE: u8 = 8;
+const MARK: u8 = 16;
+
+/// What each character is; one byte for every code point.
+static CLASSES: LazyLock<Box<[u8]>> = LazyLock::new(|| {
+    let mut classes = vec![0u8; 0x11_0000].into_boxed_slice();
+    for (pattern, bit) in [(r"\p{L}", LETTER), (r"\p{N}", NUMBER), (r"\s", SPACE), (r"[\r\n]", NEWLINE), (r"\p{M}", MARK)] {
+        let hir = regex_syntax::parse(pattern).expect("the pattern is fixed");
+        let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else { unreachable!("a class of characters") };
+        for range in ranges.ranges() {
+            for class in &mut classes[range.start() as usize..=range.end() as usize] {
+                *class |= bit;
+            }
+        }
+    }
+    classes
+});
+
+/// Goes through a text word by word.
+pub(super) struct Words<'a> {
+    text: &'a [u8],
+    classes: &'static [u8],
+    letters: u8,
+    at: usize,
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn new(text: &'a str, pattern: Pattern) -> Words<'a> {
+        Words { text: text.as_bytes(), classes: &CLASSES, letters: pattern.letters(), at: 0 }
+    }
+
+    /// Class and length of the character at `at`, which lies within the text.
+    #[inline]
+    fn peek(&self, at: usize) -> (u8, usize) {
+        let first = self.text[at];
+        if first < 0x80 {
+            return (self.classes[first as usize], 1);
+        }
+        let tail = |i: usize| u32::from(self.text[at + i] & 0x3F);
+        let (point, length) = match first {
+            0xC0..=0xDF => (u32::from(first & 0x1F) << 6 | tail(1), 2),
+            0xE0..=0xEF => (u32::from(first & 0x0F) << 12 | tail(1) << 6 | tail(2), 3),
+            _ => (u32::from(first & 0x07) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3), 4),
+        };
+        (self.classes[point as usize], length)
+    }
+
+    /// The place behind all characters from `at` on whose class meets `wanted`.
+    #[inline]
+    fn run(&self, mut at: usize, wanted: impl Fn(u8) -> bool) -> usize {
+        while at < self.text.len() {
+            let (class, length) = self.peek(at);
+            if !wanted(class) {
+                break;
+            }
+            at += length;
+        }
+        at
+    }
+
+    /// The length of `'s`, `'t`, `'re`, `'ve`, `'m`, `'ll` or `'d` at `at`, in any case; 0 for none.
+    fn contraction(&self, at: usize) -> usize {
+        let lower = |i: usize| self.text.get(at + i).map_or(0, u8::to_ascii_lowercase);
+        match (lower(1), lower(2)) {
+            (b's' | b't' | b'm' | b'd', _) => 2,
+            (b'r' | b'v', b'e') | (b'l', b'l') => 3,
+            // The long s (U+017F) is an s in another case.
+            (0xC5, 0xBF) => 3,
+            _ => 0,
+        }
+    }
+
+    /// The place behind the white space from `at` on that is one word.
+    fn space(&self, at: usize) -> usize {
+        let (mut end, mut last, mut behind_newline) = (at, at, None);
+        while end < self.text.len() {
+            let (class, length) = self.peek(end);
+            if class & SPACE == 0 {
+                break;
+            }
+            last = end;
+            end += length;
+            if class & NEWLINE != 0 {
+                behind_newline = Some(end);
+            }
+        }
+        match behind_newline {
+            Some(place) => place,
+            // The last white space before a word goes with that word, if it can.
+            None if end < self.text.len() && last > at => last,
+            None => end,
+        }
+    }
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let start = self.at;
+        if start >= self.text.len() {
+            return None;
+        }
+        let (class, length) = self.peek(start);
+        let letters = self.letters;
+        let behind = start + length;
+        let next = if behind < self.text.len() { self.peek(behind).0 } else { NEWLINE };
+        let other = |class: u8| class & (SPACE | NUMBER | letters) == 0;
+        self.at = 'end: {
+            if self.text[start] == b'\'' {
+                let length = self.contraction(start);
+                if length > 0 {
+                    break 'end start + length;
+                }
+            }
+            if class & letters != 0 || (class & (NEWLINE | NUMBER) == 0 && behind < self.text.len() && next & letters != 0) {
+                break 'end self.run(behind, |class| class & letters != 0);
+            }
+            if class & NUMBER != 0 {
+                break 'end behind;
+            }
+            if other(class) || (self.text[start] == b' ' && behind < self.text.len() && other(next)) {
+                let end = self.run(behind, other);
+                break 'end self.run(end, |class| class & NEWLINE != 0);
+            }
+            self.space(start)
+        };
+        Some(&self.text[start..self.at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str, pattern: Pattern) -> Vec<&str> {
+        Words::new(text, pattern).map(|word| std::str::from_utf8(word).unwrap()).collect()
+    }
+
+    #[test]
+    fn words_are_cut_as_the_pattern_says() {
+        for (text, wanted) in [
+            ("Hello  world", vec!["Hello", " ", " world"]),
+            ("it's I'LL 'x", vec!["it", "'s", " I", "'LL", " '", "x"]),
+            ("a1 23", vec!["a", "1", " ", "2", "3"]),
+            ("x \n\n y", vec!["x", " \n\n", " y"]),
+            ("end  ", vec!["end", "  "]),
+            (" !!\n\nz", vec![" !!\n\n", "z"]),
+            ("\t\tif", vec!["\t", "\tif"]),
+            ("你好，世界", vec!["你好", "，世界"]),
+        ] {
+            assert_eq!(words(text, Pattern::Qwen2), wanted, "{text:?}");
+        }
+        assert_eq!(words("ne\u{301}e", Pattern::Qwen2), ["ne", "\u{301}e"]);
+        assert_eq!(words("ne\u{301}e", Pattern::Qwen35), ["ne\u{301}e"]);
+    }
+}

@@ -1,0 +1,81 @@
+//! What only Python can do for a data set: render by transformers, read Parquet, make or download a model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use pyo3::prelude::*;
+
+use super::{from_python, interpreter};
+use crate::data::{Conversation, Render, RenderError, Rendering, Transformers, Turn};
+use crate::error::{Error, Kind};
+use crate::module::to_object;
+
+/// transformers in the interpreter that runs, or in one that is started where its environment is there already.
+#[derive(Debug)]
+pub(crate) struct PythonTransformers;
+
+impl Transformers for PythonTransformers {
+    fn renderer(&self, folder: &Path) -> Result<Option<Box<dyn Render + '_>>> {
+        match interpreter::start_if_there() {
+            Ok(()) => {}
+            Err(error) if Error::of(&error).kind == Kind::Setup => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let made = Python::attach(|py| {
+            let made = || py.import("pyrust_nn.chat")?.call_method1("renderer_for", (folder,));
+            made().map(Bound::unbind).map_err(|raised| from_python(py, raised))
+        });
+        Ok(Some(Box::new(PythonRenderer(made?))))
+    }
+}
+
+/// `pyrust_nn.chat.ChatRenderer`.
+struct PythonRenderer(Py<PyAny>);
+
+/// A text, its turns' places in characters, and the message it is for.
+type Rendered = (String, Vec<(usize, usize, usize)>, Option<usize>);
+
+impl Render for PythonRenderer {
+    fn renderings(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
+        let rendered: Result<Vec<Rendered>> = Python::attach(|py| {
+            let call = || {
+                let shown = to_object(py, &conversation.to_value())?;
+                self.0.bind(py).call_method1("for_rust", (shown, conversation.index))?.extract()
+            };
+            call().map_err(|raised| from_python(py, raised))
+        });
+        Ok(rendered?
+            .into_iter()
+            .map(|(text, turns, message)| {
+                let ends: Vec<usize> = if text.is_ascii() { Vec::new() } else { text.char_indices().map(|(at, _)| at).chain([text.len()]).collect() };
+                let byte = |place: usize| if ends.is_empty() { place } else { ends[place] };
+                let turns = turns
+                    .into_iter()
+                    .map(|(prompt_end, start, end)| Turn { prompt_end: byte(prompt_end), target_start: byte(start), target_end: byte(end) })
+                    .collect();
+                Rendering { text, turns, message }
+            })
+            .collect())
+    }
+}
+
+/// The folder with the tokenizer of a model that must be made or downloaded first, or of an adapter.
+pub(crate) fn tokenizer_folder(model: &str, offline: bool) -> Result<PathBuf> {
+    call("sources", "tokenizer_folder", (model, offline))
+}
+
+/// A data set of the `datasets` library as a file of JSON lines in the cache.
+pub(crate) fn json_lines(path: &Path) -> Result<PathBuf> {
+    call("foreign", "json_lines", (path,))
+}
+
+fn call<'a, A>(module: &str, function: &str, arguments: A) -> Result<PathBuf>
+where
+    A: for<'py> pyo3::call::PyCallArgs<'py> + 'a,
+{
+    interpreter::start()?;
+    Python::attach(|py| {
+        let called = || py.import(format!("pyrust_nn.{module}"))?.call_method1(function, arguments)?.extract();
+        called().map_err(|raised| from_python(py, raised))
+    })
+}
