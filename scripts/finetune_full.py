@@ -7,7 +7,7 @@ import torch
 
 from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
-from pyrust_nn.models import is_adapter, load_model, load_tokenizer, stored_dtype
+from pyrust_nn.models import is_adapter, load_model, load_tokenizer, model_folder, stored_dtype
 from pyrust_nn.saving import save_model, set_stop_tokens
 from pyrust_nn.training import DTYPE_NAMES, load_data, model_config, prepare, train
 
@@ -23,6 +23,7 @@ def run(params, session):
 
     # What can be refused is refused before any weight is loaded.
     tokenizer = load_tokenizer(params.model)
+    session.depends_on("model", model_folder(params.model))
     config = model_config(params.model)
     if getattr(config, "quantization_config", None):
         raise InputError(
@@ -34,7 +35,7 @@ def run(params, session):
     # The weights that learn are fp32 whatever `dtype` is; see pyrust_nn.training.
     model = load_model(params.model, device=device, dtype=torch.float32)
     set_stop_tokens(model.generation_config, tokenizer)
-    metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype)
+    metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype, checkpoint=session.checkpoint)
 
     # The new folder is as large as the old one, unless another dtype was asked for.
     saved = stored_dtype(params.model) if params.dtype == "auto" else dtype

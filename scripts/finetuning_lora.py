@@ -4,13 +4,16 @@ In: a model, a data set, and perhaps an adapter to go on with (`checkpoint_lora`
 With `load_in_4bit` the model's own weights are held in nf4 (QLoRA).
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
 from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
-from pyrust_nn.lineage import same_weights
-from pyrust_nn.models import adapter_base, is_adapter, load_model, load_tokenizer, lora_target_modules
+from pyrust_nn.forgetting import ForgettingTable
+from pyrust_nn.lineage import check_lineage, read_lineage, same_weights, weights_hash, write_lineage
+from pyrust_nn.models import adapter_base, is_adapter, load_model, load_tokenizer, lora_target_modules, model_folder
 from pyrust_nn.saving import save_model, set_stop_tokens
 from pyrust_nn.training import DTYPE_NAMES, load_data, model_config, prepare, train
 
@@ -30,6 +33,7 @@ def run(params, session):
     # What can be refused is refused before any weight is loaded.
     lora = checkpoint_config(params) if params.checkpoint_lora else None
     tokenizer = load_tokenizer(params.model)
+    session.depends_on("model", model_folder(params.model))
     config = model_config(params.model)
     data = load_data(params, config)
 
@@ -43,14 +47,23 @@ def run(params, session):
         lora = new_config(params, model)
         model = get_peft_model(model, lora)
     lora.base_model_name_or_path = params.model
-    metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype)
+
+    stages = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
+    forgetting = ForgettingTable(stages, params.model, device, dtype)
+    forgetting.measure(model, "before")
+    with ThreadPoolExecutor(1) as beside:  # hashing a large base takes as long as reading it
+        base_hash = beside.submit(weights_hash, model_folder(params.model))
+        metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype, checkpoint=session.checkpoint)
+    forgetting.measure(model, "after")
 
     with atomic_folder(session.step_folder / "adapter") as folder:
         save_model(model, tokenizer, folder)
+        write_lineage(folder, params, base_hash.result(), stages, data.digest)
 
     return {
         "outputs": {"adapter": "adapter"},
         "metrics": metrics,
+        "result": {"forgetting": forgetting.rows} if stages else None,
         "params": {
             "device": str(device),
             "dtype": DTYPE_NAMES[dtype],
@@ -93,6 +106,7 @@ def checkpoint_config(params):
     base = adapter_base(checkpoint)
     if not same_weights(base, params.model):
         raise InputError(f"checkpoint_lora: {checkpoint} was trained on {base}, and {params.model} has other weights; give {base} as model")
+    check_lineage(checkpoint, params.model)
     differing = [
         f"{name} is {theirs} in the checkpoint, not {ours}"
         for name, ours, theirs in (

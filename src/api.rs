@@ -63,9 +63,16 @@ pub fn run_pipeline(session: &str, path: &Path, overrides: Map<String, Value>) -
     plan.run(|_| {})?.into_iter().map(crate::run::Outcome::into_result).collect()
 }
 
+/// Goes on with what was interrupted in a session (runs directory: PYRUST_NN_RUNS, else `runs`): a fine-tuning from its last whole
+/// checkpoint, another step from its beginning; then the remaining steps of the session's pipeline. With `step`, that step alone.
+pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
+    let plan = crate::resume::plan(None, session, step, Door::Rust)?;
+    plan.run(|_| {})?.into_iter().map(crate::run::Outcome::into_result).collect()
+}
+
 fn call<P: TaskParams>(task: &str, session: &str, subject: &str, params: &P) -> Result<Summary> {
     let task = Task::named(task)?;
     let mut given = params.given()?;
     given.insert(task.subject.name.into(), subject.into());
-    step(Request { task, session: Some(session.to_string()), given, door: Door::Rust }).into_result()
+    step(Request::new(task, Some(session.to_string()), given, Door::Rust)).into_result()
 }

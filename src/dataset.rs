@@ -69,19 +69,26 @@ fn prepare(given: Map<String, Value>, door: Door, more: &mut dyn FnMut(u64, u64)
 }
 
 /// Prepares what a step will train on, if Rust alone can; else only checks the files. The script asks again and finds it.
-pub(crate) fn prepare_ahead(params: &Map<String, Value>, model: &str, progress: &mut Bytes) -> Result<Vec<PathBuf>> {
-    let paths = paths(params);
+/// `name`: the parameter that has the paths, `dataset_path` or `eval_dataset_path`.
+pub(crate) fn prepare_ahead(params: &Map<String, Value>, name: &str, model: &str) -> Result<Vec<PathBuf>> {
+    let paths = paths(&params[name]);
     if paths.iter().any(|path| is_foreign(Path::new(path))) {
         return Ok(paths.iter().map(PathBuf::from).collect());
     }
     let files = data::expand(&paths)?;
     let folder = Path::new(model);
     if folder.is_dir() && data::is_native(folder) {
-        let dataset = Dataset { files: files.clone(), model_folder: folder.to_path_buf(), options: Options::of(params)? };
+        let mut options = Options::of(params)?;
+        if name == "eval_dataset_path" {
+            options.eval_split = 0.0;
+        }
+        let dataset = Dataset { files: files.clone(), model_folder: folder.to_path_buf(), options };
+        let mut progress = Bytes::new("prepare");
         data::prepare_dataset(&dataset, &data::cache_folder(), &NoTransformers, &mut |done, total| {
             progress.report(done, total);
             Ok(())
         })?;
+        crate::progress::clear();
     } else {
         data::check_files(&files)?;
     }
@@ -92,12 +99,12 @@ pub(crate) fn prepare_ahead(params: &Map<String, Value>, model: &str, progress: 
 pub(crate) fn open(params: &Map<String, Value>) -> Result<Dataset> {
     let model = params[MODEL.name].as_str().unwrap_or_default();
     let offline = params.get("offline") == Some(&Value::Bool(true));
-    let files = files(&paths(params))?;
+    let files = files(&paths(&params["dataset_path"]))?;
     Ok(Dataset { files, model_folder: model_folder(model, offline)?, options: Options::of(params)? })
 }
 
-fn paths(params: &Map<String, Value>) -> Vec<String> {
-    match &params["dataset_path"] {
+fn paths(value: &Value) -> Vec<String> {
+    match value {
         Value::Array(items) => items.iter().filter_map(Value::as_str).map(ToString::to_string).collect(),
         path => path.as_str().map(ToString::to_string).into_iter().collect(),
     }

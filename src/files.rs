@@ -36,6 +36,16 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
     appended.with_context(|| format!("{} cannot be appended to", path.display()))
 }
 
+/// Brings a file that grows by lines to disk; nothing where there is none.
+pub fn sync(path: &Path) -> Result<()> {
+    match File::open(path).and_then(|file| file.sync_all()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{} cannot be brought to disk", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Brings everything in a finished folder to disk and gives it its name. `target` must not exist.
 pub fn publish_folder(made: &Path, target: &Path) -> Result<()> {
     let published = (|| -> std::io::Result<()> {

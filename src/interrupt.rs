@@ -62,5 +62,5 @@ pub(crate) fn check() -> Result<()> {
 }
 
 pub(crate) fn interrupted() -> anyhow::Error {
-    Error::new(Kind::Interrupted, "interrupted (Ctrl-C or SIGTERM); finished steps stay, run this one again").into()
+    Error::new(Kind::Interrupted, "interrupted (Ctrl-C or SIGTERM); finished steps stay, `pyrust-nn resume` goes on with this one").into()
 }

@@ -4,6 +4,8 @@
 //! writes the summary. See `ARCHITECTURE.md` for how the modules lean on each other.
 
 pub mod api;
+pub mod begun;
+pub mod checkpoints;
 pub mod cli;
 pub mod data;
 mod dataset;
@@ -19,8 +21,10 @@ pub mod logging;
 mod module;
 pub mod params;
 pub mod pipeline;
+mod place;
 pub mod progress;
 pub mod resolve;
+pub mod resume;
 pub mod run;
 pub mod session;
 pub mod status;
@@ -28,7 +32,8 @@ pub mod summary;
 pub mod task;
 
 pub use api::{
-    convert_lora_to_gguf, convert_model_to_gguf, finetune_full, finetune_lora, inference, merge, quantize_model, run_pipeline, run_script,
+    convert_lora_to_gguf, convert_model_to_gguf, finetune_full, finetune_lora, inference, merge, quantize_model, resume, run_pipeline,
+    run_script,
 };
 pub use dataset::prepare_dataset;
 pub use embed::{pyo3, with_python_env};

@@ -156,7 +156,7 @@ fn task_function<'py>(py: Python<'py>, task: &'static Task) -> PyResult<Bound<'p
             Some(Value::String(session)) => Some(session),
             Some(other) => return Err(to_python(error::usage(format!("session must be a text or None, not {other}")))),
         };
-        let request = Request { task, session, given, door: Door::Python };
+        let request = Request::new(task, session, given, Door::Python);
         outcome(py, py.detach(|| run::step(request)))
     })
 }
@@ -278,11 +278,24 @@ fn run_pipeline(
         let plan = pipeline::Pipeline::read(&path)?.with(overrides, session, Door::Python)?;
         plan.run(|_| {})
     });
-    let summaries = PyList::empty(py);
-    for one in results.map_err(to_python)? {
-        summaries.append(outcome(py, one)?)?;
+    summaries(py, results.map_err(to_python)?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (session, step=None, *, runs_dir=None))]
+fn resume(py: Python<'_>, session: &str, step: Option<&str>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny>> {
+    cli::show_by_default();
+    let results = py.detach(|| crate::resume::plan(runs_dir.as_deref(), session, step, Door::Python)?.run(|_| {}));
+    summaries(py, results.map_err(to_python)?)
+}
+
+/// The summaries of steps that ran in order, or the exception of the one that failed.
+fn summaries(py: Python<'_>, outcomes: Vec<Outcome>) -> PyResult<Py<PyAny>> {
+    let list = PyList::empty(py);
+    for one in outcomes {
+        list.append(outcome(py, one)?)?;
     }
-    Ok(summaries.into_any().unbind())
+    Ok(list.into_any().unbind())
 }
 
 #[pyfunction]
@@ -316,6 +329,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add(query.function, query_function(py, query)?)?;
     }
     module.add_function(wrap_pyfunction!(run_pipeline, module)?)?;
+    module.add_function(wrap_pyfunction!(resume, module)?)?;
     module.add_function(wrap_pyfunction!(get_status, module)?)?;
     module.add_function(wrap_pyfunction!(list_sessions, module)?)?;
     module.add_function(wrap_pyfunction!(set_console, module)?)?;

@@ -168,6 +168,16 @@ macro_rules! finetune_params {
             default max_grad_norm: f64 = 1.0, float(0.0, 1_000_000.0);
             /// Steps between two lines of metrics.jsonl.
             default logging_steps: u32 = 10, int(1, 1_000_000);
+            /// How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all.
+            default save_total_limit: u32 = 0, int(0, 1_000_000);
+            /// Conversations to evaluate on, in the form of dataset_path.
+            unset eval_dataset_path: PathBuf = PathBuf::new(), Kind::Path;
+            /// Steps between two evaluations; 0 evaluates after each epoch.
+            default eval_steps: u32 = 0, int(0, 1_000_000_000);
+            /// End after so many evaluations in a row without a lower loss; 0 never does.
+            default early_stopping_patience: u32 = 0, int(0, 1_000_000);
+            /// Save the weights of the evaluation with the lowest loss instead of the last ones.
+            default load_best_model_at_end: bool = false, Kind::Bool;
             $($fields)*
         } }
     };

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error;
 use crate::params::{Door, MODEL, Param};
 use crate::run::{Outcome, Request, step};
 use crate::session::new_session_id;
+use crate::summary::now;
 use crate::task::{TASKS, Task};
 
 /// The file that `run` takes by default.
@@ -109,12 +110,13 @@ impl Pipeline {
                 return Err(error::usage(format!("two steps have the name {name}; give one another with name = \"...\"")));
             }
             names.push(name);
-            steps.push(Request {
-                task,
-                session: Some(session.clone()),
-                given,
-                door: if door == Door::Rust { Door::Rust } else { Door::Toml },
-            });
+            steps.push(Request::new(task, Some(session.clone()), given, if door == Door::Rust { Door::Rust } else { Door::Toml }));
+        }
+        // Kept in session.json, so that what an interruption leaves undone can be resumed.
+        let rows: Vec<Value> = steps.iter().map(|one| json!({"task": one.task.name, "given": one.given})).collect();
+        let plan = json!({"started_at": now(), "cwd": std::env::current_dir().unwrap_or_default(), "steps": rows});
+        for one in &mut steps {
+            one.plan = Some(plan.clone());
         }
         Ok(Plan { session, steps })
     }

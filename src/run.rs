@@ -2,22 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
+use crate::begun::{Begun, Recorder};
 use crate::error::{self, Error};
 use crate::interrupt::{self, Handlers};
 use crate::logging::{debug, failure, info};
 use crate::params::{Door, Kind, resolve};
+use crate::place::{Place, write_beside};
 use crate::resolve::{Wanted, artifact};
 use crate::session::{Running, Session, check_name, new_session_id, runs_dir};
 use crate::summary::{Status, Summary, now};
 use crate::task::Task;
-use crate::{dataset, embed, files, logging, progress};
+use crate::{checkpoints, dataset, embed, files, logging, progress};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -28,6 +28,22 @@ pub struct Request {
     /// The subject and the parameters that were given, by name.
     pub given: Map<String, Value>,
     pub door: Door,
+    /// Go on with the attempt that stands there.
+    pub resume: bool,
+    /// The pipeline that the step is part of, for session.json.
+    pub plan: Option<Value>,
+}
+
+impl Request {
+    /// A step by itself, from its beginning.
+    pub fn new(task: &'static Task, session: Option<String>, given: Map<String, Value>, door: Door) -> Request {
+        Request { task, session, given, door, resume: false, plan: None }
+    }
+
+    /// The step's name.
+    pub fn step(&self) -> &str {
+        self.given.get("step").and_then(Value::as_str).filter(|text| !text.is_empty()).unwrap_or(self.task.name)
+    }
 }
 
 /// What came of it: the summary, and the error where it failed. A failure before there was a session has a summary too, unwritten.
@@ -52,7 +68,7 @@ pub fn step(request: Request) -> Outcome {
     let started = Instant::now();
     let session = request.session.clone().unwrap_or_else(new_session_id);
     let text = |name: &str| request.given.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let step = text("step").unwrap_or(request.task.name).to_string();
+    let step = request.step().to_string();
     let runs = runs_dir(text("runs_dir").map(Path::new));
     let mut summary = Summary::new(request.task.name, &session, &step);
     summary.params = request.given.clone();
@@ -84,13 +100,21 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     let _log = logging::attach(&session.log_path())?;
     let argv: Vec<String> = std::env::args().collect();
     debug!("pyrust-nn {} in {}: {}", env!("CARGO_PKG_VERSION"), std::env::current_dir().unwrap_or_default().display(), argv.join(" "));
+    if let Some(plan) = &request.plan {
+        session.note("plan", plan.clone());
+    }
     session.begin(&summary.task, &summary.step, &argv)?;
 
     // A program that embeds us, or the binary: Python, where it is the host, has handlers of its own.
     let _handlers = (!embed::hosted_by_python()).then(Handlers::note_signals);
-    let place = Place::find(&session.folder, &summary.step, request.given.get("overwrite") == Some(&Value::Bool(true)), request.door);
+    let place = if request.resume {
+        Place::again(&session.folder, &summary.step)
+    } else {
+        Place::find(&session.folder, &summary.step, request.given.get("overwrite") == Some(&Value::Bool(true)), request.door)
+    };
     let result = place.as_ref().map_err(|error| error::usage(error.to_string())).and_then(|place| {
-        info!("step {} of session {} begins: {}", summary.step, summary.session, request.task.about);
+        let again = if request.resume { "is resumed" } else { "begins" };
+        info!("step {} of session {} {again}: {}", summary.step, summary.session, request.task.about);
         work(request, &mut session, runs, place, summary)
     });
     progress::clear();
@@ -113,7 +137,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     if result.is_ok() && written.is_ok() {
         info!("step {} succeeded in {:.1} s", summary.step, summary.duration_s);
     }
-    session.end(summary.status)?;
+    session.end(summary.status, summary.error.as_ref().map(|error| error.kind))?;
     result.and(written)
 }
 
@@ -123,12 +147,22 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     summary.params.clone_from(&params);
     let subject = params[task.subject.name].as_str().unwrap_or_default();
     let source = task.source(subject)?;
-    let (for_script, files) = inputs(request, &params, runs, &session.id)?;
+    let (begun, checkpoint) = if request.resume { goes_on(&place.work)? } else { (Begun::new(task.name, &params), None) };
+    let (mut for_script, files) = inputs(request, &params, runs, &session.id)?;
     debug!("parameters: {}", Value::Object(params.clone()));
     interrupt::check()?;
-    let hashes = hash_in_background(files);
 
+    if checkpoint.is_none() {
+        files::remove(&place.work)?; // what an interrupted attempt left
+    }
+    if let Some(device) = checkpoint.as_deref().and_then(checkpoints::device) {
+        for_script.insert("device".into(), device.into());
+    }
     std::fs::create_dir_all(&place.work).with_context(|| format!("{} cannot be made", place.work.display()))?;
+    let recorder = Arc::new(Recorder::begin(&place.work, begun)?);
+    for (name, path) in files {
+        recorder.add(name, &path)?;
+    }
     let script = place.work.join("script.py");
     files::write_whole(&script, source.as_bytes())?;
     let answer = embed::call_script(&embed::Call {
@@ -140,18 +174,18 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
         door: request.door,
         user_script: task.script.is_empty(),
         params: &for_script,
+        recorder: &recorder,
+        checkpoint: checkpoint.as_deref(),
     });
-    if answer.is_err() {
-        hashes.wanted.store(false, Ordering::Relaxed);
-    }
-    let mut hashed = hashes.thread.join().unwrap_or_default();
+    recorder.finish(answer.is_ok());
     let mut answer = answer?;
     if let Some(Value::Object(sources)) = answer.facts.shift_remove("sources") {
-        let folders = sources.values().filter_map(Value::as_str).map(PathBuf::from).collect();
-        hashed.extend(hash_in_background(folders).thread.join().unwrap_or_default());
+        for (name, folder) in &sources {
+            recorder.add(name, Path::new(folder.as_str().unwrap_or_default()))?;
+        }
     }
-    for (path, hash) in hashed {
-        session.note("sha256", json!({ path: hash }));
+    for (path, hash) in recorder.finish(true) {
+        session.note("sha256", json!({ path.to_string_lossy(): hash }));
     }
     if let Some(seed) = params.get("seed") {
         session.note("seeds", json!({ summary.step.clone(): seed }));
@@ -166,8 +200,21 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     Ok(())
 }
 
-/// The parameters as the script gets them, paths resolved and read; and the files that the step depends on.
-fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: &str) -> Result<(Map<String, Value>, Vec<PathBuf>)> {
+/// What an attempt was begun with, nothing of it changed, and its newest whole checkpoint. Without one it begins anew.
+fn goes_on(folder: &Path) -> Result<(Begun, Option<PathBuf>)> {
+    let begun = Begun::read(folder)?.ok_or_else(|| error::usage(format!("{} has nothing to resume", folder.display())))?;
+    begun.check_inputs()?;
+    let checkpoint = checkpoints::newest(folder, &begun)?;
+    if checkpoint.is_none() {
+        info!("there is no whole checkpoint, so the step begins anew");
+    }
+    Ok((begun, checkpoint))
+}
+
+/// What a script gets, paths resolved and read; and the files that the step depends on, by parameter.
+type Inputs = (Map<String, Value>, Vec<(&'static str, PathBuf)>);
+
+fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: &str) -> Result<Inputs> {
     let mut for_script = params.clone();
     let mut files = Vec::new();
     for param in request.task.all_params() {
@@ -179,7 +226,7 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
                 if found != given {
                     debug!("{} {given} is {found}", param.name);
                 }
-                files.push(PathBuf::from(&found));
+                files.push((param.name, PathBuf::from(&found)));
                 for_script.insert(param.name.into(), found.into());
             }
             Kind::Path if param.name == "prompts_file" && !Path::new(given).is_file() => {
@@ -188,10 +235,11 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
             _ => {}
         }
     }
-    if params.contains_key("dataset_path") {
-        let model = for_script[request.task.subject.name].as_str().unwrap_or_default();
-        files.extend(dataset::prepare_ahead(params, model, &mut progress::Bytes::new("prepare"))?);
-        progress::clear();
+    for name in ["dataset_path", "eval_dataset_path"] {
+        if params.get(name).is_some_and(|given| !given.is_null()) {
+            let model = for_script[request.task.subject.name].as_str().unwrap_or_default();
+            files.extend(dataset::prepare_ahead(params, name, model)?.into_iter().map(|file| (name, file)));
+        }
     }
     Ok((for_script, files))
 }
@@ -215,131 +263,10 @@ pub fn refused(request: &Request, error: Error) -> Summary {
             Ok(place) => place.close(&session.folder, &summary)?,
             Err(_) => write_beside(&session.folder, &summary)?,
         }
-        session.end(Status::Failure)
+        session.end(Status::Failure, Some(error.kind))
     })();
     // What could not be kept is said by the caller's own message.
     drop(kept);
     summary.error = Some(error);
     summary
-}
-
-/// Hashes the data set and the model's files while Python works.
-fn hash_in_background(paths: Vec<PathBuf>) -> Hashes {
-    let wanted = Arc::new(AtomicBool::new(true));
-    let still = Arc::clone(&wanted);
-    let thread = std::thread::spawn(move || {
-        let mut files = Vec::new();
-        for path in paths {
-            match std::fs::read_dir(&path) {
-                Ok(entries) => files.extend(entries.flatten().map(|entry| entry.path()).filter(|file| {
-                    file.is_file()
-                        && file
-                            .extension()
-                            .is_some_and(|extension| ["safetensors", "json", "jinja"].iter().any(|known| extension == *known))
-                })),
-                Err(_) if path.is_file() => files.push(path),
-                Err(_) => {}
-            }
-        }
-        files.sort();
-        let hash = |file: &PathBuf| files::sha256_while(file, &|| still.load(Ordering::Relaxed)).ok().flatten();
-        files.iter().filter_map(|file| Some((file.to_string_lossy().into_owned(), hash(file)?))).collect()
-    });
-    Hashes { wanted, thread }
-}
-
-struct Hashes {
-    /// Put to false, the thread ends soon: a step that is interrupted does not wait for gigabytes.
-    wanted: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<(String, String)>>,
-}
-
-/// Where a step writes while it runs, and where its folder is to stand.
-#[derive(Debug)]
-struct Place {
-    work: PathBuf,
-    home: PathBuf,
-}
-
-impl Place {
-    /// The step's own folder where it is free or holds only a failed attempt; beside it (`.new`) where an earlier success is to be
-    /// replaced.
-    fn find(session: &Path, step: &str, overwrite: bool, door: Door) -> Result<Place> {
-        let home = session.join(step);
-        let earlier = match Summary::read(&home) {
-            Ok(summary) => summary.is_none_or(|summary| summary.status == Status::Success),
-            Err(_) => true,
-        };
-        let holds = home.join("summary.json").exists() || home.join("checkpoints").exists();
-        if home.exists() && earlier && holds {
-            if !overwrite {
-                return Err(error::usage(format!(
-                    "step {step} exists in {}; give {} to replace it, or another step name",
-                    session.display(),
-                    door.spell("overwrite")
-                )));
-            }
-            let work = session.join(format!("{step}.new"));
-            files::remove(&work)?;
-            return Ok(Place { work, home });
-        }
-        let ours = holds || home.join("script.py").exists() || std::fs::read_dir(&home).is_ok_and(|mut entries| entries.next().is_none());
-        if home.exists() && !ours {
-            return Err(error::usage(format!("{} is there and no step of ours; choose another step name", home.display())));
-        }
-        files::remove(&home)?;
-        Ok(Place { work: home.clone(), home })
-    }
-
-    /// Paths as the script gave them, relative to the session, under the step's final name.
-    fn outputs(&self, session: &Path, step: &str, given: Map<String, Value>) -> Result<Map<String, Value>> {
-        let relative = |path: &Value| -> Result<Value> {
-            let path = self.work.join(path.as_str().unwrap_or_default());
-            anyhow::ensure!(path.exists(), "the script named an output that does not exist: {}", path.display());
-            match path.strip_prefix(&self.work) {
-                Ok(inner) => Ok(Path::new(step).join(inner).to_string_lossy().into_owned().into()),
-                Err(_) => Ok(path.strip_prefix(session).unwrap_or(&path).to_string_lossy().into_owned().into()),
-            }
-        };
-        given
-            .into_iter()
-            .map(|(name, value)| {
-                let value = match &value {
-                    Value::Array(paths) => paths.iter().map(relative).collect::<Result<Value>>()?,
-                    path => relative(path)?,
-                };
-                Ok((name, value))
-            })
-            .collect()
-    }
-
-    /// Writes the summary and gives the step its place.
-    fn close(&self, session: &Path, summary: &Summary) -> Result<()> {
-        if self.work == self.home {
-            std::fs::create_dir_all(&self.work)?;
-            return files::write_json(&self.work.join("summary.json"), summary);
-        }
-        if summary.status == Status::Failure {
-            // The earlier success stays; what was tried stands beside it.
-            let failed = session.join(format!("{}.failed", summary.step));
-            std::fs::create_dir_all(&self.work)?;
-            files::write_json(&self.work.join("summary.json"), summary)?;
-            files::remove(&failed)?;
-            return files::publish_folder(&self.work, &failed);
-        }
-        files::write_json(&self.work.join("summary.json"), summary)?;
-        let old = session.join(format!("{}.old", summary.step));
-        files::remove(&old)?;
-        std::fs::rename(&self.home, &old)?;
-        files::publish_folder(&self.work, &self.home)?;
-        files::remove(&old)
-    }
-}
-
-/// The summary of an attempt that had no place of its own.
-fn write_beside(session: &Path, summary: &Summary) -> Result<()> {
-    let failed = session.join(format!("{}.failed", summary.step));
-    files::remove(&failed)?;
-    std::fs::create_dir_all(&failed)?;
-    files::write_json(&failed.join("summary.json"), summary)
 }

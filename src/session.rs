@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use crate::error::Kind;
 use crate::summary::now;
 use crate::{error, files};
 
@@ -90,13 +91,15 @@ impl Session {
         self.save()
     }
 
-    /// Notes how it ended.
-    pub fn end(&mut self, status: crate::Status) -> Result<()> {
+    /// Notes how it ended, and the kind of its error.
+    pub fn end(&mut self, status: crate::Status, kind: Option<Kind>) -> Result<()> {
         let status = serde_json::to_value(status)?;
-        self.record.insert("state".into(), status.as_str().unwrap_or_default().to_lowercase().into());
+        let state = if kind == Some(Kind::Interrupted) { "interrupted".into() } else { status.as_str().unwrap_or_default().to_lowercase() };
+        self.record.insert("state".into(), state.into());
         if let Some(Value::Object(last)) = self.record.get_mut("invocations").and_then(Value::as_array_mut).and_then(|all| all.last_mut()) {
             last.insert("finished_at".into(), now().into());
             last.insert("status".into(), status);
+            last.insert("error".into(), kind.map(Kind::name).into());
         }
         self.save()
     }
@@ -252,7 +255,7 @@ mod tests {
         for step in ["a", "b"] {
             let mut session = Session::open(runs.path(), "s1").unwrap();
             session.begin("merge", step, &["pyrust-nn".into(), "merge".into()]).unwrap();
-            session.end(crate::Status::Success).unwrap();
+            session.end(crate::Status::Success, None).unwrap();
         }
         let record = read_record(&runs.path().join("s1")).unwrap().unwrap();
         let steps: Vec<_> = record["invocations"].as_array().unwrap().iter().map(|one| one["step"].as_str().unwrap()).collect();

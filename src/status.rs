@@ -48,7 +48,7 @@ pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<Stri
 pub struct StepState {
     pub step: String,
     pub task: String,
-    /// `success`, `failure`, `running` or `interrupted` (its process is gone and left no summary).
+    /// `success`, `failure`, `running` or `interrupted` (by Ctrl-C or SIGTERM, or its process is gone and left no summary).
     pub state: String,
     pub started_at: String,
     pub finished_at: Option<String>,
@@ -75,6 +75,7 @@ pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
     let mut steps: Vec<StepState> = Vec::new();
     for (i, one) in invocations.iter().enumerate() {
         let state = match one["status"].as_str() {
+            Some(_) if one["error"] == "interrupted" => "interrupted".into(),
             Some(status) => status.to_lowercase(),
             None if running && i == last => "running".into(),
             None => "interrupted".into(),
@@ -87,7 +88,7 @@ pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
             finished_at: one["finished_at"].as_str().map(ToString::to_string),
         };
         // An attempt that failed beside an earlier success did not touch it: both are shown.
-        let stands = step.state == "failure" && succeeded(&folder.join(&step.step));
+        let stands = ["failure", "interrupted"].contains(&step.state.as_str()) && succeeded(&folder.join(&step.step));
         let step = if stands { StepState { step: format!("{}.failed", step.step), ..step } } else { step };
         steps.retain(|earlier| earlier.step != step.step);
         steps.push(step);
@@ -126,7 +127,7 @@ fn succeeded(step: &Path) -> bool {
     matches!(Summary::read(step), Ok(Some(summary)) if summary.status == Status::Success)
 }
 
-fn existing(runs: &Path, session: &str) -> Result<std::path::PathBuf> {
+pub(crate) fn existing(runs: &Path, session: &str) -> Result<std::path::PathBuf> {
     check_name("session", session)?;
     let folder = runs.join(session);
     if folder.is_dir() {

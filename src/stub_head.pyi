@@ -28,6 +28,9 @@ __version__: str
 def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None = None, **overrides: Any) -> list[Summary]:
     """Run a pipeline file (pipeline.toml by default); `overrides` are its top-level keys, such as model."""
 
+def resume(session: str, step: str | None = None, *, runs_dir: str | PathLike[str] | None = None) -> list[Summary]:
+    """Go on with what was interrupted in a session, a fine-tuning from its last whole checkpoint, and with the rest of its pipeline."""
+
 def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLike[str] | None = None) -> str:
     """Give a session's log, or its last lines; answers while a step runs in another thread."""
 

@@ -61,8 +61,9 @@ fn arrows_go_one_way() {
             "error" => &["files", "logging", "session", "summary", "run", "cli", "embed", "module", "data", "gguf", "params"],
             "files" | "params" | "data" | "gguf" | "logging" | "progress" => &["session", "run", "cli", "embed", "module", "pipeline"],
             "session" | "summary" | "status" | "resolve" | "task" => &["run", "cli", "embed", "module", "pipeline"],
-            "run" => &["cli", "module", "pipeline"],
-            "pipeline" => &["cli", "module", "embed"],
+            "run" => &["cli", "module", "pipeline", "resume"],
+            "begun" | "checkpoints" | "place" => &["run", "cli", "embed", "module", "pipeline", "resume"],
+            "resume" | "pipeline" => &["cli", "module", "embed"],
             "embed" => &["cli", "pipeline", "api", "run"],
             _ => &[],
         };

@@ -43,6 +43,8 @@ class Session:
         self.folder = Path(about["folder"])
         self.step_folder = Path(about["step_folder"])
         self.offline: bool = about["offline"]
+        self.checkpoint: Path | None = Path(about["checkpoint"]) if about["checkpoint"] else None
+        """The checkpoint, whole and checked, that this step is to go on from."""
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Show how far the step is: `done` of `total`, and what else is worth knowing."""
@@ -51,6 +53,14 @@ class Session:
     def metric(self, record: dict[str, Any]) -> None:
         """Append one object to the step's metrics.jsonl."""
         self._native.metric(json.dumps(record, default=plain, ensure_ascii=False))
+
+    def depends_on(self, name: str, folder: Path) -> None:
+        """Note a model that the parameter `name` stands for, so that a resumed step refuses another one."""
+        self._native.depends_on(name, os.fspath(folder))
+
+    def publish_checkpoint(self, made: Path, target: Path) -> None:
+        """Give a finished folder its name as a checkpoint, with a list of its files and their hashes."""
+        self._native.publish_checkpoint(os.fspath(made), os.fspath(target))
 
     def stream(self, text: str) -> None:
         """Show text on the terminal as it comes."""

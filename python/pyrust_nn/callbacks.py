@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -20,13 +21,18 @@ logger = logging.getLogger(__name__)
 
 
 class Session(Protocol):
-    """The part of a step's session that callbacks write to."""
+    """The part of a step's session that training writes to."""
+
+    step_folder: Path
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Draw the step's progress bar."""
 
     def metric(self, record: dict[str, Any]) -> None:
         """Append a line to the step's metrics.jsonl."""
+
+    def publish_checkpoint(self, made: Path, target: Path) -> None:
+        """Give a finished folder its name as a checkpoint."""
 
 
 @dataclass

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from pyrust_nn import _core
+from pyrust_nn.sources import model_folder
+from pyrust_nn.types import PreparedDataset
 
 IGNORED = -100  # torch's cross_entropy leaves such labels out
 
@@ -29,6 +34,16 @@ class Sample:
     def target_tokens(self) -> int:
         """How many tokens are trained on."""
         return int(np.count_nonzero(self.labels != IGNORED))
+
+
+OPTIONS = ("max_length", "overlong", "thinking", "drop_duplicates", "seed")
+"""The parameters that decide the rows of a data set, besides what is held out."""
+
+
+def prepare_rows(model: str, dataset_path: str | list[str], options: Mapping[str, Any], eval_split: float = 0.0) -> PreparedDataset:
+    """Prepare a data set for `model`, or find it prepared; of `options` those named in OPTIONS count."""
+    given = {name: options[name] for name in OPTIONS}
+    return _core.prepare_dataset(model_folder(model), dataset_path=dataset_path, eval_split=eval_split, **given)
 
 
 class Rows:

@@ -15,11 +15,11 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import os
 import random
 import resource
 import sys
 from collections.abc import Iterator, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import AutoConfig, PrinterCallback, Trainer, TrainerControl, TrainingArguments, set_seed
+from transformers import AutoConfig, PrinterCallback, TrainerControl, TrainingArguments, set_seed
 
 from pyrust_nn import InputError, ModelError, _core
 from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, Session, TrainingMeter
+from pyrust_nn.checkpoints import CheckpointTrainer, StopCallback, taken_up
+from pyrust_nn.evaluation import EvaluationCallback, check_evaluation
 from pyrust_nn.models import model_folder, pick_device, pick_dtype, position_limit
-from pyrust_nn.rows import IGNORED, Rows, Sample
-from pyrust_nn.saving import save_model
+from pyrust_nn.rows import IGNORED, Rows, Sample, prepare_rows
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -49,6 +50,7 @@ class TrainingData:
 
     train: Rows
     evaluation: Rows | None
+    digest: str  # of the data set's files
     counts: dict[str, int]
 
 
@@ -70,21 +72,15 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig) -> TrainingData
             f"max_length {params.max_length} is beyond the {positions} positions (max_position_embeddings) of "
             f"{params.model}; set max_length to {positions} or less"
         )
-    prepared = _core.prepare_dataset(
-        model_folder(params.model),
-        dataset_path=params.dataset_path,
-        max_length=params.max_length,
-        overlong=params.overlong,
-        thinking=params.thinking,
-        drop_duplicates=params.drop_duplicates,
-        eval_split=params.eval_split,
-        seed=params.seed,
-    )
+    check_evaluation(params)
+    prepared = prepare_rows(params.model, params.dataset_path, vars(params), params.eval_split)
     train = Rows(prepared["path"])
     evaluation = Rows(prepared["eval_path"]) if prepared["eval_path"] else None
+    if params.eval_dataset_path:
+        evaluation = Rows(prepare_rows(params.model, params.eval_dataset_path, vars(params))["path"])
     logger.info("%d rows to train on, %d to evaluate", len(train), len(evaluation or ()))
-    places = ("path", "eval_path", "cached")
-    return TrainingData(train, evaluation, {name: count for name, count in prepared.items() if name not in places})
+    places = ("path", "eval_path", "cached", "digest")
+    return TrainingData(train, evaluation, prepared["digest"], {name: count for name, count in prepared.items() if name not in places})
 
 
 def model_config(model: str) -> PretrainedConfig:
@@ -136,10 +132,12 @@ def target_count(labels: torch.Tensor) -> torch.Tensor:
     return (labels[:, 1:] != IGNORED).sum()
 
 
-class ConversationTrainer(Trainer):
+class ConversationTrainer(CheckpointTrainer):
     """transformers' Trainer with our order of rows, exact losses, and whole checkpoints."""
 
-    def __init__(self, *, tokenizer: PreTrainedTokenizerFast, meter: TrainingMeter, **kwargs: Any) -> None:
+    def __init__(
+        self, *, tokenizer: PreTrainedTokenizerFast, meter: TrainingMeter, session: Session, evaluation: EvaluationCallback, **kwargs: Any
+    ) -> None:
         """`kwargs` are Trainer's own."""
         # Trainer turns the cache off for training; what is saved must not keep that.
         self.use_cache = kwargs["model"].config.use_cache
@@ -147,6 +145,8 @@ class ConversationTrainer(Trainer):
         # Not as Trainer's processing_class, which would replace the generation config's stop set by one token.
         self.tokenizer = tokenizer
         self.meter = meter
+        self.session, self.evaluation = session, evaluation
+        self.add_callback(evaluation)
         self._step_sums = torch.zeros(3, dtype=torch.float64)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -181,10 +181,16 @@ class ConversationTrainer(Trainer):
         if not all(p.isfinite().all() for p in self.model.parameters() if p.requires_grad):
             raise ModelError(self._diverged("weights became infinite or no numbers in the last step"))
 
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self.check_weights()
+        super()._save_checkpoint(model, trial)
+
     def _diverged(self, what: str) -> str:
         precise = "" if self.args.mixed_precision == "no" else ", or set dtype to fp32"
         rate = f"{self.args.learning_rate:g}"
-        return f"training diverged: {what}; lower learning_rate (now {rate}) or add warmup{precise}"
+        good = self.last_checkpoint()
+        kept = f"; the last good checkpoint is {good}" if good else ""
+        return f"training diverged: {what}; lower learning_rate (now {rate}) or add warmup{precise}{kept}"
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The mean loss over all target tokens of the rows held out. (Trainer's own is a mean over batches.)"""
@@ -197,26 +203,11 @@ class ConversationTrainer(Trainer):
                 total += float(self.compute_loss(self.model, inputs, num_items_in_batch=count) * count)
             targets += int(count)
         metrics = {f"{metric_key_prefix}_loss": total / targets}
+        if not math.isfinite(total):
+            raise ModelError(self._diverged(f"the evaluation loss became {total} at step {self.state.global_step}"))
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        self.model.config.use_cache = self.use_cache
-        save_model(self.model, self.tokenizer, Path(output_dir or self.args.output_dir))
-        self.model.config.use_cache = self.args.use_cache
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # Trainer takes a half-written folder for a checkpoint, so one gets its name only when it is whole.
-        folder, name = self.args.output_dir, f"checkpoint-{self.state.global_step}"
-        partial = os.path.join(folder, ".partial")
-        self.args.output_dir = partial
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.output_dir = folder
-        _core.publish_folder(os.path.join(partial, name), os.path.join(folder, name))
-        os.rmdir(partial)
 
 
 def train(
@@ -228,22 +219,29 @@ def train(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    checkpoint: Path | None = None,
 ) -> dict[str, float]:
-    """Train the trainable weights of `model` in place and return the step's metrics.
+    """Train the trainable weights of `model` in place, from a `checkpoint` on where one is given, and return the step's metrics.
 
-    metrics.jsonl and the progress bar go to `session`; with `save_steps`, checkpoints to <step>/checkpoints. Of the
+    metrics.jsonl and the progress bar go to `session`; with `save_steps`, checkpoints to <step>/checkpoints. With
+    `load_best_model_at_end` the weights are those of the lowest evaluation loss. Of the
     metrics, losses are per target token (train_loss: mean of all steps; first_loss, last_loss: of one step), rates are
     of training steps alone, and the counts of data include the `eval_rows`.
     Raises ModelError if the loss or the weights stop being numbers.
     """
-    meter, eta = TrainingMeter(), ETACallback()
+    meter, eta, stop = TrainingMeter(), ETACallback(), StopCallback()
+    saves = bool(params.save_steps or params.load_best_model_at_end)
+    steps_per_epoch = math.ceil(len(data.train) / (params.batch_size * params.gradient_accumulation_steps))
+    eval_steps = (params.eval_steps or steps_per_epoch) if data.evaluation else 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     trainer = ConversationTrainer(
         model=model,
         tokenizer=tokenizer,
         meter=meter,
-        args=training_arguments(params, session, device, dtype, evaluate=data.evaluation is not None),
+        session=session,
+        evaluation=EvaluationCallback(patience=params.early_stopping_patience, saves=saves),
+        args=training_arguments(params, session, device, dtype, eval_steps=eval_steps, saves=saves),
         data_collator=collate,
         train_dataset=data.train,
         eval_dataset=data.evaluation,
@@ -251,11 +249,17 @@ def train(
             eta,
             ProgressCallback(session, eta, meter),
             MetricsCallback(session, eta, meter, lambda: peak_memory_bytes(device)),
+            stop,
         ],
     )
     trainer.remove_callback(PrinterCallback)  # stands in for the progress bar that is turned off, and prints dicts
-    result = trainer.train()
+    with stop.listening() if saves else nullcontext(), taken_up(trainer, checkpoint, Path(session.step_folder)):
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_weights()
+    last_evaluation = next((log["eval_loss"] for log in reversed(trainer.state.log_history) if "eval_loss" in log), None)
+    if params.load_best_model_at_end:
+        trainer.load_best()
+        last_evaluation = trainer.state.best_metric
     model.config.use_cache = trainer.use_cache
 
     sizes = [(p.numel() * _packed(p), p.requires_grad) for p in model.parameters()]
@@ -263,14 +267,17 @@ def train(
         "train_loss": result.training_loss,
         "first_loss": meter.first_loss,
         "last_loss": meter.last_loss,
-        "eval_loss": next((log["eval_loss"] for log in reversed(trainer.state.log_history) if "eval_loss" in log), None),
+        "eval_loss": last_evaluation,
+        "best_eval_loss": trainer.state.best_metric,
+        "best_step": trainer.state.best_global_step if saves else None,
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         **data.counts,
         "trainable_parameters": sum(size for size, trainable in sizes if trainable),
         "all_parameters": sum(size for size, _ in sizes),
-        "tokens_per_second": meter.tokens / eta.training_seconds,
-        "target_tokens_per_second": meter.target_tokens / eta.training_seconds,
+        # None where the checkpoint that was resumed had no step left.
+        "tokens_per_second": meter.tokens / eta.training_seconds if eta.training_seconds else None,
+        "target_tokens_per_second": meter.target_tokens / eta.training_seconds if eta.training_seconds else None,
         "peak_memory_bytes": peak_memory_bytes(device),
     }
     # One process runs many steps: give back what this one held.
@@ -282,7 +289,7 @@ def train(
 
 
 def training_arguments(
-    params: SimpleNamespace, session: Any, device: torch.device, dtype: torch.dtype, *, evaluate: bool
+    params: SimpleNamespace, session: Any, device: torch.device, dtype: torch.dtype, *, eval_steps: int, saves: bool
 ) -> TrainingArguments:
     """Trainer's arguments: ours under its names, and everything it would do besides turned off."""
     scheduler = "constant_with_warmup" if params.scheduler == "constant" and params.warmup else params.scheduler
@@ -290,7 +297,7 @@ def training_arguments(
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints" if params.save_steps else folder),
+        output_dir=str(folder / "checkpoints" if saves else folder),
         num_train_epochs=params.num_epochs,
         per_device_train_batch_size=params.batch_size,
         per_device_eval_batch_size=params.batch_size,
@@ -305,9 +312,14 @@ def training_arguments(
         fp16=dtype == torch.float16,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
-        eval_strategy="epoch" if evaluate else "no",
-        save_strategy="steps" if params.save_steps else "no",
-        save_steps=params.save_steps or 1,
+        # By steps also for each epoch: at an epoch's end Trainer would evaluate after the checkpoint, and a resumed training not at all.
+        eval_strategy="steps" if eval_steps else "no",
+        eval_steps=eval_steps or None,
+        metric_for_best_model="eval_loss" if eval_steps else None,
+        greater_is_better=False if eval_steps else None,
+        save_strategy="steps" if saves else "no",
+        save_steps=params.save_steps or 10**9,
+        save_total_limit=params.save_total_limit or None,
         logging_steps=params.logging_steps,
         logging_nan_inf_filter=False,
         label_names=["labels"],

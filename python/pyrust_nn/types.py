@@ -44,6 +44,7 @@ class PreparedDataset(TypedDict):
     path: str
     eval_path: str | None
     eval_rows: int
+    digest: str
     conversations: int
     rows: int
     tokens: int

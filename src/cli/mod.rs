@@ -17,11 +17,11 @@ use crate::embed::{Python3, host_prefix, use_environment};
 use crate::environment::Environment;
 use crate::error::{self, Error};
 use crate::params::{Door, Param, resolve};
-use crate::pipeline::{self, Pipeline};
+use crate::pipeline::{self, Pipeline, Plan};
 use crate::run::{self, Outcome, Request};
 use crate::session::runs_dir;
 use crate::task::{TASKS, Task};
-use crate::{embedded, environment, files, status};
+use crate::{embedded, environment, files, resume, status};
 
 pub use display::set_console;
 pub(crate) use display::show_by_default;
@@ -34,7 +34,7 @@ pub fn main(argv: Vec<String>) -> u8 {
         Err(error) => return usage_error(&argv, &error),
     };
     let options = Options::of(&matches);
-    display::begin(&options, matches.subcommand_name() != Some("run"));
+    display::begin(&options, !["run", "resume"].contains(&matches.subcommand_name().unwrap_or_default()));
     let result = dispatch(&matches, &options);
     display::end();
     match result {
@@ -112,6 +112,10 @@ fn dispatch(matches: &ArgMatches, options: &Options) -> Result<u8> {
     let runs = runs_dir(options.runs_dir.as_deref());
     match name {
         "run" => run_pipeline(own, options),
+        "resume" => {
+            let session = text("session").unwrap_or_default();
+            run_plan(resume::plan(options.runs_dir.as_deref(), &session, text("step").as_deref(), Door::Cli)?, options)
+        }
         "status" => {
             let session = text("session").unwrap_or_default();
             let lines = own.get_one::<usize>("lines").copied();
@@ -141,7 +145,7 @@ fn dispatch(matches: &ArgMatches, options: &Options) -> Result<u8> {
             let task = TASKS.iter().find(|task| task.command() == command).ok_or_else(|| error::usage(format!("no command {command}")))?;
             let mut given = given_of(task, own);
             given.extend(options.given());
-            let request = Request { task, session: text("session"), given, door: Door::Cli };
+            let request = Request::new(task, text("session"), given, Door::Cli);
             Ok(report(&run::step(request), options))
         }
     }
@@ -212,14 +216,18 @@ fn run_pipeline(own: &ArgMatches, options: &Options) -> Result<u8> {
     let plan = Pipeline::read(Path::new(file))?.with(overrides, own.get_one::<String>("session").cloned(), Door::Cli)?;
     // A wrong parameter in the last step should not cost the steps before it.
     for request in &plan.steps {
-        let name = request.given.get("step").and_then(Value::as_str).unwrap_or(request.task.name);
+        let name = request.step();
         resolve(request.task.name, request.task.all_params(), request.given.clone(), request.door)
             .map_err(|cause| error::usage(format!("{file}, step {name}: {cause}")))?;
     }
+    run_plan(plan, options)
+}
+
+/// Runs steps in order, with a heading each and a table at the end.
+fn run_plan(plan: Plan, options: &Options) -> Result<u8> {
     let session = plan.session.clone();
     let total = plan.steps.len();
-    let names: Vec<String> =
-        plan.steps.iter().map(|one| one.given.get("step").and_then(Value::as_str).unwrap_or(one.task.name).to_string()).collect();
+    let names: Vec<String> = plan.steps.iter().map(|one| one.step().to_string()).collect();
     let mut number = 0;
     let outcomes = plan.run(|_| {
         number += 1;
@@ -269,7 +277,7 @@ fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
         let session = own.get_one::<String>("session")?.clone();
         let mut given = given_of(task, own);
         given.extend(Options::of(&matches).given());
-        Some(run::refused(&Request { task, session: Some(session), given, door: Door::Cli }, failure.clone()))
+        Some(run::refused(&Request::new(task, Some(session), given, Door::Cli), failure.clone()))
     });
     if json {
         print::json(&summary.map_or_else(|| json!({"error": failure}), |summary| serde_json::to_value(summary).unwrap_or_default()));

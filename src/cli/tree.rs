@@ -22,6 +22,12 @@ pub(super) fn command() -> Command {
         .subcommand(run())
         .subcommands(TASKS.iter().map(task))
         .subcommand(
+            Command::new("resume")
+                .about("Go on with what was interrupted: a fine-tuning from its last checkpoint, and the rest of its pipeline")
+                .arg(Arg::new("session").required(true).help("The session"))
+                .arg(Arg::new("step").long("step").value_name("NAME").help("That step alone")),
+        )
+        .subcommand(
             Command::new("status")
                 .about("Show each step's state and the last lines of the log")
                 .arg(Arg::new("session").required(true).help("The session"))

@@ -26,6 +26,8 @@ pub struct Prepared {
     /// The rows held out, with `eval_split`.
     pub eval_path: Option<PathBuf>,
     pub eval_rows: u64,
+    /// Hash of the files' content (xxh3, 32 hexadecimal digits).
+    pub digest: String,
     #[serde(flatten)]
     pub counts: Counts,
     /// Whether it was there already.
@@ -54,13 +56,14 @@ pub fn folder() -> PathBuf {
 #[derive(Debug)]
 pub(super) struct Entry {
     folder: PathBuf,
+    files: u128,
 }
 
 impl Entry {
-    /// `digests`: of the files, the tokenizer and the template.
-    pub(super) fn new(cache: &Path, digests: [u128; 3], options: &Options) -> Result<Entry> {
-        let all = format!("{} {digests:x?} {}", env!("CARGO_PKG_VERSION"), serde_json::to_string(options)?);
-        Ok(Entry { folder: cache.join("data").join(format!("{:032x}", xxh3_128(all.as_bytes()))) })
+    /// Digests of the files, the tokenizer and the template.
+    pub(super) fn new(cache: &Path, files: u128, tokenizer: u128, template: u128, options: &Options) -> Result<Entry> {
+        let all = format!("{} {files:x} {tokenizer:x} {template:x} {}", env!("CARGO_PKG_VERSION"), serde_json::to_string(options)?);
+        Ok(Entry { folder: cache.join("data").join(format!("{:032x}", xxh3_128(all.as_bytes()))), files })
     }
 
     /// The data set, if it is there and whole.
@@ -76,6 +79,7 @@ impl Entry {
             path: self.folder.join(TRAIN),
             eval_path: report.eval.as_ref().map(|_| self.folder.join(EVAL)),
             eval_rows: report.eval.as_ref().map_or(0, |eval| eval.rows),
+            digest: format!("{:032x}", self.files),
             counts: report.counts.clone(),
             cached,
         }

@@ -151,8 +151,8 @@ pub fn prepare_dataset(
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Prepared> {
     let engine = Engine::open(&dataset.model_folder, cache)?;
-    let digests = [super::digest(&dataset.files)?, engine.tokenizer.digest, engine.renderer.template().digest];
-    let entry = Entry::new(cache, digests, &dataset.options)?;
+    let files = super::digest(&dataset.files)?;
+    let entry = Entry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
     if let Some(prepared) = entry.open() {
         info!("{} rows are in {} already", prepared.counts.rows, prepared.path.display());
         return Ok(prepared);

@@ -28,13 +28,6 @@ pub struct Sample {
     pub recut_turns: u32,
 }
 
-impl Sample {
-    /// How many tokens are trained on.
-    pub fn target_tokens(&self) -> usize {
-        self.labels.iter().filter(|label| **label != IGNORED).count()
-    }
-}
-
 /// Tokenizes texts; each thread has its own.
 #[derive(Debug)]
 pub struct Encoder<'a> {

@@ -1,7 +1,7 @@
 //! Calls a script's `run(params, session)` and reads its answer.
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use pyo3::prelude::*;
@@ -9,10 +9,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{from_python, interpreter};
-use crate::files;
+use crate::begun::Recorder;
 use crate::interrupt::{self, Handlers};
 use crate::params::Door;
 use crate::progress::{self, Progress, Update};
+use crate::{checkpoints, files};
 
 /// What is called with what.
 #[derive(Debug)]
@@ -26,6 +27,9 @@ pub(crate) struct Call<'a> {
     /// The user's own script, whose PARAMS are to be checked.
     pub user_script: bool,
     pub params: &'a Map<String, Value>,
+    pub recorder: &'a Arc<Recorder>,
+    /// The checkpoint that a training goes on from.
+    pub checkpoint: Option<&'a Path>,
 }
 
 /// What a script gave back.
@@ -44,8 +48,9 @@ pub(crate) struct Answer {
 /// The script's way back into Rust.
 #[pyclass(frozen)]
 struct Native {
-    metrics: std::path::PathBuf,
+    metrics: PathBuf,
     progress: Mutex<Progress>,
+    recorder: Arc<Recorder>,
 }
 
 #[pymethods]
@@ -56,6 +61,20 @@ impl Native {
 
     fn metric(&self, line: &str) -> PyResult<()> {
         files::append_line(&self.metrics, line).map_err(crate::module::to_python)
+    }
+
+    /// A model that only Python could find: `builtin:tiny`, a name on the hub.
+    fn depends_on(&self, py: Python<'_>, name: &str, folder: PathBuf) -> PyResult<()> {
+        py.detach(|| self.recorder.add(name, &folder)).map_err(crate::module::to_python)
+    }
+
+    fn publish_checkpoint(&self, py: Python<'_>, made: PathBuf, target: PathBuf) -> PyResult<()> {
+        let publish = || {
+            self.recorder.copy_to(&made)?;
+            files::sync(&self.metrics)?;
+            checkpoints::publish(&made, &target)
+        };
+        py.detach(publish).map_err(crate::module::to_python)
     }
 
     #[staticmethod]
@@ -71,11 +90,16 @@ pub(crate) fn call_script(call: &Call<'_>) -> Result<Answer> {
     let about = serde_json::json!({
         "id": call.session, "step": call.step, "folder": call.session_folder, "step_folder": call.step_folder,
         "script": call.script, "user_script": call.user_script, "from_text": call.door == Door::Cli, "offline": offline,
+        "checkpoint": call.checkpoint,
     });
     let params = Value::Object(call.params.clone()).to_string();
     interrupt::check()?;
     let answer: String = Python::attach(|py| {
-        let native = Native { metrics: call.step_folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(call.step)) };
+        let native = Native {
+            metrics: call.step_folder.join("metrics.jsonl"),
+            progress: Mutex::new(Progress::new(call.step)),
+            recorder: Arc::clone(call.recorder),
+        };
         let run = || py.import("pyrust_nn._host")?.call_method1("call", (native, about.to_string(), params))?.extract();
         run().map_err(|raised| from_python(py, raised))
     })?;

@@ -403,13 +403,14 @@ def test_an_epoch_has_every_row_exactly_once_in_steps_of_batch_times_accumulatio
     params = SimpleNamespace(
         num_epochs=epochs, batch_size=batch, gradient_accumulation_steps=accumulation, learning_rate=1e-3,
         scheduler="linear", warmup=0, weight_decay=0.0, max_grad_norm=1.0, seed=7, save_steps=0, logging_steps=3,
+        save_total_limit=0, eval_steps=0, early_stopping_patience=0, load_best_model_at_end=False,
     )  # fmt: skip
     session = SimpleNamespace(step_folder=folder, progress=lambda *a: None, metric=lambda r: None)
     model = Recorder()
     metrics = train(
         model,
         tokenizer,
-        TrainingData(samples, None, {}),
+        TrainingData(samples, None, "", {}),
         params,
         session,
         device=torch.device("cpu"),
