@@ -4,7 +4,7 @@ BIN := target/release/pyrust-nn
 PY := $(PYTHON_ENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build setup dev test test-rust test-python lint docs bench-data generate lock clean
+.PHONY: help build setup dev test test-rust test-python lint docs bench-data bench-training generate lock clean
 
 help:            ## Show these words
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -50,6 +50,9 @@ bench-data: build dev  ## Data preparation against TRL, some 15 minutes (needs .
 
 generate:        ## Write what is made from the definition of the parameters
 	PYRUST_NN_GENERATE=1 cargo test --quiet --lib generated
+
+bench-training: wheel  ## Training beside TRL's: speed, memory, losses; needs ../shared and a quiet machine
+	$(PY) benchmarks/training.py
 
 lock: dev        ## Lock pyproject.toml's packages with their hashes
 	echo uv | $(PY) -m uv pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet -o requirements.txt

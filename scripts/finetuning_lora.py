@@ -40,7 +40,7 @@ def run(params, session):
     model = load_model(params.model, device=device, dtype=dtype, load_in_4bit=params.load_in_4bit)
     set_stop_tokens(model.generation_config, tokenizer)
     if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # `train` turns it on if asked
     if lora is not None:
         model = PeftModel.from_pretrained(model, params.checkpoint_lora, is_trainable=True, config=lora)
     else:
@@ -53,7 +53,17 @@ def run(params, session):
     forgetting.measure(model, "before")
     with ThreadPoolExecutor(1) as beside:  # hashing a large base takes as long as reading it
         base_hash = beside.submit(weights_hash, model_folder(params.model))
-        metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype, checkpoint=session.checkpoint)
+        metrics = train(
+            model,
+            tokenizer,
+            data,
+            params,
+            session,
+            device=device,
+            dtype=dtype,
+            checkpoint=session.checkpoint,
+            loraplus_ratio=params.loraplus_ratio,
+        )
     forgetting.measure(model, "after")
 
     with atomic_folder(session.step_folder / "adapter") as folder:
@@ -72,6 +82,7 @@ def run(params, session):
             "lora_dropout": lora.lora_dropout,
             "target_modules": module_names(lora.target_modules),
             "use_rslora": lora.use_rslora,
+            "use_dora": lora.use_dora,
         },
     }
 
@@ -92,6 +103,7 @@ def new_config(params, model):
         lora_dropout=DROPOUT if params.lora_dropout is None else params.lora_dropout,
         target_modules=params.target_modules or lora_target_modules(model),
         use_rslora=bool(params.use_rslora),
+        use_dora=bool(params.use_dora),
     )
 
 
@@ -114,6 +126,7 @@ def checkpoint_config(params):
             ("lora_alpha", params.lora_alpha, lora.lora_alpha),
             ("target_modules", sorted(params.target_modules or []) or None, module_names(lora.target_modules)),
             ("use_rslora", params.use_rslora, lora.use_rslora),
+            ("use_dora", params.use_dora, lora.use_dora),
         )
         if ours is not None and ours != theirs
     ]

@@ -145,6 +145,10 @@ macro_rules! loop_params {
             default batch_size: u32 = 4, int(1, 65_536);
             /// Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations.
             default gradient_accumulation_steps: u32 = 1, int(1, 65_536);
+            /// Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out.
+            unset max_tokens_per_batch: Option<u32> = None, int(1, 16_777_216);
+            /// Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it.
+            default packing: String = "auto".to_string(), Kind::Choice(&["auto", "on", "off"]);
             /// Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU.
             default dtype: String = "auto".to_string(), DTYPE;
             /// Steps between two checkpoints; 0 writes none.
@@ -164,6 +168,12 @@ macro_rules! finetune_params {
             default scheduler: String = "cosine".to_string(), Kind::Choice(&["cosine", "linear", "constant"]);
             /// AdamW's decoupled weight decay.
             default weight_decay: f64 = 0.0, float(0.0, 10.0);
+            /// The optimizer: AdamW, or with its moments in 8 bit (bitsandbytes; arXiv 2110.02861), for less memory.
+            default optimizer: String = "adamw".to_string(), Kind::Choice(&["adamw", "adamw_8bit"]);
+            /// Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none.
+            unset neftune_alpha: Option<f64> = None, float_above(0.0, 1000.0);
+            /// Compute activations again in the backward pass instead of keeping them: less memory, more time.
+            default gradient_checkpointing: bool = false, Kind::Bool;
             /// Gradients are scaled down to this norm; 0 leaves them.
             default max_grad_norm: f64 = 1.0, float(0.0, 1_000_000.0);
             /// Steps between two lines of metrics.jsonl.
@@ -178,6 +188,8 @@ macro_rules! finetune_params {
             default early_stopping_patience: u32 = 0, int(0, 1_000_000);
             /// Save the weights of the evaluation with the lowest loss instead of the last ones.
             default load_best_model_at_end: bool = false, Kind::Bool;
+            /// Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere.
+            unset report_to: Vec<String> = Vec::new(), Kind::ChoiceList(&["tensorboard", "wandb"]);
             $($fields)*
         } }
     };
@@ -213,6 +225,10 @@ finetune_params! {
         unset target_modules: Vec<String> = Vec::new(), Kind::TextList;
         /// Scale by the root of the rank (rsLoRA); unset, the checkpoint's, else off.
         unset use_rslora: Option<bool> = None, Kind::Bool;
+        /// Learn direction and length of each weight apart (DoRA, arXiv 2402.09353); unset, the checkpoint's, else off.
+        unset use_dora: Option<bool> = None, Kind::Bool;
+        /// Learning rate of the adapter's B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), 16 for instance; unset, the same for both.
+        unset loraplus_ratio: Option<f64> = None, float(1.0, 10_000.0);
         /// Hold the frozen model in 4 bit, nf4 (QLoRA).
         default load_in_4bit: bool = false, Kind::Bool;
     }

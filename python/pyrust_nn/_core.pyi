@@ -90,15 +90,21 @@ def finetune_full(
     num_epochs: float = 3.0,
     batch_size: int = 4,
     gradient_accumulation_steps: int = 1,
+    max_tokens_per_batch: int | None = None,
+    packing: Literal["auto", "on", "off"] = "auto",
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     warmup: float = 0.0,
     scheduler: Literal["cosine", "linear", "constant"] = "cosine",
     weight_decay: float = 0.0,
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw",
+    neftune_alpha: float | None = None,
+    gradient_checkpointing: bool = False,
     max_grad_norm: float = 1.0,
     seed: int = 42,
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
     logging_steps: int = 10,
+    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]] | None = None,
     save_steps: int = 0,
     save_total_limit: int = 0,
     eval_dataset_path: str | PathLike[str] | None = None,
@@ -123,15 +129,21 @@ def finetune_full(
         num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
         gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
+        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
+        packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
         max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
         overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         warmup: Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps. (a number from 0 to 10000000; default 0.0)
         scheduler: How the learning rate goes on after the warm-up. (one of cosine, linear, constant; default cosine)
         weight_decay: AdamW's decoupled weight decay. (a number from 0 to 10; default 0.0)
+        optimizer: The optimizer: AdamW, or with its moments in 8 bit (bitsandbytes; arXiv 2110.02861), for less memory. (one of adamw, adamw_8bit; default adamw)
+        neftune_alpha: Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none. (a number above 0, up to 1000; unset by default)
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, more time. (true or false; default off)
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
         seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
         dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
+        report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
         save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
         save_total_limit: How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all. (a whole number from 0 to 1000000; default 0)
         eval_dataset_path: Conversations to evaluate on, in the form of dataset_path. (a path; unset by default)
@@ -156,15 +168,21 @@ def finetune_lora(
     num_epochs: float = 3.0,
     batch_size: int = 4,
     gradient_accumulation_steps: int = 1,
+    max_tokens_per_batch: int | None = None,
+    packing: Literal["auto", "on", "off"] = "auto",
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     warmup: float = 0.0,
     scheduler: Literal["cosine", "linear", "constant"] = "cosine",
     weight_decay: float = 0.0,
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw",
+    neftune_alpha: float | None = None,
+    gradient_checkpointing: bool = False,
     max_grad_norm: float = 1.0,
     seed: int = 42,
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
     logging_steps: int = 10,
+    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]] | None = None,
     save_steps: int = 0,
     save_total_limit: int = 0,
     eval_dataset_path: str | PathLike[str] | None = None,
@@ -179,6 +197,8 @@ def finetune_lora(
     checkpoint_lora: str | PathLike[str] | None = None,
     target_modules: Sequence[str] | None = None,
     use_rslora: bool | None = None,
+    use_dora: bool | None = None,
+    loraplus_ratio: float | None = None,
     load_in_4bit: bool = False,
     step: str | None = None,
     overwrite: bool = False,
@@ -196,15 +216,21 @@ def finetune_lora(
         num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
         gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
+        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
+        packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
         max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
         overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         warmup: Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps. (a number from 0 to 10000000; default 0.0)
         scheduler: How the learning rate goes on after the warm-up. (one of cosine, linear, constant; default cosine)
         weight_decay: AdamW's decoupled weight decay. (a number from 0 to 10; default 0.0)
+        optimizer: The optimizer: AdamW, or with its moments in 8 bit (bitsandbytes; arXiv 2110.02861), for less memory. (one of adamw, adamw_8bit; default adamw)
+        neftune_alpha: Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none. (a number above 0, up to 1000; unset by default)
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, more time. (true or false; default off)
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
         seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
         dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
+        report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
         save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
         save_total_limit: How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all. (a whole number from 0 to 1000000; default 0)
         eval_dataset_path: Conversations to evaluate on, in the form of dataset_path. (a path; unset by default)
@@ -219,6 +245,8 @@ def finetune_lora(
         checkpoint_lora: Adapter to go on training: a folder or a session's step. (a folder or a session's step; unset by default)
         target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
         use_rslora: Scale by the root of the rank (rsLoRA); unset, the checkpoint's, else off. (true or false; unset by default)
+        use_dora: Learn direction and length of each weight apart (DoRA, arXiv 2402.09353); unset, the checkpoint's, else off. (true or false; unset by default)
+        loraplus_ratio: Learning rate of the adapter's B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), 16 for instance; unset, the same for both. (a number from 1 to 10000; unset by default)
         load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)

@@ -25,6 +25,9 @@ class Session(Protocol):
 
     step_folder: Path
 
+    step_folder: Path
+    offline: bool
+
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Draw the step's progress bar."""
 

@@ -2,8 +2,9 @@
 
 A training step is `batch_size` x `gradient_accumulation_steps` rows in an order that `seed` decides. Its loss is the
 mean over all target tokens of the step, so how the rows are spread over micro-batches changes nothing (without
-dropout). A row is a conversation, or one of its turns where the template rewrites history (see `chat`). Every row comes
-once in each epoch; the last step of an epoch has what remains.
+dropout); a budget of tokens spreads them (see `batches`). For Trainer a step is one batch: it asks for the number of
+batches once, and rows would be lost if that changed. A row is a conversation, or one of its turns where the template
+rewrites history (see `chat`). Every row comes once in each epoch; the last step of an epoch has what remains.
 
 Numbers: fp32 computes in fp32. bf16 and fp16 compute by autocast, while the weights being trained stay in fp32 (updates
 of 1e-5 vanish in 8 bits of mantissa), and fp16 scales its loss. So full fine-tuning takes 16 bytes a parameter in every
@@ -20,7 +21,7 @@ import resource
 import sys
 from collections.abc import Iterator, Sized
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Sampler
 from transformers import AutoConfig, PrinterCallback, TrainerControl, TrainingArguments, set_seed
+from transformers.utils import is_liger_kernel_available
 
-from pyrust_nn import InputError, ModelError, _core
+from pyrust_nn import InputError, ModelError
+from pyrust_nn.attention import can_pack, packed_attention
+from pyrust_nn.batches import MAX_TOKENS, Batches, Layout, Row, length, target_tokens
 from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, Session, TrainingMeter
 from pyrust_nn.checkpoints import CheckpointTrainer, StopCallback, taken_up
 from pyrust_nn.evaluation import EvaluationCallback, check_evaluation
+from pyrust_nn.loss import TargetLoss
 from pyrust_nn.models import model_folder, pick_device, pick_dtype, position_limit
+from pyrust_nn.optimizers import OPTIMIZERS, loraplus_optimizer
+from pyrust_nn.reports import reporters
 from pyrust_nn.rows import IGNORED, Rows, Sample, prepare_rows
 
 if TYPE_CHECKING:
@@ -110,35 +117,42 @@ class EpochSampler(Sampler[int]):
         return iter(order)
 
 
-def collate(samples: list[Sample]) -> dict[str, torch.Tensor]:
-    """A batch, padded on the right: `input_ids`, `labels` and `attention_mask`, int64 [samples, longest]."""
-    shape = (len(samples), max(len(sample.input_ids) for sample in samples))
-    # What stands in the padding does not matter: it is masked, and nothing before it looks ahead.
-    batch = {
-        "input_ids": torch.zeros(shape, dtype=torch.long),
-        "labels": torch.full(shape, IGNORED),
-        "attention_mask": torch.zeros(shape, dtype=torch.long),
-    }
-    for row, sample in enumerate(samples):
-        length = len(sample.input_ids)
-        batch["input_ids"][row, :length] = torch.from_numpy(sample.input_ids.astype("int64"))
-        batch["labels"][row, :length] = torch.from_numpy(sample.labels.astype("int64"))
-        batch["attention_mask"][row, :length] = 1
-    return batch
+def collate(rows: list[Sample]) -> dict[str, list[Sample]]:
+    """A step's rows as they are; `training_step` cuts them into micro-batches."""
+    return {"rows": rows}
 
 
-def target_count(labels: torch.Tensor) -> torch.Tensor:
-    """How many labels of [rows, length] are predicted, as a scalar tensor on their device."""
-    return (labels[:, 1:] != IGNORED).sum()
+def pick_batches(params: SimpleNamespace, config: PretrainedConfig, device: torch.device) -> Batches:
+    """How a step's rows are cut. Raises InputError where packing is asked for and would change what is learned."""
+    obstacle = None
+    if not can_pack(config):
+        obstacle = "some layers of this model are recurrent and would carry one row's state into the next"
+    elif params.neftune_alpha:
+        obstacle = "neftune_alpha scales its noise by the length of a row"
+    if params.packing == "on" and obstacle:
+        raise InputError(f"packing cannot be on: {obstacle}; set it to auto")
+    layout = Layout.PACKED
+    if obstacle or params.packing == "off":
+        # On a GPU many rows must go together, and sorted rows have little padding; a CPU is busy with one.
+        layout = Layout.EQUAL if device.type == "cpu" else Layout.PADDED
+    return Batches(layout, params.max_tokens_per_batch or MAX_TOKENS.get(device.type, MAX_TOKENS["cuda"]))
 
 
 class ConversationTrainer(CheckpointTrainer):
     """transformers' Trainer with our order of rows, exact losses, and whole checkpoints."""
 
     def __init__(
-        self, *, tokenizer: PreTrainedTokenizerFast, meter: TrainingMeter, session: Session, evaluation: EvaluationCallback, **kwargs: Any
+        self,
+        *,
+        tokenizer: PreTrainedTokenizerFast,
+        meter: TrainingMeter,
+        session: Session,
+        evaluation: EvaluationCallback,
+        batches: Batches,
+        loraplus_ratio: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        """`kwargs` are Trainer's own."""
+        """`kwargs` are Trainer's own; `batches` says how a step is cut."""
         # Trainer turns the cache off for training; what is saved must not keep that.
         self.use_cache = kwargs["model"].config.use_cache
         super().__init__(**kwargs)
@@ -147,7 +161,11 @@ class ConversationTrainer(CheckpointTrainer):
         self.meter = meter
         self.session, self.evaluation = session, evaluation
         self.add_callback(evaluation)
-        self._step_sums = torch.zeros(3, dtype=torch.float64)
+        self.batches = batches
+        self.loraplus_ratio = loraplus_ratio
+        # On a CPU no loss is scaled (fp16 is refused there), and a lone process has no hooks on gradients.
+        in_place = self.args.device.type == "cpu" and self.args.world_size == 1
+        self.target_loss = TargetLoss(self.model, in_place=in_place)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(self.train_dataset if train_dataset is None else train_dataset, self.args.seed)
@@ -156,25 +174,85 @@ class ConversationTrainer(CheckpointTrainer):
         """Not counted: Trainer would walk over all parameters for every micro-batch."""
         return 0
 
-    def training_step(
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's, or LoRA+'s."""
+        if self.loraplus_ratio and self.optimizer is None:
+            self.optimizer: torch.optim.Optimizer | None = loraplus_optimizer(self.model, self.args, self.loraplus_ratio)
+        return super().create_optimizer(model)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, list[Sample]]], device: torch.device) -> torch.Tensor:
+        count = torch.tensor(sum(target_tokens(batch["rows"]) for batch in batch_samples), device=device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def compute_loss(
         self,
         model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The sum of a micro-batch's losses over the target tokens of its whole step, `num_items_in_batch`."""
+        with self.target_loss:
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if num_items_in_batch is not None and getattr(outputs, "aux_loss", None) is not None:
+            # The model adds the whole loss of its router; a part of a step has a part of it.
+            share = (inputs["labels"][:, 1:] != IGNORED).sum() / num_items_in_batch
+            loss = loss - (1 - share) * self.target_loss.base.router_aux_loss_coef * outputs.aux_loss
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, list[Sample]], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Forward and backward of a micro-batch; stops before an optimizer step whose loss is no number."""
-        counts = inputs["attention_mask"].sum(), target_count(inputs["labels"])
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._step_sums = self._step_sums.to(loss.device) + torch.stack((*counts, loss.detach())).double()
-        if self.accelerator.sync_gradients:
-            tokens, targets, step_loss = self._step_sums.tolist()
-            self._step_sums.zero_()
-            if not math.isfinite(step_loss):
-                raise ModelError(self._diverged(f"the loss became {step_loss} at step {self.state.global_step + 1}"))
-            self.meter.tokens += int(tokens)
-            self.meter.target_tokens += int(targets)
-            self.meter.record_loss(step_loss)
+        """Forward and backward of a whole step; stops before its optimizer step where the loss is no number."""
+        rows = inputs["rows"]
+        model.train()
+        while (loss := self._forward_backward(model, rows, num_items_in_batch)) is None:
+            model.zero_grad()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        step_loss = float(loss)
+        if not math.isfinite(step_loss):
+            raise ModelError(self._diverged(f"the loss became {step_loss} at step {self.state.global_step + 1}"))
+        self.meter.tokens += sum(map(length, rows))
+        self.meter.target_tokens += target_tokens(rows)
+        self.meter.record_loss(step_loss)
         return loss
+
+    def _forward_backward(self, model: torch.nn.Module, rows: list[Sample], targets: Any) -> torch.Tensor | None:
+        """The step's loss, its gradients being in the weights; None if memory ran out and another try takes less."""
+        total = torch.zeros((), device=self.args.device)
+        parts = self.batches.cut(rows)
+        try:
+            for number, part in enumerate(parts, 1):
+                # Only the last part's gradients are exchanged between processes.
+                with nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
+                    inputs = self._prepare_inputs(self.batches.inputs(part))
+                    with self.compute_loss_context_manager():
+                        loss = self.compute_loss(model, inputs, num_items_in_batch=targets)
+                    self.accelerator.backward(loss)
+                    total += loss.detach()
+        except torch.OutOfMemoryError as cause:
+            if self.args.world_size > 1:
+                raise  # the other processes are in the middle of theirs
+            self._take_less_memory(parts, cause)
+            return None
+        return total
+
+    def _take_less_memory(self, parts: list[list[Row]], cause: torch.OutOfMemoryError) -> None:
+        largest = max(parts, key=lambda part: sum(map(length, part)))
+        if len(largest) > 1:
+            self.batches = replace(self.batches, max_tokens=max(1, sum(map(length, largest)) // 2))
+            logger.warning("memory ran out: micro-batches have %d tokens at most from here on", self.batches.max_tokens)
+        elif not self.args.activation_checkpointing:
+            self.args.activation_checkpointing = True
+            self.target_loss.base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+            logger.warning("memory ran out: gradient checkpointing is on from here on, which takes time")
+        else:
+            raise ModelError(
+                f"the memory of {self.args.device} is too small to train on a row of {length(largest[0])} tokens; lower max_length "
+                "(and set overlong), or take a smaller model, optimizer adamw_8bit, or LoRA with load_in_4bit"
+            ) from cause
 
     def check_weights(self) -> None:
         """Raise ModelError if the last optimizer step broke a weight: no later loss would show it."""
@@ -195,13 +273,17 @@ class ConversationTrainer(CheckpointTrainer):
     def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The mean loss over all target tokens of the rows held out. (Trainer's own is a mean over batches.)"""
         self.model.eval()
+        for module in self.model.modules():
+            # bitsandbytes would pack these for inference on a CPU, and they have no dropout.
+            module.training = type(module).__name__ == "Linear4bit"
         total, targets = 0.0, 0
         for batch in self.get_eval_dataloader(eval_dataset):
-            inputs = self._prepare_inputs(batch)
-            count = target_count(inputs["labels"])
-            with torch.no_grad(), self.compute_loss_context_manager():
-                total += float(self.compute_loss(self.model, inputs, num_items_in_batch=count) * count)
-            targets += int(count)
+            for part in self.batches.cut(batch["rows"]):
+                count = target_tokens(part)
+                inputs = self._prepare_inputs(self.batches.inputs(part))
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    total += float(self.compute_loss(self.model, inputs, num_items_in_batch=count)) * count
+                targets += count
         metrics = {f"{metric_key_prefix}_loss": total / targets}
         if not math.isfinite(total):
             raise ModelError(self._diverged(f"the evaluation loss became {total} at step {self.state.global_step}"))
@@ -220,8 +302,11 @@ def train(
     device: torch.device,
     dtype: torch.dtype,
     checkpoint: Path | None = None,
+    loraplus_ratio: float | None = None,
 ) -> dict[str, float]:
     """Train the trainable weights of `model` in place, from a `checkpoint` on where one is given, and return the step's metrics.
+
+    `loraplus_ratio` is for adapters alone (see `optimizers`).
 
     metrics.jsonl and the progress bar go to `session`; with `save_steps`, checkpoints to <step>/checkpoints. With
     `load_best_model_at_end` the weights are those of the lowest evaluation loss. Of the
@@ -230,6 +315,7 @@ def train(
     Raises ModelError if the loss or the weights stop being numbers.
     """
     meter, eta, stop = TrainingMeter(), ETACallback(), StopCallback()
+    batches = pick_batches(params, model.config, device)
     saves = bool(params.save_steps or params.load_best_model_at_end)
     steps_per_epoch = math.ceil(len(data.train) / (params.batch_size * params.gradient_accumulation_steps))
     eval_steps = (params.eval_steps or steps_per_epoch) if data.evaluation else 0
@@ -241,6 +327,8 @@ def train(
         meter=meter,
         session=session,
         evaluation=EvaluationCallback(patience=params.early_stopping_patience, saves=saves),
+        batches=batches,
+        loraplus_ratio=loraplus_ratio,
         args=training_arguments(params, session, device, dtype, eval_steps=eval_steps, saves=saves),
         data_collator=collate,
         train_dataset=data.train,
@@ -250,10 +338,12 @@ def train(
             ProgressCallback(session, eta, meter),
             MetricsCallback(session, eta, meter, lambda: peak_memory_bytes(device)),
             stop,
+            *reporters(params.report_to or [], session),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # stands in for the progress bar that is turned off, and prints dicts
-    with stop.listening() if saves else nullcontext(), taken_up(trainer, checkpoint, Path(session.step_folder)):
+    packed = packed_attention(model, dtype) if batches.layout is Layout.PACKED else nullcontext()
+    with packed, stop.listening() if saves else nullcontext(), taken_up(trainer, checkpoint, Path(session.step_folder)):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_weights()
     last_evaluation = next((log["eval_loss"] for log in reversed(trainer.state.log_history) if "eval_loss" in log), None)
@@ -299,15 +389,21 @@ def training_arguments(
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints" if saves else folder),
         num_train_epochs=params.num_epochs,
-        per_device_train_batch_size=params.batch_size,
-        per_device_eval_batch_size=params.batch_size,
-        gradient_accumulation_steps=params.gradient_accumulation_steps,
+        per_device_train_batch_size=params.batch_size * params.gradient_accumulation_steps,
+        per_device_eval_batch_size=params.batch_size * params.gradient_accumulation_steps,
+        optim=OPTIMIZERS[params.optimizer],
         learning_rate=params.learning_rate,
         lr_scheduler_type=scheduler,
         warmup_steps=params.warmup,
         weight_decay=params.weight_decay,
         max_grad_norm=params.max_grad_norm,
         seed=params.seed,
+        neftune_noise_alpha=params.neftune_alpha,
+        activation_checkpointing=params.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        use_liger_kernel=device.type == "cuda" and is_liger_kernel_available(),
+        # Its fused loss would take the head's place, which `loss` has.
+        liger_kernel_config={"fused_linear_cross_entropy": False, "cross_entropy": False},
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=device.type == "cpu",
@@ -332,6 +428,8 @@ def training_arguments(
         arguments.__dict__["_setup_devices"] = device
         arguments._n_gpu = 1
         torch.cuda.set_device(device)
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # nn.DataParallel would split what is not a tensor
     return arguments
 
 

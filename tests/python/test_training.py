@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 import pyrust_nn
-from pyrust_nn import InputError, ModelError
+from pyrust_nn import InputError, ModelError, training
 from pyrust_nn.models import load_tokenizer, model_folder
-from pyrust_nn.rows import IGNORED, Rows, Sample
+from pyrust_nn.rows import Rows, Sample
 from pyrust_nn.training import EpochSampler, TrainingData, train
 
 TINY = "builtin:tiny"
@@ -366,7 +366,9 @@ def test_fp16_without_a_gpu_is_refused(runs, few):
 
 
 def test_qlora_trains_an_adapter_on_a_model_in_4_bit(runs, same):
-    summary = pyrust_nn.finetune_lora("s", TINY, dataset_path=same, num_epochs=4, learning_rate=5e-3, load_in_4bit=True, runs_dir=runs)
+    summary = pyrust_nn.finetune_lora(
+        "s", TINY, dataset_path=same, num_epochs=4, learning_rate=5e-3, load_in_4bit=True, eval_split=0.25, runs_dir=runs
+    )
     figures = summary["metrics"]
     assert figures["last_loss"] < figures["first_loss"]
     assert figures["all_parameters"] == sum(p.numel() for p in tiny_model().parameters()) + figures["trainable_parameters"]
@@ -377,55 +379,230 @@ def test_qlora_trains_an_adapter_on_a_model_in_4_bit(runs, same):
 # What follows reaches below the public functions, where the property cannot be seen from outside.
 
 
-class Recorder(torch.nn.Module):
-    """A model of one weight that keeps the rows it is given."""
+def small_model(**more):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=1280, **sizes | more))
 
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-        self.config = SimpleNamespace(use_cache=True, to_json_string=str)
-        self.rows = []
 
-    def forward(self, input_ids, labels, attention_mask, num_items_in_batch=None, **kwargs):
-        self.rows.append((input_ids[:, 0].tolist(), int(num_items_in_batch)))
-        return {"loss": self.weight.sum() * (labels != IGNORED).sum() / num_items_in_batch}
+def run_training(model, tokenizer, samples, folder, held_out=(), loraplus_ratio=None, **given):
+    """`train` with the parameters' defaults, but fast and for one epoch."""
+    params = SimpleNamespace(**{
+        "num_epochs": 1, "batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-3, "scheduler": "constant",
+        "warmup": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 7, "save_steps": 0, "logging_steps": 1,
+        "packing": "auto", "max_tokens_per_batch": None, "optimizer": "adamw", "neftune_alpha": None,
+        "gradient_checkpointing": False, "report_to": None, "save_total_limit": 0, "eval_steps": 0,
+        "early_stopping_patience": 0, "load_best_model_at_end": False,
+    } | given)  # fmt: skip
+    session = SimpleNamespace(step_folder=folder, offline=True, progress=lambda *a: None, metric=lambda r: None)
+    data = TrainingData(samples, list(held_out), "", {})
+    cpu, fp32 = torch.device("cpu"), torch.float32
+    return train(model, tokenizer, data, params, session, device=cpu, dtype=fp32, loraplus_ratio=loraplus_ratio)
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory):
+    """Twelve rows of different lengths."""
+    conversations = [talk(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
+    return encoded(write(tmp_path_factory.mktemp("samples") / "data.json", conversations))
+
+
+def assert_close(one, other, tolerance=1e-5):
+    for (name, first), second in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert (first - second).abs().mean() < tolerance, name
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"packing": "off"},
+        {"max_tokens_per_batch": 1},
+        {"max_tokens_per_batch": 40},
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "packing": "off"},
+    ],
+)
+def test_how_a_step_is_computed_does_not_change_what_is_learned(tokenizer, samples, tmp_path, given):
+    one, other = small_model(), small_model()
+    first = run_training(one, tokenizer, samples, tmp_path, held_out=samples[:3])
+    second = run_training(other, tokenizer, samples, tmp_path, held_out=samples[:3], **given)
+    assert second["last_loss"] == pytest.approx(first["last_loss"], rel=1e-5)
+    assert second["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-5)
+    assert_close(one, other)
+    assert one.config._attn_implementation == small_model().config._attn_implementation
+
+
+def test_a_step_is_adamws_own_on_the_mean_over_its_target_tokens(tokenizer, samples, tmp_path):
+    """Three steps by torch's unfused AdamW, transformers' own loss and one row at a time."""
+    ours, plain = small_model(), small_model()
+    run_training(ours, tokenizer, samples, tmp_path, weight_decay=0.1)
+    decayed = [p for p in plain.parameters() if p.dim() > 1]
+    rest = [p for p in plain.parameters() if p.dim() == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=False, foreach=False)
+    order = epoch_order(len(samples), 7, 0)
+    for first in range(0, len(order), 4):
+        rows = [samples[i] for i in order[first : first + 4]]
+        count = sum(row.target_tokens for row in rows)
+        for row in rows:
+            ids, labels = (torch.tensor(array.astype("int64"))[None] for array in (row.input_ids, row.labels))
+            plain(ids, labels=labels, num_items_in_batch=count).loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert_close(ours, plain, 2e-6)
+
+
+class Crowded(Qwen2ForCausalLM):
+    """A model that has memory for so many tokens at a time (kept for the backward pass), and no more."""
+
+    room = 10**9
+
+    def forward(self, input_ids, **kwargs):
+        # What checkpointing does not keep is counted as a third.
+        if input_ids.numel() / (3 if self.model.gradient_checkpointing else 1) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(input_ids=input_ids, **kwargs)
+
+
+def test_out_of_memory_takes_smaller_micro_batches_of_the_same_step(tokenizer, samples, tmp_path, caplog):
+    plain, crowded = small_model(), Crowded(small_model().config)
+    crowded.load_state_dict(plain.state_dict())
+    longest = max(len(sample.input_ids) for sample in samples)
+    crowded.room = longest // 2
+    expected = run_training(plain, tokenizer, samples, tmp_path)
+    got = run_training(crowded, tokenizer, samples, tmp_path)
+    assert got["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+    assert_close(plain, crowded)
+    assert "micro-batches have" in caplog.text and "gradient checkpointing is on" in caplog.text
+    crowded.room = 3
+    with pytest.raises(ModelError, match=r"too small to train on a row of \d+ tokens; lower max_length"):
+        run_training(crowded, tokenizer, samples, tmp_path)
+
+
+def test_a_routers_loss_counts_once_however_a_step_is_cut(tokenizer, samples, tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen2MoeConfig(
+        vocab_size=1280, **sizes, moe_intermediate_size=8, shared_expert_intermediate_size=8, num_experts=4,
+        num_experts_per_tok=4, output_router_logits=True, router_aux_loss_coef=0.5, mlp_only_layers=[],
+    )  # fmt: skip
+    losses = []
+    for budget in (1, 10**6):
+        torch.manual_seed(0)
+        model = Qwen2MoeForCausalLM(config)
+        losses.append(run_training(model, tokenizer, samples, tmp_path, max_tokens_per_batch=budget)["first_loss"])
+    # All experts are chosen, so the router's loss is the same (4) for every part.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] > math.log(1280) + 0.5 * 4 - 1
+
+
+def test_noise_on_embeddings_is_nefttunes(tokenizer, samples, tmp_path):
+    """arXiv 2310.05914: uniform within alpha / sqrt(length x features), in training alone."""
+    model, seen = small_model(), []
+    before = model.model.embed_tokens.weight.detach().clone()
+
+    def record(module, args, kwargs):
+        if model.training and not seen:
+            ids, states = recorded["ids"], args[0]
+            seen.append((states.detach() - before[ids], ids.numel() * 16))
+
+    recorded = {}
+    model.register_forward_pre_hook(lambda m, a, k: recorded.update(ids=k["input_ids"]), with_kwargs=True)
+    model.model.layers[0].register_forward_pre_hook(record, with_kwargs=True)
+    run_training(model, tokenizer, samples, tmp_path, neftune_alpha=5.0)
+    ((noise, size),) = seen
+    bound = 5 / math.sqrt(size)
+    assert noise.abs().max() <= bound * 1.0001 and noise.abs().max() > 0.9 * bound
+    assert noise.abs().mean() == pytest.approx(bound / 2, rel=0.2)
+    with pytest.raises(InputError, match="packing cannot be on: neftune_alpha"):
+        run_training(small_model(), tokenizer, samples, tmp_path, neftune_alpha=5.0, packing="on")
+
+
+def test_lora_plus_is_pefts_own(tokenizer, samples, tmp_path):
+    """The first step of Adam moves every weight by its rate, so B moves 16 times as far as it would."""
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "v_proj"])
+    torch.manual_seed(0)
+    model = peft.get_peft_model(small_model(), config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_B" in name}
+    run_training(model, tokenizer, samples[:4], tmp_path, loraplus_ratio=16.0, max_grad_norm=0)
+    for name, tensor in before.items():
+        assert (model.get_parameter(name) - tensor).abs().max().item() == pytest.approx(16e-3, rel=1e-2)
+
+
+def test_an_8_bit_optimizer_learns_with_moments_of_a_byte(tokenizer, samples, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(training.ConversationTrainer, "check_weights", lambda self: kept.append(self.optimizer))
+    model = small_model(hidden_size=64, intermediate_size=128)
+    figures = run_training(model, tokenizer, samples, tmp_path, optimizer="adamw_8bit", num_epochs=4, learning_rate=1e-2)
+    assert figures["last_loss"] < figures["first_loss"] - 0.5
+    moments = {state["state1"].dtype for state in kept[0].state.values() if state["state1"].numel() > 4096}
+    assert torch.uint8 in moments
+
+
+def test_dora_is_saved_as_dora_and_continued_as_such(runs, same):
+    shared = {"dataset_path": same, "num_epochs": 1, "learning_rate": 5e-3, "lora_dropout": 0, "runs_dir": runs}
+    first = pyrust_nn.finetune_lora("s", TINY, **shared, use_dora=True, step="first")
+    saved = folder(runs, first, "adapter")
+    assert json.loads((saved / "adapter_config.json").read_text())["use_dora"] is True
+    assert any("lora_magnitude_vector" in name for name in weights(saved)) and first["params"]["use_dora"] is True
+    second = pyrust_nn.finetune_lora("s", TINY, **shared, checkpoint_lora=saved, step="second")
+    assert second["metrics"]["first_loss"] == pytest.approx(plain_loss(with_adapter(saved), same), rel=1e-4)
+    with pytest.raises(InputError, match="use_dora is True in the checkpoint"):
+        pyrust_nn.finetune_lora("s", TINY, **shared, checkpoint_lora=saved, use_dora=False, step="third")
+
+
+def test_a_report_that_cannot_be_made_says_what_to_install(runs, same):
+    with pytest.raises(InputError, match=r"wandb is not installed.*pip install wandb"):
+        pyrust_nn.finetune_lora("s", TINY, dataset_path=same, report_to=["wandb"], runs_dir=runs)
 
 
 @settings(max_examples=10, deadline=None)
-@given(rows=st.integers(1, 13), batch=st.integers(1, 5), accumulation=st.integers(1, 4), epochs=st.integers(1, 3))
+@given(
+    rows=st.integers(1, 13), batch=st.integers(1, 5), accumulation=st.integers(1, 4), epochs=st.integers(1, 3),
+    budget=st.integers(8, 200), packing=st.sampled_from(["auto", "off"]),
+)  # fmt: skip
 def test_an_epoch_has_every_row_exactly_once_in_steps_of_batch_times_accumulation(
-    tmp_path_factory, tokenizer, rows, batch, accumulation, epochs
+    tmp_path_factory, tokenizer, rows, batch, accumulation, epochs, budget, packing
 ):
     folder = tmp_path_factory.mktemp("s")
     samples = encoded(write(folder / "data.json", [talk("q", "a " * (1 + i % 4)) for i in range(rows)]))
     for i, sample in enumerate(samples):
         sample.input_ids[0] = i  # the row's name
-    params = SimpleNamespace(
-        num_epochs=epochs, batch_size=batch, gradient_accumulation_steps=accumulation, learning_rate=1e-3,
-        scheduler="linear", warmup=0, weight_decay=0.0, max_grad_norm=1.0, seed=7, save_steps=0, logging_steps=3,
-        save_total_limit=0, eval_steps=0, early_stopping_patience=0, load_best_model_at_end=False,
+    seen = []
+
+    def record(module, args, kwargs):
+        """The rows of a micro-batch, and what its loss is divided by."""
+        ids = kwargs["input_ids"]
+        found = [row[0] for row in ids[0].split(kwargs["row_lengths"])] if "row_lengths" in kwargs else ids[:, 0]
+        seen.append(([int(row) for row in found], int(kwargs["num_items_in_batch"]), ids.numel()))
+
+    model = small_model()
+    model.register_forward_pre_hook(record, with_kwargs=True)
+    metrics = run_training(
+        model, tokenizer, samples, folder, num_epochs=epochs, batch_size=batch,
+        gradient_accumulation_steps=accumulation, max_tokens_per_batch=budget, packing=packing,
     )  # fmt: skip
-    session = SimpleNamespace(step_folder=folder, progress=lambda *a: None, metric=lambda r: None)
-    model = Recorder()
-    metrics = train(
-        model,
-        tokenizer,
-        TrainingData(samples, None, "", {}),
-        params,
-        session,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
-    seen = [row for micro_batch, _ in model.rows for row in micro_batch]
-    assert seen[:rows] == list(EpochSampler(range(rows), 7))  # the order does not depend on the micro-batches
-    assert [sorted(seen[at : at + rows]) for at in range(0, len(seen), rows)] == [list(range(rows))] * epochs
-    assert metrics["steps"] == epochs * math.ceil(rows / (batch * accumulation))
-    # Each micro-batch is normalized by the target tokens of its whole step.
+    size = batch * accumulation
+    assert metrics["steps"] == epochs * math.ceil(rows / size)
     targets = {i: sample.target_tokens for i, sample in enumerate(samples)}
+    lengths = {i: len(sample.input_ids) for i, sample in enumerate(samples)}
     at = 0
-    for micro_batch, normalizer in model.rows:
-        in_epoch = at % rows
-        first = in_epoch - in_epoch % (batch * accumulation) + at - in_epoch
-        step = seen[first : min(first + batch * accumulation, first - first % rows + rows)]
-        assert normalizer == sum(targets[row] for row in step)
-        at += len(micro_batch)
+    for epoch in range(epochs):
+        order = epoch_order(rows, 7, epoch)
+        for first in range(0, rows, size):
+            step, trained = order[first : first + size], []
+            while len(trained) < len(step):
+                names, normalizer, tokens = seen[at]
+                at += 1
+                trained += names
+                # Each micro-batch is normalized by the target tokens of its whole step, and has no padding.
+                assert normalizer == sum(targets[row] for row in step)
+                assert tokens == sum(lengths[row] for row in names) and (tokens <= budget or len(names) == 1)
+            assert sorted(trained) == sorted(step)
+    assert at == len(seen)
+
+
+def epoch_order(rows, seed, epoch):
+    sampler = EpochSampler(range(rows), seed)
+    sampler.set_epoch(epoch)
+    return list(sampler)
