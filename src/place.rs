@@ -33,7 +33,7 @@ impl Place {
                 )));
             }
             let work = session.join(format!("{step}.new"));
-            files::remove(&work)?;
+            clear(&work)?;
             return Ok(Place { work, home });
         }
         if let (false, Some(newest)) = (overwrite, checkpoints::all(&home).first()) {
@@ -50,7 +50,7 @@ impl Place {
         if home.exists() && !ours && !empty {
             return Err(error::usage(format!("{} is there and no step of ours; choose another step name", home.display())));
         }
-        files::remove(&home)?;
+        clear(&home)?;
         Ok(Place { work: home.clone(), home })
     }
 
@@ -105,6 +105,10 @@ impl Place {
         }
         if summary.status == Status::Failure {
             // The earlier success stays; what was tried stands beside it.
+            if !self.work.join(begun::FILE).is_file() {
+                files::remove(&self.work)?;
+                return write_beside(session, summary);
+            }
             let failed = session.join(format!("{}.failed", summary.step));
             std::fs::create_dir_all(&self.work)?;
             files::write_json(&self.work.join("summary.json"), summary)?;
@@ -118,6 +122,11 @@ impl Place {
         files::publish_folder(&self.work, &self.home)?;
         files::remove(&old)
     }
+}
+
+/// Removes an earlier attempt. One with checkpoints stays until the next has begun: a mistyped parameter must not cost them.
+fn clear(folder: &Path) -> Result<()> {
+    if checkpoints::all(folder).is_empty() { files::remove(folder) } else { Ok(()) }
 }
 
 /// The summary of an attempt that had no place of its own.

@@ -259,7 +259,7 @@ pub fn refused(request: &Request, error: Error) -> Summary {
         session.begin(&summary.task, &summary.step, &std::env::args().collect::<Vec<_>>())?;
         failure!("step {} failed (usage): {}", summary.step, error.message);
         summary.error = Some(error.clone());
-        match Place::find(&session.folder, &summary.step, true, request.door) {
+        match Place::find(&session.folder, &summary.step, false, request.door) {
             Ok(place) => place.close(&session.folder, &summary)?,
             Err(_) => write_beside(&session.folder, &summary)?,
         }

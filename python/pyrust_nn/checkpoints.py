@@ -140,6 +140,8 @@ def retain(folder: Path, *, best: int | None, every: int, limit: int | None) -> 
     steps = saved_steps(folder)
     kept = {steps[-1]} | ({best} if best in steps else set())
     if best in kept:
+        if (folder / "best").is_dir() and not (folder / "best").is_symlink():
+            shutil.rmtree(folder / "best")  # a copy of the session that followed the link
         link = folder / ".best.partial"
         link.unlink(missing_ok=True)
         link.symlink_to(f"checkpoint-{best}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import pyrust_nn
 from pyrust_nn.models import model_folder
@@ -115,7 +116,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, dataset: Path, base: Path, 
 @pytest.fixture
 def copy(killed: Path, runs: Path) -> Path:
     """A copy of it: the step's folder."""
-    shutil.copytree(killed, runs)
+    shutil.copytree(killed, runs, symlinks=True)
     return runs / "s/finetune_lora"
 
 
@@ -152,7 +153,7 @@ def test_a_signal_saves_the_running_step_and_resume_goes_on_from_it(
     assert process.wait(60) == 130
     error = json.loads((step / "summary.json").read_text())["error"]
     assert error["kind"] == "interrupted" and "pyrust-nn resume" in error["message"]
-    (saved,) = (step / "checkpoints").iterdir()
+    saved = max((step / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     assert 6 <= int(saved.name.removeprefix("checkpoint-")) < 18
     assert "interrupted" in cli("status", "s", "--runs-dir", runs).stdout
     again = cli("finetune-lora", *flags(**given))
@@ -232,6 +233,14 @@ def test_what_has_changed_is_refused_by_its_name_and_put_back_it_goes_on(
     assert same_end(copy, undisturbed["finetune_lora"], "finetune_lora")
 
 
+def test_a_mistyped_attempt_costs_no_checkpoint(copy: Path, runs: Path, cli: Cli, dataset: Path, undisturbed: dict[str, Path]) -> None:
+    words = "finetune-lora", "--session", "s", "--runs-dir", runs, "--model", "builtin:tiny", "--dataset-path"
+    for wrong in (("nowhere.json", "--overwrite"), (dataset, "--lora-rnk", "8"), (dataset, "--lora-rank", "0", "--overwrite"), (dataset,)):
+        assert cli(*words, *wrong).returncode == 2
+    pyrust_nn.resume("s", runs_dir=runs)
+    assert same_end(copy, undisturbed["finetune_lora"], "finetune_lora")
+
+
 def test_nothing_to_resume_is_said(copy: Path, runs: Path, cli: Cli) -> None:
     with pytest.raises(pyrust_nn.UsageError, match="there is no such step; did you mean finetune_lora"):
         pyrust_nn.resume("s", "finetune_lore", runs_dir=runs)
@@ -247,13 +256,46 @@ def test_killed_after_its_last_checkpoint_a_training_makes_no_further_step(runs:
     """The last step lies within an epoch, where Trainer would go on."""
     given = COMMON | LORA | {"num_epochs": 2.5, "save_steps": 4}
     pyrust_nn.finetune_lora("whole", base, dataset_path=dataset, **given, runs_dir=runs)
-    shutil.copytree(runs / "whole", runs / "s")
+    shutil.copytree(runs / "whole", runs / "s", symlinks=True)
     step = runs / "s/finetune_lora"
     shutil.rmtree(step / "adapter")
     (step / "summary.json").unlink()
     edited(runs / "s/session.json", '"status": "Success"', '"status": null')
     pyrust_nn.resume("s", runs_dir=runs)
     assert same_end(step, runs / "whole/finetune_lora", "finetune_lora")
+
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_experts_whose_files_name_them_otherwise_than_memory_does_go_on_exactly(
+    runs: Path, dataset: Path, tmp_path: Path, dtype: str
+) -> None:
+    folder = Path(shutil.copytree(model_folder("builtin:tiny"), tmp_path / "experts"))
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(0)
+    config = transformers.Qwen3MoeConfig(vocab_size=vocabulary, max_position_embeddings=2048, **SIZES, **EXPERTS)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    given = COMMON | {"num_epochs": 2, "save_steps": 5, "dtype": dtype, "device": "cpu"}
+    pyrust_nn.finetune_full("whole", folder, dataset_path=dataset, **given, runs_dir=runs)
+    shutil.copytree(runs / "whole", runs / "s", symlinks=True)
+    step = runs / "s/finetune_full"
+    for made in ("model", "checkpoints/checkpoint-10", "checkpoints/checkpoint-12"):
+        shutil.rmtree(step / made)
+    (step / "summary.json").unlink()
+    edited(runs / "s/session.json", '"status": "Success"', '"status": null')
+    pyrust_nn.resume("s", runs_dir=runs)
+    assert "goes on from checkpoint-5" in (runs / "s/pipeline.log").read_text()
+    assert same_end(step, runs / "whole/finetune_full", "finetune_full")
 
 
 def test_an_attempt_to_replace_a_success_is_resumed_beside_it(runs: Path, dataset: Path, base: Path, binary: Path) -> None:
