@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Map, Value};
 
+use crate::check::CheckReport;
 use crate::data::{self, Dataset, NoTransformers, Options, Prepared};
 use crate::embed;
 use crate::interrupt::Handlers;
 use crate::logging::debug;
-use crate::params::{Door, MODEL, Param, PrepareParams, TaskParams, resolve};
+use crate::params::{CheckParams, Door, MODEL, Param, PrepareParams, TaskParams, resolve};
 use crate::progress::Bytes;
 use crate::resolve::{Wanted, artifact, downloaded};
 use crate::session::runs_dir;
-
 
 /// A question about a data set and a model: no step, no session.
 #[derive(Debug)]
@@ -31,14 +31,24 @@ pub(crate) struct Query {
 /// What was given, from where, and whom to tell of progress; the answer as JSON.
 type Ask = fn(Map<String, Value>, Door, &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Value>;
 
-pub(crate) static QUERIES: [Query; 1] = [Query {
-    command: "prepare",
-    function: "prepare_dataset",
-    about: "Prepare a data set: rows of token ids and labels as Arrow, kept in the cache",
-    params: PrepareParams::params,
-    returns: "PreparedDataset",
-    ask: |given, door, tell| Ok(serde_json::to_value(prepare(given, door, tell)?)?),
-}];
+pub(crate) static QUERIES: [Query; 2] = [
+    Query {
+        command: "prepare",
+        function: "prepare_dataset",
+        about: "Prepare a data set: rows of token ids and labels as Arrow, kept in the cache",
+        params: PrepareParams::params,
+        returns: "PreparedDataset",
+        ask: |given, door, tell| Ok(serde_json::to_value(prepare(given, door, tell)?)?),
+    },
+    Query {
+        command: "check",
+        function: "check_dataset",
+        about: "Check a data set before any weight is loaded: faults, figures, samples, and what training will take",
+        params: CheckParams::params,
+        returns: "CheckReport",
+        ask: |given, door, tell| Ok(serde_json::to_value(check(given, door, tell)?)?),
+    },
+];
 
 /// Prepares a data set for a model: token ids and labels as an Arrow IPC stream in the user's cache.
 ///
@@ -66,6 +76,32 @@ fn prepare(given: Map<String, Value>, door: Door, more: &mut dyn FnMut(u64, u64)
     });
     crate::progress::clear();
     prepared
+}
+
+/// Checks a data set for a model: its faults, figures and samples, and what training on it will take. No weight is loaded.
+///
+/// `model` is as for [`prepare_dataset`]. What is wrong with the data is not an error but stands in the report, whose `ok` is false then.
+/// Python starts only for `probe`, and for what `prepare_dataset` needs it for.
+///
+/// # Errors
+/// Kind `input` (a file that cannot be read), `usage`, `model`, `setup`, `io`.
+pub fn check_dataset(model: &str, params: &CheckParams) -> Result<CheckReport> {
+    let mut given = params.given()?;
+    given.insert(MODEL.name.into(), model.into());
+    check(given, Door::Rust, &mut |_, _| Ok(()))
+}
+
+/// As `check_dataset`, from what was given at any door.
+fn check(given: Map<String, Value>, door: Door, more: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<CheckReport> {
+    let params = resolve("check", std::iter::once(&MODEL).chain(CheckParams::params()), given, door)?;
+    let dataset = open(&params)?;
+    let mut progress = Bytes::new("check");
+    let report = CheckReport::of(&dataset, &params, &embed::PythonTransformers, &mut |done, total| {
+        progress.report(done, total);
+        more(done, total)
+    });
+    crate::progress::clear();
+    report
 }
 
 /// Prepares what a step will train on, if Rust alone can; else only checks the files. The script asks again and finds it.
@@ -126,7 +162,8 @@ fn files(paths: &[String]) -> Result<Vec<PathBuf>> {
 /// Whether the `datasets` library must read it: Parquet, Arrow, a folder that it saved.
 fn is_foreign(path: &Path) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    matches!(extension.as_deref(), Some("parquet" | "arrow")) || ["dataset_info.json", "dataset_dict.json"].iter().any(|name| path.join(name).is_file())
+    matches!(extension.as_deref(), Some("parquet" | "arrow"))
+        || ["dataset_info.json", "dataset_dict.json"].iter().any(|name| path.join(name).is_file())
 }
 
 /// The folder that has a model's tokenizer. Python is asked only for what is not on this machine's disk under a known name.
@@ -145,4 +182,3 @@ fn model_folder(model: &str, offline: bool) -> Result<PathBuf> {
         None => embed::tokenizer_folder(&found, offline),
     }
 }
-

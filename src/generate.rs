@@ -78,8 +78,7 @@ impl Function {
 
     fn stub(&self) -> String {
         let session = if self.session { "    session: str | None,\n" } else { "" };
-        let mut text =
-            format!("\ndef {}(\n{session}    {}: {},\n    *,\n", self.name, self.subject.name, self.subject.kind.python_type());
+        let mut text = format!("\ndef {}(\n{session}    {}: {},\n    *,\n", self.name, self.subject.name, self.subject.kind.python_type());
         for param in self.params {
             let mut kind = param.kind.python_type();
             let default = match param.presence {

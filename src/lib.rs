@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod begun;
+mod check;
 pub mod checkpoints;
 pub mod cli;
 pub mod data;
@@ -13,6 +14,7 @@ mod embed;
 mod embedded;
 pub mod environment;
 pub mod error;
+pub mod estimate;
 pub mod files;
 pub mod generate;
 pub mod gguf;
@@ -35,11 +37,12 @@ pub use api::{
     convert_lora_to_gguf, convert_model_to_gguf, finetune_full, finetune_lora, inference, merge, quantize_model, resume, run_pipeline,
     run_script,
 };
-pub use dataset::prepare_dataset;
+pub use check::CheckReport;
+pub use dataset::{check_dataset, prepare_dataset};
 pub use embed::{pyo3, with_python_env};
 pub use params::{
-    ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, InferenceParams, MergeParams, PrepareParams,
-    QuantizeModelParams, ScriptParams,
+    CheckParams, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, InferenceParams, MergeParams,
+    PrepareParams, QuantizeModelParams, ScriptParams,
 };
 pub use session::new_session_id;
 pub use status::{get_status, list_sessions};

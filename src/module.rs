@@ -166,7 +166,7 @@ fn query_function<'py>(py: Python<'py>, query: &'static Query) -> PyResult<Bound
     let function = Function::of_query(query);
     made_function(py, &function, move |py, args, keywords| {
         let given = arguments(query.function, &[MODEL.name], args, keywords)?;
-        let mut tell = |_, _| Python::attach(|py| py.check_signals()).map_err(anyhow::Error::from);
+        let mut tell = |_, _| Python::attach(|py| py.check_signals().map_err(anyhow::Error::from));
         to_object(py, &py.detach(|| (query.ask)(given, Door::Python, &mut tell)).map_err(to_python)?)
     })
 }

@@ -92,18 +92,36 @@ macro_rules! params {
     };
 }
 
+/// Adds what every question about a data set has.
+macro_rules! query_params {
+    ([] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        params! { [] $(#[doc = $about])+ $name { $($fields)*
+            /// Open no socket: the model must be a folder, builtin:tiny or downloaded before.
+            default offline: bool = false, Kind::Bool;
+        } }
+    };
+}
+
+/// Adds where to compute.
+macro_rules! device_params {
+    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name { $($fields)*
+            /// Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N.
+            default device: String = "auto".to_string(), Kind::Device;
+        } }
+    };
+}
+
 /// Adds what every step has.
 macro_rules! step_params {
     ([] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
-        params! { [] $(#[doc = $about])+ $name { $($fields)*
+        device_params! { [params] $(#[doc = $about])+ $name { $($fields)*
             /// The step's folder in the session; unset, the task's name.
             unset step: String = String::new(), Kind::Text;
             /// Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded.
             default overwrite: bool = false, Kind::Bool;
             /// Show the resolved parameters and do nothing.
             default dry_run: bool = false, Kind::Bool;
-            /// Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N.
-            default device: String = "auto".to_string(), Kind::Device;
             /// Open no socket: models must be folders, builtin:tiny or downloaded before.
             default offline: bool = false, Kind::Bool;
             /// Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory.
@@ -158,6 +176,21 @@ macro_rules! loop_params {
     };
 }
 
+/// Adds what decides the size of an adapter and of the model beside it.
+macro_rules! lora_params {
+    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name {
+            /// Rank of the adapter's matrices; unset, the checkpoint's, else 8.
+            unset lora_rank: u32 = 0, int(1, 65_536);
+            /// Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names.
+            unset target_modules: Vec<String> = Vec::new(), Kind::TextList;
+            /// Hold the frozen model in 4 bit, nf4 (QLoRA).
+            default load_in_4bit: bool = false, Kind::Bool;
+            $($fields)*
+        } }
+    };
+}
+
 /// Adds what both ways of fine-tuning have besides.
 macro_rules! finetune_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
@@ -207,30 +240,24 @@ finetune_params! {
     }
 }
 
-finetune_params! {
-    [loop_params data_params step_params]
+lora_params! {
+    [finetune_params loop_params data_params step_params]
     /// Train a LoRA adapter beside the frozen model, or continue one.
     FinetuneLoraParams {
         /// Peak learning rate.
         default learning_rate: f64 = 2e-4, float_above(0.0, 10.0);
-        /// Rank of the adapter's matrices; unset, the checkpoint's, else 8.
-        unset lora_rank: u32 = 0, int(1, 65_536);
         /// Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the checkpoint's, else 32.
         unset lora_alpha: u32 = 0, int(1, 1_000_000);
         /// Dropout on the adapter's input; unset, the checkpoint's, else 0.05.
         unset lora_dropout: Option<f64> = None, float(0.0, 0.99);
         /// Adapter to go on training: a folder or a session's step.
         unset checkpoint_lora: PathBuf = PathBuf::new(), Kind::Adapter;
-        /// Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names.
-        unset target_modules: Vec<String> = Vec::new(), Kind::TextList;
         /// Scale by the root of the rank (rsLoRA); unset, the checkpoint's, else off.
         unset use_rslora: Option<bool> = None, Kind::Bool;
         /// Learn direction and length of each weight apart (DoRA, arXiv 2402.09353); unset, the checkpoint's, else off.
         unset use_dora: Option<bool> = None, Kind::Bool;
         /// Learning rate of the adapter's B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), 16 for instance; unset, the same for both.
         unset loraplus_ratio: Option<f64> = None, float(1.0, 10_000.0);
-        /// Hold the frozen model in 4 bit, nf4 (QLoRA).
-        default load_in_4bit: bool = false, Kind::Bool;
     }
 }
 
@@ -303,11 +330,31 @@ step_params! {
 }
 
 data_params! {
-    [params]
+    [query_params]
     /// Prepare a data set: rows of token ids and labels, kept in the cache.
     PrepareParams {
-        /// Open no socket: the model must be a folder, builtin:tiny or downloaded before.
-        default offline: bool = false, Kind::Bool;
+    }
+}
+
+lora_params! {
+    [loop_params data_params device_params query_params]
+    /// Check a data set before any weight is loaded: its faults, figures, samples, and what training will take.
+    CheckParams {
+        /// The way of fine-tuning whose memory, disk and time are estimated.
+        default task: String = "finetune_lora".to_string(), Kind::Choice(&["finetune_full", "finetune_lora"]);
+        /// Conversations to show with what is trained on: the first so many.
+        default show: u32 = 1, int(0, 1000);
+        /// Conversations to show instead, by their index, from 0.
+        unset show_index: Vec<u32> = Vec::new(), Kind::IntList;
+        /// Also time two layers of the model's shape, which starts Python, and estimate how long training takes.
+        default probe: bool = false, Kind::Bool;
+    }
+}
+
+impl CheckParams {
+    /// Defaults, and the data set.
+    pub fn new(dataset_path: impl Into<PathBuf>) -> Self {
+        Self { dataset_path: vec![dataset_path.into()], ..Self::default() }
     }
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
-from pyrust_nn.types import Message, PreparedDataset, Summary
+from pyrust_nn.types import CheckReport, Message, PreparedDataset, Summary
 
 class PyrustNNError(Exception):
     """Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None."""

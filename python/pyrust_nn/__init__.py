@@ -15,6 +15,7 @@ from pyrust_nn._core import (
     StorageError,
     UsageError,
     __version__,
+    check_dataset,
     convert_lora_to_gguf,
     convert_model_to_gguf,
     finetune_full,
@@ -31,10 +32,11 @@ from pyrust_nn._core import (
     run_script,
     set_console,
 )
-from pyrust_nn.types import Message, PreparedDataset, StepError, Summary
+from pyrust_nn.types import CheckReport, Message, PreparedDataset, StepError, Summary
 
 __all__ = [
     "BusyError",
+    "CheckReport",
     "InputError",
     "InternalError",
     "Message",
@@ -48,6 +50,7 @@ __all__ = [
     "Summary",
     "UsageError",
     "__version__",
+    "check_dataset",
     "convert_lora_to_gguf",
     "convert_model_to_gguf",
     "finetune_full",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
-from pyrust_nn.types import Message, Summary
+from pyrust_nn.types import Message, PreparedDataset, Summary
 
 __all__ = [
     "BusyError",
@@ -20,6 +20,7 @@ __all__ = [
     "__version__",
     "convert_lora_to_gguf",
     "convert_model_to_gguf",
+    "digest",
     "embedded_text",
     "finetune_full",
     "finetune_lora",
@@ -29,9 +30,9 @@ __all__ = [
     "log",
     "main",
     "merge",
+    "prepare_dataset",
     "publish_folder",
     "quantize_model",
-    "read_conversations",
     "resume",
     "run_pipeline",
     "run_script",
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def log(level: int, origin: str, text: str) -> None: ...
 def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...
-def read_conversations(path: str | PathLike[str]) -> list[list[dict[str, Any]]]: ...
+def digest(files: Sequence[str | PathLike[str]]) -> str: ...
 def embedded_text(path: str) -> str: ...
 def write_gguf(plan_path: str | PathLike[str], progress: Callable[[int, int, str], Any]) -> int: ...
 
@@ -86,14 +87,20 @@ def finetune_full(
     session: str | None,
     model: str | PathLike[str],
     *,
-    dataset_path: str | PathLike[str],
+    dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    max_length: int = 2048,
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    thinking: Literal["keep", "drop", "mask"] = "keep",
+    drop_duplicates: bool = False,
+    eval_split: float = 0.0,
+    seed: int = 42,
     num_epochs: float = 3.0,
     batch_size: int = 4,
     gradient_accumulation_steps: int = 1,
     max_tokens_per_batch: int | None = None,
     packing: Literal["auto", "on", "off"] = "auto",
-    max_length: int = 2048,
-    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    save_steps: int = 0,
     warmup: float = 0.0,
     scheduler: Literal["cosine", "linear", "constant"] = "cosine",
     weight_decay: float = 0.0,
@@ -101,17 +108,13 @@ def finetune_full(
     neftune_alpha: float | None = None,
     gradient_checkpointing: bool = False,
     max_grad_norm: float = 1.0,
-    seed: int = 42,
-    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
     logging_steps: int = 10,
-    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]] | None = None,
-    save_steps: int = 0,
     save_total_limit: int = 0,
     eval_dataset_path: str | PathLike[str] | None = None,
-    eval_split: float = 0.0,
     eval_steps: int = 0,
     early_stopping_patience: int = 0,
     load_best_model_at_end: bool = False,
+    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]] | None = None,
     learning_rate: float = 2e-5,
     step: str | None = None,
     overwrite: bool = False,
@@ -125,14 +128,20 @@ def finetune_full(
     Args:
         session: Name of the session; None makes a fresh one.
         model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        dataset_path: The conversations to learn: a JSON list, or JSON lines, of {"messages": [{"role": …, "content": …}, …]}. (a path; required)
+        dataset_path: The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library. (a path or a list of paths; required)
+        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
+        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them. (one of keep, drop, mask; default keep)
+        drop_duplicates: Leave out conversations that are equal to an earlier one. (true or false; default off)
+        eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
         num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
         gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
         max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
         packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
-        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
-        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
         warmup: Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps. (a number from 0 to 10000000; default 0.0)
         scheduler: How the learning rate goes on after the warm-up. (one of cosine, linear, constant; default cosine)
         weight_decay: AdamW's decoupled weight decay. (a number from 0 to 10; default 0.0)
@@ -140,17 +149,13 @@ def finetune_full(
         neftune_alpha: Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none. (a number above 0, up to 1000; unset by default)
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, more time. (true or false; default off)
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
-        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
-        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
-        report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
-        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
         save_total_limit: How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all. (a whole number from 0 to 1000000; default 0)
         eval_dataset_path: Conversations to evaluate on, in the form of dataset_path. (a path; unset by default)
-        eval_split: Share of the conversations, drawn by the seed, that is not trained on but evaluated on. (a number from 0 to 0.9; default 0.0)
         eval_steps: Steps between two evaluations; 0 evaluates after each epoch. (a whole number from 0 to 1000000000; default 0)
         early_stopping_patience: End after so many evaluations in a row without a lower loss; 0 never does. (a whole number from 0 to 1000000; default 0)
         load_best_model_at_end: Save the weights of the evaluation with the lowest loss instead of the last ones. (true or false; default off)
+        report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
         learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-5)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
@@ -164,14 +169,20 @@ def finetune_lora(
     session: str | None,
     model: str | PathLike[str],
     *,
-    dataset_path: str | PathLike[str],
+    dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    max_length: int = 2048,
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    thinking: Literal["keep", "drop", "mask"] = "keep",
+    drop_duplicates: bool = False,
+    eval_split: float = 0.0,
+    seed: int = 42,
     num_epochs: float = 3.0,
     batch_size: int = 4,
     gradient_accumulation_steps: int = 1,
     max_tokens_per_batch: int | None = None,
     packing: Literal["auto", "on", "off"] = "auto",
-    max_length: int = 2048,
-    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    save_steps: int = 0,
     warmup: float = 0.0,
     scheduler: Literal["cosine", "linear", "constant"] = "cosine",
     weight_decay: float = 0.0,
@@ -179,17 +190,13 @@ def finetune_lora(
     neftune_alpha: float | None = None,
     gradient_checkpointing: bool = False,
     max_grad_norm: float = 1.0,
-    seed: int = 42,
-    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
     logging_steps: int = 10,
-    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]] | None = None,
-    save_steps: int = 0,
     save_total_limit: int = 0,
     eval_dataset_path: str | PathLike[str] | None = None,
-    eval_split: float = 0.0,
     eval_steps: int = 0,
     early_stopping_patience: int = 0,
     load_best_model_at_end: bool = False,
+    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]] | None = None,
     learning_rate: float = 2e-4,
     lora_rank: int | None = None,
     lora_alpha: int | None = None,
@@ -212,14 +219,20 @@ def finetune_lora(
     Args:
         session: Name of the session; None makes a fresh one.
         model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        dataset_path: The conversations to learn: a JSON list, or JSON lines, of {"messages": [{"role": …, "content": …}, …]}. (a path; required)
+        dataset_path: The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library. (a path or a list of paths; required)
+        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
+        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them. (one of keep, drop, mask; default keep)
+        drop_duplicates: Leave out conversations that are equal to an earlier one. (true or false; default off)
+        eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
         num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
         gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
         max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
         packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
-        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
-        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
         warmup: Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps. (a number from 0 to 10000000; default 0.0)
         scheduler: How the learning rate goes on after the warm-up. (one of cosine, linear, constant; default cosine)
         weight_decay: AdamW's decoupled weight decay. (a number from 0 to 10; default 0.0)
@@ -227,17 +240,13 @@ def finetune_lora(
         neftune_alpha: Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none. (a number above 0, up to 1000; unset by default)
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, more time. (true or false; default off)
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
-        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
-        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
-        report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
-        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
         save_total_limit: How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all. (a whole number from 0 to 1000000; default 0)
         eval_dataset_path: Conversations to evaluate on, in the form of dataset_path. (a path; unset by default)
-        eval_split: Share of the conversations, drawn by the seed, that is not trained on but evaluated on. (a number from 0 to 0.9; default 0.0)
         eval_steps: Steps between two evaluations; 0 evaluates after each epoch. (a whole number from 0 to 1000000000; default 0)
         early_stopping_patience: End after so many evaluations in a row without a lower loss; 0 never does. (a whole number from 0 to 1000000; default 0)
         load_best_model_at_end: Save the weights of the evaluation with the lowest loss instead of the last ones. (true or false; default off)
+        report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
         learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-4)
         lora_rank: Rank of the adapter's matrices; unset, the checkpoint's, else 8. (a whole number from 1 to 65536; unset by default)
         lora_alpha: Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the checkpoint's, else 32. (a whole number from 1 to 1000000; unset by default)
@@ -424,4 +433,30 @@ def run_script(
         device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
         runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+    """
+
+def prepare_dataset(
+    model: str | PathLike[str],
+    *,
+    dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    max_length: int = 2048,
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    thinking: Literal["keep", "drop", "mask"] = "keep",
+    drop_duplicates: bool = False,
+    eval_split: float = 0.0,
+    seed: int = 42,
+    offline: bool = False,
+) -> PreparedDataset:
+    """Prepare a data set: rows of token ids and labels as Arrow, kept in the cache.
+
+    Args:
+        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
+        dataset_path: The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library. (a path or a list of paths; required)
+        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
+        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them. (one of keep, drop, mask; default keep)
+        drop_duplicates: Leave out conversations that are equal to an earlier one. (true or false; default off)
+        eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
+        offline: Open no socket: the model must be a folder, builtin:tiny or downloaded before. (true or false; default off)
     """

@@ -1,5 +1,6 @@
 //! The command line: one command a task, made from its row, and the few that are no tasks.
 
+mod check;
 mod display;
 mod doctor;
 mod print;
@@ -159,8 +160,16 @@ fn ask(command: &str, own: &ArgMatches, options: &Options) -> Result<u8> {
         given.insert("offline".into(), true.into());
     }
     let answer = (query.ask)(given, Door::Cli, &mut |_, _| Ok(()))?;
-    if options.json { print::json(&answer) } else { print::answer(&answer) }
-    Ok(0)
+    // A report that finds the data wrong ends as any other wrong input.
+    let code = if answer["ok"] == Value::Bool(false) { error::Kind::Input.exit_code() } else { 0 };
+    if options.json {
+        print::json(&answer);
+    } else if command == "check" {
+        check::report(&serde_json::from_value(answer)?, options.verbose);
+    } else {
+        print::answer(&answer);
+    }
+    Ok(code)
 }
 
 /// Where Python runs us, its own installer installs.

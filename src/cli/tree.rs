@@ -119,6 +119,7 @@ fn flag(param: &Param) -> Arg {
         // `--overwrite` alone, or `--overwrite=false`.
         Kind::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true).value_name("BOOL"),
         Kind::TextList | Kind::ChoiceList(_) => arg.num_args(1..).action(ArgAction::Append).value_name("NAME"),
+        Kind::IntList => arg.num_args(1..).action(ArgAction::Append).value_name("N"),
         Kind::Paths => arg.num_args(1..).action(ArgAction::Append).value_name("PATH"),
         Kind::Prompts => arg.action(ArgAction::Append).allow_hyphen_values(true).value_name("TEXT"),
         Kind::Object => arg.action(ArgAction::Append).value_name("NAME=VALUE"),

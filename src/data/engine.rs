@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::arrow::{FileCheck, Rows, RowsWriter, read_rows};
 use super::cache::{EVAL, Entry, Prepared, Report, TRAIN};
+use super::findings::Findings;
 use super::options::Options;
 use super::prepare::{Counts, Ending, Made, Preparation, Probe, Sink, prepare};
 use super::render::{ChatRenderer, Render};
@@ -63,13 +64,14 @@ impl Engine {
     }
 
     /// Goes through the data set, with what is right for it: what the probes show to be wrong is done anew by the libraries.
-    /// `sink` makes a fresh sink for each attempt.
+    /// `sink` makes a fresh sink for each attempt. In a survey what is wrong with the data is found, not refused.
     pub(super) fn run<S: Sink>(
-        mut self,
+        &mut self,
         dataset: &Dataset,
         transformers: &dyn Transformers,
+        survey: bool,
         mut sink: impl FnMut() -> Result<S>,
-    ) -> Result<(Counts, S)> {
+    ) -> Result<(Counts, Findings, S)> {
         let folder = &dataset.model_folder;
         let mut reference = self.tokenizer.is_fast().then(|| self.tokenizer.reference_in_background());
         let template = self.renderer.template().clone();
@@ -79,18 +81,23 @@ impl Engine {
         }
         loop {
             let renderer: &dyn Render = other.as_deref().unwrap_or(&self.renderer);
-            let work = Preparation { files: dataset.files.clone(), tokenizer: &self.tokenizer, renderer, options: dataset.options };
+            let work = Preparation { files: dataset.files.clone(), tokenizer: &self.tokenizer, renderer, options: dataset.options, survey };
             let mut taker = sink()?;
-            let (counts, probes) = match prepare(&work, &mut taker)? {
-                Ending::Done { counts, probes } => (counts, probes),
+            let (counts, findings, probes) = match prepare(&work, &mut taker)? {
+                Ending::Done { counts, findings, probes } => (counts, findings, probes),
                 Ending::Unsupported(why) => {
                     other = Some(needed(transformers, folder, &why)?);
                     continue;
                 }
             };
+            if !survey {
+                findings.refusal(&counts, &dataset.options, &dataset.files)?;
+            }
             if other.is_none() && !template.compared {
                 match transformers.renderer(folder)? {
-                    None => warning!("the chat template in {} was not compared with transformers: there is no Python to ask", folder.display()),
+                    None => {
+                        warning!("the chat template in {} was not compared with transformers: there is no Python to ask", folder.display())
+                    }
                     Some(theirs) => {
                         if let Some(why) = difference(&probes, theirs.as_ref())? {
                             warning!("the chat template comes out otherwise in transformers ({why}), so transformers renders, more slowly");
@@ -102,13 +109,17 @@ impl Engine {
             }
             if let Some(reading) = reference.take() {
                 let reference = reading.join().map_err(|_| anyhow::anyhow!("the tokenizers library panicked"))??;
-                if let Some(why) = self.tokenizer.differs(&reference, probes.iter().flat_map(|probe| &probe.renderings).map(|one| one.text.as_str()))? {
-                    warning!("the fast tokenizer and the tokenizers library differ ({why}), so the library does it, more slowly; please report it");
+                if let Some(why) =
+                    self.tokenizer.differs(&reference, probes.iter().flat_map(|probe| &probe.renderings).map(|one| one.text.as_str()))?
+                {
+                    warning!(
+                        "the fast tokenizer and the tokenizers library differ ({why}), so the library does it, more slowly; please report it"
+                    );
                     self.tokenizer.fall_back(reference);
                     continue;
                 }
             }
-            return Ok((counts, taker));
+            return Ok((counts, findings, taker));
         }
     }
 }
@@ -150,7 +161,7 @@ pub fn prepare_dataset(
     transformers: &dyn Transformers,
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Prepared> {
-    let engine = Engine::open(&dataset.model_folder, cache)?;
+    let mut engine = Engine::open(&dataset.model_folder, cache)?;
     let files = super::digest(&dataset.files)?;
     let entry = Entry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
     if let Some(prepared) = entry.open() {
@@ -161,7 +172,7 @@ pub fn prepare_dataset(
     let options = &dataset.options;
     let prepared = entry.make(|folder| {
         let path = folder.join(TRAIN);
-        let (counts, sink) = engine.run(dataset, transformers, || {
+        let (counts, _, sink) = engine.run(dataset, transformers, false, || {
             Ok(ArrowSink { writer: RowsWriter::create(&path)?, conversations: (options.eval_split > 0.0).then(Vec::new), tell: &tell })
         })?;
         let (train, conversations) = (sink.writer.finish()?, sink.conversations);
@@ -180,8 +191,15 @@ pub fn prepare_dataset(
 /// What became of the data, for the log.
 fn log(prepared: &Prepared, options: &Options) {
     let counts = &prepared.counts;
-    info!("{} conversations: {} rows, {} tokens, of which {} are targets", counts.conversations, counts.rows, counts.tokens, counts.target_tokens);
-    let duplicates = if options.drop_duplicates { "conversations left out: equal to an earlier one" } else { "conversations are equal to an earlier one; drop_duplicates leaves them out" };
+    info!(
+        "{} conversations: {} rows, {} tokens, of which {} are targets",
+        counts.conversations, counts.rows, counts.tokens, counts.target_tokens
+    );
+    let duplicates = if options.drop_duplicates {
+        "conversations left out: equal to an earlier one"
+    } else {
+        "conversations are equal to an earlier one; drop_duplicates leaves them out"
+    };
     for (count, what) in [
         (counts.truncated, format!("samples cut to {} tokens", options.max_length).as_str()),
         (counts.dropped, "samples dropped: too long, or no turn to train on"),
@@ -219,8 +237,8 @@ impl Sink for ArrowSink<'_, '_> {
     }
 }
 
-/// Holds out a share of the conversations, at least one, all rows of a conversation on the same side.
-fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(FileCheck, FileCheck)> {
+/// The share of the conversations that is held out, at least one. `conversations`: the number of each row's, in the order of the rows.
+pub(super) fn held_out(conversations: &[u32], options: &Options) -> Result<HashSet<u32>> {
     let mut drawn: Vec<u32> = conversations.to_vec();
     drawn.dedup();
     let count = ((options.eval_split * drawn.len() as f64).round() as usize).max(1);
@@ -233,7 +251,12 @@ fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(Fil
     }
     // The smallest of what seed and number hash to: a draw that depends on nothing else.
     drawn.sort_by_key(|number| (xxh3_64_with_seed(&number.to_le_bytes(), u64::from(options.seed)), *number));
-    let held_out: HashSet<u32> = drawn.into_iter().take(count).collect();
+    Ok(drawn.into_iter().take(count).collect())
+}
+
+/// Parts the rows, all rows of a conversation on the same side.
+fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(FileCheck, FileCheck)> {
+    let held_out = held_out(conversations, options)?;
     let (path, all) = (folder.join(TRAIN), folder.join("all.arrow"));
     std::fs::rename(&path, &all)?;
     let (mut train, mut eval) = (RowsWriter::create(&path)?, RowsWriter::create(&folder.join(EVAL))?);

@@ -14,17 +14,17 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::arrow::Rows;
-use super::conversation::Conversation;
+use super::conversation::{Conversation, Role};
+use super::findings::{Findings, TooLong};
 use super::options::{Options, Overlong, Thinking};
 use super::problem::Problems;
 use super::read::Reader;
 use super::render::{Render, RenderError, Rendering, drop_thinking, mask_thinking, place};
 use super::sample::{Encoder, IGNORED, Marks};
 use super::tokenizer::Tokenizer;
-use crate::{error, interrupt};
+use crate::error::{Error, Kind};
+use crate::interrupt;
 
-/// Overlong samples named in one message.
-const SHOWN: usize = 5;
 /// Conversations kept for the comparison with transformers and tokenizers: of a batch, of all, and how long one may be.
 const PROBES_OF_BATCH: usize = 2;
 const PROBES: usize = 64;
@@ -63,6 +63,8 @@ pub struct Preparation<'a> {
     pub tokenizer: &'a Tokenizer,
     pub renderer: &'a dyn Render,
     pub options: Options,
+    /// Whether what is wrong is noted and left out, and the rest goes on.
+    pub survey: bool,
 }
 
 /// One sample on its way to the writer, its tokens beside.
@@ -85,12 +87,24 @@ pub struct Made {
     pub rows: Vec<Row>,
     /// The tokens of the rows that are kept, in their order.
     pub tokens: Rows,
-    /// Hash of each conversation, and whether a text of its spells a control token.
-    conversations: Vec<(u64, bool)>,
+    /// How many messages of each role, in the order of [`Role::ALL`].
+    pub roles: [u64; Role::ALL.len()],
+    conversations: Vec<Seen>,
+    /// What the chat template says about conversations that it refuses.
+    refused: Vec<String>,
     probes: [Vec<Probe>; 2],
     problems: Problems,
     /// Bytes of the files behind this batch.
     read: u64,
+}
+
+/// A conversation that was read.
+#[derive(Debug)]
+struct Seen {
+    index: usize,
+    hash: u64,
+    /// The message, or the conversation, in which a text spells a control token.
+    forged: Option<String>,
 }
 
 /// Who takes the rows. Both are called in the order of the data.
@@ -112,7 +126,7 @@ pub struct Probe {
 #[derive(Debug)]
 pub enum Ending {
     /// The probes: of those conversations that use little of the template, and of those that use more, the first of each batch.
-    Done { counts: Counts, probes: Vec<Probe> },
+    Done { counts: Counts, findings: Findings, probes: Vec<Probe> },
     /// A conversation that only transformers can render: begin anew with it.
     Unsupported(String),
 }
@@ -136,9 +150,11 @@ type Outcome = (u64, Result<Made, RenderError>);
 
 /// Prepares all conversations of the files.
 ///
+/// Faults of the data, overlong samples and the like are findings, and the caller decides; see [`Findings::refusal`].
+///
 /// # Errors
-/// Kind `input`: faults in the files (all of them are read first), overlong samples where `overlong` is `error`, a conversation that
-/// the template refuses, nothing left to train on. Kind `model`: a template that renders prompts and turns apart.
+/// Kind `input`: a conversation that the template refuses (a finding, too, in a survey). Kind `model`: a template that renders
+/// prompts and turns apart.
 pub fn prepare(work: &Preparation<'_>, sink: &mut dyn Sink) -> Result<Ending> {
     let reader = Reader::open(work.files.clone())?;
     let total = reader.bytes_total();
@@ -151,7 +167,7 @@ pub fn prepare(work: &Preparation<'_>, sink: &mut dyn Sink) -> Result<Ending> {
             scope.spawn(move || shared.batches(threads as u64 * 4, &sender));
         }
         drop(sender);
-        let ending = Collector::new(work.options).collect(&shared, &results, total, sink);
+        let ending = Collector::new(work).collect(&shared, &results, total, sink);
         // Whoever waits for room is let go; what is on its way goes nowhere.
         shared.window.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
         shared.moved.notify_all();
@@ -207,9 +223,17 @@ impl Preparation<'_> {
                 drop_thinking(&mut conversation);
             }
             let marked = Marks::set(&conversation, self.tokenizer);
-            made.conversations.push((hash, marked.is_some()));
+            let forged = marked.is_some().then(|| self.forged(&conversation));
+            made.conversations.push(Seen { index: conversation.index, hash, forged });
+            conversation.messages.iter().for_each(|message| made.roles[message.role as usize] += 1);
             let shown = marked.as_ref().unwrap_or(&conversation);
-            let renderings = self.renderer.renderings(shown)?;
+            let renderings = match self.renderer.renderings(shown) {
+                Err(RenderError::Failed(error)) if self.survey && Error::of(&error).kind == Kind::Input => {
+                    made.refused.push(error.to_string());
+                    continue;
+                }
+                renderings => renderings?,
+            };
             let rich = shown.tools.is_some() || shown.messages.iter().any(|message| !message.fields.is_empty());
             let probes = &mut made.probes[usize::from(rich)];
             if probes.len() < PROBES_OF_BATCH && renderings.iter().map(|one| one.text.len()).sum::<usize>() <= PROBE_BYTES {
@@ -248,30 +272,32 @@ impl Preparation<'_> {
         }
         Ok(made)
     }
+
+    /// Where a text spells a control token.
+    fn forged(&self, conversation: &Conversation) -> String {
+        let spells = |text: &str| self.tokenizer.control_tokens(text).next().is_some();
+        place(conversation.index, conversation.messages.iter().position(|message| spells(&message.content)))
+    }
 }
 
 /// Puts the batches in order and counts.
 struct Collector {
     options: Options,
+    survey: bool,
     counts: Counts,
     seen: HashSet<u64>,
-    problems: Problems,
-    too_long: Vec<(usize, Option<usize>, u32)>,
-    too_long_count: u64,
-    too_long_dropped: u64,
+    findings: Findings,
     probes: [Vec<Probe>; 2],
 }
 
 impl Collector {
-    fn new(options: Options) -> Collector {
+    fn new(work: &Preparation<'_>) -> Collector {
         Collector {
-            options,
+            options: work.options,
+            survey: work.survey,
             counts: Counts::default(),
             seen: HashSet::new(),
-            problems: Problems::default(),
-            too_long: Vec::new(),
-            too_long_count: 0,
-            too_long_dropped: 0,
+            findings: Findings::default(),
             probes: Default::default(),
         }
     }
@@ -290,7 +316,7 @@ impl Collector {
                         self.take(made, sink)?;
                     }
                     // A fault in the files is more to the point than what it led to.
-                    Err(_) if self.problems.count() > 0 => {}
+                    Err(_) if !self.survey && !self.findings.problems.is_empty() => {}
                     Err(RenderError::Unsupported(why)) => return Ok(Ending::Unsupported(why)),
                     Err(RenderError::Failed(error)) => return Err(error),
                 }
@@ -298,23 +324,26 @@ impl Collector {
                 shared.moved.notify_all();
             }
         }
-        self.end(&shared.work.files)
+        Ok(Ending::Done { counts: self.counts, findings: self.findings, probes: self.probes.concat() })
     }
 
     fn take(&mut self, mut made: Made, sink: &mut dyn Sink) -> Result<()> {
-        self.problems.append(std::mem::take(&mut made.problems));
+        self.findings.problems.append(std::mem::take(&mut made.problems));
+        made.refused.drain(..).for_each(|refused| self.findings.refused.add(refused));
         for (kept, more) in self.probes.iter_mut().zip(&mut made.probes) {
             more.truncate(PROBES - kept.len());
             kept.append(more);
         }
         let mut repeated = HashSet::new();
-        for (i, (hash, forged)) in made.conversations.iter().enumerate() {
+        for Seen { index, hash, forged } in made.conversations.drain(..) {
             self.counts.conversations += 1;
-            self.counts.forged_control_tokens += u64::from(*forged);
-            if !self.seen.insert(*hash) {
+            self.counts.forged_control_tokens += u64::from(forged.is_some());
+            forged.into_iter().for_each(|place| self.findings.forged.add(place));
+            if !self.seen.insert(hash) {
                 self.counts.duplicates += 1;
+                self.findings.duplicates.add(place(index, None));
                 if self.options.drop_duplicates {
-                    repeated.insert(i);
+                    repeated.insert(index);
                 }
             }
         }
@@ -327,17 +356,14 @@ impl Collector {
             self.counts.longest = self.counts.longest.max(length);
             self.counts.recut_turns += u64::from(row.recut_turns);
             if row.length > self.options.max_length {
-                self.too_long_count += 1;
-                if self.too_long.len() < SHOWN {
-                    self.too_long.push((row.conversation, row.message, row.length));
-                }
+                self.findings.too_long.add(TooLong { place: place(row.conversation, row.message), tokens: row.length });
             }
             let another = earlier.replace(row.conversation) != Some(row.conversation);
             self.counts.split_conversations += u64::from(another && row.message.is_some());
             if row.kept == 0 {
                 self.counts.dropped += 1;
                 self.counts.lost_tokens += length;
-                self.too_long_dropped += u64::from(row.length > self.options.max_length);
+                self.findings.too_long_dropped += u64::from(row.length > self.options.max_length);
                 continue;
             }
             self.counts.rows += 1;
@@ -346,52 +372,17 @@ impl Collector {
             self.counts.truncated += u64::from(row.kept < row.length);
             self.counts.lost_tokens += length - u64::from(row.kept);
         }
-        if self.problems.count() == 0 { sink.take(made) } else { Ok(()) }
-    }
-
-    fn end(self, files: &[PathBuf]) -> Result<Ending> {
-        self.problems.into_result(files)?;
-        let counts = self.counts;
-        let most = self.options.max_length;
-        if self.too_long_count > 0 && self.options.overlong == Overlong::Error {
-            let named: Vec<String> =
-                self.too_long.iter().map(|(conversation, message, length)| format!("{} has {length}", place(*conversation, *message))).collect();
-            let more = self.too_long_count - named.len() as u64;
-            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-            return Err(error::input(format!(
-                "{} samples have more than max_length {most} tokens: conversation {}{more}. Raise max_length (the longest needs {}), or set \
-                 overlong to drop, truncate_left or truncate_right",
-                self.too_long_count,
-                named.join(", "),
-                counts.longest
-            )));
-        }
-        if counts.rows == 0 {
-            return Err(error::input(format!(
-                "nothing is left to train on: all {} samples are dropped. With overlong {} and max_length {most}, {} were too long or lost \
-                 every turn to train on when cut (raise max_length, or take truncate_left, which keeps the last turns); the others have no \
-                 assistant turn but with \"train\": false",
-                counts.dropped,
-                serde_json::to_value(self.options.overlong)?.as_str().unwrap_or_default(),
-                self.too_long_dropped
-            )));
-        }
-        Ok(Ending::Done { counts, probes: self.probes.concat() })
+        if self.survey || self.findings.problems.is_empty() { sink.take(made) } else { Ok(()) }
     }
 }
 
 impl Made {
-    /// Takes the rows of some conversations, by their number in this batch, out.
+    /// Takes the rows of some conversations, by their index, out.
     fn leave_out(&mut self, repeated: &HashSet<usize>) {
         let mut tokens = Rows::default();
-        let (mut number, mut last, mut kept_row) = (0, self.rows.first().map(|row| row.conversation), 0);
-        let rows = std::mem::take(&mut self.rows);
-        for row in rows {
-            if last != Some(row.conversation) {
-                number += 1;
-                last = Some(row.conversation);
-            }
-            let wanted = !repeated.contains(&number);
+        let mut kept_row = 0;
+        self.rows.retain(|row| {
+            let wanted = !repeated.contains(&row.conversation);
             if row.kept > 0 {
                 if wanted {
                     let (ids, labels) = self.tokens.get(kept_row);
@@ -399,10 +390,8 @@ impl Made {
                 }
                 kept_row += 1;
             }
-            if wanted {
-                self.rows.push(row);
-            }
-        }
+            wanted
+        });
         self.tokens = tokens;
     }
 }

@@ -1,6 +1,7 @@
 //! Rust to Python: the interpreter, its streams and signals, and the call of a script.
 
 mod interpreter;
+mod probe;
 mod raised;
 mod script;
 mod transformers;
@@ -11,6 +12,7 @@ use pyo3::prelude::*;
 
 pub use interpreter::{Python3, use_environment};
 pub(crate) use interpreter::{host_prefix, hosted_by_python, started};
+pub(crate) use probe::{Probe, time_rows};
 pub(crate) use raised::from_python;
 pub(crate) use script::{Call, call_script};
 pub(crate) use transformers::{PythonTransformers, json_lines, tokenizer_folder};

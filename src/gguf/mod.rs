@@ -15,4 +15,5 @@ mod source;
 mod tests;
 mod write;
 
+pub(crate) use source::{Tensor, tensors};
 pub use write::write;

@@ -102,6 +102,22 @@ impl Source {
     }
 }
 
+/// A tensor as the header of its file describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tensor {
+    pub name: String,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Bytes in the file.
+    pub bytes: usize,
+}
+
+/// The tensors of a safetensors file, by its header alone.
+pub(crate) fn tensors(path: &Path) -> Result<Vec<Tensor>> {
+    let tensors = Source::open(path)?.tensors.into_iter();
+    Ok(tensors.map(|(name, Stretch { shape, bytes, .. })| Tensor { name, shape, bytes }).collect())
+}
+
 /// Where each tensor of a safetensors file lies, from the file's bytes. The library checks that the tensors follow each other
 /// without a gap to the end of the file, each as long as its shape says.
 fn stretches(bytes: &[u8]) -> Result<HashMap<String, Stretch>, SafeTensorError> {

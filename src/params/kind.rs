@@ -28,6 +28,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     IntChoice(&'static [i64]),
     TextList,
+    /// Whole numbers from 0.
+    IntList,
     /// One path, or several.
     Paths,
     ChoiceList(&'static [&'static str]),
@@ -90,6 +92,7 @@ impl Kind {
                 format!("one of {}", numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
             }
             Kind::TextList => "a list of texts, none of them empty".into(),
+            Kind::IntList => "a list of whole numbers, none below 0".into(),
             Kind::ChoiceList(names) => format!("a list, not empty, of {}", names.join(", ")),
             Kind::Prompts => {
                 "a text that is not empty, or a list of such texts and of conversations ([{\"role\": …, \"content\": …}, …])".into()
@@ -118,11 +121,12 @@ impl Kind {
             (Kind::TextList, Value::Array(items)) => (!items.is_empty()
                 && items.iter().all(|item| item.as_str().is_some_and(|text| !text.is_empty())))
             .then_some(Value::Array(items)),
+            (Kind::IntList, Value::Array(items)) => (!items.is_empty() && items.iter().all(Value::is_u64)).then_some(Value::Array(items)),
             // A single path is a text at every door.
             (Kind::Paths, Value::Array(mut items)) if items.len() == 1 => Kind::Path.accept(items.remove(0)),
-            (Kind::Paths, Value::Array(items)) => (!items.is_empty()
-                && items.iter().all(|item| Kind::Path.accept(item.clone()).is_some()))
-            .then_some(Value::Array(items)),
+            (Kind::Paths, Value::Array(items)) => {
+                (!items.is_empty() && items.iter().all(|item| Kind::Path.accept(item.clone()).is_some())).then_some(Value::Array(items))
+            }
             (Kind::Paths, value) => Kind::Path.accept(value),
             (Kind::ChoiceList(names), Value::String(text)) => names.contains(&text.as_str()).then(|| json!([text])),
             (Kind::ChoiceList(names), Value::Array(items)) => {
@@ -154,6 +158,10 @@ impl Kind {
             Kind::TextList | Kind::ChoiceList(_) => {
                 texts.iter().flat_map(|text| text.split(',')).map(|item| Value::from(item.trim())).collect()
             }
+            Kind::IntList => {
+                let numbers = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
+                numbers.map(|text| text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)).collect()
+            }
             Kind::Prompts | Kind::Paths => texts.iter().cloned().map(Value::from).collect(),
             // Values stay texts: the script's PARAMS say what they are to be read as.
             Kind::Object => {
@@ -166,7 +174,7 @@ impl Kind {
 
     /// Whether a flag of that type may be given several times.
     pub fn repeats(self) -> bool {
-        matches!(self, Kind::Paths | Kind::TextList | Kind::ChoiceList(_) | Kind::Prompts | Kind::Object)
+        matches!(self, Kind::Paths | Kind::TextList | Kind::IntList | Kind::ChoiceList(_) | Kind::Prompts | Kind::Object)
     }
 
     /// The type in Python's notation, for arguments.
@@ -181,6 +189,7 @@ impl Kind {
             Kind::Choice(names) => literal(names.iter().map(|name| format!("\"{name}\"")).collect()),
             Kind::IntChoice(numbers) => literal(numbers.iter().map(ToString::to_string).collect()),
             Kind::TextList => "Sequence[str]".into(),
+            Kind::IntList => "Sequence[int]".into(),
             Kind::ChoiceList(names) => {
                 let one = literal(names.iter().map(|name| format!("\"{name}\"")).collect());
                 format!("{one} | Sequence[{one}]")
@@ -202,7 +211,7 @@ impl Kind {
             Kind::Int { .. } => "whole number",
             Kind::Float { .. } => "number",
             Kind::Choice(_) | Kind::IntChoice(_) => "choice",
-            Kind::TextList | Kind::ChoiceList(_) => "list",
+            Kind::TextList | Kind::IntList | Kind::ChoiceList(_) => "list",
             Kind::Prompts => "prompts",
             Kind::Object => "name=value",
         }

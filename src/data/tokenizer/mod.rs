@@ -164,6 +164,23 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// The bytes that a token, one that `encode` or `control_tokens` gave, stands for.
+    pub fn bytes(&self, id: u32) -> Vec<u8> {
+        let whole = [&self.control, &self.added].into_iter().find_map(|known| {
+            let at = known.ids.iter().position(|known| *known == id)?;
+            Some(known.texts[at].clone().into_bytes())
+        });
+        whole.unwrap_or_else(|| match &self.engine {
+            Engine::Reference(reference) => reference.bytes(id),
+            Engine::Fast(vocabulary) => vocabulary.content(id).to_vec(),
+        })
+    }
+
+    /// Whether an id is a control token's.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.control.ids.contains(&id)
+    }
+
     /// How many bytes of the text each of its tokens takes, by `encode`; of the normalized text (NFC), where that differs.
     pub fn lengths(&self, text: &str, ids: &[u32]) -> Result<Vec<usize>> {
         match &self.engine {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 
+use super::vocabulary::Spelling;
 use crate::error;
 
 /// A tokenizer of the library, for which control tokens in text are text.
@@ -27,8 +28,9 @@ impl Reference {
     }
 
     fn read(path: &Path) -> Result<Reference> {
-        let mut tokenizer = tokenizers::Tokenizer::from_file(path)
-            .map_err(|cause| error::model(format!("the tokenizer {} cannot be loaded: {cause}; copy or download it again", path.display())))?;
+        let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(|cause| {
+            error::model(format!("the tokenizer {} cannot be loaded: {cause}; copy or download it again", path.display()))
+        })?;
         tokenizer.set_encode_special_tokens(true);
         Ok(Reference(tokenizer))
     }
@@ -38,6 +40,12 @@ impl Reference {
         let encoding = self.0.encode_fast(text, false).map_err(|cause| refused(&*cause))?;
         ids.extend(encoding.get_ids());
         Ok(())
+    }
+
+    /// The bytes that a token stands for; where the library's form of it is not byte-level, that form.
+    pub(super) fn bytes(&self, id: u32) -> Vec<u8> {
+        let token = self.0.id_to_token(id).unwrap_or_default();
+        Spelling::new().bytes(&token).unwrap_or_else(|| token.into_bytes())
     }
 
     /// How many bytes of the text each token takes.

@@ -164,14 +164,9 @@ impl Vocabulary {
         let mut body = (self.pattern as u64).to_le_bytes().to_vec();
         let narrow = |table: &[u32]| Cow::from(table.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
         let wide = |table: &[u64]| Cow::from(table.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
-        for table in [
-            narrow(&self.bytes),
-            narrow(&self.ends),
-            Cow::from(&self.text),
-            wide(&self.pairs),
-            wide(&self.outcomes),
-            wide(&self.words),
-        ] {
+        for table in
+            [narrow(&self.bytes), narrow(&self.ends), Cow::from(&self.text), wide(&self.pairs), wide(&self.outcomes), wide(&self.words)]
+        {
             body.extend((table.len() as u64).to_le_bytes());
             body.extend(table.iter());
             body.resize(body.len().next_multiple_of(8), 0);
@@ -209,13 +204,13 @@ fn pair_slot(key: u64, slots: usize) -> usize {
 }
 
 /// How byte-level BPE spells bytes as characters (GPT-2's `bytes_to_unicode`): printable Latin-1 as itself, others from U+0100 on.
-struct Spelling {
+pub(super) struct Spelling {
     of_byte: [char; 256],
     of_char: HashMap<char, u8>,
 }
 
 impl Spelling {
-    fn new() -> Spelling {
+    pub(super) fn new() -> Spelling {
         let mut others = 0x100;
         let of_byte = std::array::from_fn(|byte| {
             if matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) {
@@ -233,7 +228,7 @@ impl Spelling {
     }
 
     /// The bytes that a token spells; nothing where it holds another character (an added token).
-    fn bytes(&self, token: &str) -> Option<Vec<u8>> {
+    pub(super) fn bytes(&self, token: &str) -> Option<Vec<u8>> {
         token.chars().map(|c| self.of_char.get(&c).copied()).collect()
     }
 }

@@ -1,0 +1,150 @@
+//! A model's shape: its configuration, and what the headers of its safetensors files say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::error;
+use crate::gguf::{Tensor, tensors};
+
+/// A model without its weights.
+#[derive(Debug)]
+pub(super) struct Model {
+    config: Value,
+    pub quantized: bool,
+    /// By name; a tied output matrix and what text models do not load are left out.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Bytes of the tokenizer and the other small files that go along with a saved model.
+    pub small_files: u64,
+}
+
+/// Parts of multimodal and multi-token checkpoints that a causal language model does not load.
+const NOT_LOADED: [&str; 3] = ["visual.", "mtp.", "vision_tower."];
+
+impl Model {
+    /// Reads config.json and headers. The inner error says what is not there.
+    pub(super) fn open(folder: &Path) -> Result<Result<Model, String>> {
+        if folder.join("adapter_config.json").is_file() {
+            return Ok(Err(format!("{} is an adapter, which has no weights of its own to train on", folder.display())));
+        }
+        let path = folder.join("config.json");
+        let Ok(text) = fs::read_to_string(&path) else {
+            return Ok(Err(format!("{} has no config.json", folder.display())));
+        };
+        let whole: Value = serde_json::from_str(&text)
+            .map_err(|cause| error::model(format!("{} cannot be read: {cause}; copy or download it again", path.display())))?;
+        let files = weights(folder)?;
+        if files.is_empty() {
+            return Ok(Err(format!("{} has no weights (*.safetensors)", folder.display())));
+        }
+        let quantized = whole.get("quantization_config").is_some_and(|config| !config.is_null());
+        let config = whole.get("text_config").filter(|config| config.is_object()).unwrap_or(&whole).clone();
+        let tied = [&config, &whole].iter().any(|config| config["tie_word_embeddings"] == Value::Bool(true));
+        let mut all = BTreeMap::new();
+        for file in &files {
+            for tensor in tensors(file)? {
+                let left_out = (tied && tensor.name == "lm_head.weight") || NOT_LOADED.iter().any(|part| tensor.name.contains(part));
+                if !left_out {
+                    all.insert(tensor.name.clone(), tensor);
+                }
+            }
+        }
+        Ok(Ok(Model { config, quantized, tensors: all, small_files: small_files(folder)? }))
+    }
+
+    /// Numbers in the weights.
+    pub(super) fn parameters(&self) -> u64 {
+        self.tensors.values().map(numbers).sum()
+    }
+
+    /// Bytes as they are stored.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.tensors.values().map(|tensor| tensor.bytes as u64).sum()
+    }
+
+    /// What the weights are stored in.
+    pub(super) fn stored_dtype(&self) -> &'static str {
+        match self.config["dtype"].as_str().or_else(|| self.config["torch_dtype"].as_str()) {
+            Some("bfloat16") => "bf16",
+            Some("float16") => "fp16",
+            _ => "fp32",
+        }
+    }
+
+    /// How many tokens a sample may have, scaled rotary embeddings included.
+    pub(super) fn positions(&self) -> Option<u64> {
+        let limit = self.number("max_position_embeddings")?;
+        let rope = ["rope_parameters", "rope_scaling"].iter().map(|name| &self.config[*name]).find(|rope| rope.is_object());
+        let scaled = rope.and_then(|rope| Some(rope["factor"].as_f64()? * rope["original_max_position_embeddings"].as_f64()?));
+        Some(scaled.map_or(limit, |scaled| limit.max(scaled as u64)))
+    }
+
+    /// Inputs and outputs of a projection, by the configuration.
+    fn projection(&self, name: &str) -> Option<(u64, u64)> {
+        let (hidden, heads) = (self.number("hidden_size")?, self.number("num_attention_heads")?.max(1));
+        let head = self.number("head_dim").unwrap_or(hidden / heads);
+        let keys = self.number("num_key_value_heads").unwrap_or(heads) * head;
+        match name {
+            "q_proj" => Some((hidden, heads * head)),
+            "k_proj" | "v_proj" => Some((hidden, keys)),
+            "o_proj" => Some((heads * head, hidden)),
+            "gate_proj" | "up_proj" => Some((hidden, self.number("intermediate_size")?)),
+            "down_proj" => Some((self.number("intermediate_size")?, hidden)),
+            _ => None,
+        }
+    }
+
+    /// A whole number of the configuration.
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
+        self.config[name].as_u64()
+    }
+}
+
+/// The linear layers of the blocks, by the model's path to them: inputs and outputs. Of a quantized model, whose files do not tell them,
+/// those that the configuration does.
+pub(super) fn linear_layers(model: &Model) -> impl Iterator<Item = (&str, u64, u64)> {
+    model.tensors.values().filter(|tensor| in_a_block(&tensor.name) && tensor.shape.len() == 2).filter_map(|tensor| {
+        let path = tensor.name.strip_suffix(".weight")?;
+        if model.quantized {
+            let (inputs, outputs) = model.projection(path.rsplit('.').next().unwrap_or_default())?;
+            return Some((path, inputs, outputs));
+        }
+        Some((path, tensor.shape[1] as u64, tensor.shape[0] as u64))
+    })
+}
+
+pub(super) fn in_a_block(name: &str) -> bool {
+    let mut parts = name.split('.');
+    parts.by_ref().any(|part| part == "layers") && parts.next().is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+pub(super) fn numbers(tensor: &Tensor) -> u64 {
+    tensor.shape.iter().map(|size| *size as u64).product()
+}
+
+/// The files that hold the weights: those of the index, or all safetensors files.
+fn weights(folder: &Path) -> Result<Vec<PathBuf>> {
+    let files = entries(folder)?.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    let files: Vec<PathBuf> = files.collect();
+    let index = folder.join("model.safetensors.index.json");
+    let Ok(text) = fs::read_to_string(&index) else { return Ok(files) };
+    let index: Value = serde_json::from_str(&text)
+        .map_err(|cause| error::model(format!("{} cannot be read: {cause}; copy or download it again", index.display())))?;
+    let named: Vec<&str> = index["weight_map"].as_object().into_iter().flatten().filter_map(|(_, file)| file.as_str()).collect();
+    Ok(files.into_iter().filter(|path| path.file_name().is_some_and(|name| named.iter().any(|named| name == *named))).collect())
+}
+
+fn small_files(folder: &Path) -> Result<u64> {
+    let small = |path: &PathBuf| path.extension().is_some_and(|extension| ["json", "jinja", "txt"].iter().any(|known| extension == *known));
+    Ok(entries(folder)?.iter().filter(|path| small(path)).filter_map(|path| Some(path.metadata().ok()?.len())).sum())
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("the model's folder {} cannot be read", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
+}

@@ -1,0 +1,116 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A Qwen2 of one layer whose file has a header and as many zeros as that says.
+fn model(folder: &Path, config: &Value) {
+    let shapes: [(&str, &[usize]); 12] = [
+        ("model.embed_tokens.weight", &[100, 16]),
+        ("lm_head.weight", &[100, 16]),
+        ("model.norm.weight", &[16]),
+        ("model.layers.0.input_layernorm.weight", &[16]),
+        ("model.layers.0.self_attn.q_proj.weight", &[16, 16]),
+        ("model.layers.0.self_attn.q_proj.bias", &[16]),
+        ("model.layers.0.self_attn.k_proj.weight", &[8, 16]),
+        ("model.layers.0.self_attn.v_proj.weight", &[8, 16]),
+        ("model.layers.0.self_attn.o_proj.weight", &[16, 16]),
+        ("model.layers.0.mlp.gate_proj.weight", &[32, 16]),
+        ("model.layers.0.mlp.up_proj.weight", &[32, 16]),
+        ("model.layers.0.mlp.down_proj.weight", &[16, 32]),
+    ];
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, shape) in shapes {
+        let bytes = 2 * shape.iter().product::<usize>();
+        header.insert(name.into(), json!({"dtype": "BF16", "shape": shape, "data_offsets": [end, end + bytes]}));
+        end += bytes;
+    }
+    let header = Value::Object(header).to_string();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.resize(file.len() + end, 0);
+    std::fs::write(folder.join("model.safetensors"), file).unwrap();
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
+fn config() -> Value {
+    json!({"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1,
+           "vocab_size": 100, "max_position_embeddings": 64, "tie_word_embeddings": true, "dtype": "bfloat16"})
+}
+
+fn settings(more: &Value) -> Settings {
+    let mut all = json!({
+        "task": "finetune_full", "num_epochs": 2.0, "batch_size": 2, "gradient_accumulation_steps": 2, "dtype": "auto", "device": "cpu",
+        "save_steps": 0, "lora_rank": null, "target_modules": null, "load_in_4bit": false, "max_length": 64, "overlong": "error",
+        "thinking": "keep", "drop_duplicates": false, "eval_split": 0.0, "seed": 1,
+    });
+    all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(all).unwrap()
+}
+
+const ROWS: Rows = Rows { train: 9, longest: 10, longest_targets: 4 };
+/// Numbers of the model, its tied output matrix counted once: in the seven projections, and the others.
+const PROJECTIONS: u64 = 256 + 128 + 128 + 256 + 3 * 512;
+const OTHERS: u64 = 1600 + 16 + 16 + 16;
+
+fn reckoned(more: &Value) -> (Estimate, Refusals) {
+    let folder = tempfile::tempdir().unwrap();
+    model(folder.path(), &config());
+    estimate(folder.path(), &settings(more), ROWS).unwrap()
+}
+
+#[test]
+fn a_full_fine_tune_takes_sixteen_bytes_a_parameter_and_what_a_row_needs() {
+    let (made, refusals) = reckoned(&json!({}));
+    assert!(refusals.is_empty());
+    let numbers = PROJECTIONS + OTHERS;
+    assert_eq!((made.parameters, made.trainable_parameters), (Some(numbers), Some(numbers)));
+    let memory = made.memory.unwrap();
+    assert_eq!((memory.weights, memory.gradients, memory.optimizer), (4 * numbers, 4 * numbers, 8 * numbers));
+    // Saved by autograd: 4 bytes of 6 h + 2 (q + k) + 4 i + H + 2 a token, 3 h and two heads outside, 2 h a target.
+    let layer = 6 * 16 + 2 * (16 + 8) + 4 * 32 + 2 + 2;
+    assert_eq!(memory.activations, 10 * 4 * (layer + 3 * 16 + 2 * 8) + 4 * 4 * 2 * 16);
+    assert_eq!(memory.logits, 4 * 100 * 8);
+    assert_eq!(memory.total, 16 * numbers + memory.activations + memory.logits);
+}
+
+#[test]
+fn steps_round_up_within_an_epoch_and_at_the_end() {
+    let (made, _) = reckoned(&json!({"num_epochs": 1.5, "save_steps": 2}));
+    assert_eq!((made.steps_per_epoch, made.steps), (3, 5));
+    let disk = made.disk.unwrap();
+    assert_eq!(disk.checkpoints, 2);
+    assert_eq!(disk.total, disk.output + 2 * disk.checkpoint);
+}
+
+#[test]
+fn an_adapter_has_rank_times_inputs_and_outputs_of_its_layers() {
+    let (made, _) = reckoned(&json!({"task": "finetune_lora", "lora_rank": 3, "target_modules": ["q_proj", "down_proj"]}));
+    let adapter = 3 * ((16 + 16) + (32 + 16));
+    assert_eq!(made.trainable_parameters, Some(adapter));
+    let memory = made.memory.unwrap();
+    assert_eq!((memory.weights, memory.gradients, memory.optimizer), (4 * (PROJECTIONS + OTHERS + adapter), 4 * adapter, 8 * adapter));
+    let (made, _) = reckoned(&json!({"task": "finetune_lora", "load_in_4bit": true}));
+    let all = 8 * ((16 + 16) + 2 * (16 + 8) + (16 + 16) + 3 * (16 + 32));
+    assert_eq!(made.trainable_parameters, Some(all));
+    assert_eq!(made.memory.unwrap().weights, PROJECTIONS / 2 + PROJECTIONS / 16 + 4 * (OTHERS + all));
+}
+
+#[test]
+fn what_training_would_refuse_is_said() {
+    let (_, refusals) = reckoned(&json!({"task": "finetune_lora", "target_modules": ["qproj"]}));
+    assert!(refusals[0].contains("no layer \"qproj\"") && refusals[0].contains("did you mean \"q_proj\"?"), "{refusals:?}");
+    let (_, refusals) = reckoned(&json!({"max_length": 65}));
+    assert!(refusals[0].contains("beyond the 64 positions"), "{refusals:?}");
+}
+
+#[test]
+fn a_folder_without_weights_leaves_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config().to_string()).unwrap();
+    let (made, refusals) = estimate(folder.path(), &settings(&json!({})), ROWS).unwrap();
+    assert!(refusals.is_empty() && made.memory.is_none() && made.disk.is_none());
+    assert_eq!(made.steps, 6);
+    assert!(made.missing[0].contains("no weights"), "{:?}", made.missing);
+}

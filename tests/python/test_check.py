@@ -1,0 +1,279 @@
+"""`check` says what a data set is, what is wrong with it, and what training on it will take."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import pyrust_nn
+from pyrust_nn.tiny import tiny_model_folder
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+Report = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """The folder of builtin:tiny, so that nothing needs Python."""
+    return tiny_model_folder()
+
+
+@pytest.fixture
+def report(cli: Cli, tiny: Path) -> Report:
+    """The report as JSON; stdout holds nothing else."""
+
+    def check(*words: str | Path, code: int = 0) -> Any:
+        done = cli("check", *words, "--model", tiny, "--json", "--python-env", "/nonexistent", "--no-setup")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+    return check
+
+
+def talk(question: str, *answers: str) -> dict[str, Any]:
+    """A conversation in which each answer follows the same question."""
+    messages = []
+    for answer in answers:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages}
+
+
+def as_file(folder: Path, conversations: list[Any]) -> Path:
+    """A data set of these."""
+    path = folder / "data.json"
+    path.write_text(json.dumps(conversations), encoding="utf-8")
+    return path
+
+
+def test_counts_equal_those_of_transformers(report: Report, tiny: Path, data_json: str, conversations: list[list[dict[str, str]]]) -> None:
+    """Rows, tokens, roles, quantiles and the histogram, counted apart."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    lengths = sorted(len(tokenizer.apply_chat_template(one, tokenize=True, return_dict=False)) for one in conversations)
+    made = report(data_json)
+    assert made["ok"] and made["counts"]["conversations"] == made["counts"]["rows"] == len(conversations)
+    assert made["counts"]["tokens"] == sum(lengths)
+    roles = [message["role"] for one in conversations for message in one]
+    assert made["roles"] == {role: roles.count(role) for role in ("system", "user", "assistant", "tool")}
+    # Between <|im_start|>assistant\n and <|im_end|>, that included.
+    end, header = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.encode("<|im_start|>assistant\n")
+    targets = 0
+    for one in conversations:
+        ids = tokenizer.apply_chat_template(one, tokenize=True, return_dict=False)
+        at = 0
+        while at < len(ids):
+            if ids[at : at + len(header)] == header:
+                stop = ids.index(end, at) + 1
+                targets += stop - at - len(header)
+                at = stop
+            else:
+                at += 1
+    assert made["counts"]["target_tokens"] == targets
+    bins = made["lengths"]["histogram"]
+    assert sum(one["rows"] for one in bins) == made["counts"]["rows"]
+    for one in bins:
+        assert one["rows"] == sum(one["from"] <= length <= one["to"] for length in lengths)
+    for name, share in (("median", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)):
+        assert made["lengths"][name] == lengths[max(0, -int(-share * len(lengths) // 1) - 1)]
+
+
+def test_what_is_marked_are_the_assistants_words_and_the_end_of_the_turn(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    """Without colours targets stand in brackets, in every turn; scripts whose characters take several tokens stay whole."""
+    path = as_file(tmp_path, [talk("What?", "Plain words.", "日本 🙂\nin two lines")])
+    done = cli("check", path, "--model", tiny, "--python-env", "/nonexistent")
+    assert done.returncode == 0, done.stderr
+    marked = [words.replace("\n  ", "\n") for words in re.findall("⟦(.*?)⟧", done.stdout.split("\n", 2)[2], re.DOTALL)]
+    assert [words for words in marked if words.strip()] == ["Plain words.<|im_end|>", "日本 🙂\nin two lines<|im_end|>"]
+    assert "\x1b" not in done.stdout
+
+
+def test_the_pieces_of_a_preview_are_the_whole_rendering(report: Report, tiny: Path, data_json: str, conversations: list[Any]) -> None:
+    """Those of the conversations that were asked for."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    previews = report(data_json, "--show-index", "2", "5")["previews"]
+    assert [one["conversation"] for one in previews] == [2, 5]
+    for one in previews:
+        ids = tokenizer.apply_chat_template(conversations[one["conversation"]], tokenize=True, return_dict=False)
+        text = tokenizer.apply_chat_template(conversations[one["conversation"]], tokenize=False)
+        assert "".join(piece["text"] for piece in one["pieces"]) == text
+        assert sum(piece["tokens"] for piece in one["pieces"]) == one["tokens"] == len(ids)
+        assert sum(piece["tokens"] for piece in one["pieces"] if piece["target"]) == one["target_tokens"]
+
+
+def test_every_fault_is_listed_with_its_place_and_the_rest_is_counted(report: Report, cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    """The exit code is 2, and the sound conversations are in the figures."""
+    path = tmp_path / "data.json"
+    good = json.dumps(talk("a", "b"))
+    path.write_text(f'[{good},\n{{"messages": 5}},\n{{"messages": [{{"role": "human", "content": "x"}}]}}, {good}]', encoding="utf-8")
+    made = report(path, code=2)
+    assert not made["ok"] and made["problem_count"] == 2 and made["counts"]["conversations"] == 2
+    assert [(one["line"], one["column"], one["path"]) for one in made["problems"]] == [
+        (2, 14, "[1].messages"),
+        (3, 24, "[2].messages[0].role"),
+    ]
+    done = cli("check", path, "--model", tiny)
+    assert done.returncode == 2
+    assert "line 2, column 14, [1].messages: " in done.stdout and "line 3, column 24, [2].messages[0].role: " in done.stdout
+
+
+def test_what_is_too_long_is_found_and_refused_only_where_training_would(report: Report, data_json: str) -> None:
+    """`overlong` decides; the samples are listed either way."""
+    whole = report(data_json)
+    lengths = whole["lengths"]
+    limit = str(lengths["median"])
+    made = report(data_json, "--max-length", limit, code=2)
+    assert made["too_long"]["count"] == made["counts"]["dropped"] > 0
+    assert made["too_long"]["first"][0]["tokens"] > lengths["median"]
+    assert "max_length" in made["errors"][0] and made["counts"]["longest"] == lengths["max"]
+    cut = report(data_json, "--max-length", limit, "--overlong", "truncate_left")
+    assert cut["ok"] and cut["too_long"]["count"] == made["too_long"]["count"]
+    assert cut["lengths"]["max"] == lengths["median"]
+    assert cut["counts"]["tokens"] + cut["counts"]["lost_tokens"] == whole["counts"]["tokens"]
+
+
+def test_duplicates_and_forged_control_tokens_are_named(report: Report, tmp_path: Path) -> None:
+    """With their places; `drop_duplicates` leaves the first of each."""
+    forged = talk("say <|im_end|> aloud", "no")
+    path = as_file(tmp_path, [talk("a", "b"), talk("c", "d"), talk("a", "b"), forged, talk("a", "b")])
+    made = report(path)
+    assert (made["counts"]["duplicates"], made["counts"]["rows"], made["counts"]["forged_control_tokens"]) == (2, 5, 1)
+    assert any("[2], [4]" in warning for warning in made["warnings"])
+    assert any("[3].messages[0]" in warning for warning in made["warnings"])
+    assert report(path, "--drop-duplicates")["counts"]["rows"] == 3
+
+
+def test_rows_held_out_are_not_trained_on(report: Report, data_json: str) -> None:
+    """Steps count the others."""
+    made = report(data_json, "--eval-split", "0.25", "--batch-size", "1", "--num-epochs", "2")
+    prepared = pyrust_nn.prepare_dataset("builtin:tiny", dataset_path=data_json, eval_split=0.25)
+    assert made["eval_rows"] == prepared["eval_rows"] > 0
+    assert made["estimate"]["steps"] == 2 * (made["counts"]["rows"] - made["eval_rows"])
+
+
+def test_memory_of_a_full_fine_tune_is_torchs(report: Report, tiny: Path, data_json: str) -> None:
+    """Weights, gradients and AdamW's moments to the byte; what autograd keeps, nearly."""
+    made = report(data_json, "--task", "finetune_full", "--device", "cpu", "--show", "0")
+    memory = made["estimate"]["memory"]
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).train()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters)
+    kept: dict[int, int] = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    alive = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(storage)  # or its address would be given to another
+        return tensor
+
+    ids = torch.arange(made["lengths"]["max"])[None]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.model(input_ids=ids, use_cache=False)
+    model(input_ids=ids).logits.sum().backward()
+    optimizer.step()
+    assert memory["weights"] == sum(one.nbytes for one in parameters)
+    assert memory["gradients"] == sum(one.grad.nbytes for one in parameters if one.grad is not None)
+    moments = [state[name].nbytes for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert memory["optimizer"] == sum(moments)
+    assert made["estimate"]["parameters"] == sum(one.numel() for one in parameters)
+    assert memory["activations"] == pytest.approx(sum(kept.values()), rel=0.15)
+
+
+def test_an_adapters_parameters_are_pefts(report: Report, tiny: Path, data_json: str) -> None:
+    """Of all seven projections, and of some."""
+    from peft import LoraConfig, get_peft_model
+
+    for words, targets in (
+        ([], ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
+        (["--target-modules", "q_proj,down_proj"], ["q_proj", "down_proj"]),
+    ):
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), LoraConfig(r=5, target_modules=targets))
+        estimate = report(data_json, "--lora-rank", "5", "--show", "0", *words)["estimate"]
+        assert estimate["trainable_parameters"] == model.get_nb_trainable_parameters()[0]
+
+
+def test_a_folder_with_a_tokenizer_alone_is_enough_for_all_but_memory(
+    report: Report, cli: Cli, tiny: Path, data_json: str, tmp_path: Path
+) -> None:
+    """The estimate says what is missing."""
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(tiny, folder)
+    (folder / "model.safetensors").unlink()
+    done = cli("check", data_json, "--model", folder, "--json")
+    made = json.loads(done.stdout)
+    assert done.returncode == 0 and made["counts"] == report(data_json)["counts"]
+    assert made["estimate"]["memory"] is None and made["estimate"]["steps"] > 0
+    assert "no weights" in made["estimate"]["missing"][0]
+
+
+def on_a_terminal(binary: Path, *words: str | Path, **environment: str) -> str:
+    """What the binary writes to a terminal of its own."""
+    parent, child = pty.openpty()
+    done = subprocess.Popen([str(binary), *map(str, words)], stdout=child, stderr=subprocess.DEVNULL, env={**os.environ, **environment})
+    os.close(child)
+    read = b""
+    while True:
+        try:
+            block = os.read(parent, 1 << 16)
+        except OSError:  # the other side is closed
+            break
+        if not block:
+            break
+        read += block
+    os.close(parent)
+    assert done.wait() == 0
+    return read.decode()
+
+
+def test_colours_are_for_terminals_that_want_them(binary: Path, tiny: Path, tmp_path: Path) -> None:
+    """What is trained on is underlined there; NO_COLOR brings the brackets."""
+    path = as_file(tmp_path, [talk("a", "words")])
+    environment = {name: "" for name in ("NO_COLOR",)}
+    colored = on_a_terminal(binary, "check", path, "--model", tiny, **environment)
+    assert "\x1b[4;32mw" in colored and "⟦words" not in colored
+    plain = on_a_terminal(binary, "check", path, "--model", tiny, NO_COLOR="1")
+    assert "\x1b" not in plain and "⟦words<|im_end|>⟧" in plain
+
+
+def test_no_escape_in_the_data_reaches_the_terminal(cli: Cli, binary: Path, tiny: Path, tmp_path: Path) -> None:
+    """Neither from a sample nor from the words about a fault."""
+    path = as_file(tmp_path, [talk("\x1b[2J\x1b]0;title\x07 \u009b31m \u202e", "\x1b[31mred")])
+    for text in (cli("check", path, "--model", tiny, "-v").stdout, on_a_terminal(binary, "check", path, "--model", tiny, NO_COLOR="1")):
+        assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", text)
+        assert "␛[2J" in text.replace("│", "")
+    faulty = as_file(tmp_path, [{"messages": [{"role": "\x1b[2Jx", "content": "y"}]}])
+    done = cli("check", faulty, "--model", tiny)
+    assert done.returncode == 2 and "\x1b" not in done.stdout
+
+
+def test_python_gets_the_same_report(report: Report, tiny: Path, data_json: str, tmp_path: Path) -> None:
+    """As a dict with the keys of its type; wrong data are no exception there."""
+    made = pyrust_nn.check_dataset(tiny, dataset_path=data_json)
+    assert made == report(data_json)
+    assert made.keys() == pyrust_nn.CheckReport.__annotations__.keys()
+    wrong = pyrust_nn.check_dataset(tiny, dataset_path=as_file(tmp_path, [{"messages": []}]))
+    assert not wrong["ok"] and wrong["problem_count"] == 1
+    with pytest.raises(pyrust_nn.InputError):
+        pyrust_nn.check_dataset(tiny, dataset_path="nowhere.json")
+
+
+def test_a_probe_gives_a_time(tiny: Path, data_json: str) -> None:
+    """Of both ways; more epochs take longer."""
+    once = pyrust_nn.check_dataset(tiny, dataset_path=data_json, probe=True, num_epochs=1, show=0)["estimate"]["time"]
+    often = pyrust_nn.check_dataset(tiny, dataset_path=data_json, probe=True, num_epochs=1000, task="finetune_full", show=0)["estimate"][
+        "time"
+    ]
+    assert once is not None and often is not None
+    assert 0 < once["seconds"] < often["seconds"]
