@@ -107,11 +107,10 @@ fn check(given: Map<String, Value>, door: Door, more: &mut dyn FnMut(u64, u64) -
 /// Prepares what a step will train on, if Rust alone can; else only checks the files. The script asks again and finds it.
 /// `name`: the parameter that has the paths, `dataset_path` or `eval_dataset_path`.
 pub(crate) fn prepare_ahead(params: &Map<String, Value>, name: &str, model: &str) -> Result<Vec<PathBuf>> {
-    let paths = paths(&params[name]);
-    if paths.iter().any(|path| is_foreign(Path::new(path))) {
-        return Ok(paths.iter().map(PathBuf::from).collect());
+    let files = named(&paths(&params[name]))?;
+    if files.iter().any(|file| is_foreign(file)) {
+        return Ok(files);
     }
-    let files = data::expand(&paths)?;
     let folder = Path::new(model);
     if folder.is_dir() && data::is_native(folder) {
         let mut options = Options::of(params)?;
@@ -148,15 +147,17 @@ fn paths(value: &Value) -> Vec<String> {
 
 /// The files behind paths and patterns; what only the `datasets` library reads becomes JSON lines in the cache.
 fn files(paths: &[String]) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for path in paths {
-        if is_foreign(Path::new(path)) {
-            files.push(embed::json_lines(Path::new(path))?);
-        } else {
-            files.extend(data::expand(&[path])?);
-        }
+    named(paths)?.into_iter().map(|file| if is_foreign(&file) { embed::json_lines(&file) } else { Ok(file) }).collect()
+}
+
+/// The files behind paths and patterns; what the `datasets` library must read may be a folder, and is not looked at here.
+fn named(paths: &[String]) -> Result<Vec<PathBuf>> {
+    let whole = |path: &String| is_foreign(Path::new(path)) && !data::is_pattern(path);
+    if !paths.iter().any(whole) {
+        return data::expand(paths);
     }
-    Ok(files)
+    let files = paths.iter().map(|path| if whole(path) { Ok(vec![PathBuf::from(path)]) } else { data::expand(&[path]) });
+    Ok(files.collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// Whether the `datasets` library must read it: Parquet, Arrow, a folder that it saved.

@@ -4,14 +4,15 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use ::log::Level;
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple, PyType};
 use serde_json::{Map, Value};
 
-use crate::error::{self, Error, Kind};
 use crate::dataset::{QUERIES, Query};
+use crate::error::{self, Error, Kind};
 use crate::generate::{Function, function_name};
 use crate::params::{Door, MODEL};
 use crate::run::{self, Outcome, Request};
@@ -230,6 +231,30 @@ fn digest(py: Python<'_>, files: Vec<PathBuf>) -> PyResult<String> {
     py.detach(|| data::digest(&files)).map(|digest| format!("{digest:032x}")).map_err(to_python)
 }
 
+/// A text, its turns' places in bytes, and the message it is for.
+type Rendered = (String, Vec<(usize, usize, usize)>, Option<usize>);
+
+#[pyfunction]
+fn render_chat(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> PyResult<Vec<Py<PyAny>>> {
+    let all = py.detach(|| data::render_chat(&folder, &conversations)).map_err(to_python)?;
+    let each = all.into_iter().map(|rendered| match rendered {
+        Err(why) => why.into_py_any(py),
+        Ok(renderings) => {
+            let plain = renderings.into_iter().map(|one| {
+                let turns = one.turns.iter().map(|turn| (turn.prompt_end, turn.target_start, turn.target_end)).collect();
+                (one.text, turns, one.message)
+            });
+            plain.collect::<Vec<Rendered>>().into_py_any(py)
+        }
+    });
+    each.collect()
+}
+
+#[pyfunction]
+fn tokenize(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> PyResult<(bool, Vec<Vec<u32>>)> {
+    py.detach(|| data::tokenize(&folder, &texts)).map_err(to_python)
+}
+
 #[pyfunction]
 fn embedded_text(path: &str) -> PyResult<&'static str> {
     embedded::text(path).ok_or_else(|| to_python(error::input(format!("nothing of the name {path} is embedded"))))
@@ -339,6 +364,9 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
     module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
+    // For the tests:
+    module.add_function(wrap_pyfunction!(render_chat, module)?)?;
+    module.add_function(wrap_pyfunction!(tokenize, module)?)?;
     module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())
 }

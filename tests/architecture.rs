@@ -59,7 +59,9 @@ fn arrows_go_one_way() {
         let named = named(&code);
         let forbidden: &[&str] = match module.as_str() {
             "error" => &["files", "logging", "session", "summary", "run", "cli", "embed", "module", "data", "gguf", "params"],
-            "files" | "params" | "data" | "estimate" | "gguf" | "logging" | "progress" => &["session", "run", "cli", "embed", "module", "pipeline"],
+            "files" | "params" | "data" | "estimate" | "gguf" | "logging" | "progress" => {
+                &["session", "run", "cli", "embed", "module", "pipeline"]
+            }
             "session" | "summary" | "status" | "resolve" | "task" => &["run", "cli", "embed", "module", "pipeline"],
             "run" => &["cli", "module", "pipeline", "resume"],
             "begun" | "checkpoints" | "place" => &["run", "cli", "embed", "module", "pipeline", "resume"],

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
-from pyrust_nn.types import Message, PreparedDataset, Summary
+from pyrust_nn.types import CheckReport, Message, PreparedDataset, Summary
 
 __all__ = [
     "BusyError",
@@ -18,6 +18,7 @@ __all__ = [
     "StorageError",
     "UsageError",
     "__version__",
+    "check_dataset",
     "convert_lora_to_gguf",
     "convert_model_to_gguf",
     "digest",
@@ -33,10 +34,12 @@ __all__ = [
     "prepare_dataset",
     "publish_folder",
     "quantize_model",
+    "render_chat",
     "resume",
     "run_pipeline",
     "run_script",
     "set_console",
+    "tokenize",
     "write_gguf",
 ]
 
@@ -80,6 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def log(level: int, origin: str, text: str) -> None: ...
 def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...
 def digest(files: Sequence[str | PathLike[str]]) -> str: ...
+def render_chat(
+    folder: str | PathLike[str], conversations: Sequence[str]
+) -> list[list[tuple[str, list[tuple[int, int, int]], int | None]] | str]: ...
+def tokenize(folder: str | PathLike[str], texts: Sequence[str]) -> tuple[bool, list[list[int]]]: ...
 def embedded_text(path: str) -> str: ...
 def write_gguf(plan_path: str | PathLike[str], progress: Callable[[int, int, str], Any]) -> int: ...
 
@@ -119,9 +126,9 @@ def finetune_full(
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    device: str = "auto",
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
 ) -> Summary:
     """Train every weight of the model, as a step of a session; returns the step's summary.
 
@@ -160,9 +167,9 @@ def finetune_full(
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
         runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def finetune_lora(
@@ -197,22 +204,22 @@ def finetune_lora(
     early_stopping_patience: int = 0,
     load_best_model_at_end: bool = False,
     report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]] | None = None,
-    learning_rate: float = 2e-4,
     lora_rank: int | None = None,
+    target_modules: Sequence[str] | None = None,
+    load_in_4bit: bool = False,
+    learning_rate: float = 2e-4,
     lora_alpha: int | None = None,
     lora_dropout: float | None = None,
     checkpoint_lora: str | PathLike[str] | None = None,
-    target_modules: Sequence[str] | None = None,
     use_rslora: bool | None = None,
     use_dora: bool | None = None,
     loraplus_ratio: float | None = None,
-    load_in_4bit: bool = False,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    device: str = "auto",
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
 ) -> Summary:
     """Train a LoRA adapter beside the frozen model, or continue one, as a step of a session; returns the step's summary.
 
@@ -247,22 +254,22 @@ def finetune_lora(
         early_stopping_patience: End after so many evaluations in a row without a lower loss; 0 never does. (a whole number from 0 to 1000000; default 0)
         load_best_model_at_end: Save the weights of the evaluation with the lowest loss instead of the last ones. (true or false; default off)
         report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
-        learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-4)
         lora_rank: Rank of the adapter's matrices; unset, the checkpoint's, else 8. (a whole number from 1 to 65536; unset by default)
+        target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
+        load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
+        learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-4)
         lora_alpha: Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the checkpoint's, else 32. (a whole number from 1 to 1000000; unset by default)
         lora_dropout: Dropout on the adapter's input; unset, the checkpoint's, else 0.05. (a number from 0 to 0.99; unset by default)
         checkpoint_lora: Adapter to go on training: a folder or a session's step. (a folder or a session's step; unset by default)
-        target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
         use_rslora: Scale by the root of the rank (rsLoRA); unset, the checkpoint's, else off. (true or false; unset by default)
         use_dora: Learn direction and length of each weight apart (DoRA, arXiv 2402.09353); unset, the checkpoint's, else off. (true or false; unset by default)
         loraplus_ratio: Learning rate of the adapter's B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), 16 for instance; unset, the same for both. (a number from 1 to 10000; unset by default)
-        load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
         runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def merge(
@@ -273,9 +280,9 @@ def merge(
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    device: str = "auto",
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
 ) -> Summary:
     """Join an adapter and its base into a plain model, as a step of a session; returns the step's summary.
 
@@ -286,9 +293,9 @@ def merge(
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
         runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def quantize_model(
@@ -299,9 +306,9 @@ def quantize_model(
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    device: str = "auto",
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
 ) -> Summary:
     """Make a smaller copy of the model: 4, 8 or 16 bit, as a step of a session; returns the step's summary.
 
@@ -312,9 +319,9 @@ def quantize_model(
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
         runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def convert_model_to_gguf(
@@ -325,9 +332,9 @@ def convert_model_to_gguf(
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    device: str = "auto",
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
 ) -> Summary:
     """Write the model as GGUF, for llama.cpp and Ollama, as a step of a session; returns the step's summary.
 
@@ -338,9 +345,9 @@ def convert_model_to_gguf(
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
         runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def convert_lora_to_gguf(
@@ -351,9 +358,9 @@ def convert_lora_to_gguf(
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    device: str = "auto",
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
 ) -> Summary:
     """Write a LoRA adapter as GGUF, as a step of a session; returns the step's summary.
 
@@ -364,9 +371,9 @@ def convert_lora_to_gguf(
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
         runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def inference(
@@ -384,9 +391,9 @@ def inference(
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    device: str = "auto",
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
 ) -> Summary:
     """Let the model answer, as a step of a session; returns the step's summary.
 
@@ -404,9 +411,9 @@ def inference(
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
         runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def run_script(
@@ -417,9 +424,9 @@ def run_script(
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    device: str = "auto",
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
 ) -> Summary:
     """Run a script of your own, as a step of a session; returns the step's summary.
 
@@ -430,9 +437,9 @@ def run_script(
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
         runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def prepare_dataset(
@@ -458,5 +465,61 @@ def prepare_dataset(
         drop_duplicates: Leave out conversations that are equal to an earlier one. (true or false; default off)
         eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
         seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
+        offline: Open no socket: the model must be a folder, builtin:tiny or downloaded before. (true or false; default off)
+    """
+
+def check_dataset(
+    model: str | PathLike[str],
+    *,
+    dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    max_length: int = 2048,
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    thinking: Literal["keep", "drop", "mask"] = "keep",
+    drop_duplicates: bool = False,
+    eval_split: float = 0.0,
+    seed: int = 42,
+    num_epochs: float = 3.0,
+    batch_size: int = 4,
+    gradient_accumulation_steps: int = 1,
+    max_tokens_per_batch: int | None = None,
+    packing: Literal["auto", "on", "off"] = "auto",
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    save_steps: int = 0,
+    lora_rank: int | None = None,
+    target_modules: Sequence[str] | None = None,
+    load_in_4bit: bool = False,
+    task: Literal["finetune_full", "finetune_lora"] = "finetune_lora",
+    show: int = 1,
+    show_index: Sequence[int] | None = None,
+    probe: bool = False,
+    device: str = "auto",
+    offline: bool = False,
+) -> CheckReport:
+    """Check a data set before any weight is loaded: faults, figures, samples, and what training will take.
+
+    Args:
+        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
+        dataset_path: The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library. (a path or a list of paths; required)
+        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
+        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them. (one of keep, drop, mask; default keep)
+        drop_duplicates: Leave out conversations that are equal to an earlier one. (true or false; default off)
+        eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
+        num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
+        batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
+        gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
+        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
+        packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
+        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
+        lora_rank: Rank of the adapter's matrices; unset, the checkpoint's, else 8. (a whole number from 1 to 65536; unset by default)
+        target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
+        load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
+        task: The way of fine-tuning whose memory, disk and time are estimated. (one of finetune_full, finetune_lora; default finetune_lora)
+        show: Conversations to show with what is trained on: the first so many. (a whole number from 0 to 1000; default 1)
+        show_index: Conversations to show instead, by their index, from 0. (a list of whole numbers, none below 0; unset by default)
+        probe: Also time two layers of the model's shape, which starts Python, and estimate how long training takes. (true or false; default off)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: the model must be a folder, builtin:tiny or downloaded before. (true or false; default off)
     """

@@ -24,8 +24,6 @@ class Session(Protocol):
     """The part of a step's session that training writes to."""
 
     step_folder: Path
-
-    step_folder: Path
     offline: bool
 
     def progress(self, done: int, total: int, text: str = "") -> None:

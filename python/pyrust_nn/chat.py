@@ -13,13 +13,15 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
+from inspect import signature
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from pyrust_nn import InputError, ModelError
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.models import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -52,8 +54,8 @@ class Rendering:
 
 
 def renderer_for(folder: str | PathLike[str]) -> ChatRenderer:
-    """A renderer for the model in `folder`. For Rust."""
-    return ChatRenderer(load_tokenizer(str(folder)))
+    """A renderer by the tokenizer in `folder`; data need no weights. For Rust."""
+    return ChatRenderer(read_tokenizer(Path(folder)))
 
 
 class ChatRenderer:
@@ -77,8 +79,11 @@ class ChatRenderer:
 
     def for_rust(self, conversation: dict[str, Any], index: int) -> list[tuple[str, list[tuple[int, int, int]], int | None]]:
         """The renderings of a conversation as plain tuples: text, turns, message."""
-        options = dict(conversation.get("chat_template_kwargs") or {})
-        options |= {name: conversation[name] for name in ("tools", "documents") if conversation.get(name)}
+        options = {name: conversation[name] for name in ("tools", "documents") if conversation.get(name)}
+        # What `apply_chat_template` itself would take is decided here.
+        own = {*signature(self.tokenizer.apply_chat_template).parameters, "messages", "conversations"} - {"tools", "documents"}
+        given = conversation.get("chat_template_kwargs") or {}
+        options |= {name: value for name, value in given.items() if name not in own}
         renderings = self.renderings(conversation["messages"], index, **options)
         return [(r.text, [(t.prompt_end, t.target_start, t.target_end) for t in r.turns], r.message) for r in renderings]
 
@@ -92,7 +97,9 @@ class ChatRenderer:
         place = f"[{index}]"
         trained = [i for i, message in enumerate(conversation) if message["role"] == "assistant" and message.get("train", True)]
         # A turn that only calls a tool may lack content, and templates add it to text.
-        messages = [{"content": "", **{k: v for k, v in message.items() if k != "train" and v is not None}} for message in conversation]
+        messages = [{k: v for k, v in message.items() if k != "train" and v is not None} for message in conversation]
+        for message in messages:
+            message.setdefault("content", "")
         whole = self.render(messages, place)
         alone = [(i, *self._turn(messages, i, f"{place}.messages[{i}]")) for i in trained]
         if alone and alone[-1][1].startswith(whole):

@@ -37,6 +37,7 @@ __all__ = [
     "pick_device",
     "pick_dtype",
     "position_limit",
+    "read_tokenizer",
     "stored_dtype",
 ]
 
@@ -82,13 +83,18 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, or of an adapter (its own where it has one, else its base's)."""
-    from transformers import AutoTokenizer
-
     folder = model_folder(model)
     if not is_adapter(model):
         checked_model_folder(model)
     elif not (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(adapter_base(model))
+    return read_tokenizer(folder)
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a folder, whatever else is there or is not."""
+    from transformers import AutoTokenizer
+
     try:
         # A tokenizer that comes as code would be of no use without trust_remote_code, which is never given.
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

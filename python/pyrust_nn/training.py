@@ -86,8 +86,8 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig) -> TrainingData
     if params.eval_dataset_path:
         evaluation = Rows(prepare_rows(params.model, params.eval_dataset_path, vars(params))["path"])
     logger.info("%d rows to train on, %d to evaluate", len(train), len(evaluation or ()))
-    places = ("path", "eval_path", "cached", "digest")
-    return TrainingData(train, evaluation, prepared["digest"], {name: count for name, count in prepared.items() if name not in places})
+    counts = {name: count for name, count in prepared.items() if isinstance(count, int) and name != "cached"}
+    return TrainingData(train, evaluation, prepared["digest"], counts)
 
 
 def model_config(model: str) -> PretrainedConfig:

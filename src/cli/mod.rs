@@ -17,6 +17,7 @@ use crate::dataset::QUERIES;
 use crate::embed::{Python3, host_prefix, use_environment};
 use crate::environment::Environment;
 use crate::error::{self, Error};
+use crate::interrupt::Handlers;
 use crate::params::{Door, Param, resolve};
 use crate::pipeline::{self, Pipeline, Plan};
 use crate::run::{self, Outcome, Request};
@@ -159,6 +160,7 @@ fn ask(command: &str, own: &ArgMatches, options: &Options) -> Result<u8> {
     if options.offline {
         given.insert("offline".into(), true.into());
     }
+    let _signals = Handlers::note_signals();
     let answer = (query.ask)(given, Door::Cli, &mut |_, _| Ok(()))?;
     // A report that finds the data wrong ends as any other wrong input.
     let code = if answer["ok"] == Value::Bool(false) { error::Kind::Input.exit_code() } else { 0 };

@@ -2,9 +2,9 @@
 //!
 //! `<cache>/data/<key>/` holds `train.arrow`, perhaps `eval.arrow`, and `report.json`, which says how long the others are and what
 //! they hash to. A folder is made beside its place and renamed, so processes that make the same do not meet; what is not whole when
-//! it is opened is made anew.
+//! it is opened is made anew. While a folder is made its process holds a lock on it (`flock`), so others know what was left behind.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,6 +40,9 @@ pub(super) struct Report {
     pub counts: Counts,
     pub train: FileCheck,
     pub eval: Option<FileCheck>,
+    /// Why it is to be made anew once that is possible: nobody could compare the template with transformers.
+    #[serde(default)]
+    pub unchecked: bool,
 }
 
 pub(super) const TRAIN: &str = "train.arrow";
@@ -66,12 +69,12 @@ impl Entry {
         Ok(Entry { folder: cache.join("data").join(format!("{:032x}", xxh3_128(all.as_bytes()))), files })
     }
 
-    /// The data set, if it is there and whole.
-    pub(super) fn open(&self) -> Option<Prepared> {
+    /// The data set, if it is there and whole, and whether its template was left unchecked.
+    pub(super) fn open(&self) -> Option<(Prepared, bool)> {
         let report: Report = serde_json::from_slice(&std::fs::read(self.folder.join("report.json")).ok()?).ok()?;
         let whole = is_whole(&self.folder.join(TRAIN), &report.train)
             && report.eval.as_ref().is_none_or(|eval| is_whole(&self.folder.join(EVAL), eval));
-        whole.then(|| self.prepared(&report, true))
+        whole.then(|| (self.prepared(&report, true), report.unchecked))
     }
 
     fn prepared(&self, report: &Report, cached: bool) -> Prepared {
@@ -87,37 +90,74 @@ impl Entry {
 
     /// Makes it: `work` fills an empty folder and gives its report. On an error nothing stays.
     pub(super) fn make(&self, work: impl FnOnce(&Path) -> Result<Report>) -> Result<Prepared> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let parent = self.folder.parent().unwrap_or(&self.folder);
-        std::fs::create_dir_all(parent).with_context(|| format!("the cache {} cannot be made; set PYRUST_NN_CACHE to a folder", parent.display()))?;
+        let cure = || format!("the cache {} cannot be written; set PYRUST_NN_CACHE to a folder that can", parent.display());
+        std::fs::create_dir_all(parent).with_context(cure)?;
         sweep(parent);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let beside = files::beside(&self.folder, &format!("partial-{}-{number}", std::process::id()));
+        let (beside, lock) = self.begin().with_context(cure)?;
         let made = (|| -> Result<Prepared> {
-            std::fs::create_dir(&beside).with_context(|| format!("{} cannot be made", beside.display()))?;
             let report = work(&beside)?;
             files::write_json(&beside.join("report.json"), &report)?;
-            if std::fs::rename(&beside, &self.folder).is_err() {
-                // Another process was first, or what is there is broken.
-                if self.open().is_none() {
-                    files::remove(&self.folder)?;
-                    std::fs::rename(&beside, &self.folder).with_context(|| format!("{} cannot take its place", self.folder.display()))?;
-                }
-            }
+            self.publish(&beside, report.unchecked)?;
             Ok(self.prepared(&report, false))
         })();
         drop(files::remove(&beside));
+        drop(lock);
         made
+    }
+
+    /// A new folder beside the entry's place, locked.
+    fn begin(&self) -> std::io::Result<(PathBuf, File)> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let beside = files::beside(&self.folder, &format!("partial-{}-{number}", std::process::id()));
+            match std::fs::create_dir(&beside) {
+                Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                made => made?,
+            }
+            // Another process may sweep it away before it is locked: then again.
+            let Ok(lock) = File::open(&beside) else { continue };
+            // A file system without locks keeps what is left behind.
+            if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) && beside.is_dir() {
+                return Ok((beside, lock));
+            }
+        }
+    }
+
+    /// Gives a finished folder its place. A whole one that another process put there first stays; it holds the same.
+    fn publish(&self, beside: &Path, unchecked: bool) -> Result<()> {
+        // One at a time, or one would move away what another has just put there.
+        let turn = self.folder.parent().map(File::open).transpose()?;
+        if let Some(turn) = &turn {
+            drop(turn.lock());
+        }
+        for _ in 0..100 {
+            if std::fs::rename(beside, &self.folder).is_ok() {
+                return Ok(());
+            }
+            if self.open().is_some_and(|(_, theirs)| unchecked || !theirs) {
+                return Ok(());
+            }
+            // What is broken leaves its place by a rename, so nobody sees half of it.
+            let aside = files::beside(beside, "broken");
+            if std::fs::rename(&self.folder, &aside).is_ok() {
+                drop(files::remove(&aside));
+            }
+        }
+        Err(anyhow::anyhow!("{} cannot take its place: something there cannot be moved away; remove it", self.folder.display()))
     }
 }
 
-/// Removes what processes left that were killed.
+/// Removes what processes left that were killed: nobody holds its lock.
 fn sweep(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.split_once(".partial-").and_then(|(_, rest)| rest.split('-').next()?.parse::<i32>().ok());
-        // SAFETY: signal 0 asks whether the process is there and does nothing.
-        if owner.is_some_and(|pid| unsafe { libc::kill(pid, 0) } != 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)) {
+        if !entry.file_name().to_string_lossy().contains(".partial-") {
+            continue;
+        }
+        if let Ok(left) = File::open(entry.path())
+            && left.try_lock().is_ok()
+        {
             drop(files::remove(&entry.path()));
         }
     }

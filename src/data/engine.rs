@@ -56,22 +56,23 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn open(model_folder: &Path, cache: &Path) -> Result<Engine> {
-        let tokenizer = Tokenizer::open(model_folder, Some(cache))?;
+    pub(super) fn open(model_folder: &Path, cache: Option<&Path>) -> Result<Engine> {
+        let tokenizer = Tokenizer::open(model_folder, cache)?;
         let template = ChatTemplate::open(model_folder)?;
         let end_tokens = tokenizer.control_texts().to_vec();
         Ok(Engine { tokenizer, renderer: ChatRenderer::new(template, end_tokens) })
     }
 
     /// Goes through the data set, with what is right for it: what the probes show to be wrong is done anew by the libraries.
-    /// `sink` makes a fresh sink for each attempt. In a survey what is wrong with the data is found, not refused.
+    /// `sink` makes a fresh sink for each attempt. In a survey what is wrong with the data is found, not refused. The last of the answer:
+    /// whether nobody could compare the template.
     pub(super) fn run<S: Sink>(
         &mut self,
         dataset: &Dataset,
         transformers: &dyn Transformers,
         survey: bool,
         mut sink: impl FnMut() -> Result<S>,
-    ) -> Result<(Counts, Findings, S)> {
+    ) -> Result<(Counts, Findings, S, bool)> {
         let folder = &dataset.model_folder;
         let mut reference = self.tokenizer.is_fast().then(|| self.tokenizer.reference_in_background());
         let template = self.renderer.template().clone();
@@ -93,11 +94,10 @@ impl Engine {
             if !survey {
                 findings.refusal(&counts, &dataset.options, &dataset.files)?;
             }
+            let mut unchecked = false;
             if other.is_none() && !template.compared {
                 match transformers.renderer(folder)? {
-                    None => {
-                        warning!("the chat template in {} was not compared with transformers: there is no Python to ask", folder.display())
-                    }
+                    None => unchecked = true,
                     Some(theirs) => {
                         if let Some(why) = difference(&probes, theirs.as_ref())? {
                             warning!("the chat template comes out otherwise in transformers ({why}), so transformers renders, more slowly");
@@ -119,9 +119,16 @@ impl Engine {
                     continue;
                 }
             }
-            return Ok((counts, findings, taker));
+            if unchecked {
+                warn_unchecked(folder);
+            }
+            return Ok((counts, *findings, taker, unchecked));
         }
     }
+}
+
+fn warn_unchecked(folder: &Path) {
+    warning!("the chat template in {} was not compared with transformers: there is no Python to ask", folder.display());
 }
 
 fn needed<'t>(transformers: &'t dyn Transformers, folder: &Path, why: &str) -> Result<Box<dyn Render + 't>> {
@@ -161,26 +168,32 @@ pub fn prepare_dataset(
     transformers: &dyn Transformers,
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Prepared> {
-    let mut engine = Engine::open(&dataset.model_folder, cache)?;
+    let mut engine = Engine::open(&dataset.model_folder, Some(cache))?;
     let files = super::digest(&dataset.files)?;
     let entry = Entry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
-    if let Some(prepared) = entry.open() {
-        info!("{} rows are in {} already", prepared.counts.rows, prepared.path.display());
-        return Ok(prepared);
+    if let Some((prepared, unchecked)) = entry.open() {
+        // Made where there was no Python: now there may be.
+        if !unchecked || transformers.renderer(&dataset.model_folder)?.is_none() {
+            info!("{} rows are in {} already", prepared.counts.rows, prepared.path.display());
+            if unchecked {
+                warn_unchecked(&dataset.model_folder);
+            }
+            return Ok(prepared);
+        }
     }
     let tell = RefCell::new(tell);
     let options = &dataset.options;
     let prepared = entry.make(|folder| {
         let path = folder.join(TRAIN);
-        let (counts, _, sink) = engine.run(dataset, transformers, false, || {
+        let (counts, _, sink, unchecked) = engine.run(dataset, transformers, false, || {
             Ok(ArrowSink { writer: RowsWriter::create(&path)?, conversations: (options.eval_split > 0.0).then(Vec::new), tell: &tell })
         })?;
         let (train, conversations) = (sink.writer.finish()?, sink.conversations);
         match conversations {
-            None => Ok(Report { counts, train, eval: None }),
+            None => Ok(Report { counts, train, eval: None, unchecked }),
             Some(conversations) => {
                 let (train, eval) = split(folder, &conversations, options)?;
-                Ok(Report { counts, train, eval: Some(eval) })
+                Ok(Report { counts, train, eval: Some(eval), unchecked })
             }
         }
     })?;

@@ -17,8 +17,7 @@ use crate::{error, interrupt};
 pub fn expand(paths: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for given in paths.iter().map(AsRef::as_ref) {
-        let pattern = given.contains(['*', '?', '[']) && !Path::new(given).exists();
-        let found = if pattern { matches(given)? } else { vec![PathBuf::from(given)] };
+        let found = if is_pattern(given) { matches(given)? } else { vec![PathBuf::from(given)] };
         for file in found {
             regular(&file)?;
             if files.contains(&file) {
@@ -31,6 +30,11 @@ pub fn expand(paths: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
         return Err(error::input("no data set is named; give a JSON file"));
     }
     Ok(files)
+}
+
+/// Whether a name stands for the files that match it.
+pub fn is_pattern(name: &str) -> bool {
+    name.contains(['*', '?', '[']) && !Path::new(name).exists()
 }
 
 fn matches(pattern: &str) -> Result<Vec<PathBuf>> {

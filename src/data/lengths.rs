@@ -90,7 +90,9 @@ mod tests {
 
     fn of(lengths: &[u32]) -> Lengths {
         let mut made = Lengths::default();
-        lengths.iter().for_each(|length| made.add(*length));
+        for length in lengths {
+            made.add(*length);
+        }
         made
     }
 

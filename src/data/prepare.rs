@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -25,10 +26,12 @@ use super::tokenizer::Tokenizer;
 use crate::error::{Error, Kind};
 use crate::interrupt;
 
-/// Conversations kept for the comparison with transformers and tokenizers: of a batch, of all, and how long one may be.
+/// Conversations kept for the comparison with transformers and tokenizers: of a batch, of all, and how long one may be; the first
+/// of a batch may be longer, so that data of long conversations have some too.
 const PROBES_OF_BATCH: usize = 2;
 const PROBES: usize = 64;
 const PROBE_BYTES: usize = 1 << 14;
+const FIRST_PROBE_BYTES: usize = 1 << 20;
 
 /// What became of the data. All but `conversations` and `duplicates` count samples or tokens; those of the samples kept are
 /// `rows`, `tokens` and `target_tokens`.
@@ -126,7 +129,7 @@ pub struct Probe {
 #[derive(Debug)]
 pub enum Ending {
     /// The probes: of those conversations that use little of the template, and of those that use more, the first of each batch.
-    Done { counts: Counts, findings: Findings, probes: Vec<Probe> },
+    Done { counts: Counts, findings: Box<Findings>, probes: Vec<Probe> },
     /// A conversation that only transformers can render: begin anew with it.
     Unsupported(String),
 }
@@ -199,11 +202,13 @@ impl Shared<'_> {
             };
             let made = match batch {
                 Ok(None) => return,
-                Ok(Some(batch)) => {
+                // A panic must not leave the others waiting for this batch.
+                Ok(Some(batch)) => catch_unwind(AssertUnwindSafe(|| {
                     let mut problems = Problems::default();
                     let conversations = batch.conversations(&mut problems);
                     self.work.batch(conversations, &mut encoder).map(|made| Made { problems, read, ..made })
-                }
+                }))
+                .unwrap_or_else(|panic| Err(panicked(&*panic).into())),
                 Err(error) => Err(error.into()),
             };
             if results.send((number, made)).is_err() {
@@ -211,6 +216,11 @@ impl Shared<'_> {
             }
         }
     }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
+    let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    anyhow::anyhow!("a conversation could not be prepared: {}", what.unwrap_or("a panic without words"))
 }
 
 impl Preparation<'_> {
@@ -226,7 +236,7 @@ impl Preparation<'_> {
             let forged = marked.is_some().then(|| self.forged(&conversation));
             made.conversations.push(Seen { index: conversation.index, hash, forged });
             conversation.messages.iter().for_each(|message| made.roles[message.role as usize] += 1);
-            let shown = marked.as_ref().unwrap_or(&conversation);
+            let (shown, mark) = marked.as_ref().map_or((&conversation, None), |(marked, mark)| (marked, Some(*mark)));
             let renderings = match self.renderer.renderings(shown) {
                 Err(RenderError::Failed(error)) if self.survey && Error::of(&error).kind == Kind::Input => {
                     made.refused.push(error.to_string());
@@ -236,14 +246,15 @@ impl Preparation<'_> {
             };
             let rich = shown.tools.is_some() || shown.messages.iter().any(|message| !message.fields.is_empty());
             let probes = &mut made.probes[usize::from(rich)];
-            if probes.len() < PROBES_OF_BATCH && renderings.iter().map(|one| one.text.len()).sum::<usize>() <= PROBE_BYTES {
+            let most = if probes.is_empty() { FIRST_PROBE_BYTES } else { PROBE_BYTES };
+            if probes.len() < PROBES_OF_BATCH && renderings.iter().map(|one| one.text.len()).sum::<usize>() <= most {
                 probes.push(Probe { conversation: shown.clone(), renderings: renderings.clone() });
             }
             for mut rendering in renderings {
                 if self.options.thinking == Thinking::Mask {
                     rendering.turns.iter_mut().for_each(|turn| mask_thinking(&rendering.text, turn));
                 }
-                let sample = encoder.encode(&rendering, marked.is_some())?;
+                let sample = encoder.encode(&rendering, mark)?;
                 let length = sample.input_ids.len();
                 let most = self.options.max_length as usize;
                 let kept = match self.options.overlong {
@@ -324,7 +335,7 @@ impl Collector {
                 shared.moved.notify_all();
             }
         }
-        Ok(Ending::Done { counts: self.counts, findings: self.findings, probes: self.probes.concat() })
+        Ok(Ending::Done { counts: self.counts, findings: Box::new(self.findings), probes: self.probes.concat() })
     }
 
     fn take(&mut self, mut made: Made, sink: &mut dyn Sink) -> Result<()> {
@@ -338,7 +349,9 @@ impl Collector {
         for Seen { index, hash, forged } in made.conversations.drain(..) {
             self.counts.conversations += 1;
             self.counts.forged_control_tokens += u64::from(forged.is_some());
-            forged.into_iter().for_each(|place| self.findings.forged.add(place));
+            if let Some(place) = forged {
+                self.findings.forged.add(place);
+            }
             if !self.seen.insert(hash) {
                 self.counts.duplicates += 1;
                 self.findings.duplicates.add(place(index, None));
@@ -412,8 +425,8 @@ fn digest(conversation: &Conversation) -> u64 {
             field(&serde_json::to_vec(&message.fields).unwrap_or_default());
         }
     }
-    for value in conversation.tools.iter().chain(&conversation.documents) {
-        field(value.to_string().as_bytes());
+    for value in [&conversation.tools, &conversation.documents] {
+        field(value.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes());
     }
     if !conversation.chat_template_kwargs.is_empty() {
         field(&serde_json::to_vec(&conversation.chat_template_kwargs).unwrap_or_default());

@@ -11,6 +11,7 @@ use anyhow::Result;
 use serde_json::Map;
 
 use super::conversation::{Conversation, Message, Role};
+use super::python;
 use super::template::{ChatTemplate, Failure, Prepared};
 use crate::error;
 use crate::logging::warning;
@@ -123,6 +124,10 @@ impl Story<'_> {
     fn failed(&self, failure: Failure, message: Option<usize>) -> RenderError {
         match failure {
             Failure::Unsupported(why) => RenderError::Unsupported(why),
+            // Of an unknown template, transformers is to say so.
+            Failure::Refused(why) if !self.renderer.template.compared => {
+                RenderError::Unsupported(format!("it refuses conversation {}: {why}", self.place(message)))
+            }
             Failure::Refused(why) => RenderError::Failed(error::input(format!(
                 "conversation {}: the model's chat template refuses it: {why}; change it or leave it out",
                 self.place(message)
@@ -147,10 +152,11 @@ impl Story<'_> {
         }
         let start = if text.starts_with(&prompt) { prompt.len() } else { opened };
         if start < prompt.len() {
-            self.renderer.warn(format!("prompts end in {:?} at inference, which the template does not write into turns", &prompt[opened..]));
+            self.renderer
+                .warn(format!("prompts end in {:?} at inference, which the template does not write into turns", &prompt[opened..]));
         }
         let (text, target_end) = self.closed(i, text, start)?;
-        let own = self.conversation.messages[i].content.trim_start().starts_with(THINK);
+        let own = python::strip(&self.conversation.messages[i].content, None, true, false).starts_with(THINK);
         let target_start = match empty_thinking(&text[opened..]) {
             Some(length) if !own => start.max(opened + length),
             _ => start,
@@ -191,7 +197,7 @@ impl Story<'_> {
     /// The text with its end-of-turn token, and the offset behind that token.
     fn closed(&self, i: usize, mut text: String, start: usize) -> Result<(String, usize), RenderError> {
         let end_tokens = &self.renderer.end_tokens;
-        let stripped = text.trim_end().len();
+        let stripped = python::strip(&text, None, false, true).len();
         if stripped > start && end_tokens.iter().any(|token| text[..stripped].ends_with(token.as_str())) {
             return Ok((text, stripped));
         }
@@ -200,7 +206,7 @@ impl Story<'_> {
         let after = after.strip_prefix(&text).unwrap_or(&after);
         match end_tokens.iter().find(|token| after.starts_with(token.as_str())) {
             Some(token) => text.push_str(token),
-            None => self.renderer.warn("the chat template ends turns without a special token; the model will not learn where to stop".into()),
+            None => self.renderer.warn("the chat template ends turns without a special token; the model learns no end of a turn".into()),
         }
         let end = text.len();
         Ok((text, end))
@@ -220,14 +226,15 @@ pub fn place(conversation: usize, message: Option<usize>) -> String {
 
 /// Where the thought begins that a thinking template opens, or opens and closes, at a prompt's end.
 fn thinking_prompt(prompt: &str) -> Option<usize> {
-    let end = prompt.trim_end();
-    let open = end.strip_suffix(THOUGHT).map_or(end, str::trim_end);
+    let trim_end = |text| python::strip(text, None, false, true);
+    let end = trim_end(prompt);
+    let open = end.strip_suffix(THOUGHT).map_or(end, trim_end);
     open.strip_suffix(THINK).map(str::len)
 }
 
 /// The length of an empty thought at the beginning of a text, with up to two newlines behind it.
 fn empty_thinking(text: &str) -> Option<usize> {
-    let inner = text.strip_prefix(THINK)?.trim_start();
+    let inner = python::strip(text.strip_prefix(THINK)?, None, true, false);
     let rest = inner.strip_prefix(THOUGHT)?;
     let newlines = rest.bytes().take(2).take_while(|byte| *byte == b'\n').count();
     Some(text.len() - rest.len() + newlines)

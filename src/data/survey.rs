@@ -69,11 +69,11 @@ pub fn survey(
     chosen: &Chosen,
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Survey> {
-    let mut engine = Engine::open(&dataset.model_folder, cache)?;
+    let mut engine = Engine::open(&dataset.model_folder, Some(cache))?;
     let tell = RefCell::new(tell);
     let parts = dataset.options.eval_split > 0.0;
     let ran = engine.run(dataset, transformers, true, || Ok(Tally::new(chosen, parts, &tell)));
-    let (counts, findings, tally) = ran.map_err(|failure| {
+    let (counts, findings, tally, _) = ran.map_err(|failure| {
         // Whatever is missing to go on, faults of the data are found without it.
         if error::Error::of(&failure).kind == error::Kind::Setup { check_files(&dataset.files).err().unwrap_or(failure) } else { failure }
     })?;
@@ -103,7 +103,10 @@ pub fn survey(
     })
 }
 
-fn preview(engine: &Engine, row: &Row, (input_ids, labels): &(Vec<i32>, Vec<i32>)) -> Preview {
+/// Ids and labels of a row.
+type Tokens = (Vec<i32>, Vec<i32>);
+
+fn preview(engine: &Engine, row: &Row, (input_ids, labels): &Tokens) -> Preview {
     Preview {
         conversation: row.conversation,
         message: row.message,
@@ -148,7 +151,7 @@ struct Tally<'a, 'b> {
     longest_targets: u32,
     /// The conversation of each row, where some are to be held out.
     conversations: Option<Vec<u32>>,
-    looked_at: Vec<(Row, (Vec<i32>, Vec<i32>))>,
+    looked_at: Vec<(Row, Tokens)>,
 }
 
 impl<'a, 'b> Tally<'a, 'b> {

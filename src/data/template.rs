@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use minijinja::value::{Enumerator, Kwargs, Object, Value};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Enumerator, Kwargs, Object, Value};
 use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::Value as Json;
 use xxhash_rust::xxh3::xxh3_128;
@@ -70,9 +70,8 @@ impl ChatTemplate {
     pub fn open(folder: &Path) -> Result<ChatTemplate> {
         let config_path = folder.join("tokenizer_config.json");
         let config = match std::fs::read(&config_path) {
-            Ok(bytes) => serde_json::from_slice::<Json>(&bytes).map_err(|cause| {
-                error::model(format!("{} is broken: {cause}; copy or download it again", config_path.display()))
-            })?,
+            Ok(bytes) => serde_json::from_slice::<Json>(&bytes)
+                .map_err(|cause| error::model(format!("{} is broken: {cause}; copy or download it again", config_path.display())))?,
             Err(_) => Json::Null,
         };
         let named = |name: &str| match &config["chat_template"] {
@@ -291,9 +290,7 @@ fn environment() -> Environment<'static> {
         options.assert_all_used()?;
         Ok(Value::from(text))
     });
-    environment.add_filter("string", |value: Value| -> Result<Value, Error> {
-        Ok(python::text(&value)?.map_or(value, Value::from))
-    });
+    environment.add_filter("string", |value: Value| -> Result<Value, Error> { Ok(python::text(&value)?.map_or(value, Value::from)) });
     environment.add_filter("trim", |text: Value, characters: Option<String>| -> Result<Value, Error> {
         let text = python::text(&text)?.unwrap_or_else(|| text.as_str().unwrap_or_default().to_string());
         Ok(Value::from(python::strip(&text, characters.as_deref(), true, true)))

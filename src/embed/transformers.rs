@@ -47,7 +47,8 @@ impl Render for PythonRenderer {
         Ok(rendered?
             .into_iter()
             .map(|(text, turns, message)| {
-                let ends: Vec<usize> = if text.is_ascii() { Vec::new() } else { text.char_indices().map(|(at, _)| at).chain([text.len()]).collect() };
+                let ends: Vec<usize> =
+                    if text.is_ascii() { Vec::new() } else { text.char_indices().map(|(at, _)| at).chain([text.len()]).collect() };
                 let byte = |place: usize| if ends.is_empty() { place } else { ends[place] };
                 let turns = turns
                     .into_iter()

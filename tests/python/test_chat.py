@@ -6,15 +6,16 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from engine import SHARED, assistant, model_folder, prepare, stretches, target_texts, user, with_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import pyrust_nn
 from pyrust_nn import InputError, ModelError
-from pyrust_nn.chat import IGNORED, encode_dataset
 from pyrust_nn.models import load_tokenizer
+from pyrust_nn.rows import IGNORED, Rows
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 EMPTY_THINKING = "<think>\n\n</think>\n\n"
 
 # Qwen1.5's template with the marks from which transformers computes its own mask.
@@ -71,38 +72,26 @@ def family(qwen, name):
     return qwen[name]
 
 
-def with_template(tokenizer, template):
-    return _with_template(tokenizer.name_or_path, template)
+FOLDERS = {}
+
+
+def folder_of(tokenizer):
+    """A model's folder with this tokenizer."""
+    if id(tokenizer) not in FOLDERS:
+        FOLDERS[id(tokenizer)] = model_folder(tokenizer), tokenizer
+    return FOLDERS[id(tokenizer)][0]
 
 
 @functools.cache
-def _with_template(folder, template):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = template
-    return tokenizer
+def other_template(tokenizer, template):
+    """The tokenizer with another template."""
+    folder, changed = with_template(folder_of(tokenizer), template)
+    FOLDERS[id(changed)] = folder, changed
+    return changed
 
 
-def encode(tokenizer, *conversations, max_length=100_000, overlong="error"):
-    return encode_dataset(list(conversations), tokenizer, max_length=max_length, overlong=overlong)
-
-
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def assistant(content, **more):
-    return {"role": "assistant", "content": content, **more}
-
-
-def runs(sample):
-    """[(first, last + 1)] of each stretch of targets."""
-    mask = [0, *(sample.labels != IGNORED).astype(int).tolist(), 0]
-    edges = [i - 1 for i in range(1, len(mask)) if mask[i] != mask[i - 1]]
-    return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-def target_texts(tokenizer, sample):
-    return [tokenizer.decode(sample.input_ids[a:b]) for a, b in runs(sample)]
+def encode(tokenizer, *conversations, **params):
+    return prepare(folder_of(tokenizer), *conversations, **params)
 
 
 words = st.one_of(
@@ -158,7 +147,7 @@ def test_targets_are_the_words_and_the_prompt_is_what_inference_sees(qwen, name,
     assert got == expected
 
     rendered = [{"role": m["role"], "content": m["content"]} for m in messages]
-    places = [(sample, start) for sample in encoded.samples for start, _ in runs(sample)]
+    places = [(sample, start) for sample in encoded.samples for start, _ in stretches(sample)]
     recut_before = False
     for i, (sample, start) in zip(trained, places, strict=True):
         prompt = tokenizer.apply_chat_template(rendered[:i], add_generation_prompt=True, return_dict=False)
@@ -167,11 +156,11 @@ def test_targets_are_the_words_and_the_prompt_is_what_inference_sees(qwen, name,
             prompt += block
         if len(encoded.samples) > 1 or not recut_before:
             assert sample.input_ids[:start].tolist() == prompt
-        recut_before |= encoded.counts["recut_turns"] > 0
+        recut_before |= encoded.report["recut_turns"] > 0
     if name != "qwen3":
         (sample,) = encoded.samples
         whole = tokenizer.apply_chat_template(rendered, return_dict=False)
-        assert encoded.counts["recut_turns"] or sample.input_ids.tolist() == whole
+        assert encoded.report["recut_turns"] or sample.input_ids.tolist() == whole
 
 
 @pytest.mark.parametrize("name", ["tiny", "qwen1.5"])
@@ -195,7 +184,7 @@ def test_labels_equal_trls_but_for_the_newlines_around(qwen, vocabulary, name, m
     # TRL's masks are exact for the templates that it knows to the letter, so these come from it.
     trl = pytest.importorskip("trl.chat_template_utils", reason="TRL is not installed")
     template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
-    tokenizer = with_template(family(qwen, vocabulary), template)
+    tokenizer = other_template(family(qwen, vocabulary), template)
     messages = [{"role": m["role"], "content": m["content"].strip()} for m in messages]
     if name == "qwen3":  # TRL keeps earlier thinking, so compare where there is none
         messages = [
@@ -229,7 +218,7 @@ def test_answer_that_begins_with_a_newline_is_tokenized_apart_from_its_prompt(ti
     tiny = tiny.train_new_from_iterator(["\n\na"] * 99, 300)
     assert len(tiny("\n\n")["input_ids"]) == 1
     encoded = encode(tiny, messages)
-    assert encoded.counts["recut_turns"] == 1
+    assert encoded.report["recut_turns"] == 1
     (sample,) = encoded.samples
     prompt = tiny.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False)
     assert sample.input_ids[: len(prompt)].tolist() == prompt
@@ -246,8 +235,8 @@ def test_history_that_the_template_rewrites_makes_one_sample_a_turn(qwen):
         assistant("<think>\nharder\n</think>\n\n4"),
     ]
     encoded = encode(tokenizer, messages, [user("x"), assistant("y")])
-    assert encoded.counts["split_conversations"] == 1
-    assert [sample.conversation for sample in encoded.samples] == [0, 0, 1]
+    assert encoded.report["split_conversations"] == 1
+    assert len(encoded.samples) == 3
     assert [target_texts(tokenizer, sample) for sample in encoded.samples] == [
         ["<think>\neasy\n</think>\n\n2<|im_end|>"],
         ["<think>\nharder\n</think>\n\n4<|im_end|>"],
@@ -264,13 +253,13 @@ def test_an_empty_thought_is_trained_on_only_where_the_user_wrote_it(qwen):
 
 
 def test_prompts_that_open_a_thought(tiny):
-    tokenizer = with_template(tiny, THINKING_PROMPT)
+    tokenizer = other_template(tiny, THINKING_PROMPT)
     samples = encode(tokenizer, [user("x"), assistant("y")], [user("x"), assistant("y", reasoning_content="hm")]).samples
     assert [target_texts(tokenizer, sample) for sample in samples] == [["y<|im_end|>"], ["hm\n</think>\n\ny<|im_end|>"]]
 
 
 def test_template_that_leaves_the_last_turn_open(tiny):
-    tokenizer = with_template(tiny, OPEN_END)
+    tokenizer = other_template(tiny, OPEN_END)
     (sample,) = encode(tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")]).samples
     assert target_texts(tokenizer, sample) == ["b<|im_end|>", "d<|im_end|>"]
 
@@ -302,8 +291,8 @@ def test_turns_left_out_and_conversations_without_targets(tiny):
         [user("a"), assistant("no", train=False)],
     )
     assert [target_texts(tiny, sample) for sample in encoded.samples] == [["yes<|im_end|>"]]
-    assert encoded.counts["dropped"] == 1
-    assert encoded.counts["lost_tokens"] == len(tiny.apply_chat_template([user("a"), assistant("no")], return_dict=False))
+    assert encoded.report["dropped"] == 1
+    assert encoded.report["lost_tokens"] == len(tiny.apply_chat_template([user("a"), assistant("no")], return_dict=False))
     with pytest.raises(InputError, match="nothing is left"):
         encode(tiny, [user("a"), assistant("no", train=False)])
 
@@ -322,17 +311,20 @@ def test_no_token_is_lost_uncounted(tiny, answers, max_length, overlong):
     except InputError:
         assert all(len(sample.input_ids) > max_length for sample in whole.samples)
         return
-    counts = cut.counts
-    assert counts["tokens"] + counts["lost_tokens"] == whole.counts["tokens"]
+    counts = cut.report
+    assert counts["tokens"] + counts["lost_tokens"] == whole.report["tokens"]
     assert counts["rows"] + counts["dropped"] == len(data) and counts["rows"] == len(cut.samples)
     assert counts["tokens"] == sum(len(sample.input_ids) for sample in cut.samples)
     assert counts["target_tokens"] == sum(sample.target_tokens for sample in cut.samples)
-    by_conversation = {sample.conversation: sample for sample in whole.samples}
-    truncated = 0
+    earlier, truncated = iter(whole.samples), 0
     for sample in cut.samples:
-        ids, full = sample.input_ids.tolist(), by_conversation[sample.conversation].input_ids.tolist()
+        ids = sample.input_ids.tolist()
         assert len(ids) <= max_length and sample.target_tokens > 0 and sample.labels[0] == IGNORED
-        assert ids == (full[-len(ids) :] if overlong == "truncate_left" else full[: len(ids)])
+        full = next(
+            full
+            for one in earlier
+            if (full := one.input_ids.tolist()) and ids == (full[-len(ids) :] if overlong == "truncate_left" else full[: len(ids)])
+        )
         truncated += len(ids) < len(full)
     assert counts["truncated"] == truncated
 
@@ -349,7 +341,19 @@ def test_overlong_samples_are_named_with_the_cure(tiny):
 
 def test_templates_that_cannot_be_used(tiny):
     with pytest.raises(ModelError, match="no chat template"):
-        encode(with_template(tiny, None), [user("a"), assistant("b")])
-    refusing = with_template(tiny, "{{ raise_exception('only poems') }}")
+        encode(other_template(tiny, None), [user("a"), assistant("b")])
+    refusing = other_template(tiny, "{{ raise_exception('only poems') }}")
     with pytest.raises(InputError, match=r"\[0\].*only poems"):
         encode(refusing, [user("a"), assistant("b")])
+
+
+def test_the_datasets_library_reads_the_rows(tiny, data_json):
+    import datasets
+
+    made = pyrust_nn.prepare_dataset("builtin:tiny", dataset_path=data_json)
+    read = datasets.Dataset.from_file(made["path"])
+    assert read.column_names == ["input_ids", "labels"] and len(read) == made["rows"]
+    mapped = Rows(made["path"])
+    for i in (0, len(mapped) - 1):
+        assert read[i] == {"input_ids": mapped[i].input_ids.tolist(), "labels": mapped[i].labels.tolist()}
+    assert mapped.lengths().tolist() == [len(row) for row in read["input_ids"]]

@@ -71,7 +71,7 @@ pub(super) fn bar(part: u64, whole: u64, room: usize) -> String {
     }
     let eighths = ((part as f64 / whole as f64 * room as f64 * 8.0).round() as usize).max(1);
     let mut drawn = "█".repeat(eighths / 8);
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         drawn.push(EIGHTHS[eighths % 8 - 1]);
     }
     drawn
@@ -82,7 +82,7 @@ pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

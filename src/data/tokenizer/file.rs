@@ -27,13 +27,19 @@ pub(super) struct Added {
     pub id: u32,
     pub content: String,
     pub special: bool,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
+    #[serde(flatten)]
+    pub rules: Rules,
+}
+
+/// How an added token is found in text.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub(super) struct Rules {
+    pub single_word: bool,
+    /// It takes the white space before it along.
+    pub lstrip: bool,
+    /// It takes the white space behind it along.
+    pub rstrip: bool,
     normalized: bool,
 }
 
@@ -104,7 +110,7 @@ impl TokenizerFile {
             && model.end_of_word_suffix.as_deref().unwrap_or_default().is_empty()
             && !model.byte_fallback
             && body.normalizer.as_ref().is_some_and(|normalizer| normalizer["type"] == "NFC")
-            && self.added.iter().all(|token| !(token.single_word || token.lstrip || token.rstrip || token.normalized));
+            && self.added.iter().all(|token| token.rules == Rules::default());
         let pattern = body.pre_tokenizer.as_ref().and_then(pattern);
         let (true, Some(pattern)) = (known, pattern) else { return Ok(None) };
         let mut merges = Vec::with_capacity(body.model.merges.len());

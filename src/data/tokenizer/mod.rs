@@ -9,17 +9,18 @@ mod pretokenize;
 mod reference;
 mod vocabulary;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Result;
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use xxhash_rust::xxh3::xxh3_64;
 
 use bpe::merge_all;
-use file::{Added, TokenizerFile};
+use file::{Added, Rules, TokenizerFile};
 use pretokenize::Words;
 pub use reference::Reference;
 use vocabulary::Vocabulary;
@@ -45,19 +46,36 @@ enum Engine {
     Reference(Arc<Reference>),
 }
 
+/// A control token in a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    pub id: u32,
+    /// Where it is spelled.
+    pub spelled: Range<usize>,
+    /// As `spelled`, with the white space around it that it takes along.
+    pub taken: Range<usize>,
+}
+
 /// Texts that stand for a token, and where they are found: the leftmost, of several there the longest.
 #[derive(Debug)]
 struct Matcher {
     texts: Vec<String>,
     ids: Vec<u32>,
+    rules: Vec<Rules>,
     automaton: AhoCorasick,
 }
 
 impl Matcher {
     fn new<'a>(tokens: impl Iterator<Item = &'a Added>) -> Result<Matcher> {
-        let (texts, ids): (Vec<String>, Vec<u32>) = tokens.map(|token| (token.content.clone(), token.id)).unzip();
+        let tokens: Vec<&Added> = tokens.collect();
+        let texts: Vec<String> = tokens.iter().map(|token| token.content.clone()).collect();
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts)?;
-        Ok(Matcher { texts, ids, automaton })
+        Ok(Matcher {
+            texts,
+            ids: tokens.iter().map(|token| token.id).collect(),
+            rules: tokens.iter().map(|token| token.rules).collect(),
+            automaton,
+        })
     }
 
     fn find_iter<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, usize, u32)> + 'a {
@@ -109,16 +127,18 @@ impl Tokenizer {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for text in texts {
             let mut done = 0;
-            let ends = self.control_tokens(text).map(|(begin, end, _)| (begin, end)).chain([(text.len(), text.len())]);
-            for (begin, end) in ends {
-                let piece = &text[done..begin];
-                (ours.clear(), theirs.clear());
+            let end = text.len()..text.len();
+            let pieces = self.control_tokens(text).map(|found| found.taken).chain(std::iter::once(end));
+            for taken in pieces {
+                let piece = &text[done..taken.start];
+                ours.clear();
+                theirs.clear();
                 self.encode(piece, &mut scratch, &mut ours)?;
                 reference.encode(piece, &mut theirs)?;
                 if ours != theirs {
                     return Ok(Some(format!("{:?}", piece.chars().take(60).collect::<String>())));
                 }
-                done = end;
+                done = taken.end;
             }
         }
         Ok(None)
@@ -134,9 +154,21 @@ impl Tokenizer {
         matches!(self.engine, Engine::Fast(_))
     }
 
-    /// The control tokens in a text: begin, end and id of each.
-    pub fn control_tokens<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, usize, u32)> + 'a {
-        self.control.find_iter(text)
+    /// The control tokens in a text, found as `AddedVocabulary` of the tokenizers library does.
+    pub fn control_tokens<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Control> + 'a {
+        let mut done = 0;
+        self.control.automaton.find_iter(text).filter_map(move |found| {
+            let number = found.pattern().as_usize();
+            let (rules, spelled) = (self.control.rules[number], found.start()..found.end());
+            let (before, behind) = (&text[..spelled.start], &text[spelled.end..]);
+            let in_word = |c: Option<char>| c.is_some_and(|c| c == '_' || c.is_alphanumeric());
+            if rules.single_word && (in_word(before.chars().next_back()) || in_word(behind.chars().next())) {
+                return None;
+            }
+            let start = if rules.lstrip { before.trim_end().len().max(done) } else { spelled.start };
+            done = if rules.rstrip { text.len() - behind.trim_start().len() } else { spelled.end };
+            Some(Control { id: self.control.ids[number], spelled, taken: start..done })
+        })
     }
 
     /// The texts of the control tokens.
@@ -181,7 +213,15 @@ impl Tokenizer {
         self.control.ids.contains(&id)
     }
 
-    /// How many bytes of the text each of its tokens takes, by `encode`; of the normalized text (NFC), where that differs.
+    /// The bytes of a text as [`Tokenizer::lengths`] counts them.
+    pub fn length(&self, text: &str) -> usize {
+        match &self.engine {
+            Engine::Fast(_) if !is_normal(text) => text.nfc().map(|(c, _)| c.len_utf8()).sum(),
+            _ => text.len(),
+        }
+    }
+
+    /// How many bytes of the text each of its tokens takes, by `encode`; the fast way counts those of the normalized text (NFC).
     pub fn lengths(&self, text: &str, ids: &[u32]) -> Result<Vec<usize>> {
         match &self.engine {
             Engine::Reference(reference) => reference.lengths(text),
@@ -194,11 +234,15 @@ impl Tokenizer {
 }
 
 fn encode_words(vocabulary: &Vocabulary, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-    if text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
+    if is_normal(text) {
         return scratch.encode_words(vocabulary, text, ids);
     }
-    let normalized: String = text.nfc().collect();
+    let normalized: String = text.nfc().map(|(c, _)| c).collect();
     scratch.encode_words(vocabulary, &normalized, ids);
+}
+
+fn is_normal(text: &str) -> bool {
+    text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes
 }
 
 /// What a thread keeps between texts: words that it has merged before.

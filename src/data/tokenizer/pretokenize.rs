@@ -111,9 +111,8 @@ impl<'a> Words<'a> {
         let lower = |i: usize| self.text.get(at + i).map_or(0, u8::to_ascii_lowercase);
         match (lower(1), lower(2)) {
             (b's' | b't' | b'm' | b'd', _) => 2,
-            (b'r' | b'v', b'e') | (b'l', b'l') => 3,
-            // The long s (U+017F) is an s in another case.
-            (0xC5, 0xBF) => 3,
+            // The last is the long s (U+017F), an s in another case.
+            (b'r' | b'v', b'e') | (b'l', b'l') | (0xC5, 0xBF) => 3,
             _ => 0,
         }
     }

@@ -1,0 +1,43 @@
+//! One stage of the data engine by itself, with no library to fall back on: what the tests compare with transformers and tokenizers.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::engine::Engine;
+use super::fast;
+use super::render::{Render, RenderError, Rendering};
+use super::tokenizer::{Scratch, Tokenizer};
+use crate::error;
+
+/// Renders conversations, each a JSON object, by the template of the model in `folder`; of one that is refused or not supported, why.
+///
+/// # Errors
+/// Kind `model`: no tokenizer or no template. Kind `input`: a conversation with a fault.
+pub fn render_chat(folder: &Path, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
+    let engine = Engine::open(folder, None)?;
+    let mut all = Vec::with_capacity(conversations.len());
+    for text in conversations {
+        let conversation = fast::conversation(text).ok_or_else(|| error::input(format!("no conversation: {text}")))?;
+        all.push(engine.renderer.renderings(&conversation).map_err(|error| match error {
+            RenderError::Failed(error) => error.to_string(),
+            RenderError::Unsupported(why) => why,
+        }));
+    }
+    Ok(all)
+}
+
+/// The token ids of texts in which what spells a control token is text, by the tokenizer of the model in `folder`, and whether that
+/// is the fast one.
+///
+/// # Errors
+/// Kind `model`: no tokenizer.
+pub fn tokenize(folder: &Path, texts: &[String]) -> Result<(bool, Vec<Vec<u32>>)> {
+    let tokenizer = Tokenizer::open(folder, None)?;
+    let mut scratch = Scratch::default();
+    let ids = texts.iter().map(|text| {
+        let mut ids = Vec::new();
+        tokenizer.encode(text, &mut scratch, &mut ids).map(|()| ids)
+    });
+    Ok((tokenizer.is_fast(), ids.collect::<Result<_>>()?))
+}

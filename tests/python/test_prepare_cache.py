@@ -1,0 +1,217 @@
+"""The cache of prepared data sets: found again, never half, never wrong."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from engine import assistant, model_folder, rows, user, write
+
+import pyrust_nn
+from pyrust_nn import PyrustNNError
+from pyrust_nn.models import load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def model():
+    return model_folder(load_tokenizer("builtin:tiny"))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of the test's own."""
+    monkeypatch.setenv("PYRUST_NN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def many(count):
+    return [[user(f"What is {i}? " + "Why? " * (i % 40)), assistant(f"It is {i}.")] for i in range(count)]
+
+
+def prepare(model, path, **params):
+    return pyrust_nn.prepare_dataset(model, dataset_path=path, **params)
+
+
+def plain(report):
+    return [(sample.input_ids.tolist(), sample.labels.tolist()) for sample in rows(report["path"])]
+
+
+def state(folder):
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
+
+
+def entries(cache):
+    return sorted(path.name for path in (cache / "data").iterdir()) if (cache / "data").is_dir() else []
+
+
+def test_the_second_run_finds_it_and_writes_nothing(model, cache):
+    path = write(many(20))
+    first = prepare(model, path, eval_split=0.2)
+    before = state(cache)
+    second = prepare(model, path, eval_split=0.2)
+    assert not first["cached"] and second == {**first, "cached": True}
+    assert state(cache) == before
+
+
+def test_the_rows_are_those_of_the_very_data_tokenizer_template_and_parameters(model, cache, tmp_path):
+    path = write(many(20))
+    seen = {prepare(model, path)["path"]}
+
+    def new(report):
+        assert not report["cached"]
+        assert report["path"] not in seen
+        seen.add(report["path"])
+
+    for params in (
+        {"max_length": 1000},
+        {"overlong": "drop"},
+        {"thinking": "mask"},
+        {"drop_duplicates": True},
+        {"eval_split": 0.1},
+        {"seed": 7},
+    ):
+        new(prepare(model, path, **params))
+    new(prepare(model, write(many(21))))
+    for name, old, changed in (("chat_template.jinja", "helpful", "hopeful"), ("tokenizer.json", '"special": true', '"special": false')):
+        other = tmp_path / name
+        shutil.copytree(model, other)
+        text = (other / name).read_text(encoding="utf-8")
+        assert old in text
+        (other / name).write_text(text.replace(old, changed, 1), encoding="utf-8")
+        new(prepare(str(other), path))
+    assert prepare(model, path)["cached"]
+
+
+def test_the_same_content_elsewhere_is_the_same(model, cache):
+    first, second = prepare(model, write(many(5))), prepare(model, write(many(5)))
+    assert second["cached"] and second["path"] == first["path"]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["train.arrow", "eval.arrow", "report.json"])
+@pytest.mark.parametrize("how", [cut, flip, Path.unlink, lambda path: path.write_text("{}")], ids=["cut", "flipped", "gone", "garbled"])
+def test_what_is_broken_is_made_anew(model, cache, name, how):
+    path = write(many(20))
+    first = prepare(model, path, eval_split=0.2)
+    wanted = plain(first), [path.read_bytes() for path in sorted(Path(first["path"]).parent.glob("*.arrow"))]
+    how(Path(first["path"]).with_name(name))
+    second = prepare(model, path, eval_split=0.2)
+    if not (name == "report.json" and how is flip and second["cached"]):  # a blank may be flipped
+        assert second == first
+    assert (plain(second), [path.read_bytes() for path in sorted(Path(second["path"]).parent.glob("*.arrow"))]) == wanted
+    assert prepare(model, path, eval_split=0.2)["cached"]
+    assert len(entries(cache)) == 1
+
+
+def test_a_broken_table_of_the_tokenizer_is_made_anew(model, cache):
+    path = write(many(5))
+    wanted = plain(prepare(model, path))
+    (table,) = (cache / "tokenizers").iterdir()
+    good = table.read_bytes()
+    for how in (cut, flip, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(good[:16] + bytes(64))):
+        how(table)
+        shutil.rmtree(cache / "data")
+        assert plain(prepare(model, path)) == wanted
+        assert table.read_bytes() == good
+
+
+def worker(model, path, cache):
+    code = "import sys, json, pyrust_nn; print(json.dumps(pyrust_nn.prepare_dataset(sys.argv[1], dataset_path=sys.argv[2])))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, model, path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYRUST_NN_CACHE": str(cache)},
+    )
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_processes_at_once_end_with_one_whole_entry(model, cache, broken):
+    path = write(many(3000))
+    if broken:
+        cut(Path(prepare(model, path)["path"]))
+    workers = [worker(model, path, cache) for _ in range(4)]
+    outputs = [one.communicate(timeout=300) for one in workers]
+    assert [one.returncode for one in workers] == [0] * 4, outputs
+    assert len({out.replace(b'"cached": true', b'"cached": false') for out, _ in outputs}) == 1
+    assert len(entries(cache)) == 1
+    again = prepare(model, path)
+    assert again["cached"] and len(plain(again)) == 3000
+
+
+def test_threads_at_once_do_not_meet(model, cache):
+    path, reports = write(many(500)), []
+    threads = [threading.Thread(target=lambda: reports.append(prepare(model, path))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({report["path"] for report in reports}) == 1 and len(reports) == 4 and len(entries(cache)) == 1
+
+
+def begun(cache, process):
+    """Waits until the rows are being written."""
+    while process.poll() is None:
+        if any(path.stat().st_size for path in cache.glob("data/.*.partial-*/train.arrow")):
+            return
+        time.sleep(0.002)
+    pytest.fail(f"it ended before it could be disturbed: {process.communicate()}")
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory):
+    """A file that takes long enough to be disturbed."""
+    return write(many(200_000), tmp_path_factory.mktemp("large") / "data.json")
+
+
+def test_a_killed_process_leaves_no_entry_and_the_next_sweeps(model, cache, large):
+    process = worker(model, large, cache)
+    begun(cache, process)
+    process.kill()
+    process.wait()
+    assert entries(cache) and all(".partial-" in name for name in entries(cache))
+    report = prepare(model, write(many(5)))
+    assert entries(cache) == [Path(report["path"]).parent.name]
+
+
+def test_a_running_process_is_not_swept_away(model, cache, large):
+    process = worker(model, large, cache)
+    begun(cache, process)
+    prepare(model, write(many(5)))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert len(entries(cache)) == 2
+
+
+@pytest.mark.parametrize("door", ["binary", "Python"])
+def test_ctrl_c_leaves_nothing(model, cache, large, binary, door):
+    words = [str(binary), "prepare", large, "--model", model]
+    process = worker(model, large, cache) if door == "Python" else subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    begun(cache, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in ((130,) if door == "binary" else (130, -signal.SIGINT)), err
+    assert b"KeyboardInterrupt" in err if door == "Python" else b"interrupted" in err
+    assert entries(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_says_so(model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("PYRUST_NN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(PyrustNNError, match="PYRUST_NN_CACHE") as caught:
+        prepare(model, write(many(5)))
+    assert str(tmp_path / "file") in str(caught.value) and caught.value.kind == "io"
