@@ -1,10 +1,12 @@
 """LoRA fine-tuning: the model stays as it is, and small matrices beside its linear layers learn.
 
-In: a model, a data set, and perhaps an adapter to go on with (`checkpoint_lora`). Out: `adapter/`, for peft.
+In: a model, a data set, and perhaps an adapter to go on from (`checkpoint_lora`): the same one learns on, or a new one
+beside it (`checkpoint_mode`). Out: `adapter/`, for peft.
 With `load_in_4bit` the model's own weights are held in nf4 (QLoRA).
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
@@ -14,10 +16,12 @@ from pyrust_nn.files import atomic_folder
 from pyrust_nn.forgetting import ForgettingTable
 from pyrust_nn.lineage import check_lineage, read_lineage, same_weights, weights_hash, write_lineage
 from pyrust_nn.models import adapter_base, is_adapter, load_model, load_tokenizer, lora_target_modules, model_folder
+from pyrust_nn.rows import row_options
 from pyrust_nn.saving import save_model, set_stop_tokens
+from pyrust_nn.stack import add_parents, check_stackable, parent_folders
 from pyrust_nn.training import DTYPE_NAMES, load_data, model_config, prepare, train
 
-# Unset parameters mean the checkpoint's own when continuing, else these. The modules are models.lora_target_modules's.
+# Unset parameters mean the continued adapter's own, else these. The modules are models.lora_target_modules's.
 RANK, ALPHA, DROPOUT = 8, 32, 0.05
 
 
@@ -26,14 +30,16 @@ def run(params, session):
     if is_adapter(params.model):
         raise InputError(
             f"{params.model} is itself a LoRA adapter; to go on training it give its base as model and the adapter as "
-            "checkpoint_lora, to build a new adapter on top merge it first (task merge)"
+            "checkpoint_lora (checkpoint_mode stack builds a new adapter on top), or merge it first (task merge)"
         )
     device, dtype = prepare(params)
 
     # What can be refused is refused before any weight is loaded.
-    lora = checkpoint_config(params) if params.checkpoint_lora else None
+    parents, lora = starting_point(params)
     tokenizer = load_tokenizer(params.model)
     session.depends_on("model", model_folder(params.model))
+    for number, parent in enumerate(parents, 1):
+        session.depends_on(f"parent {number} of checkpoint_lora", parent)
     config = model_config(params.model)
     data = load_data(params, config)
 
@@ -47,9 +53,10 @@ def run(params, session):
         lora = new_config(params, model)
         model = get_peft_model(model, lora)
     lora.base_model_name_or_path = params.model
+    add_parents(model, parents, trainable=True)
 
-    stages = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
-    forgetting = ForgettingTable(stages, params.model, device, dtype)
+    earlier = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
+    forgetting = ForgettingTable(earlier, params.model, device, dtype)
     forgetting.measure(model, "before")
     with ThreadPoolExecutor(1) as beside:  # hashing a large base takes as long as reading it
         base_hash = beside.submit(weights_hash, model_folder(params.model))
@@ -68,12 +75,13 @@ def run(params, session):
 
     with atomic_folder(session.step_folder / "adapter") as folder:
         save_model(model, tokenizer, folder)
-        write_lineage(folder, params, base_hash.result(), stages, data.digest)
+        stages = [*earlier, this_stage(params, data.digest)]
+        write_lineage(folder, params.model, base_hash.result(), parent=params.checkpoint_lora, stages=stages)
 
     return {
         "outputs": {"adapter": "adapter"},
         "metrics": metrics,
-        "result": {"forgetting": forgetting.rows} if stages else None,
+        "result": {"forgetting": forgetting.rows} if earlier else None,
         "params": {
             "device": str(device),
             "dtype": DTYPE_NAMES[dtype],
@@ -85,6 +93,26 @@ def run(params, session):
             "use_dora": lora.use_dora,
         },
     }
+
+
+def starting_point(params):
+    """The folders of the frozen parents, and the configuration of the adapter that learns on (None for a new one)."""
+    checkpoint = params.checkpoint_lora
+    if not checkpoint:
+        if params.checkpoint_mode == "stack":
+            raise InputError("checkpoint_mode stack needs an adapter to stack upon; give it as checkpoint_lora")
+        return [], None
+    lora = checkpoint_config(params)
+    folder = Path(checkpoint)
+    if params.checkpoint_mode == "continue":
+        return parent_folders(folder), lora
+    if params.use_dora:
+        raise InputError(
+            "use_dora does not go with checkpoint_mode stack: DoRA scales the base's weights, not what the parents make of them; "
+            "merge the parents first (task merge), or leave use_dora out"
+        )
+    check_stackable(folder)
+    return [*parent_folders(folder), folder], None
 
 
 def new_config(params, model):
@@ -108,7 +136,7 @@ def new_config(params, model):
 
 
 def checkpoint_config(params):
-    """The checkpoint's own configuration, if it fits what was asked for."""
+    """The checkpoint's own configuration, if it has this base and, to be continued, fits what was asked for."""
     checkpoint = params.checkpoint_lora
     if not is_adapter(checkpoint):
         raise InputError(f"checkpoint_lora: {checkpoint} is not a LoRA adapter (it has no adapter_config.json)")
@@ -119,6 +147,8 @@ def checkpoint_config(params):
     if not same_weights(base, params.model):
         raise InputError(f"checkpoint_lora: {checkpoint} was trained on {base}, and {params.model} has other weights; give {base} as model")
     check_lineage(checkpoint, params.model)
+    if params.checkpoint_mode == "stack":
+        return lora
     differing = [
         f"{name} is {theirs} in the checkpoint, not {ours}"
         for name, ours, theirs in (
@@ -133,11 +163,23 @@ def checkpoint_config(params):
     if differing:
         raise InputError(
             f"checkpoint_lora: {checkpoint} cannot be continued so: {'; '.join(differing)}. "
-            "Set them as the checkpoint has them (rank, alpha and modules may be left out), or start a new adapter"
+            "Set them as the checkpoint has them (rank, alpha and modules may be left out), start a new adapter, or set "
+            "checkpoint_mode to stack for a new one beside it"
         )
     if params.lora_dropout is not None:
         lora.lora_dropout = params.lora_dropout
     return lora
+
+
+def this_stage(params, digest):
+    """This training's entry in lineage.json; `digest` is that of its data set."""
+    paths = params.dataset_path if isinstance(params.dataset_path, list) else [params.dataset_path]
+    return {
+        "dataset_path": [str(Path(path).absolute()) for path in paths],
+        "digest": digest,
+        "eval_split": params.eval_split,
+        "options": row_options(params),
+    }
 
 
 def module_names(target_modules):

@@ -9,8 +9,8 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::params::{
-    ConvertLoraToGgufParams, ConvertModelToGgufParams, Door, FinetuneFullParams, FinetuneLoraParams, InferenceParams, MergeParams,
-    QuantizeModelParams, ScriptParams, TaskParams,
+    ConvertLoraToGgufParams, ConvertModelToGgufParams, Door, FinetuneFullParams, FinetuneLoraParams, FlattenParams, InferenceParams,
+    MergeParams, QuantizeModelParams, ScriptParams, TaskParams,
 };
 use crate::pipeline::Pipeline;
 use crate::run::{Request, step};
@@ -22,9 +22,14 @@ pub fn finetune_full(session: &str, model: &str, params: &FinetuneFullParams) ->
     call("finetune_full", session, model, params)
 }
 
-/// Trains a LoRA adapter beside the frozen model, or continues one.
+/// Trains a LoRA adapter beside the frozen model, goes on with one, or stacks a new one upon it.
 pub fn finetune_lora(session: &str, model: &str, params: &FinetuneLoraParams) -> Result<Summary> {
     call("finetune_lora", session, model, params)
+}
+
+/// Joins stacked adapters into one adapter that computes the same.
+pub fn flatten(session: &str, model: &str, params: &FlattenParams) -> Result<Summary> {
+    call("flatten", session, model, params)
 }
 
 /// Joins an adapter and its base into a plain model.

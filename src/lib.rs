@@ -34,15 +34,15 @@ pub mod summary;
 pub mod task;
 
 pub use api::{
-    convert_lora_to_gguf, convert_model_to_gguf, finetune_full, finetune_lora, inference, merge, quantize_model, resume, run_pipeline,
-    run_script,
+    convert_lora_to_gguf, convert_model_to_gguf, finetune_full, finetune_lora, flatten, inference, merge, quantize_model, resume,
+    run_pipeline, run_script,
 };
 pub use check::CheckReport;
 pub use dataset::{check_dataset, prepare_dataset};
 pub use embed::{pyo3, with_python_env};
 pub use params::{
-    CheckParams, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, InferenceParams, MergeParams,
-    PrepareParams, QuantizeModelParams, ScriptParams,
+    CheckParams, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, FlattenParams, InferenceParams,
+    MergeParams, PrepareParams, QuantizeModelParams, ScriptParams,
 };
 pub use session::new_session_id;
 pub use status::{get_status, list_sessions};

@@ -180,9 +180,9 @@ macro_rules! loop_params {
 macro_rules! lora_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
         $next! { [$($rest)*] $(#[doc = $about])+ $name {
-            /// Rank of the adapter's matrices; unset, the checkpoint's, else 8.
+            /// Rank of the adapter's matrices; unset, the continued one's, else 8.
             unset lora_rank: u32 = 0, int(1, 65_536);
-            /// Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names.
+            /// Layers that get an adapter; unset, the continued one's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names.
             unset target_modules: Vec<String> = Vec::new(), Kind::TextList;
             /// Hold the frozen model in 4 bit, nf4 (QLoRA).
             default load_in_4bit: bool = false, Kind::Bool;
@@ -242,19 +242,21 @@ finetune_params! {
 
 lora_params! {
     [finetune_params loop_params data_params step_params]
-    /// Train a LoRA adapter beside the frozen model, or continue one.
+    /// Train a LoRA adapter beside the frozen model, go on with one, or stack a new one upon it.
     FinetuneLoraParams {
         /// Peak learning rate.
         default learning_rate: f64 = 2e-4, float_above(0.0, 10.0);
-        /// Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the checkpoint's, else 32.
+        /// Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the continued one's, else 32.
         unset lora_alpha: u32 = 0, int(1, 1_000_000);
-        /// Dropout on the adapter's input; unset, the checkpoint's, else 0.05.
+        /// Dropout on the adapter's input; unset, the continued one's, else 0.05.
         unset lora_dropout: Option<f64> = None, float(0.0, 0.99);
-        /// Adapter to go on training: a folder or a session's step.
+        /// Adapter to go on from: a folder or a session's step.
         unset checkpoint_lora: PathBuf = PathBuf::new(), Kind::Adapter;
-        /// Scale by the root of the rank (rsLoRA); unset, the checkpoint's, else off.
+        /// How to go on from checkpoint_lora: continue trains that adapter further; stack leaves it as it is, active and frozen, and trains a new one beside it.
+        default checkpoint_mode: String = "continue".to_string(), Kind::Choice(&["continue", "stack"]);
+        /// Scale by the root of the rank (rsLoRA); unset, the continued one's, else off.
         unset use_rslora: Option<bool> = None, Kind::Bool;
-        /// Learn direction and length of each weight apart (DoRA, arXiv 2402.09353); unset, the checkpoint's, else off.
+        /// Learn direction and length of each weight apart (DoRA, arXiv 2402.09353); unset, the continued one's, else off.
         unset use_dora: Option<bool> = None, Kind::Bool;
         /// Learning rate of the adapter's B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), 16 for instance; unset, the same for both.
         unset loraplus_ratio: Option<f64> = None, float(1.0, 10_000.0);
@@ -309,6 +311,12 @@ step_params! {
         /// Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU.
         default dtype: String = "auto".to_string(), DTYPE;
     }
+}
+
+step_params! {
+    []
+    /// Join stacked adapters into one adapter that computes the same.
+    FlattenParams {}
 }
 
 step_params! {
@@ -424,8 +432,13 @@ mod tests {
         for params in [FinetuneFullParams::params(), FinetuneLoraParams::params()] {
             resolve("task", params, required.clone(), Door::Rust).unwrap();
         }
-        for params in [QuantizeModelParams::params(), ConvertModelToGgufParams::params(), InferenceParams::params(), MergeParams::params()]
-        {
+        for params in [
+            QuantizeModelParams::params(),
+            ConvertModelToGgufParams::params(),
+            InferenceParams::params(),
+            FlattenParams::params(),
+            MergeParams::params(),
+        ] {
             resolve("task", params, Map::new(), Door::Rust).unwrap();
         }
     }

@@ -6,7 +6,6 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::begun::Begun;
-use crate::error;
 use crate::params::{Door, Kind, resolve};
 use crate::pipeline::Plan;
 use crate::place::Place;
@@ -15,6 +14,7 @@ use crate::session::{Session, read_record, runs_dir};
 use crate::status::existing;
 use crate::summary::{Status, Summary};
 use crate::task::Task;
+use crate::{data, error};
 
 /// The steps to run: with `step` that one alone, else what the session's pipeline has left, else the last attempt that did not succeed.
 ///
@@ -126,10 +126,22 @@ impl Left<'_> {
     /// Parameters as they were given, with paths that still lead where they did.
     fn request(&self, task: &'static Task, mut given: Map<String, Value>, cwd: &Path) -> Request {
         let elsewhere = std::env::current_dir().is_ok_and(|now| now != cwd);
-        for param in task.all_params().filter(|param| matches!(param.kind, Kind::Path | Kind::Model | Kind::Adapter)) {
-            let Some(text) = given.get(param.name).and_then(Value::as_str) else { continue };
-            if elsewhere && Path::new(text).is_relative() && cwd.join(text).exists() {
-                given.insert(param.name.into(), cwd.join(text).to_string_lossy().into());
+        let there = |text: &str| {
+            let path = cwd.join(text);
+            // A pattern leads where any of its files is; `expand` says so.
+            let leads = elsewhere && Path::new(text).is_relative() && (path.exists() || data::expand(&[path.to_string_lossy()]).is_ok());
+            leads.then(|| Value::from(path.to_string_lossy().into_owned()))
+        };
+        let kinds = [Kind::Path, Kind::Paths, Kind::Model, Kind::Adapter];
+        for param in task.all_params().filter(|param| kinds.contains(&param.kind)) {
+            match given.get_mut(param.name) {
+                Some(Value::Array(paths)) => {
+                    for path in paths {
+                        *path = path.as_str().and_then(there).unwrap_or_else(|| path.take());
+                    }
+                }
+                Some(path) => *path = path.as_str().and_then(there).unwrap_or_else(|| path.take()),
+                None => {}
             }
         }
         match self.runs {

@@ -7,8 +7,8 @@ use anyhow::Result;
 use crate::embedded;
 use crate::error;
 use crate::params::{
-    ADAPTER, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, InferenceParams, MODEL,
-    MergeParams, Param, QuantizeModelParams, SCRIPT, ScriptParams, TaskParams,
+    ADAPTER, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, FlattenParams, InferenceParams,
+    MODEL, MergeParams, Param, QuantizeModelParams, SCRIPT, ScriptParams, TaskParams,
 };
 
 /// A task.
@@ -24,7 +24,7 @@ pub struct Task {
 }
 
 /// Every task, in the order in which one meets them.
-pub static TASKS: [Task; 8] = [
+pub static TASKS: [Task; 9] = [
     Task {
         name: "finetune_full",
         about: "Train every weight of the model",
@@ -34,10 +34,17 @@ pub static TASKS: [Task; 8] = [
     },
     Task {
         name: "finetune_lora",
-        about: "Train a LoRA adapter beside the frozen model, or continue one",
+        about: "Train a LoRA adapter beside the frozen model, go on with one, or stack a new one upon it",
         subject: &MODEL,
         params: FinetuneLoraParams::params,
         script: "finetuning_lora.py",
+    },
+    Task {
+        name: "flatten",
+        about: "Join stacked adapters into one adapter",
+        subject: &MODEL,
+        params: FlattenParams::params,
+        script: "flatten.py",
     },
     Task {
         name: "merge",
@@ -139,8 +146,8 @@ mod tests {
             }
             let defined: BTreeSet<String> =
                 task.all_params().map(|param| param.name.to_string()).filter(|name| !RUST.contains(&name.as_str())).collect();
-            if task.name == "convert_lora_to_gguf" {
-                words.insert("device".into()); // nothing is computed there, so any device will do
+            if ["convert_lora_to_gguf", "flatten"].contains(&task.name) {
+                words.insert("device".into()); // no model is computed there, so any device will do
             }
             assert_eq!(words, defined, "{} and params.rs differ", task.script);
         }

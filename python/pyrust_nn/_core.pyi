@@ -25,6 +25,7 @@ __all__ = [
     "embedded_text",
     "finetune_full",
     "finetune_lora",
+    "flatten",
     "get_status",
     "inference",
     "list_sessions",
@@ -211,6 +212,7 @@ def finetune_lora(
     lora_alpha: int | None = None,
     lora_dropout: float | None = None,
     checkpoint_lora: str | PathLike[str] | None = None,
+    checkpoint_mode: Literal["continue", "stack"] = "continue",
     use_rslora: bool | None = None,
     use_dora: bool | None = None,
     loraplus_ratio: float | None = None,
@@ -221,7 +223,7 @@ def finetune_lora(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Train a LoRA adapter beside the frozen model, or continue one, as a step of a session; returns the step's summary.
+    """Train a LoRA adapter beside the frozen model, go on with one, or stack a new one upon it, as a step of a session; returns the step's summary.
 
     Args:
         session: Name of the session; None makes a fresh one.
@@ -254,16 +256,41 @@ def finetune_lora(
         early_stopping_patience: End after so many evaluations in a row without a lower loss; 0 never does. (a whole number from 0 to 1000000; default 0)
         load_best_model_at_end: Save the weights of the evaluation with the lowest loss instead of the last ones. (true or false; default off)
         report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
-        lora_rank: Rank of the adapter's matrices; unset, the checkpoint's, else 8. (a whole number from 1 to 65536; unset by default)
-        target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
+        lora_rank: Rank of the adapter's matrices; unset, the continued one's, else 8. (a whole number from 1 to 65536; unset by default)
+        target_modules: Layers that get an adapter; unset, the continued one's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
         load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
         learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-4)
-        lora_alpha: Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the checkpoint's, else 32. (a whole number from 1 to 1000000; unset by default)
-        lora_dropout: Dropout on the adapter's input; unset, the checkpoint's, else 0.05. (a number from 0 to 0.99; unset by default)
-        checkpoint_lora: Adapter to go on training: a folder or a session's step. (a folder or a session's step; unset by default)
-        use_rslora: Scale by the root of the rank (rsLoRA); unset, the checkpoint's, else off. (true or false; unset by default)
-        use_dora: Learn direction and length of each weight apart (DoRA, arXiv 2402.09353); unset, the checkpoint's, else off. (true or false; unset by default)
+        lora_alpha: Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the continued one's, else 32. (a whole number from 1 to 1000000; unset by default)
+        lora_dropout: Dropout on the adapter's input; unset, the continued one's, else 0.05. (a number from 0 to 0.99; unset by default)
+        checkpoint_lora: Adapter to go on from: a folder or a session's step. (a folder or a session's step; unset by default)
+        checkpoint_mode: How to go on from checkpoint_lora: continue trains that adapter further; stack leaves it as it is, active and frozen, and trains a new one beside it. (one of continue, stack; default continue)
+        use_rslora: Scale by the root of the rank (rsLoRA); unset, the continued one's, else off. (true or false; unset by default)
+        use_dora: Learn direction and length of each weight apart (DoRA, arXiv 2402.09353); unset, the continued one's, else off. (true or false; unset by default)
         loraplus_ratio: Learning rate of the adapter's B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), 16 for instance; unset, the same for both. (a number from 1 to 10000; unset by default)
+        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
+        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
+        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+    """
+
+def flatten(
+    session: str | None,
+    model: str | PathLike[str],
+    *,
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
+) -> Summary:
+    """Join stacked adapters into one adapter, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None makes a fresh one.
+        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
@@ -513,8 +540,8 @@ def check_dataset(
         packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
         dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
-        lora_rank: Rank of the adapter's matrices; unset, the checkpoint's, else 8. (a whole number from 1 to 65536; unset by default)
-        target_modules: Layers that get an adapter; unset, the checkpoint's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
+        lora_rank: Rank of the adapter's matrices; unset, the continued one's, else 8. (a whole number from 1 to 65536; unset by default)
+        target_modules: Layers that get an adapter; unset, the continued one's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
         load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
         task: The way of fine-tuning whose memory, disk and time are estimated. (one of finetune_full, finetune_lora; default finetune_lora)
         show: Conversations to show with what is trained on: the first so many. (a whole number from 0 to 1000; default 1)

@@ -24,7 +24,7 @@ class ForgettingTable:
         for number, stage in enumerate(stages, 1):
             path = ", ".join(stage["dataset_path"])
             try:
-                prepared = prepare_rows(model, stage["dataset_path"], stage, stage["eval_split"])
+                prepared = prepare_rows(model, stage["dataset_path"], stage["options"], stage["eval_split"])
             except InputError as cause:
                 logger.warning("what is forgotten of stage %d is not measured: %s", number, cause)
                 continue

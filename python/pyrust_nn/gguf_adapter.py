@@ -6,7 +6,6 @@ adapter has beyond such pairs (magnitudes of DoRA, biases, whole modules) it can
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +18,10 @@ from pyrust_nn.gguf_keys import Label, add_metadata
 from pyrust_nn.gguf_layout import Layout, Ranges
 from pyrust_nn.gguf_plan import Plan, Stored, assemble, stored_tensors, text_config
 from pyrust_nn.models import adapter_base
+from pyrust_nn.pairs import PAIR, beyond_pairs, module_alpha
 from pyrust_nn.sources import ADAPTER_CONFIG, TINY, checked_adapter_folder, model_folder, read_json
+from pyrust_nn.stack import parent_folders
 
-_PAIR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?")
 _MERGE = "merge it into its base (convert_model_to_gguf does that with an adapter)"
 
 
@@ -47,16 +47,11 @@ def adapter_plan(adapter: str, outtype: str, target: Path, name: Label) -> Plan:
 
 
 def _check(settings: dict[str, Any], folder: Path) -> None:
-    reasons = {
-        f"it is of type {settings.get('peft_type')}": settings.get("peft_type") != "LORA",
-        "it has magnitudes of its own (DoRA)": settings.get("use_dora"),
-        "it trains biases": settings.get("bias", "none") != "none" or settings.get("lora_bias"),
-        f"it holds whole modules ({', '.join(settings.get('modules_to_save') or [])})": settings.get("modules_to_save"),
-        "it holds single tokens' embeddings": settings.get("trainable_token_indices"),
-        "it pools its inputs or has blocks (QA-LoRA, BD-LoRA)": settings.get("use_qalora") or settings.get("use_bdlora"),
-        "it repeats layers of its base": settings.get("layer_replication"),
-    }
-    if reason := next((reason for reason, holds in reasons.items() if holds), None):
+    if parent_folders(folder):
+        raise ModelError(
+            f"adapter {folder} cannot be a GGUF adapter: it is stacked upon others, and a file holds one; join them first (task flatten)"
+        )
+    if reason := beyond_pairs(settings):
         raise ModelError(f"adapter {folder} cannot be a GGUF adapter: {reason}, which llama.cpp has no place for; {_MERGE}")
 
 
@@ -64,7 +59,7 @@ def _pairs(stored: list[Stored], layout: Layout, folder: Path) -> dict[str, tupl
     """A (rank, in) and B (out, rank) of every adapted module, by the module's name."""
     halves: dict[str, dict[str, Stored]] = {}
     for tensor in sorted(stored, key=lambda tensor: tensor.name):
-        match = _PAIR.fullmatch(tensor.name)
+        match = PAIR.fullmatch(tensor.name)
         fused = match and re.search(r"\.experts(\.base_layer)*$", match[1])
         if match is None or fused:
             what = "adapts experts that are fused into one tensor" if fused else "is no part of a low-rank pair"
@@ -83,22 +78,15 @@ def _pairs(stored: list[Stored], layout: Layout, folder: Path) -> dict[str, tupl
 
 
 def _alpha(settings: dict[str, Any], ranks: dict[str, int], folder: Path) -> float:
-    """The one alpha with which llama.cpp scales every pair as peft does (arXiv 2312.03732 for rank-stabilized LoRA)."""
+    """The one alpha with which llama.cpp scales every pair as peft does."""
 
-    def of(module: str) -> float:
-        patterns: dict[str, float] = settings.get("alpha_pattern") or {}
-        # As peft matches: the pattern is the end of the module's name.
-        own = (value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
-        alpha = next(own, settings["lora_alpha"])
-        return alpha * math.sqrt(ranks[module]) if settings.get("use_rslora") else alpha
-
-    alphas = {of(module) for module in ranks}
+    alphas = {module_alpha(settings, module, rank) for module, rank in ranks.items()}
     if len(alphas) > 1:
         raise ModelError(
             f"adapter {folder} cannot be a GGUF adapter: its modules are scaled by different alphas, and llama.cpp takes one "
             f"for all; {_MERGE}"
         )
-    return float(alphas.pop())
+    return alphas.pop()
 
 
 def _tensors(pairs: dict[str, tuple[Stored, Stored]], layout: Layout, folder: Path) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Where an adapter comes from: its base, the adapter that it goes on from, and the data sets of all its stages.
 
 `lineage.json` in an adapter's folder keeps it: `base` and `parent` (null for a new adapter) by name and SHA-256 of their
-weights, `adapter` (its own SHA-256), and `stages`, oldest first, each with its data set and how that was read.
+weights, `adapter` (its own SHA-256), `stack` (the folders in there and the SHA-256 of the frozen adapters that it is
+stacked upon, oldest first), and `stages`, oldest first, each with its data set and how that was read.
 """
 
 from __future__ import annotations
@@ -9,14 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from pyrust_nn import InputError
-from pyrust_nn.rows import OPTIONS
-from pyrust_nn.sources import TINY, model_folder, read_json
-
-LINEAGE = "lineage.json"
+from pyrust_nn.sources import LINEAGE, TINY, model_folder, read_json
+from pyrust_nn.stack import parent_folders
 
 
 def same_weights(one: str, other: str) -> bool:
@@ -64,28 +62,23 @@ def check_lineage(adapter: str, model: str) -> None:
     known = read_lineage(adapter)
     if known is None:
         return
+    own, as_trained = model_folder(adapter), "take the adapter as it was trained"
     for what, folder, recorded, cure in (
-        ("the adapter", model_folder(adapter), known["adapter"]["sha256"], "take the adapter as it was trained"),
+        ("the adapter", own, known["adapter"]["sha256"], as_trained),
+        *(("its parent", own / parent["folder"], parent["sha256"], as_trained) for parent in known.get("stack") or []),
         ("its base", model_folder(model), known["base"]["sha256"], "give the base as it was then, or train a new adapter on this one"),
     ):
         if weights_hash(folder) != recorded:
             raise InputError(f"checkpoint_lora: {what} {folder} has other weights than when {adapter} was made (SHA-256); {cure}")
 
 
-def write_lineage(folder: Path, params: SimpleNamespace, base_sha256: str | None, stages: list[dict[str, Any]], digest: str) -> None:
-    """Write lineage.json beside an adapter's saved weights. `stages` are those before this one, `digest` that of its data set."""
-    parent = params.checkpoint_lora
-    paths = params.dataset_path if isinstance(params.dataset_path, list) else [params.dataset_path]
-    stage = {
-        "dataset_path": [str(Path(path).absolute()) for path in paths],
-        "digest": digest,
-        "eval_split": params.eval_split,
-        **{name: getattr(params, name) for name in OPTIONS},
-    }
+def write_lineage(folder: Path, base: str, base_sha256: str | None, *, parent: str | None, stages: list[dict[str, Any]]) -> None:
+    """Write lineage.json beside an adapter's saved weights. `parent` is the adapter that it goes on from."""
     record = {
-        "base": {"model": params.model, "sha256": base_sha256},
+        "base": {"model": base, "sha256": base_sha256},
         "adapter": {"sha256": weights_hash(folder)},
         "parent": {"adapter": parent, "sha256": weights_hash(model_folder(parent))} if parent else None,
-        "stages": [*stages, stage],
+        "stack": [{"folder": str(one.relative_to(folder)), "sha256": weights_hash(one)} for one in parent_folders(folder)],
+        "stages": stages,
     }
     (folder / LINEAGE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

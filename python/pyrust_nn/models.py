@@ -20,6 +20,7 @@ from pyrust_nn.sources import (
     model_folder,
     quantization,
 )
+from pyrust_nn.stack import add_parents, parent_folders
 
 if TYPE_CHECKING:
     import torch
@@ -115,10 +116,10 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model, in evaluation mode, on `device`.
 
-    An adapter comes as its base with the frozen adapter beside it (PeftModel). A quantized folder keeps its own number
-    formats, whatever `dtype` says; for others None means the format in which they are stored. `load_in_4bit` holds the
-    linear layers in nf4 (QLoRA); what is computed with them is computed in `dtype`. Another `quantization_config`
-    (transformers') is for whole, plain models.
+    An adapter comes as its base with the frozen adapter, and those it is stacked upon, beside it (PeftModel). A quantized
+    folder keeps its own number formats, whatever `dtype` says; for others None means the format in which they are
+    stored. `load_in_4bit` holds the linear layers in nf4 (QLoRA); what is computed with them is computed in `dtype`.
+    Another `quantization_config` (transformers') is for whole, plain models.
 
     Raises ModelError if the model cannot be used.
     """
@@ -173,20 +174,23 @@ def _with_adapter(folder: Path, device: torch.device, dtype: torch.dtype | None,
     from transformers import GenerationConfig
 
     base = adapter_base(str(folder))
+    parents = parent_folders(folder)
     model = load_model(base, device=device, dtype=dtype, load_in_4bit=load_in_4bit)
     if (folder / "generation_config.json").is_file():
         # It learnt where answers end, which its base may not know.
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=False, torch_device=str(device)).eval()
+        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False, torch_device=str(device))
+        add_parents(adapted, parents, trainable=False)
+        return adapted.eval()
     except Exception as cause:
         raise ModelError(f"adapter {folder} does not fit its base model {base}: {_first_line(cause)}") from cause
 
 
 def merged_model(adapter: str, device: torch.device, dtype: torch.dtype | None) -> PreTrainedModel:
-    """The plain model that computes what an adapter and its base compute together.
+    """The plain model that computes what an adapter, those it is stacked upon and its base compute together.
 
-    The adapter's product is added in float32, and the sum is rounded once to `dtype` (None: the format in which the
+    Each adapter's product is added in float32, and the sum is rounded once to `dtype` (None: the format in which the
     base is stored): adding in bfloat16 would lose part of the adapter's small change.
 
     Raises ModelError where the base is quantized, or adapter and base cannot be loaded.

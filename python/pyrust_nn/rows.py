@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from os import PathLike
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,20 @@ class Sample:
         return int(np.count_nonzero(self.labels != IGNORED))
 
 
-OPTIONS = ("max_length", "overlong", "thinking", "drop_duplicates", "seed")
-"""The parameters that decide the rows of a data set, besides what is held out."""
+def row_options(params: SimpleNamespace) -> dict[str, Any]:
+    """The parameters that decide the rows of a data set, besides what is held out."""
+    return {
+        "max_length": params.max_length,
+        "overlong": params.overlong,
+        "thinking": params.thinking,
+        "drop_duplicates": params.drop_duplicates,
+        "seed": params.seed,
+    }
 
 
-def prepare_rows(model: str, dataset_path: str | list[str], options: Mapping[str, Any], eval_split: float = 0.0) -> PreparedDataset:
-    """Prepare a data set for `model`, or find it prepared; of `options` those named in OPTIONS count."""
-    given = {name: options[name] for name in OPTIONS}
-    return _core.prepare_dataset(model_folder(model), dataset_path=dataset_path, eval_split=eval_split, **given)
+def prepare_rows(model: str, dataset_path: str | list[str], options: dict[str, Any], eval_split: float = 0.0) -> PreparedDataset:
+    """Prepare a data set for `model`, or find it prepared; `options` as `row_options` gives them."""
+    return _core.prepare_dataset(model_folder(model), dataset_path=dataset_path, eval_split=eval_split, **options)
 
 
 class Rows:

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyrust_nn.stack import NEWEST, copy_parents
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast
 
@@ -16,7 +18,7 @@ END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a model (PreTrainedModel), or an adapter (PeftModel) without its base, into `folder`.
+    """Write a model (PreTrainedModel), or an adapter (PeftModel) with its parents and without its base, into `folder`.
 
     Beside the weights (safetensors, in the dtype they have in memory) stand the tokenizer, its chat template and a
     generation config.
@@ -24,12 +26,18 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(model, "peft_config"):
         # No embeddings: their size never changes here. (peft would ask the hub whether it did.)
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, selected_adapters=[NEWEST], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's form to fill in
+        copy_parents(model, folder)
         if model.get_base_model().generation_config is not None:
             model.get_base_model().generation_config.save_pretrained(folder)
     else:
         model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Put the tokenizer beside saved weights, which become as readable as its files."""
     tokenizer.save_pretrained(folder)
     # safetensors makes its files readable by their owner alone; a model is as open as the folder's other files.
     mode = (folder / "tokenizer_config.json").stat().st_mode

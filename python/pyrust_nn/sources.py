@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+LINEAGE = "lineage.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 _FETCHED = ["*.json", "*.jinja", "*.txt", "*.safetensors"]

@@ -41,7 +41,7 @@ from pyrust_nn.loss import TargetLoss
 from pyrust_nn.models import model_folder, pick_device, pick_dtype, position_limit
 from pyrust_nn.optimizers import OPTIMIZERS, loraplus_optimizer
 from pyrust_nn.reports import reporters
-from pyrust_nn.rows import IGNORED, Rows, Sample, prepare_rows
+from pyrust_nn.rows import IGNORED, Rows, Sample, prepare_rows, row_options
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -80,14 +80,14 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig) -> TrainingData
             f"{params.model}; set max_length to {positions} or less"
         )
     check_evaluation(params)
-    prepared = prepare_rows(params.model, params.dataset_path, vars(params), params.eval_split)
+    prepared = prepare_rows(params.model, params.dataset_path, row_options(params), params.eval_split)
     train = Rows(prepared["path"])
     evaluation = Rows(prepared["eval_path"]) if prepared["eval_path"] else None
     if params.eval_dataset_path:
-        evaluation = Rows(prepare_rows(params.model, params.eval_dataset_path, vars(params))["path"])
+        evaluation = Rows(prepare_rows(params.model, params.eval_dataset_path, row_options(params))["path"])
     logger.info("%d rows to train on, %d to evaluate", len(train), len(evaluation or ()))
     counts = {name: count for name, count in prepared.items() if isinstance(count, int) and name != "cached"}
-    return TrainingData(train, evaluation, prepared["digest"], counts)
+    return TrainingData(train, evaluation, prepared["digest"], counts | {"eval_rows": len(evaluation or ())})
 
 
 def model_config(model: str) -> PretrainedConfig:

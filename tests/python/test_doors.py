@@ -23,7 +23,16 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
-TASKS = ["finetune_full", "finetune_lora", "merge", "quantize_model", "convert_model_to_gguf", "convert_lora_to_gguf", "inference"]
+TASKS = [
+    "finetune_full",
+    "finetune_lora",
+    "flatten",
+    "merge",
+    "quantize_model",
+    "convert_model_to_gguf",
+    "convert_lora_to_gguf",
+    "inference",
+]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -235,3 +235,14 @@ fn white_space_without_end_is_not_kept() {
     assert_eq!(found.len(), 2);
     assert_eq!(found[1].messages[0].content, "é");
 }
+
+#[test]
+fn a_text_of_100_megabytes_is_an_item_like_its_neighbours() {
+    let words = "x ".repeat(50_000_000);
+    let long = format!(r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "{words}"}}]}}"#);
+    let found = conversations(format!("[{GOOD}, {long}, {GOOD}]").as_bytes(), SIZES.block).unwrap();
+    assert_eq!(found.iter().map(|one| one.messages[1].content.len()).collect::<Vec<_>>(), [3, 100_000_000, 3]);
+    // Cut off in its middle it is a fault, not a half of a conversation.
+    let cut = conversations(&format!("[{GOOD}, {long}]").as_bytes()[..50_000_000], SIZES.block).unwrap_err();
+    assert!(cut.contains("EOF while parsing a string"), "{cut}");
+}
