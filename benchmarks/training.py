@@ -16,16 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import resource
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from machine import RESULTS, described
 
 HERE = Path(__file__).resolve().parent
 TOKENIZER = HERE.parents[1] / "shared" / "qwen2-tokenizer"
@@ -225,19 +225,6 @@ def child(task: str, side: str, folder: Path) -> None:
     (folder / "figures.json").write_text(json.dumps(figures))
 
 
-def machine() -> dict[str, Any]:
-    """What the figures hold for."""
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    return {
-        "cpu": cpu or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in ("pyrust-nn", "torch", "transformers", "peft", "trl")},
-    }
-
-
 def compare(runs: list[dict[str, Any]]) -> dict[str, float]:
     """Medians of both sides, their ratios, and how far the losses are apart."""
 
@@ -261,7 +248,7 @@ def main() -> None:
     parser.add_argument("--only", choices=TASKS, help="one way of training")
     parser.add_argument("--steps", type=int, default=12, help="optimizer steps of a run")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each side")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "training.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "training.json")
     parser.add_argument("--child", nargs=3, metavar=("TASK", "SIDE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -270,7 +257,7 @@ def main() -> None:
     if not TOKENIZER.is_dir():
         parser.error(f"{TOKENIZER} is not there")
 
-    results: dict[str, Any] = {"machine": machine(), "steps": arguments.steps, "rounds": arguments.rounds}
+    results: dict[str, Any] = {"machine": described(), "steps": arguments.steps, "rounds": arguments.rounds}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder, BATCH * arguments.steps)

@@ -1,6 +1,7 @@
 //! What only Python can do for a data set: render by transformers, read Parquet, make or download a model.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use pyo3::prelude::*;
@@ -25,22 +26,24 @@ impl Transformers for PythonTransformers {
             let made = || py.import("pyrust_nn.chat")?.call_method1("renderer_for", (folder,));
             made().map(Bound::unbind).map_err(|raised| from_python(py, raised))
         });
-        Ok(Some(Box::new(PythonRenderer(made?))))
+        Ok(Some(Box::new(PythonRenderer(Mutex::new(made?)))))
     }
 }
 
-/// `pyrust_nn.chat.ChatRenderer`.
-struct PythonRenderer(Py<PyAny>);
+/// `pyrust_nn.chat.ChatRenderer`, which renders one conversation at a time.
+struct PythonRenderer(Mutex<Py<PyAny>>);
 
 /// A text, its turns' places in characters, and the message it is for.
 type Rendered = (String, Vec<(usize, usize, usize)>, Option<usize>);
 
 impl Render for PythonRenderer {
     fn renderings(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
+        // Locked before the interpreter is, and never the other way round.
+        let renderer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let rendered: Result<Vec<Rendered>> = Python::attach(|py| {
             let call = || {
                 let shown = to_object(py, &conversation.to_value())?;
-                self.0.bind(py).call_method1("for_rust", (shown, conversation.index))?.extract()
+                renderer.bind(py).call_method1("for_rust", (shown, conversation.index))?.extract()
             };
             call().map_err(|raised| from_python(py, raised))
         });

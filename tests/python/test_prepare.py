@@ -363,3 +363,15 @@ def test_parameters_of_the_renderer_in_the_data_change_nothing(models):
     messages = [user("a"), assistant("b")]
     given = {"add_generation_prompt": True, "tokenize": True, "messages": [], "return_dict": True}
     assert plain(prepare(folder, {"messages": messages, "chat_template_kwargs": given}).samples) == plain(prepare(folder, messages).samples)
+
+
+def test_conversations_that_transformers_renders_side_by_side_keep_their_own_tools(models):
+    template = "{{ strftime_now('') }}{% for tool in tools %}{{ tool.name }}{% endfor %}" + models["tiny"][1].chat_template
+    folder, tokenizer = with_template(models["tiny"][0], template)
+    # Several batches, so that several threads have one at the same time.
+    words = "word " * 400
+    conversations = [{"messages": [user(words), assistant(f"call {i}")], "tools": [{"name": f"tool {i} "}]} for i in range(600)]
+    samples = prepare(folder, *conversations).samples
+    for i, sample in enumerate(samples):
+        text = tokenizer.decode(sample.input_ids)
+        assert text.startswith(f"tool {i} ") and f"call {i}<" in text
