@@ -45,7 +45,7 @@ lint: dev        ## Formats, lints and types
 docs: dev        ## Build the pages
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
-bench-data: build dev  ## Data preparation against TRL, some 15 minutes (needs ../shared)
+bench-data: build dev  ## Data preparation against TRL, some 6 minutes (needs ../shared)
 	$(PY) benchmarks/data.py
 
 generate:        ## Write what is made from the definition of the parameters
