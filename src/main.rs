@@ -2,6 +2,10 @@
 
 use std::process::exit;
 
+/// Preparing data takes some twenty allocations a conversation. The module inside Python leaves the host's allocator as it is.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     // A closed pipe (`pyrust-nn sessions | head`) ends the program quietly.
     // SAFETY: called before there is any other thread.

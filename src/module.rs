@@ -256,6 +256,11 @@ fn tokenize(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> PyResult<(bo
 }
 
 #[pyfunction]
+fn tokenize_by_library(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> PyResult<Vec<Vec<u32>>> {
+    py.detach(|| data::tokenize_by_library(&folder, &texts)).map_err(to_python)
+}
+
+#[pyfunction]
 fn embedded_text(path: &str) -> PyResult<&'static str> {
     embedded::text(path).ok_or_else(|| to_python(error::input(format!("nothing of the name {path} is embedded"))))
 }
@@ -367,6 +372,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // For the tests:
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize, module)?)?;
+    module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
     module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())
 }

@@ -31,6 +31,12 @@ impl Rows {
         self.ends.push(self.input_ids.len() as i32);
     }
 
+    /// Makes room for so many tokens more.
+    pub fn reserve(&mut self, tokens: usize) {
+        self.input_ids.reserve(tokens);
+        self.labels.reserve(tokens);
+    }
+
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -91,7 +97,8 @@ impl RowsWriter {
     pub fn create(path: &Path) -> Result<RowsWriter> {
         let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
         let schema = Arc::new(schema());
-        let checked = Checked { file: BufWriter::with_capacity(1 << 20, file), hash: Xxh3::new(), bytes: 0 };
+        // The columns are larger than the buffer, and pass it by.
+        let checked = Checked { file: BufWriter::new(file), hash: Xxh3::new(), bytes: 0 };
         Ok(RowsWriter { stream: StreamWriter::try_new(checked, &schema)?, schema, rows: 0 })
     }
 

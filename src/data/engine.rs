@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -14,7 +15,7 @@ use super::options::Options;
 use super::prepare::{Counts, Ending, Made, Preparation, Probe, Sink, prepare};
 use super::render::{ChatRenderer, Render};
 use super::template::ChatTemplate;
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{Excerpt, Tokenizer};
 use crate::logging::{info, warning};
 use crate::{error, files};
 
@@ -74,7 +75,6 @@ impl Engine {
         mut sink: impl FnMut() -> Result<S>,
     ) -> Result<(Counts, Findings, S, bool)> {
         let folder = &dataset.model_folder;
-        let mut reference = self.tokenizer.is_fast().then(|| self.tokenizer.reference_in_background());
         let template = self.renderer.template().clone();
         let mut other: Option<Box<dyn Render + '_>> = None;
         if let Some(why) = &template.unsupported {
@@ -82,7 +82,16 @@ impl Engine {
         }
         loop {
             let renderer: &dyn Render = other.as_deref().unwrap_or(&self.renderer);
-            let work = Preparation { files: dataset.files.clone(), tokenizer: &self.tokenizer, renderer, options: dataset.options, survey };
+            let excerpt = self.tokenizer.excerpt();
+            let asked = AtomicBool::new(false);
+            let ask = |probes: &[Probe]| {
+                if let Some(excerpt) = &excerpt {
+                    excerpt.ask(texts(probes));
+                    asked.store(true, Ordering::Relaxed);
+                }
+            };
+            let (tokenizer, options) = (&self.tokenizer, dataset.options);
+            let work = Preparation { files: dataset.files.clone(), tokenizer, renderer, options, survey, on_probes: &ask };
             let mut taker = sink()?;
             let (counts, findings, probes) = match prepare(&work, &mut taker)? {
                 Ending::Done { counts, findings, probes } => (counts, findings, probes),
@@ -99,7 +108,7 @@ impl Engine {
                 match transformers.renderer(folder)? {
                     None => unchecked = true,
                     Some(theirs) => {
-                        if let Some(why) = difference(&probes, theirs.as_ref())? {
+                        if let Some(why) = difference(&probes.concat(), theirs.as_ref())? {
                             warning!("the chat template comes out otherwise in transformers ({why}), so transformers renders, more slowly");
                             other = Some(theirs);
                             continue;
@@ -107,17 +116,15 @@ impl Engine {
                     }
                 }
             }
-            if let Some(reading) = reference.take() {
-                let reference = reading.join().map_err(|_| anyhow::anyhow!("the tokenizers library panicked"))??;
-                if let Some(why) =
-                    self.tokenizer.differs(&reference, probes.iter().flat_map(|probe| &probe.renderings).map(|one| one.text.as_str()))?
-                {
-                    warning!(
-                        "the fast tokenizer and the tokenizers library differ ({why}), so the library does it, more slowly; please report it"
-                    );
-                    self.tokenizer.fall_back(reference);
-                    continue;
-                }
+            if !asked.load(Ordering::Relaxed) {
+                ask(&probes[0]);
+            }
+            if let Some(why) = self.tokenizer_differs(excerpt, &probes)? {
+                warning!(
+                    "the fast tokenizer and the tokenizers library differ ({why}), so the library does it, more slowly; please report it"
+                );
+                self.tokenizer.fall_back()?;
+                continue;
             }
             if unchecked {
                 warn_unchecked(folder);
@@ -125,6 +132,26 @@ impl Engine {
             return Ok((counts, *findings, taker, unchecked));
         }
     }
+
+    /// The first text of the probes for which the library has other tokens; `excerpt` was asked for those that use little of the
+    /// template.
+    fn tokenizer_differs(&self, excerpt: Option<Excerpt>, [plain, rich]: &[Vec<Probe>; 2]) -> Result<Option<String>> {
+        let Some(excerpt) = excerpt else { return Ok(None) };
+        let another = if rich.is_empty() { None } else { self.tokenizer.excerpt() };
+        if let Some(another) = &another {
+            another.ask(texts(rich));
+        }
+        let found = self.tokenizer.differs(&*self.tokenizer.reference(excerpt)?, texts(plain))?;
+        match another {
+            Some(another) if found.is_none() => self.tokenizer.differs(&*self.tokenizer.reference(another)?, texts(rich)),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// What the renderings of probes say.
+fn texts(probes: &[Probe]) -> impl Iterator<Item = &str> {
+    probes.iter().flat_map(|probe| &probe.renderings).map(|rendering| rendering.text.as_str())
 }
 
 fn warn_unchecked(folder: &Path) {
@@ -168,8 +195,11 @@ pub fn prepare_dataset(
     transformers: &dyn Transformers,
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Prepared> {
-    let mut engine = Engine::open(&dataset.model_folder, Some(cache))?;
-    let files = super::digest(&dataset.files)?;
+    let (engine, files) = std::thread::scope(|scope| {
+        let digest = scope.spawn(|| super::digest(&dataset.files));
+        (Engine::open(&dataset.model_folder, Some(cache)), digest.join())
+    });
+    let (mut engine, files) = (engine?, files.map_err(|_| anyhow::anyhow!("hashing the data set panicked"))??);
     let entry = Entry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
     if let Some((prepared, unchecked)) = entry.open() {
         // Made where there was no Python: now there may be.

@@ -155,14 +155,17 @@ impl<'de> Deserialize<'de> for Plain {
             }
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Plain, M::Error> {
                 let mut made = Conversation::default();
-                let mut seen: Vec<Text> = Vec::with_capacity(8);
+                let (mut messages, mut seen) = (false, Vec::new());
                 while let Some(key) = map.next_key::<Text>()? {
-                    if seen.contains(&key) {
+                    if &*key.0 == "messages" && !std::mem::replace(&mut messages, true) {
+                        made.messages = map.next_value()?;
+                        continue;
+                    }
+                    if &*key.0 == "messages" || seen.contains(&key) {
                         return Err(Error::custom("a key twice"));
                     }
                     let wrong = |_: OtherSort| Error::custom("of another sort");
                     match &*key.0 {
-                        "messages" => made.messages = map.next_value()?,
                         "tools" => made.tools = tools(map.next_value::<Checked>()?.0).map_err(wrong)?,
                         "documents" => made.documents = list_of_objects(map.next_value::<Checked>()?.0).map_err(wrong)?,
                         "chat_template_kwargs" => made.chat_template_kwargs = object(map.next_value::<Checked>()?.0).map_err(wrong)?,

@@ -41,3 +41,18 @@ pub fn tokenize(folder: &Path, texts: &[String]) -> Result<(bool, Vec<Vec<u32>>)
     });
     Ok((tokenizer.is_fast(), ids.collect::<Result<_>>()?))
 }
+
+/// The token ids of texts by the `tokenizers` library, made of what these texts can touch of the tokenizer of the model in `folder`.
+///
+/// # Errors
+/// Kind `model`: no tokenizer, or one that is not known well enough for that.
+pub fn tokenize_by_library(folder: &Path, texts: &[String]) -> Result<Vec<Vec<u32>>> {
+    let excerpt = Tokenizer::open(folder, None)?.excerpt().ok_or_else(|| error::model("not the byte-level BPE of Qwen"))?;
+    excerpt.ask(texts.iter().map(String::as_str));
+    let library = excerpt.reference()?;
+    let ids = texts.iter().map(|text| {
+        let mut ids = Vec::new();
+        library.encode(text, &mut ids).map(|()| ids)
+    });
+    ids.collect()
+}

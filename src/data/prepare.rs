@@ -21,7 +21,7 @@ use super::options::{Options, Overlong, Thinking};
 use super::problem::Problems;
 use super::read::Reader;
 use super::render::{Render, RenderError, Rendering, drop_thinking, mask_thinking, place};
-use super::sample::{Encoder, IGNORED, Marks};
+use super::sample::{Encoder, IGNORED, Marks, Sample};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Kind};
 use crate::interrupt;
@@ -68,6 +68,8 @@ pub struct Preparation<'a> {
     pub options: Options,
     /// Whether what is wrong is noted and left out, and the rest goes on.
     pub survey: bool,
+    /// Is told the probes that use little of the template, once no more are kept.
+    pub on_probes: &'a (dyn Fn(&[Probe]) + Sync),
 }
 
 /// One sample on its way to the writer, its tokens beside.
@@ -129,7 +131,7 @@ pub struct Probe {
 #[derive(Debug)]
 pub enum Ending {
     /// The probes: of those conversations that use little of the template, and of those that use more, the first of each batch.
-    Done { counts: Counts, findings: Box<Findings>, probes: Vec<Probe> },
+    Done { counts: Counts, findings: Box<Findings>, probes: [Vec<Probe>; 2] },
     /// A conversation that only transformers can render: begin anew with it.
     Unsupported(String),
 }
@@ -227,6 +229,8 @@ impl Preparation<'_> {
     /// Renders, tokenizes and masks conversations.
     fn batch(&self, conversations: Vec<Conversation>, encoder: &mut Encoder<'_>) -> Result<Made, RenderError> {
         let mut made = Made::default();
+        made.tokens.reserve(conversations.iter().flat_map(|one| &one.messages).map(|message| message.content.len()).sum::<usize>() / 3);
+        let mut sample = Sample::default();
         for mut conversation in conversations {
             let hash = digest(&conversation);
             if self.options.thinking == Thinking::Drop {
@@ -254,7 +258,7 @@ impl Preparation<'_> {
                 if self.options.thinking == Thinking::Mask {
                     rendering.turns.iter_mut().for_each(|turn| mask_thinking(&rendering.text, turn));
                 }
-                let sample = encoder.encode(&rendering, mark)?;
+                encoder.encode(&rendering, mark, &mut sample)?;
                 let length = sample.input_ids.len();
                 let most = self.options.max_length as usize;
                 let kept = match self.options.overlong {
@@ -264,7 +268,8 @@ impl Preparation<'_> {
                     Overlong::Error | Overlong::Drop => 0..0,
                 };
                 // Nothing predicts the first token that is left.
-                let targets = sample.labels[kept.clone()].iter().skip(1).filter(|label| **label != IGNORED).count();
+                let targets: usize =
+                    sample.labels[kept.clone()].get(1..).unwrap_or_default().iter().map(|label| usize::from(*label != IGNORED)).sum();
                 let kept = if targets == 0 { 0..0 } else { kept };
                 if targets > 0 {
                     made.tokens.push(&sample.input_ids[kept.clone()], &sample.labels[kept.clone()]);
@@ -324,7 +329,11 @@ impl Collector {
                 match made {
                     Ok(made) => {
                         sink.tell(made.read, total)?;
+                        let before = self.probes[0].len();
                         self.take(made, sink)?;
+                        if before < PROBES && self.probes[0].len() == PROBES {
+                            (shared.work.on_probes)(&self.probes[0]);
+                        }
                     }
                     // A fault in the files is more to the point than what it led to.
                     Err(_) if !self.survey && !self.findings.problems.is_empty() => {}
@@ -335,7 +344,7 @@ impl Collector {
                 shared.moved.notify_all();
             }
         }
-        Ok(Ending::Done { counts: self.counts, findings: Box::new(self.findings), probes: self.probes.concat() })
+        Ok(Ending::Done { counts: self.counts, findings: Box::new(self.findings), probes: self.probes })
     }
 
     fn take(&mut self, mut made: Made, sink: &mut dyn Sink) -> Result<()> {

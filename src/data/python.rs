@@ -169,7 +169,7 @@ fn write_text(text: &str, ensure_ascii: bool, out: &mut String) {
 }
 
 /// What Python's `str.isspace` holds for white space: Unicode's, and the four separators of ASCII.
-fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 

@@ -12,6 +12,7 @@ use serde_json::Map;
 
 use super::conversation::{Conversation, Message, Role};
 use super::python;
+use super::skeleton::Skeletons;
 use super::template::{ChatTemplate, Failure, Prepared};
 use crate::error;
 use crate::logging::warning;
@@ -59,6 +60,8 @@ pub trait Render: Sync {
 pub struct ChatRenderer {
     template: ChatTemplate,
     end_tokens: Vec<String>,
+    /// For a template whose renderings are compared in our tests.
+    skeletons: Option<Skeletons>,
     warned: Mutex<BTreeSet<String>>,
 }
 
@@ -68,7 +71,8 @@ const THOUGHT: &str = "</think>";
 impl ChatRenderer {
     /// `end_tokens`: the special tokens, one of which closes a turn.
     pub fn new(template: ChatTemplate, end_tokens: Vec<String>) -> ChatRenderer {
-        ChatRenderer { template, end_tokens, warned: Mutex::default() }
+        let skeletons = if template.compared { Skeletons::new(template.source()) } else { None };
+        ChatRenderer { template, end_tokens, skeletons, warned: Mutex::default() }
     }
 
     pub fn template(&self) -> &ChatTemplate {
@@ -86,6 +90,16 @@ impl ChatRenderer {
 
 impl Render for ChatRenderer {
     fn renderings(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
+        match &self.skeletons {
+            Some(skeletons) => skeletons.renderings(conversation, |conversation| self.directly(conversation)),
+            None => self.directly(conversation),
+        }
+    }
+}
+
+impl ChatRenderer {
+    /// By the template itself.
+    fn directly(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
         let story = Story { renderer: self, conversation, prepared: self.template.prepare(conversation) };
         let messages = &conversation.messages;
         let trained = |message: &Message| message.role == Role::Assistant && message.train;

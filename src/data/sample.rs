@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::conversation::Conversation;
 use super::render::{Rendering, Turn};
@@ -33,33 +34,34 @@ pub struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     scratch: Scratch,
     /// The ends of prompts, such as `assistant\n`, and their ids.
-    heads: HashMap<String, Arc<[u32]>>,
+    heads: HashMap<String, Arc<[u32]>, Xxh3DefaultBuilder>,
     ids: Vec<u32>,
 }
 
 impl<'a> Encoder<'a> {
     pub fn new(tokenizer: &'a Tokenizer) -> Encoder<'a> {
-        Encoder { tokenizer, scratch: Scratch::default(), heads: HashMap::new(), ids: Vec::new() }
+        Encoder { tokenizer, scratch: Scratch::default(), heads: HashMap::default(), ids: Vec::new() }
     }
 
-    /// The sample of a text, in which `mark` stands for nothing: see [`Marks`].
-    pub fn encode(&mut self, rendering: &Rendering, mark: Option<char>) -> Result<Sample> {
+    /// Makes `sample` that of a text, in which `mark` stands for nothing: see [`Marks`].
+    pub fn encode(&mut self, rendering: &Rendering, mark: Option<char>, sample: &mut Sample) -> Result<()> {
         let Rendering { text, turns, .. } = rendering;
-        let mut sample = Sample::default();
-        sample.input_ids.reserve(text.len() / 3);
+        sample.input_ids.clear();
+        sample.labels.clear();
+        sample.recut_turns = 0;
         let mut done = 0;
         for Control { id, spelled, taken } in self.tokenizer.control_tokens(text) {
-            self.piece(text, done..taken.start, turns, mark, &mut sample)?;
+            self.piece(text, done..taken.start, turns, mark, sample)?;
             let target = turns.iter().any(|turn| spelled.start >= turn.target_start && spelled.end <= turn.target_end);
             sample.input_ids.push(id as i32);
             sample.labels.push(if target { id as i32 } else { IGNORED });
             done = taken.end;
         }
-        self.piece(text, done..text.len(), turns, mark, &mut sample)?;
+        self.piece(text, done..text.len(), turns, mark, sample)?;
         if let Some(first) = sample.labels.first_mut() {
             *first = IGNORED;
         }
-        Ok(sample)
+        Ok(())
     }
 
     /// The tokens of a piece without control tokens.

@@ -32,6 +32,7 @@ pub struct ChatTemplate {
     pub compared: bool,
     /// Why it cannot be used here at all.
     pub unsupported: Option<String>,
+    source: String,
     environment: Arc<Environment<'static>>,
     special_tokens: Arc<[(String, Value)]>,
     with_tools: bool,
@@ -109,10 +110,16 @@ impl ChatTemplate {
             digest: xxh3_128(all.as_bytes()),
             compared,
             unsupported: added.err().map(|cause| cause.to_string()),
+            source: main.to_string(),
             environment: Arc::new(environment),
             special_tokens: special_tokens.into_iter().map(|(name, text)| (name, Value::from(text))).collect(),
             with_tools: tools.is_some(),
         }
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// A conversation, ready to be rendered from its beginning up to any message.

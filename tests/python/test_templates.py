@@ -196,6 +196,30 @@ def test_compared_templates_come_out_as_in_transformers(renderers, name, batch):
             assert native == theirs
 
 
+@pytest.mark.parametrize("name", sorted(compared_templates()))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_conversations_of_the_same_roles_come_out_as_in_transformers(renderers, name, data):
+    """The second of them and all after it are filled into what the first left."""
+    folder, renderer = renderers(compared_templates()[name])
+    first = data.draw(st.sampled_from([[], ["system"]]))
+    then = [["user", "assistant"] * 3, ["user", "assistant", "assistant"], ["user", "tool", "assistant"]]
+    roles = first + data.draw(st.sampled_from(then))
+    trained = data.draw(st.lists(st.booleans(), min_size=len(roles), max_size=len(roles)))
+    words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+    plain = st.one_of(words, texts(), pieces).filter(str.strip)
+
+    def conversation():
+        made = [{"role": role, "content": data.draw(plain)} for role in roles]
+        return {"messages": [m if m["role"] != "assistant" or t else m | {"train": False} for m, t in zip(made, trained, strict=True)]}
+
+    batch = [{"messages": [{**m, "content": f"word {i}"} for i, m in enumerate(conversation()["messages"])]}]
+    batch += [conversation() for _ in range(12)]
+    for one, native in zip(batch, native_way(folder, batch), strict=True):
+        theirs = transformers_way(renderer, one)
+        assert isinstance(native, str) if isinstance(theirs, str) else native == theirs
+
+
 SIMPLE = [
     {"messages": [user("Hello"), assistant("  World\n")]},
     {"messages": [{"role": "system", "content": "s"}, user("a"), assistant("b"), user(" c\x1c"), assistant("<think>\nd\n</think>\n\ne")]},

@@ -118,6 +118,15 @@ def test_any_text(folders, name, texts):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(texts=st.lists(st.lists(words, max_size=8).map("".join), min_size=1, max_size=20))
+def test_what_texts_can_touch_of_a_tokenizer_is_enough_for_the_library(folders, name, texts):
+    # With it each data set is compared: were it short of a merge, the comparison would fail for nothing.
+    theirs = library(of(folders, name)).encode_batch_fast(texts, add_special_tokens=False)
+    assert _core.tokenize_by_library(folders[name], texts) == [wanted.ids for wanted in theirs]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_texts_that_are_hard_to_cut(folders, name):
     texts = [
         "a" * 10_000,

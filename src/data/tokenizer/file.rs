@@ -1,21 +1,26 @@
 //! What stands in a `tokenizer.json`, as far as it matters here. (Format: the `tokenizers` library, `Tokenizer::save`.)
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
-use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::pretokenize::Pattern;
 use super::vocabulary::Parsed;
+use crate::data::raw::Text;
 use crate::error;
 
 /// A tokenizer.json, its vocabulary not read yet.
 #[derive(Debug)]
 pub(super) struct TokenizerFile {
-    text: String,
+    pub text: Arc<String>,
     pub digest: u128,
     pub added: Vec<Added>,
     shown: String,
@@ -50,14 +55,15 @@ struct Head {
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct Body<'a> {
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
-    model: Model,
+    #[serde(borrow)]
+    model: Model<'a>,
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct Model<'a> {
     #[serde(rename = "type", default)]
     kind: Option<String>,
     #[serde(default)]
@@ -71,21 +77,59 @@ struct Model {
     #[serde(default)]
     ignore_merges: bool,
     vocab: HashMap<String, u32>,
-    merges: Vec<Merge>,
+    #[serde(borrow)]
+    merges: Vec<Merge<'a>>,
 }
 
 /// `["a", "b"]`, or in older files `"a b"`.
-#[derive(Deserialize)]
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Merge {
-    Pair(String, String),
-    Text(String),
+pub(super) enum Merge<'a> {
+    Pair(Text<'a>, Text<'a>),
+    Line(Text<'a>),
+}
+
+impl Merge<'_> {
+    /// What is merged; nothing where a line has one part alone.
+    pub(super) fn parts(&self) -> Option<(&str, &str)> {
+        match self {
+            Merge::Pair(left, right) => Some((&left.0, &right.0)),
+            Merge::Line(line) => line.0.split_once(' '),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct MergeVisitor;
+        impl<'de> Visitor<'de> for MergeVisitor {
+            type Value = Merge<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a pair of tokens")
+            }
+            fn visit_borrowed_str<E: Error>(self, line: &'de str) -> Result<Merge<'de>, E> {
+                Ok(Merge::Line(Text(Cow::Borrowed(line))))
+            }
+            fn visit_str<E: Error>(self, line: &str) -> Result<Merge<'de>, E> {
+                Ok(Merge::Line(Text(Cow::Owned(line.into()))))
+            }
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Merge<'de>, S::Error> {
+                let mut next = || seq.next_element()?.ok_or_else(|| Error::custom("a merge has two parts"));
+                let (left, right) = (next()?, next()?);
+                if seq.next_element::<IgnoredAny>()?.is_some() {
+                    return Err(Error::custom("a merge has two parts"));
+                }
+                Ok(Merge::Pair(left, right))
+            }
+        }
+        from.deserialize_any(MergeVisitor)
+    }
 }
 
 impl TokenizerFile {
     pub(super) fn read(path: &Path) -> Result<TokenizerFile> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|cause| {
+        let text = std::fs::read_to_string(path).map(Arc::new).map_err(|cause| {
             error::model(format!("the tokenizer {shown} cannot be read: {cause}; a model's folder needs tokenizer.json"))
         })?;
         let digest = xxh3_128(text.as_bytes());
@@ -113,16 +157,8 @@ impl TokenizerFile {
             && self.added.iter().all(|token| token.rules == Rules::default());
         let pattern = body.pre_tokenizer.as_ref().and_then(pattern);
         let (true, Some(pattern)) = (known, pattern) else { return Ok(None) };
-        let mut merges = Vec::with_capacity(body.model.merges.len());
-        for merge in body.model.merges {
-            match merge {
-                Merge::Pair(left, right) => merges.push((left, right)),
-                Merge::Text(text) => match text.split_once(' ') {
-                    Some((left, right)) => merges.push((left.to_string(), right.to_string())),
-                    None => return Ok(None),
-                },
-            }
-        }
+        let parts = |merge: &Merge| merge.parts().map(|(left, right)| (left.to_string(), right.to_string()));
+        let Some(merges) = model.merges.iter().map(parts).collect() else { return Ok(None) };
         Ok(Some(Parsed { pattern, vocabulary: body.model.vocab, merges, ignore_merges: body.model.ignore_merges }))
     }
 }

@@ -1,28 +1,29 @@
 //! Text to token ids, equal to Hugging Face tokenizers', for the byte-level BPE of Qwen.
 //!
 //! [`Tokenizer::open`] takes the fast way where `tokenizer.json` is what it knows, else the `tokenizers` library. What it took is
-//! compared with that library on the user's own text; see [`Tokenizer::reference`].
+//! compared with that library on the user's own text; see [`Tokenizer::excerpt`].
 
+mod block;
 mod bpe;
+mod excerpt;
 mod file;
 mod pretokenize;
 mod reference;
+mod scratch;
 mod vocabulary;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Result;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
-use xxhash_rust::xxh3::xxh3_64;
 
-use bpe::merge_all;
+pub use excerpt::Excerpt;
 use file::{Added, Rules, TokenizerFile};
-use pretokenize::Words;
-pub use reference::Reference;
+use reference::Reference;
+pub use scratch::Scratch;
 use vocabulary::Vocabulary;
 
 use crate::logging::info;
@@ -31,6 +32,8 @@ use crate::logging::info;
 #[derive(Debug)]
 pub struct Tokenizer {
     path: PathBuf,
+    /// What stands in it.
+    file: Arc<String>,
     /// Hash of `tokenizer.json`.
     pub digest: u128,
     /// Special tokens: they alone are control tokens, and text never becomes one.
@@ -94,7 +97,7 @@ impl Tokenizer {
         let added = |special: bool| file.added.iter().filter(move |token| token.special == special);
         let control = Matcher::new(added(true))?;
         let plain = Matcher::new(added(false))?;
-        let cached = cache.map(|cache| cache.join("tokenizers").join(format!("{:032x}.tables", file.digest)));
+        let cached = cache.map(|cache| cache.join("tokenizers").join(format!("{:032x}.{}", file.digest, vocabulary::EXTENSION)));
         let mut vocabulary = cached.as_deref().and_then(Vocabulary::read);
         if vocabulary.is_none() {
             vocabulary = file.parse()?.as_ref().and_then(Vocabulary::build);
@@ -112,13 +115,17 @@ impl Tokenizer {
                 Engine::Reference(Reference::open(&path, file.digest)?)
             }
         };
-        Ok(Tokenizer { path, digest: file.digest, control, added: plain, engine })
+        Ok(Tokenizer { path, file: file.text, digest: file.digest, control, added: plain, engine })
     }
 
-    /// The same tokenizer by the `tokenizers` library, read by a thread of its own: for a large vocabulary that takes half a second.
-    pub fn reference_in_background(&self) -> JoinHandle<Result<Arc<Reference>>> {
-        let (path, digest) = (self.path.clone(), self.digest);
-        std::thread::spawn(move || Reference::open(&path, digest))
+    /// The same tokenizer by the `tokenizers` library, for a few texts that come later; nothing where the library does it all already.
+    pub fn excerpt(&self) -> Option<Excerpt> {
+        self.is_fast().then(|| Excerpt::read(Arc::clone(&self.file)))
+    }
+
+    /// The library's tokenizer for the texts that were asked for, or, of a file that is not as we know it, for all.
+    pub fn reference(&self, excerpt: Excerpt) -> Result<Arc<Reference>> {
+        excerpt.reference().map(Arc::new).or_else(|_| Reference::open(&self.path, self.digest))
     }
 
     /// The first text, cut at its control tokens, for which the library has other ids.
@@ -145,8 +152,9 @@ impl Tokenizer {
     }
 
     /// From now on the library does it all.
-    pub fn fall_back(&mut self, reference: Arc<Reference>) {
-        self.engine = Engine::Reference(reference);
+    pub fn fall_back(&mut self) -> Result<()> {
+        self.engine = Engine::Reference(Reference::open(&self.path, self.digest)?);
+        Ok(())
     }
 
     /// Whether the fast way is taken.
@@ -243,63 +251,4 @@ fn encode_words(vocabulary: &Vocabulary, text: &str, scratch: &mut Scratch, ids:
 
 fn is_normal(text: &str) -> bool {
     text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes
-}
-
-/// What a thread keeps between texts: words that it has merged before.
-#[derive(Debug)]
-pub struct Scratch {
-    known: Box<[Known]>,
-    symbols: Vec<u32>,
-}
-
-const KNOWN: usize = 1 << 14;
-const WORD: usize = 23;
-const TOKENS: usize = 9;
-
-/// A word of several tokens; 64 bytes.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Known {
-    length: u8,
-    count: u8,
-    word: [u8; WORD],
-    tokens: [u32; TOKENS],
-}
-
-impl Default for Scratch {
-    fn default() -> Scratch {
-        let empty = Known { length: 0, count: 0, word: [0; WORD], tokens: [0; TOKENS] };
-        Scratch { known: vec![empty; KNOWN].into_boxed_slice(), symbols: Vec::new() }
-    }
-}
-
-impl Scratch {
-    fn encode_words(&mut self, vocabulary: &Vocabulary, text: &str, ids: &mut Vec<u32>) {
-        for word in Words::new(text, vocabulary.pattern) {
-            if let [byte] = word {
-                ids.push(vocabulary.byte(*byte));
-                continue;
-            }
-            let hash = xxh3_64(word);
-            if let Some(token) = vocabulary.word(word, hash) {
-                ids.push(token);
-                continue;
-            }
-            let slot = &mut self.known[hash as usize & (KNOWN - 1)];
-            if word.len() == slot.length as usize && slot.word[..word.len()] == *word {
-                ids.extend_from_slice(&slot.tokens[..slot.count as usize]);
-                continue;
-            }
-            self.symbols.clear();
-            self.symbols.extend(word.iter().map(|byte| vocabulary.byte(*byte)));
-            merge_all(vocabulary, &mut self.symbols);
-            if word.len() <= WORD && self.symbols.len() <= TOKENS {
-                slot.length = word.len() as u8;
-                slot.count = self.symbols.len() as u8;
-                slot.word[..word.len()].copy_from_slice(word);
-                slot.tokens[..self.symbols.len()].copy_from_slice(&self.symbols);
-            }
-            ids.extend_from_slice(&self.symbols);
-        }
-    }
 }

@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class, HirKind};
 
+use super::block::{BLOCK, Classes, key};
+
 /// Qwen1.5, 2, 2.5 and 3.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen3.5: marks belong to the letters before them.
@@ -68,22 +70,27 @@ static CLASSES: LazyLock<Box<[u8]>> = LazyLock::new(|| {
 pub(super) struct Words<'a> {
     text: &'a [u8],
     classes: &'static [u8],
+    ascii: &'static [u8; 256],
     letters: u8,
     at: usize,
 }
 
 impl<'a> Words<'a> {
     pub(super) fn new(text: &'a str, pattern: Pattern) -> Words<'a> {
-        Words { text: text.as_bytes(), classes: &CLASSES, letters: pattern.letters(), at: 0 }
+        let ascii = CLASSES.first_chunk().expect("more than a million code points");
+        Words { text: text.as_bytes(), classes: &CLASSES, ascii, letters: pattern.letters(), at: 0 }
     }
 
     /// Class and length of the character at `at`, which lies within the text.
     #[inline]
     fn peek(&self, at: usize) -> (u8, usize) {
         let first = self.text[at];
-        if first < 0x80 {
-            return (self.classes[first as usize], 1);
-        }
+        if first < 0x80 { (self.ascii[first as usize], 1) } else { self.peek_wide(at) }
+    }
+
+    #[inline(never)]
+    fn peek_wide(&self, at: usize) -> (u8, usize) {
+        let first = self.text[at];
         let tail = |i: usize| u32::from(self.text[at + i] & 0x3F);
         let (point, length) = match first {
             0xC0..=0xDF => (u32::from(first & 0x1F) << 6 | tail(1), 2),
@@ -140,6 +147,35 @@ impl<'a> Words<'a> {
     }
 }
 
+impl<'a> Words<'a> {
+    /// The next word, and its key if it has up to 15 bytes, else 0: those bytes, then zeros, and its length as the sixteenth byte.
+    #[inline]
+    pub(super) fn next_key(&mut self) -> Option<(&'a [u8], u128)> {
+        let start = self.at;
+        if start >= self.text.len() {
+            return None;
+        }
+        // Most words are found in sixteen bytes at once.
+        let Some(block) = self.text.get(start..start + BLOCK) else {
+            let word = self.next()?;
+            let mut block = [0; BLOCK];
+            if word.len() < BLOCK {
+                block[..word.len()].copy_from_slice(word);
+            }
+            return Some((word, key(u128::from_le_bytes(block), word.len())));
+        };
+        let block = u128::from_le_bytes(block.try_into().expect("sixteen bytes"));
+        let length = Classes::of(block).word(block as u8);
+        let word = if length > 0 {
+            self.at = start + length;
+            &self.text[start..start + length]
+        } else {
+            self.next()?
+        };
+        Some((word, key(block, word.len())))
+    }
+}
+
 impl<'a> Iterator for Words<'a> {
     type Item = &'a [u8];
 
@@ -179,7 +215,28 @@ impl<'a> Iterator for Words<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn words_by_blocks_are_those_by_characters(text in r"([a-zA-Z]{1,20}|[ '\r\n\t0-9_.(é中\u{301}\u{a0}\u{0}\u{b}\u{1f}\u{7f}]| {1,18}|[-=.]{1,18}\n*){0,60}") {
+            for pattern in [Pattern::Qwen2, Pattern::Qwen35] {
+                let mut words = Words::new(&text, pattern);
+                let blocks: Vec<_> = std::iter::from_fn(|| words.next_key()).collect();
+                prop_assert_eq!(blocks.iter().map(|(word, _)| *word).collect::<Vec<_>>(), Words::new(&text, pattern).collect::<Vec<_>>());
+                for (word, key) in blocks {
+                    let mut bytes = [0; 16];
+                    if word.len() < 16 {
+                        bytes[..word.len()].copy_from_slice(word);
+                        bytes[15] = word.len() as u8;
+                    }
+                    prop_assert_eq!(key, u128::from_le_bytes(bytes));
+                }
+            }
+        }
+    }
 
     fn words(text: &str, pattern: Pattern) -> Vec<&str> {
         Words::new(text, pattern).map(|word| std::str::from_utf8(word).unwrap()).collect()

@@ -1,4 +1,5 @@
-//! The `tokenizers` library: what the fast way is compared with, and what takes its place where it does not fit.
+//! The `tokenizers` library: what the fast way is compared with (see [`super::excerpt`]), and what takes its place where it does not
+//! fit.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,11 +29,22 @@ impl Reference {
     }
 
     fn read(path: &Path) -> Result<Reference> {
-        let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(|cause| {
+        let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(|cause| {
             error::model(format!("the tokenizer {} cannot be loaded: {cause}; copy or download it again", path.display()))
         })?;
+        Ok(Reference::new(tokenizer))
+    }
+
+    /// Of what stands in a tokenizer.json.
+    pub(super) fn of_json(json: &[u8]) -> Result<Reference> {
+        let tokenizer =
+            tokenizers::Tokenizer::from_bytes(json).map_err(|cause| error::model(format!("the tokenizer cannot be loaded: {cause}")))?;
+        Ok(Reference::new(tokenizer))
+    }
+
+    fn new(mut tokenizer: tokenizers::Tokenizer) -> Reference {
         tokenizer.set_encode_special_tokens(true);
-        Ok(Reference(tokenizer))
+        Reference(tokenizer)
     }
 
     /// Appends the ids of a text in which what spells a control token is text.

@@ -14,7 +14,9 @@ use super::bpe::{Merges, merge_all};
 use super::pretokenize::Pattern;
 use crate::files;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"pyrusBP1");
+const MAGIC: u64 = u64::from_le_bytes(*b"pyrusBP2");
+/// Of files of parsed tables: another form has another name, so that two versions of this program do not write over each other.
+pub(super) const EXTENSION: &str = "tables2";
 const EMPTY: u64 = u64::MAX;
 
 /// Tokens by their bytes, and what pairs of them become.
@@ -26,9 +28,8 @@ pub(super) struct Vocabulary {
     /// Where each token's bytes end in `text`; tokens without bytes of their own (added ones) are empty there.
     ends: Vec<u32>,
     text: Vec<u8>,
-    /// Open addressing by `pair_slot`: left and right of a pair, or EMPTY; and its rank and outcome at the same place.
-    pairs: Vec<u64>,
-    outcomes: Vec<u64>,
+    /// Open addressing by `pair_slot`: left and right of a pair, or EMPTY; beside it its rank and outcome.
+    pairs: Vec<[u64; 2]>,
     /// Open addressing by a hash of bytes: upper half of the hash and the token, or EMPTY. Holds the tokens that are words.
     words: Vec<u64>,
 }
@@ -55,15 +56,13 @@ impl Vocabulary {
             bytes: (0..=255u8).map(|byte| parsed.vocabulary.get(&unspelled.spell(byte)).copied()).collect::<Option<_>>()?,
             ends: Vec::with_capacity(count),
             text: Vec::new(),
-            pairs: vec![EMPTY; (parsed.merges.len() * 3 / 2).next_power_of_two().max(16)],
-            outcomes: Vec::new(),
+            pairs: vec![[EMPTY; 2]; (parsed.merges.len() * 3 / 2).next_power_of_two().max(16)],
             words: vec![EMPTY; (count * 3 / 2).next_power_of_two().max(16)],
         };
         for content in &contents {
             made.text.extend(content.iter().flatten());
             made.ends.push(u32::try_from(made.text.len()).ok()?);
         }
-        made.outcomes = vec![0; made.pairs.len()];
         let mut joined = String::new();
         for (rank, (left, right)) in parsed.merges.iter().enumerate() {
             joined.clear();
@@ -73,11 +72,10 @@ impl Vocabulary {
             let (left, right, outcome) = (id(left)?, id(right)?, id(&joined)?);
             let key = u64::from(left) << 32 | u64::from(right);
             let mut slot = pair_slot(key, made.pairs.len());
-            while made.pairs[slot] != EMPTY && made.pairs[slot] != key {
+            while made.pairs[slot][0] != EMPTY && made.pairs[slot][0] != key {
                 slot = (slot + 1) & (made.pairs.len() - 1);
             }
-            made.pairs[slot] = key;
-            made.outcomes[slot] = (rank as u64) << 32 | u64::from(outcome);
+            made.pairs[slot] = [key, (rank as u64) << 32 | u64::from(outcome)];
         }
         let mut symbols = Vec::new();
         for (id, content) in contents.iter().enumerate() {
@@ -89,7 +87,7 @@ impl Vocabulary {
                 merge_all(&made, &mut symbols);
             }
             if parsed.ignore_merges || symbols == [id as u32] {
-                let hash = xxh3_64(content);
+                let hash = hash(content);
                 let mut slot = hash as usize & (made.words.len() - 1);
                 while made.words[slot] != EMPTY {
                     slot = (slot + 1) & (made.words.len() - 1);
@@ -153,8 +151,7 @@ impl Vocabulary {
             bytes: narrow(table()?),
             ends: narrow(table()?),
             text: table()?.to_vec(),
-            pairs: wide(table()?),
-            outcomes: wide(table()?),
+            pairs: wide(table()?).as_chunks().0.to_vec(),
             words: wide(table()?),
         })
     }
@@ -164,9 +161,8 @@ impl Vocabulary {
         let mut body = (self.pattern as u64).to_le_bytes().to_vec();
         let narrow = |table: &[u32]| Cow::from(table.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
         let wide = |table: &[u64]| Cow::from(table.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
-        for table in
-            [narrow(&self.bytes), narrow(&self.ends), Cow::from(&self.text), wide(&self.pairs), wide(&self.outcomes), wide(&self.words)]
-        {
+        let pairs = self.pairs.as_flattened();
+        for table in [narrow(&self.bytes), narrow(&self.ends), Cow::from(&self.text), wide(pairs), wide(&self.words)] {
             body.extend((table.len() as u64).to_le_bytes());
             body.extend(table.iter());
             body.resize(body.len().next_multiple_of(8), 0);
@@ -184,9 +180,8 @@ impl Merges for Vocabulary {
         let key = u64::from(left) << 32 | u64::from(right);
         let mut slot = pair_slot(key, self.pairs.len());
         loop {
-            let found = self.pairs[slot];
+            let [found, outcome] = self.pairs[slot];
             if found == key {
-                let outcome = self.outcomes[slot];
                 return Some(((outcome >> 32) as u32, outcome as u32));
             }
             if found == EMPTY {
@@ -195,6 +190,12 @@ impl Merges for Vocabulary {
             slot = (slot + 1) & (self.pairs.len() - 1);
         }
     }
+}
+
+/// The hash by which words are found.
+#[inline]
+pub(super) fn hash(word: &[u8]) -> u64 {
+    xxh3_64(word)
 }
 
 /// Fibonacci hashing.
@@ -221,6 +222,11 @@ impl Spelling {
             }
         });
         Spelling { of_byte, of_char: of_byte.iter().enumerate().map(|(byte, spelled)| (*spelled, byte as u8)).collect() }
+    }
+
+    /// The bytes of a text, spelled.
+    pub(super) fn spell_all(&self, text: &str) -> String {
+        text.bytes().map(|byte| self.of_byte[byte as usize]).collect()
     }
 
     fn spell(&self, byte: u8) -> String {
