@@ -21,6 +21,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pyrust_nn import ModelError
+from pyrust_nn.last_layer import TargetRows
+from pyrust_nn.products import linear, matmul
 from pyrust_nn.rows import IGNORED
 
 # Bytes of fp32 logits at a time. On a CPU, 110 rows of Qwen's 151,936 words.
@@ -65,17 +67,18 @@ class LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(hidden), chunk):
                 rows = slice(start, start + chunk)
                 inputs, target = hidden[rows].to(dtype), targets[rows, None]
-                logs = torch.log_softmax(functional.linear(inputs, matrix, offset).float(), -1)
-                loss -= logs.gather(1, target).sum()
+                logits = linear(inputs, matrix, offset).float()
+                # In place on a CPU, where a fresh matrix of this size costs more time than what is computed in it.
+                chances = torch.softmax(logits, -1, out=logits if device == "cpu" else None)
+                loss += _surprise(chances.gather(1, target), inputs, target, matrix, offset)
                 if not any(ctx.needs_input_grad):
                     continue
-                grad = logs.exp_()
-                grad.scatter_add_(1, target, grad.new_full((1, 1), -1.0).expand_as(target))
+                grad = chances.scatter_add_(1, target, chances.new_full((1, 1), -1.0).expand_as(target))
                 if bias_grad is not None:
                     bias_grad += grad.sum(0)
                 grad = (grad * lift if lift != 1 else grad).to(dtype)
                 if hidden_grad is not None:
-                    hidden_grad[rows] = grad @ matrix
+                    hidden_grad[rows] = matmul(grad, matrix)
                 if needs_weight:
                     # Scaling what is small: [rows, features], not [words, features]. fp16 has not the range for it.
                     inputs = inputs if lift != 1 else inputs * scale.to(dtype)
@@ -85,7 +88,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                         weight_grad.addmm_(grad.t(), inputs)
                     else:
                         weight_grad += grad.t() @ inputs
-                del logs, grad
+                del logits, chances, grad
             if needs_weight:
                 if weight_grad is None:
                     weight_grad = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
@@ -118,6 +121,21 @@ class LinearCrossEntropy(torch.autograd.Function):
         return *grads, None, None, None, None
 
 
+def _surprise(
+    chances: torch.Tensor, inputs: torch.Tensor, target: torch.Tensor, matrix: torch.Tensor, offset: torch.Tensor | None
+) -> torch.Tensor:
+    """The sum of -log(chances); `chances` and `target` are [rows, 1], and the rest is what they were computed from.
+
+    A chance that fp32 cannot hold would have an infinite loss, so such rows are computed again, by logarithms.
+    """
+    losses = chances.log().neg_()
+    lost = (chances[:, 0] < 1e-30).nonzero()[:, 0]
+    if len(lost):
+        logs = torch.log_softmax(functional.linear(inputs[lost], matrix, offset).float(), -1)
+        losses[lost] = -logs.gather(1, target[lost])
+    return losses.sum()
+
+
 class Lookup(torch.autograd.Function):
     """An embedding whose gradient is added to `weight.grad` row by row, where autograd would make a whole matrix of it."""
 
@@ -144,9 +162,10 @@ class TargetLoss:
     """Computes a model's loss this way inside the model's own forward, where FSDP has the weights and DDP its hooks.
 
     While it is entered (`with loss: model(..., labels=...)`), the head hands its input through and the model's
-    `loss_function` applies the head to the rows that count. Outside, the model is what it was. `logits` of an output
-    made inside are hidden states. A head that is no plain linear layer (adapted by LoRA, copied by `modules_to_save`,
-    quantized) is called as it is, chunk by chunk, and computed again for its gradient.
+    `loss_function` applies the head to the rows that count; of packed rows the last layer computes no others either
+    (`last_layer`). Outside, the model is what it was. `logits` of an output made inside are hidden states. A head that
+    is no plain linear layer (adapted by LoRA, copied by `modules_to_save`, quantized) is called as it is, chunk by
+    chunk, and computed again for its gradient.
 
     With `in_place`, gradients of the vocabulary's matrices that learn are added to what is in `grad` already. Autograd
     would make a matrix of its own for each of them in every micro-batch, and pass over it
@@ -160,12 +179,14 @@ class TargetLoss:
         self.head: Any = self.base.get_output_embeddings()
         config = self.base.config.get_text_config()
         self.usable = self.head is not None and not any(getattr(config, name, None) for name in LOGIT_FUNCTIONS)
+        self.rows = TargetRows(self.base)
         self._passed: Any = None
         self._restore: list[Callable[[], None]] = []
 
     def __enter__(self) -> TargetLoss:
         """Put it in place."""
         if self.usable:
+            self.rows.__enter__()
             head, base = self.head, self.base
             before, loss_function = head.__dict__.get("forward"), base.__dict__.get("_loss_function")
             self._head_forward, self._plain = head.forward, type(head) is torch.nn.Linear and before is None
@@ -182,6 +203,7 @@ class TargetLoss:
         """Take it out again."""
         for restore in self._restore:
             restore()
+        self.rows.__exit__(kind, error, traceback)
         self._restore, self._passed = [], None
 
     def _pass(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -202,7 +224,7 @@ class TargetLoss:
         shift_labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Instead of `ForCausalLMLoss`; `logits` are the hidden states, [rows, length, features]."""
+        """Instead of `ForCausalLMLoss`; `logits` are the hidden states, [rows, length, features] or [1, targets, features]."""
         passed, self._passed = self._passed, None
         if logits is not passed:
             raise ModelError(f"{type(self.base).__name__} changes its logits before the loss; such a model cannot be trained here")
@@ -210,7 +232,13 @@ class TargetLoss:
             shift_labels = functional.pad(labels, (0, 1), value=IGNORED)[..., 1:]
         targets = shift_labels.reshape(-1).to(logits.device)
         at = (targets != IGNORED).nonzero().squeeze(1)
-        hidden = logits.flatten(0, -2).index_select(0, at)
+        hidden = logits.flatten(0, -2)
+        if len(hidden) == len(targets):
+            hidden = hidden.index_select(0, at)
+        elif len(hidden) != len(at):  # else `TargetRows` chose them already
+            raise ModelError(
+                f"{type(self.base).__name__} gives {len(hidden)} hidden states for {len(targets)} tokens; it cannot be trained here"
+            )
         targets = targets[at]
         count = len(targets) if num_items_in_batch is None else num_items_in_batch
         scale = 1 / torch.as_tensor(count, dtype=torch.float32, device=hidden.device)

@@ -37,6 +37,7 @@ from pyrust_nn.batches import MAX_TOKENS, Batches, Layout, Row, length, target_t
 from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, Session, TrainingMeter
 from pyrust_nn.checkpoints import CheckpointTrainer, StopCallback, taken_up
 from pyrust_nn.evaluation import EvaluationCallback, check_evaluation
+from pyrust_nn.layers import fused_layers
 from pyrust_nn.loss import TargetLoss
 from pyrust_nn.models import model_folder, pick_device, pick_dtype, position_limit
 from pyrust_nn.optimizers import OPTIMIZERS, loraplus_optimizer
@@ -343,7 +344,13 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)  # stands in for the progress bar that is turned off, and prints dicts
     packed = packed_attention(model, dtype) if batches.layout is Layout.PACKED else nullcontext()
-    with packed, stop.listening() if saves else nullcontext(), taken_up(trainer, checkpoint, Path(session.step_folder)):
+    alone = device.type == "cpu" and trainer.args.world_size == 1
+    with (
+        packed,
+        fused_layers(model) if alone else nullcontext(),
+        stop.listening() if saves else nullcontext(),
+        taken_up(trainer, checkpoint, Path(session.step_folder)),
+    ):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_weights()
     last_evaluation = next((log["eval_loss"] for log in reversed(trainer.state.log_history) if "eval_loss" in log), None)

@@ -1,0 +1,51 @@
+"""Matrix products in fp32 on a CPU, by oneDNN where torch has it.
+
+torch's own products are MKL's, which takes its AVX-512 kernels on Intel's processors alone; oneDNN looks at what the
+processor can do. On an AMD EPYC that is more than twice as fast, and as exact: both sum in fp32, in another order. What
+is not fp32 on a CPU, or has no elements, goes torch's way.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+
+def _find() -> object | None:
+    """oneDNN's product, [rows, in] x [out, in] + [out] -> [rows, out], which torch's compiler calls too."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        return torch.ops.mkldnn._linear_pointwise.default
+    except (AttributeError, RuntimeError):
+        return None
+
+
+_ONEDNN = _find()
+
+
+def fast(*tensors: torch.Tensor | None) -> bool:
+    """Whether all of these are plain fp32 on a CPU, and computed in that."""
+    if torch.is_autocast_enabled("cpu"):
+        return False
+    return all(tensor is None or (tensor.dtype == torch.float32 and tensor.device.type == "cpu") for tensor in tensors)
+
+
+def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`inputs` [rows, in] times `weight` [out, in], transposed, plus `bias` [out]: [rows, out].
+
+    Either matrix may be the transpose of one that lies row by row, and nothing more ragged: oneDNN has fast kernels for these alone.
+    """
+    if _ONEDNN is None or not (inputs.numel() and weight.numel()) or not fast(inputs, weight):
+        return functional.linear(inputs, weight, bias)
+    product: torch.Tensor = _ONEDNN(_dense(inputs.detach()), _dense(weight.detach()), bias, "none", [], "")  # type: ignore[operator]
+    return product
+
+
+def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`left` [rows, inner] times `right` [inner, columns]."""
+    return linear(left, right.t())
+
+
+def _dense(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
