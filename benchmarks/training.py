@@ -266,7 +266,9 @@ def main() -> None:
             for _ in range(arguments.rounds):
                 for side in SIDES:
                     command = [sys.executable, __file__, "--child", task, side, str(folder)]
-                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                    # Prepared rows go to a cache of this benchmark's own.
+                    environment = {**os.environ, "PYRUST_NN_CACHE": str(folder / "cache")}
+                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
                     runs.append({"side": side, **json.loads((folder / "figures.json").read_text())})
                     run = runs[-1]
                     rate, memory = run["target_tokens_per_second"], run["peak_memory_bytes"] / 1e9
