@@ -166,6 +166,8 @@ def environment(offline: bool) -> Iterator[None]:
     """Set what libraries read from the environment. Offline, let nothing reach the network; send no telemetry in any case."""
     # torch's threads spin while they wait, by default: with anything else on the machine small models become ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # oneDNN keeps a thousand kernels of a megabyte each, and every length of a micro-batch needs some of its own.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     names = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     if offline:
         names |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

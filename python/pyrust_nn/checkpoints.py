@@ -31,10 +31,9 @@ from pyrust_nn.models import load_model
 from pyrust_nn.saving import save_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from pyrust_nn.callbacks import Session, TrainingMeter
     from pyrust_nn.evaluation import EvaluationCallback
+    from pyrust_nn.saving import AnyTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate")
 class CheckpointTrainer(Trainer):
     """transformers' Trainer with whole checkpoints, taken up again to the last bit."""
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: AnyTokenizer
     meter: TrainingMeter
     session: Session
     evaluation: EvaluationCallback

@@ -2,7 +2,7 @@
 
 torch's own products are MKL's, which takes its AVX-512 kernels on Intel's processors alone; oneDNN looks at what the
 processor can do. On an AMD EPYC that is more than twice as fast, and as exact: both sum in fp32, in another order. What
-is not fp32 on a CPU, or has no elements, goes torch's way.
+is not fp32 on a CPU, or small, goes torch's way.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ def _find() -> object | None:
 
 
 _ONEDNN = _find()
+# oneDNN compiles and keeps a kernel of about a megabyte for each shape; in small products the gain is not worth it.
+_SMALL = 64
 
 
 def fast(*tensors: torch.Tensor | None) -> bool:
@@ -36,7 +38,7 @@ def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
     Either matrix may be the transpose of one that lies row by row, and nothing more ragged: oneDNN has fast kernels for these alone.
     """
-    if _ONEDNN is None or not (inputs.numel() and weight.numel()) or not fast(inputs, weight):
+    if _ONEDNN is None or min(*inputs.shape, *weight.shape) < _SMALL or not fast(inputs, weight):
         return functional.linear(inputs, weight, bias)
     product: torch.Tensor = _ONEDNN(_dense(inputs.detach()), _dense(weight.detach()), bias, "none", [], "")  # type: ignore[operator]
     return product

@@ -13,6 +13,7 @@ dtype; LoRA keeps its frozen base in `dtype`.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import math
@@ -20,7 +21,7 @@ import random
 import resource
 import sys
 from collections.abc import Iterator, Sized
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,7 +46,9 @@ from pyrust_nn.reports import reporters
 from pyrust_nn.rows import IGNORED, Rows, Sample, prepare_rows, row_options
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig
+
+    from pyrust_nn.saving import AnyTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +148,7 @@ class ConversationTrainer(CheckpointTrainer):
     def __init__(
         self,
         *,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: AnyTokenizer,
         meter: TrainingMeter,
         session: Session,
         evaluation: EvaluationCallback,
@@ -257,7 +260,9 @@ class ConversationTrainer(CheckpointTrainer):
 
     def check_weights(self) -> None:
         """Raise ModelError if the last optimizer step broke a weight: no later loss would show it."""
-        if not all(p.isfinite().all() for p in self.model.parameters() if p.requires_grad):
+        # By their bounds, through which both show: isfinite would make a second matrix of the vocabulary.
+        learning = (p.detach() for p in self.model.parameters() if p.requires_grad and p.numel())
+        if not all(bound.isfinite() for p in learning for bound in p.aminmax()):
             raise ModelError(self._diverged("weights became infinite or no numbers in the last step"))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -295,7 +300,7 @@ class ConversationTrainer(CheckpointTrainer):
 
 def train(
     model: Any,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: AnyTokenizer,
     data: TrainingData,
     params: SimpleNamespace,
     session: Session,
@@ -344,6 +349,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)  # stands in for the progress bar that is turned off, and prints dicts
     packed = packed_attention(model, dtype) if batches.layout is Layout.PACKED else nullcontext()
+    give_back_memory()
     alone = device.type == "cpu" and trainer.args.world_size == 1
     with (
         packed,
@@ -438,6 +444,13 @@ def training_arguments(
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # nn.DataParallel would split what is not a tensor
     return arguments
+
+
+def give_back_memory() -> None:
+    """Have the system take back what loading and preparing have freed: glibc would keep it beside what training takes."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

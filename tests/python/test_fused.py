@@ -27,6 +27,12 @@ SIZES = {
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
+@pytest.fixture(autouse=True)
+def products_of_any_size(monkeypatch):
+    """oneDNN has small products, too, which it is not given otherwise."""
+    monkeypatch.setattr(products, "_SMALL", 1)
+
+
 def assert_near(got, expected, name=""):
     """Within what fp32 rounds: a millionth of the largest, some times over."""
     assert got.shape == expected.shape and got.dtype == expected.dtype
@@ -121,6 +127,22 @@ def test_products_of_any_layout(rows, inner, columns, layout, seed):
 
     left, right = laid(layout % 3, rows, inner), laid(layout // 3, inner, columns)
     assert_near(products.matmul(left, right), (left.double() @ right.double()).float())
+
+
+@pytest.mark.skipif(products._ONEDNN is None, reason="torch was built without oneDNN")
+def test_large_products_are_onednns_and_narrow_ones_torchs(monkeypatch):
+    asked = []
+
+    def spy(*args):
+        asked.append(tuple(args[0].shape))
+        return onednn(*args)
+
+    onednn = products._ONEDNN
+    monkeypatch.setattr(products, "_ONEDNN", spy)
+    monkeypatch.setattr(products, "_SMALL", 64)
+    products.linear(torch.randn(70, 80), torch.randn(90, 80))
+    products.linear(torch.randn(70, 80), torch.randn(16, 80))
+    assert asked == [(70, 80)]
 
 
 def test_products_in_half_precision_are_torchs():

@@ -17,6 +17,7 @@ import pyrust_nn
 from pyrust_nn import InputError, ModelError, training
 from pyrust_nn.models import load_tokenizer, model_folder
 from pyrust_nn.rows import Rows, Sample
+from pyrust_nn.saving import SavedTokenizer
 from pyrust_nn.training import EpochSampler, TrainingData, train
 
 TINY = "builtin:tiny"
@@ -310,6 +311,25 @@ def test_a_loss_that_is_no_number_stops_the_training(runs, few):
             weight_decay=10.0,
             runs_dir=runs,
         )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_weight_that_broke_in_the_last_step_is_found(tokenizer, samples, tmp_path, monkeypatch, value):
+    def break_one(self):
+        self.model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
+        plain(self)
+
+    plain = training.ConversationTrainer.check_weights
+    monkeypatch.setattr(training.ConversationTrainer, "check_weights", break_one)
+    with pytest.raises(ModelError, match="weights became infinite or no numbers"):
+        run_training(small_model(), tokenizer, samples, tmp_path)
+
+
+def test_a_saved_tokenizer_writes_the_files_of_the_tokenizer(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "plain")
+    SavedTokenizer(tokenizer).save_pretrained(tmp_path / "saved")
+    plain, saved = ({path.name: path.read_bytes() for path in (tmp_path / kind).iterdir()} for kind in ("plain", "saved"))
+    assert plain == saved and "tokenizer.json" in plain
 
 
 def test_the_seed_decides_everything(runs, few):
