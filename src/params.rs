@@ -207,6 +207,8 @@ macro_rules! finetune_params {
             unset neftune_alpha: Option<f64> = None, float_above(0.0, 1000.0);
             /// Compute activations again in the backward pass instead of keeping them: less memory, more time.
             default gradient_checkpointing: bool = false, Kind::Bool;
+            /// Run the model's layers through torch.compile: faster where a long training outweighs the first minute; needs a C++ compiler.
+            default compile: bool = false, Kind::Bool;
             /// Gradients are scaled down to this norm; 0 leaves them.
             default max_grad_norm: f64 = 1.0, float(0.0, 1_000_000.0);
             /// Steps between two lines of metrics.jsonl.

@@ -117,6 +117,7 @@ def finetune_full(
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw",
     neftune_alpha: float | None = None,
     gradient_checkpointing: bool = False,
+    compile: bool = False,
     max_grad_norm: float = 1.0,
     logging_steps: int = 10,
     save_total_limit: int = 0,
@@ -158,6 +159,7 @@ def finetune_full(
         optimizer: The optimizer: AdamW, or with its moments in 8 bit (bitsandbytes; arXiv 2110.02861), for less memory. (one of adamw, adamw_8bit; default adamw)
         neftune_alpha: Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none. (a number above 0, up to 1000; unset by default)
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, more time. (true or false; default off)
+        compile: Run the model's layers through torch.compile: faster where a long training outweighs the first minute; needs a C++ compiler. (true or false; default off)
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
         logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
         save_total_limit: How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all. (a whole number from 0 to 1000000; default 0)
@@ -199,6 +201,7 @@ def finetune_lora(
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw",
     neftune_alpha: float | None = None,
     gradient_checkpointing: bool = False,
+    compile: bool = False,
     max_grad_norm: float = 1.0,
     logging_steps: int = 10,
     save_total_limit: int = 0,
@@ -250,6 +253,7 @@ def finetune_lora(
         optimizer: The optimizer: AdamW, or with its moments in 8 bit (bitsandbytes; arXiv 2110.02861), for less memory. (one of adamw, adamw_8bit; default adamw)
         neftune_alpha: Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none. (a number above 0, up to 1000; unset by default)
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, more time. (true or false; default off)
+        compile: Run the model's layers through torch.compile: faster where a long training outweighs the first minute; needs a C++ compiler. (true or false; default off)
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
         logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
         save_total_limit: How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all. (a whole number from 0 to 1000000; default 0)

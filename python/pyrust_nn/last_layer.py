@@ -35,7 +35,8 @@ class TargetRows:
 
     def __enter__(self) -> TargetRows:
         """Put it in place."""
-        if self.layer is not None and "forward" not in self.layer.__dict__:
+        # A compiled layer stays whole: torch would compile it anew for each number of targets.
+        if self.layer is not None and "forward" not in self.layer.__dict__ and not _is_compiled(self.layer):
             self._plain = self.layer.forward
             self.layer.forward = self._forward
             self._hook = self.layer.self_attn.o_proj.register_forward_pre_hook(self._select)
@@ -64,3 +65,7 @@ class TargetRows:
     def _select(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Of what the output projection is given, [1, tokens, features], the target rows."""
         return inputs if self._at is None else (inputs[0].index_select(1, self._at), *inputs[1:])
+
+
+def _is_compiled(layer: torch.nn.Module) -> bool:
+    return any(module._compiled_call_impl is not None for module in (layer, *layer.children()))

@@ -37,6 +37,7 @@ from pyrust_nn.attention import can_pack, packed_attention
 from pyrust_nn.batches import MAX_TOKENS, Batches, Layout, Row, length, target_tokens
 from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, Session, TrainingMeter
 from pyrust_nn.checkpoints import CheckpointTrainer, StopCallback, taken_up
+from pyrust_nn.compiling import check_compilable, check_compiler, compiled_layers
 from pyrust_nn.evaluation import EvaluationCallback, check_evaluation
 from pyrust_nn.layers import fused_layers
 from pyrust_nn.loss import TargetLoss
@@ -72,6 +73,8 @@ def prepare(params: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
     dtype = pick_dtype(params.dtype, device)
     if dtype == torch.float16 and device.type != "cuda":
         raise InputError("training in fp16 needs a CUDA device (its loss must be scaled); set dtype to bf16 or fp32")
+    if params.compile:
+        check_compiler(device)
     return device, dtype
 
 
@@ -84,6 +87,8 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig) -> TrainingData
             f"{params.model}; set max_length to {positions} or less"
         )
     check_evaluation(params)
+    if params.compile:
+        check_compilable(config)
     prepared = prepare_rows(params.model, params.dataset_path, row_options(params), params.eval_split)
     train = Rows(prepared["path"])
     evaluation = Rows(prepared["eval_path"]) if prepared["eval_path"] else None
@@ -351,12 +356,11 @@ def train(
     packed = packed_attention(model, dtype) if batches.layout is Layout.PACKED else nullcontext()
     give_back_memory()
     alone = device.type == "cpu" and trainer.args.world_size == 1
-    with (
-        packed,
-        fused_layers(model) if alone else nullcontext(),
-        stop.listening() if saves else nullcontext(),
-        taken_up(trainer, checkpoint, Path(session.step_folder)),
-    ):
+    if params.compile:
+        layers = compiled_layers(model, checkpointing=params.gradient_checkpointing)
+    else:
+        layers = fused_layers(model) if alone else nullcontext()
+    with packed, layers, stop.listening() if saves else nullcontext(), taken_up(trainer, checkpoint, Path(session.step_folder)):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_weights()
     last_evaluation = next((log["eval_loss"] for log in reversed(trainer.state.log_history) if "eval_loss" in log), None)

@@ -412,7 +412,7 @@ def run_training(model, tokenizer, samples, folder, held_out=(), loraplus_ratio=
         "warmup": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 7, "save_steps": 0, "logging_steps": 1,
         "packing": "auto", "max_tokens_per_batch": None, "optimizer": "adamw", "neftune_alpha": None,
         "gradient_checkpointing": False, "report_to": None, "save_total_limit": 0, "eval_steps": 0,
-        "early_stopping_patience": 0, "load_best_model_at_end": False,
+        "early_stopping_patience": 0, "load_best_model_at_end": False, "compile": False,
     } | given)  # fmt: skip
     session = SimpleNamespace(step_folder=folder, offline=True, progress=lambda *a: None, metric=lambda r: None)
     data = TrainingData(samples, list(held_out), "", {})
