@@ -4,7 +4,10 @@ BIN := target/release/pyrust-nn
 PY := $(PYTHON_ENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help build setup dev test test-rust test-python lint docs bench-data bench-training generate lock clean
+# The peers' own environments, 8 GB, made on first use; outside of the checkout.
+ENVIRONMENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pyrust-nn-benchmarks
+BENCHES := bench-data bench-training bench-trl-settings bench-whole-way bench-startup bench-scaling
+.PHONY: help build setup dev test test-rust test-python lint docs $(BENCHES) generate lock clean
 
 help:            ## Show these words
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -51,8 +54,20 @@ bench-data: build dev  ## Data preparation against TRL, some 6 minutes (needs ..
 generate:        ## Write what is made from the definition of the parameters
 	PYRUST_NN_GENERATE=1 cargo test --quiet --lib generated
 
-bench-training: wheel  ## Training beside TRL's: speed, memory, losses; needs ../shared and a quiet machine
-	$(PY) benchmarks/training.py
+bench-training: wheel  ## Training beside TRL's and LLaMA-Factory's: speed, memory, losses; needs ../shared and a quiet machine
+	$(PY) benchmarks/training.py --environments $(ENVIRONMENTS)
+
+bench-trl-settings: wheel  ## Which of TRL's settings trains fastest with the same loss
+	$(PY) benchmarks/training.py --settings
+
+bench-whole-way: build dev  ## From conversations to an answer, beside LLaMA-Factory and llama.cpp
+	$(PY) benchmarks/whole_way.py --environments $(ENVIRONMENTS)
+
+bench-startup: build dev  ## From the command to the first training step, beside the imports alone
+	$(PY) benchmarks/startup.py
+
+bench-scaling: wheel  ## Seconds a token of the training loop at 1,000 to 100,000 samples
+	$(PY) benchmarks/scaling.py
 
 lock: dev        ## Lock pyproject.toml's packages with their hashes
 	echo uv | $(PY) -m uv pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet -o requirements.txt

@@ -1,14 +1,16 @@
-"""Our training against TRL's: target tokens a second, peak memory and losses on equal data.
+"""Our training beside TRL's and LLaMA-Factory's: target tokens a second, peak memory and losses on equal data.
 
     python benchmarks/training.py            # all of it; `make bench-training`
-    python benchmarks/training.py --only lora --steps 4 --rounds 1
+    python benchmarks/training.py --only lora --steps 4 --rounds 1 --sides ours trl
+    python benchmarks/training.py --settings # which of TRL's settings is the fastest; `make bench-trl-settings`
 
 A 103 M-parameter Qwen2 with random weights and the vocabulary of ../shared/qwen2-tokenizer, conversations made from a
-seed, batches of 4 rows, at most 512 tokens each, fp32, LoRA of rank 16 without dropout and full fine-tuning. Both sides
+seed, batches of 4 rows, at most 512 tokens each, fp32, LoRA of rank 16 without dropout and full fine-tuning. All sides
 start from the same weights (also the adapter's), see the same rows with the same labels in the same order, and use
-AdamW at the same constant rate, so their losses must agree step by step. Ours goes through the public functions; TRL
-gets rows that are encoded already. Each run is a process of its own, ours and TRL's in turn. The clock counts optimizer
-steps alone (the same callback on both sides), the first step included; memory is the process's peak (ru_maxrss).
+AdamW at the same constant rate, so their losses must agree step by step. Ours goes through the public functions; the
+peers get rows that are encoded already. Each run is a process of its own, the sides in turn. The clock counts optimizer
+steps alone, the first step included; memory is the process's peak (ru_maxrss). TRL runs at the fastest of its settings
+(`trl_side.py`, results/training_settings.json), LLaMA-Factory in an environment of its own (`peers.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import resource
 import subprocess
 import sys
@@ -25,104 +26,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import peers
+import trl_side
 from machine import RESULTS, described
+from training_inputs import BATCH, MAX_LENGTH, RATES, SEED, TOKENIZER, encoded, in_order, make
 
 HERE = Path(__file__).resolve().parent
-TOKENIZER = HERE.parents[1] / "shared" / "qwen2-tokenizer"
 TASKS = ("lora", "full")
-SIDES = ("ours", "trl")
-BATCH, MAX_LENGTH, SEED = 4, 512, 11
-RATES = {"lora": 1e-3, "full": 1e-4}
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "river",
-    "stone",
-    "winter",
-    "market",
-    "clock",
-    "garden",
-    "letter",
-    "engine",
-    "window",
-    "harbour",
-    "paper",
-    "silver",
-    "morning",
-    "road",
-    "answer",
-    "question",
-    "teacher",
-    "number",
-    "simple",
-    "quick",
-    "heavy",
-    "quiet",
-    "bright",
-    "remembers",
-    "carries",
-    "finds",
-    "builds",
-    "opens",
-    "counts",
-    "because",
-    "although",
-    "between",
-    "under",
-    "after",
-    "before",
-    "with",
-    "without",
-    "through",
-    "every",
-    "seldom",
-    "often",
-    "perhaps",
-    "never",
-]
-
-
-def make(folder: Path, rows: int) -> None:
-    """The model, the adapter that both sides start from, and the conversations."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(SEED)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=151_936,
-            hidden_size=512,
-            intermediate_size=1376,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=8,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-        )
-    )
-    model.save_pretrained(folder / "model")
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    tokenizer.save_pretrained(folder / "model")
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.0, target_modules=targets)
-    adapted = get_peft_model(model, config)
-    adapted.peft_config["default"].base_model_name_or_path = str(folder / "model")
-    adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
-
-    draw = random.Random(SEED)
-
-    def text(words: int) -> str:
-        return " ".join(draw.choice(WORDS) for _ in range(words))
-
-    conversations = []
-    for _ in range(rows):
-        words = round(40 * (460 / 40) ** draw.random())  # short ones are more frequent than long ones
-        question = round(words * draw.uniform(0.2, 0.5))
-        messages = [{"role": "user", "content": text(question)}, {"role": "assistant", "content": text(words - question)}]
-        conversations.append({"messages": messages})
-    (folder / "data.json").write_text(json.dumps(conversations), encoding="utf-8")
+SIDES = ("ours", "trl", "llamafactory")
 
 
 def run_ours(task: str, folder: Path) -> dict[str, Any]:
@@ -151,133 +62,172 @@ def run_ours(task: str, folder: Path) -> dict[str, Any]:
         summary = pyrust_nn.finetune_full(**settings)
     step = folder / "runs" / settings["session"] / f"finetune_{task}"
     lines = [json.loads(line) for line in (step / "metrics.jsonl").read_text().splitlines()]
-    metrics = summary["metrics"]
     return {
-        "target_tokens_per_second": metrics["target_tokens_per_second"],
-        "tokens": metrics["tokens"],
-        "target_tokens": metrics["target_tokens"],
+        "target_tokens_per_second": summary["metrics"]["target_tokens_per_second"],
         "losses": [line["loss"] for line in lines],
     }
 
 
-def run_trl(task: str, folder: Path) -> dict[str, Any]:
-    """TRL's SFTTrainer, with what makes it fastest here: no checkpointing of activations, fused AdamW, no reports."""
-    import torch
+def run_llamafactory(task: str, folder: Path, python: Path) -> dict[str, Any]:
+    """LLaMA-Factory's run_exp by its own Python, with what makes it fastest here: no checkpointing, fused AdamW, no reports."""
     from datasets import Dataset
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
 
-    import pyrust_nn
-    from pyrust_nn.callbacks import ETACallback
-    from pyrust_nn.rows import Rows
-    from pyrust_nn.training import EpochSampler
-
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    prepared = pyrust_nn.prepare_dataset(folder / "model", dataset_path=folder / "data.json", max_length=MAX_LENGTH)
-    rows = [{"input_ids": s.input_ids.tolist(), "labels": s.labels.tolist()} for s in Rows(prepared["path"])]
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    if task == "lora":
-        model = PeftModel.from_pretrained(model, str(folder / "adapter"), is_trainable=True)
-
-    class Ordered(SFTTrainer):
-        def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-            return EpochSampler(self.train_dataset if train_dataset is None else train_dataset, SEED)
-
-    clock = ETACallback()
-    trainer = Ordered(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list(rows),
-        callbacks=[clock],
-        args=SFTConfig(
-            output_dir=str(folder / "trl"),
-            num_train_epochs=1,
-            per_device_train_batch_size=BATCH,
-            max_length=MAX_LENGTH,
-            learning_rate=RATES[task],
-            lr_scheduler_type="constant",
-            optim="adamw_torch_fused",
-            bf16=False,
-            use_cpu=True,
-            activation_checkpointing=False,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=SEED,
-        ),
-    )
-    trainer.train()
-    return {
-        "target_tokens_per_second": prepared["target_tokens"] / clock.training_seconds,
-        "tokens": prepared["tokens"],
-        "target_tokens": prepared["target_tokens"],
-        "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
+    rows, prepared = encoded(folder)
+    ready = folder / "rows"
+    if not ready.is_dir():
+        dataset = Dataset.from_list([{"attention_mask": [1] * len(row["input_ids"]), **row} for row in in_order(rows)])
+        dataset.save_to_disk(ready)
+    settings = {
+        "stage": "sft",
+        "do_train": True,
+        "model_name_or_path": str(folder / "model"),
+        "finetuning_type": task,
+        "template": "qwen",
+        "dataset": "rows",
+        "tokenized_path": str(ready),
+        "cutoff_len": MAX_LENGTH,
+        "disable_shuffling": True,
+        "disable_gradient_checkpointing": True,
+        "flash_attn": "sdpa",
+        "output_dir": str(folder / "llamafactory"),
+        "overwrite_output_dir": True,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": BATCH,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": RATES[task],
+        "lr_scheduler_type": "constant",
+        "optim": "adamw_torch_fused",
+        "use_cpu": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": SEED,
     }
+    if task == "lora":
+        settings["adapter_name_or_path"] = str(folder / "adapter")
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    # The figures come from the process that trains.
+    command = [python, HERE / "llamafactory_side.py", folder / "settings.json", folder / "llamafactory.json"]
+    subprocess.run(command, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})
+    figures = json.loads((folder / "llamafactory.json").read_text())
+    return {"target_tokens_per_second": prepared["target_tokens"] / figures.pop("training_seconds"), **figures}
 
 
-def child(task: str, side: str, folder: Path) -> None:
-    """One run, in this process; its figures go to a file."""
-    figures = (run_ours if side == "ours" else run_trl)(task, folder)
-    figures["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def child(task: str, side: str, folder: Path, extra: str) -> None:
+    """One run, in this process; its figures go to a file. `extra` is TRL's setting or LLaMA-Factory's Python."""
+    if side == "ours":
+        figures = run_ours(task, folder)
+    elif side == "trl":
+        figures = trl_side.run(task, folder, extra)
+    else:
+        figures = run_llamafactory(task, folder, Path(extra))
+    figures.setdefault("peak_memory_bytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     (folder / "figures.json").write_text(json.dumps(figures))
 
 
-def compare(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Medians of both sides, their ratios, and how far the losses are apart."""
+def run(task: str, side: str, folder: Path, extra: str = "") -> dict[str, Any]:
+    """The same in a process of its own."""
+    (folder / "figures.json").unlink(missing_ok=True)
+    with (folder / f"{side}.log").open("w") as log:
+        done = subprocess.run([sys.executable, __file__, "--child", task, side, str(folder), extra], stdout=log, stderr=log)
+    if done.returncode or not (folder / "figures.json").is_file():
+        raise RuntimeError(f"{task} by {side} {extra} failed:\n{(folder / f'{side}.log').read_text()[-3000:]}")
+    figures = json.loads((folder / "figures.json").read_text())
+    rate, memory = figures["target_tokens_per_second"], figures["peak_memory_bytes"] / 1e9
+    name = f"{task} {side} {extra}" if side == "trl" else f"{task} {side}"
+    print(f"{name}: {rate:.1f} target tokens/s, {memory:.2f} GB, last loss {figures['losses'][-1]:.4f}", flush=True)
+    return {"side": side, **figures}
+
+
+def compare(runs: list[dict[str, Any]], sides: list[str]) -> dict[str, float]:
+    """Medians of each side, our ratios to the others, and how far the losses are apart."""
 
     def of(side: str, key: str) -> float:
         return median(run[key] for run in runs if run["side"] == side)
 
-    ours, theirs = (next(run["losses"] for run in runs if run["side"] == side) for side in SIDES)
-    return {
-        **{f"{side}_{key}": of(side, key) for key in ("target_tokens_per_second", "peak_memory_bytes") for side in SIDES},
-        "speed_ratio": of("ours", "target_tokens_per_second") / of("trl", "target_tokens_per_second"),
-        "memory_ratio": of("ours", "peak_memory_bytes") / of("trl", "peak_memory_bytes"),
-        "ours_final_loss": ours[-1],
-        "trl_final_loss": theirs[-1],
-        "largest_loss_difference": max(abs(a - b) for a, b in zip(ours, theirs, strict=True)),
-    }
+    losses = {side: next(run["losses"] for run in runs if run["side"] == side) for side in sides}
+    keys = ("target_tokens_per_second", "peak_memory_bytes")
+    figures: dict[str, float] = {f"{side}_{key}": of(side, key) for key in keys for side in sides}
+    figures |= {f"{side}_final_loss": losses[side][-1] for side in sides}
+    for side in [side for side in sides if side != "ours" and "ours" in sides]:
+        figures |= {
+            f"speed_over_{side}": of("ours", keys[0]) / of(side, keys[0]),
+            f"memory_of_{side}": of("ours", keys[1]) / of(side, keys[1]),
+            f"largest_loss_difference_{side}": max(abs(a - b) for a, b in zip(losses["ours"], losses[side], strict=True)),
+        }
+    return figures
+
+
+def sides_in_turn(task: str, sides: list[str], rounds: int, folder: Path, environments: Path) -> dict[str, Any]:
+    """Runs of all sides, and their comparison."""
+    extra = {"trl": trl_side.FASTEST}
+    if "llamafactory" in sides:
+        extra["llamafactory"] = str(peers.llama_factory(environments))
+    runs = [run(task, side, folder, extra.get(side, "")) for _ in range(rounds) for side in sides]
+    return {**compare(runs, sides), "runs": runs}
+
+
+def trl_settings(task: str, rounds: int, folder: Path) -> dict[str, Any]:
+    """Each of TRL's settings: median rate, memory, and its loss's distance from the first one's; or why it does not run."""
+    table: dict[str, Any] = {}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in trl_side.SETTINGS}
+    for _ in range(rounds):
+        for name in trl_side.SETTINGS:
+            try:
+                if name not in table:
+                    runs[name].append(run(task, "trl", folder, name))
+            except RuntimeError as cause:
+                table[name] = {"does_not_run": str(cause).strip().splitlines()[-1]}
+                print(f"{task} trl {name}: does not run", flush=True)
+    reference = next(iter(runs.values()))[0]["losses"]
+    for name, made in runs.items():
+        if name not in table:
+            table[name] = {
+                "target_tokens_per_second": median(one["target_tokens_per_second"] for one in made),
+                "peak_memory_bytes": median(one["peak_memory_bytes"] for one in made),
+                "largest_loss_difference": max(abs(a - b) for a, b in zip(made[0]["losses"], reference, strict=True)),
+            }
+    return table
 
 
 def main() -> None:
-    """Make the inputs, run both sides in turn, write the results."""
+    """Make the inputs, run the sides in turn, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=TASKS, help="one way of training")
-    parser.add_argument("--steps", type=int, default=12, help="optimizer steps of a run")
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each side")
-    parser.add_argument("--output", type=Path, default=RESULTS / "training.json")
-    parser.add_argument("--child", nargs=3, metavar=("TASK", "SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="who takes part")
+    parser.add_argument("--settings", action="store_true", help="compare TRL's settings with one another instead")
+    parser.add_argument("--steps", type=int, help="optimizer steps of a run: 8, or 3 with --settings")
+    parser.add_argument("--rounds", type=int, help="runs of each: 2, or 1 with --settings")
+    parser.add_argument("--environments", type=Path, default=peers.ENVIRONMENTS, help="folder of the peers' environments")
+    parser.add_argument("--output", type=Path, help="where the results go")
+    parser.add_argument("--child", nargs=4, metavar=("TASK", "SIDE", "FOLDER", "EXTRA"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child[0], arguments.child[1], Path(arguments.child[2]))
+        task, side, folder, extra = arguments.child
+        child(task, side, Path(folder), extra)
         return
     if not TOKENIZER.is_dir():
         parser.error(f"{TOKENIZER} is not there")
 
-    results: dict[str, Any] = {"machine": described(), "steps": arguments.steps, "rounds": arguments.rounds}
+    steps = arguments.steps or (3 if arguments.settings else 8)
+    rounds = arguments.rounds or (1 if arguments.settings else 2)
+    results: dict[str, Any] = {"machine": described(), "steps": steps, "rounds": rounds, "trl_setting": trl_side.FASTEST}
+    if "llamafactory" in arguments.sides and not arguments.settings:
+        python = peers.llama_factory(arguments.environments)
+        results["llamafactory"] = peers.versions(python, "llamafactory", "torch", "transformers", "peft", "trl")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make(folder, BATCH * arguments.steps)
+        make(folder, BATCH * steps)
         for task in TASKS if arguments.only is None else (arguments.only,):
-            runs = []
-            for _ in range(arguments.rounds):
-                for side in SIDES:
-                    command = [sys.executable, __file__, "--child", task, side, str(folder)]
-                    # Prepared rows go to a cache of this benchmark's own.
-                    environment = {**os.environ, "PYRUST_NN_CACHE": str(folder / "cache")}
-                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-                    runs.append({"side": side, **json.loads((folder / "figures.json").read_text())})
-                    run = runs[-1]
-                    rate, memory = run["target_tokens_per_second"], run["peak_memory_bytes"] / 1e9
-                    print(f"{task} {side}: {rate:.1f} target tokens/s, {memory:.2f} GB, last loss {run['losses'][-1]:.4f}", flush=True)
-            results[task] = {**compare(runs), "runs": runs}
-            figures = {key: value for key, value in results[task].items() if key != "runs"}
-            print(task, json.dumps(figures, indent=1), flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            if arguments.settings:
+                results[task] = trl_settings(task, rounds, folder)
+            else:
+                results[task] = sides_in_turn(task, arguments.sides, rounds, folder, arguments.environments)
+            print(task, json.dumps({key: value for key, value in results[task].items() if key != "runs"}, indent=1), flush=True)
+    output = arguments.output or RESULTS / ("training_settings.json" if arguments.settings else "training.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
