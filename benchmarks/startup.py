@@ -25,8 +25,8 @@ BINARY = Path(__file__).resolve().parents[1] / "target/release/pyrust-nn"
 IMPORTS = {
     "imports": "import torch, transformers, peft",
     "imports_with_names": (
-        "import torch, transformers, peft; "
-        "from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM, Trainer, TrainingArguments; from peft import PeftModel"
+        "import torch, transformers, peft; from peft import PeftModel; "
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM, Trainer, TrainingArguments"
     ),
 }
 

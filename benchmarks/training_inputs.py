@@ -12,35 +12,42 @@ if TYPE_CHECKING:
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "qwen2-tokenizer"
 BATCH, MAX_LENGTH, SEED = 4, 512, 11
+# 103 M parameters.
+SIZES = {
+    "vocab_size": 151_936,
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": True,
+}
 RATES = {"lora": 1e-3, "full": 1e-4}
-WORDS = (
+TEXT = (
     "the a of river stone winter market clock garden letter engine window harbour paper silver morning road answer "
     "question teacher number simple quick heavy quiet bright remembers carries finds builds opens counts because "
     "although between under after before with without through every seldom often perhaps never"
-).split()
+)
 
 
-def make(folder: Path, rows: int) -> None:
-    """The model, the adapter that both sides start from, and the conversations."""
+def make(
+    folder: Path,
+    rows: int,
+    sizes: dict[str, Any] = SIZES,
+    tokenizer_folder: Path = TOKENIZER,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> None:
+    """The model of noise, the adapter that all sides start from, and the conversations."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(SEED)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=151_936,
-            hidden_size=512,
-            intermediate_size=1376,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=8,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-        )
-    )
+    with torch.device(device):
+        model = Qwen2ForCausalLM(Qwen2Config(max_position_embeddings=2048, dtype=dtype, **sizes)).to(getattr(torch, dtype))
     model.save_pretrained(folder / "model")
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.save_pretrained(folder / "model")
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, lora_dropout=0.0, target_modules=targets)
@@ -48,10 +55,10 @@ def make(folder: Path, rows: int) -> None:
     adapted.peft_config["default"].base_model_name_or_path = str(folder / "model")
     adapted.save_pretrained(folder / "adapter", save_embedding_layers=False)
 
-    draw = random.Random(SEED)
+    draw, known = random.Random(SEED), TEXT.split()
 
     def text(words: int) -> str:
-        return " ".join(draw.choice(WORDS) for _ in range(words))
+        return " ".join(draw.choice(known) for _ in range(words))
 
     conversations = []
     for _ in range(rows):

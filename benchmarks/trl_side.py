@@ -20,8 +20,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 FASTEST = "batches of 4"
 
 
-def run(task: str, folder: Path, setting: str = FASTEST) -> dict[str, Any]:
-    """Train `task` (lora or full) on the inputs in `folder`."""
+def run(task: str, folder: Path, setting: str = FASTEST, device: str = "cpu") -> dict[str, Any]:
+    """Train `task` (lora or full) on the inputs in `folder`; on CUDA in bf16, full fine-tuning with weights in fp32 as ours has them."""
     import torch
     from datasets import Dataset
     from peft import PeftModel
@@ -32,7 +32,9 @@ def run(task: str, folder: Path, setting: str = FASTEST) -> dict[str, Any]:
     from pyrust_nn.callbacks import ETACallback
 
     rows, prepared = encoded(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    cpu = device == "cpu"
+    dtype = torch.bfloat16 if task == "lora" and not cpu else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype)
     if task == "lora":
         model = PeftModel.from_pretrained(model, str(folder / "adapter"), is_trainable=True)
 
@@ -48,8 +50,8 @@ def run(task: str, folder: Path, setting: str = FASTEST) -> dict[str, Any]:
         "learning_rate": RATES[task],
         "lr_scheduler_type": "constant",
         "optim": "adamw_torch_fused",
-        "bf16": False,
-        "use_cpu": True,
+        "bf16": not cpu,
+        "use_cpu": cpu,
         "activation_checkpointing": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "logging_steps": 1,

@@ -1,0 +1,182 @@
+"""On a machine with CUDA: installs the package, checks every task there, and measures training beside TRL with Liger.
+
+    python benchmarks/gpu.py --wheel pyrust_nn-0.1.0-….whl    # without --wheel it is built from this checkout
+    python benchmarks/gpu.py --device cpu --tiny              # the same code on small shapes, to see that it runs
+
+Shapes of Qwen2.5-0.5B and of a 7B, with random weights made there and the vocabulary of ../shared/qwen2-tokenizer: LoRA of
+rank 16 in bf16 for both, full fine-tuning for the small one. TRL runs with the Liger kernels if liger-kernel is installed
+(it is asked for) and from the same rows, weights and rates. Both sides in turn, each run a process of its own; the clock
+counts optimizer steps, memory is torch's peak on the device. Results go to results/gpu.json with the device named.
+Without CUDA the script says so and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+LARGE = {
+    "vocab_size": 152_064,
+    "hidden_size": 3584,
+    "intermediate_size": 18_944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+}
+TINY = {
+    "vocab_size": 151_936,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "tie_word_embeddings": True,
+}
+# Name: shape, tasks, and the rows of a run's data set. Batches are of 4 rows, as training_inputs has them.
+SHAPES: dict[str, tuple[dict[str, Any], tuple[str, ...], int]] = {"0.5B": (SMALL, ("lora", "full"), 160), "7B": (LARGE, ("lora",), 80)}
+TINY_SHAPES: dict[str, tuple[dict[str, Any], tuple[str, ...], int]] = {"tiny": (TINY, ("lora", "full"), 8)}
+
+
+def install(wheel: Path | None) -> None:
+    """The wheel into this Python, with what it needs, and the peer's packages."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, str(wheel or ROOT), "trl>=1.16", "liger-kernel"], check=True)
+
+
+def has_liger() -> bool:
+    """Whether transformers would find Liger's kernels."""
+    from transformers.utils import is_liger_kernel_available
+
+    return bool(is_liger_kernel_available())
+
+
+def run_ours(task: str, folder: Path, device: str) -> dict[str, Any]:
+    """Through `finetune_lora` or `finetune_full`."""
+    from training_inputs import BATCH, MAX_LENGTH, RATES, SEED
+
+    import pyrust_nn
+
+    given: dict[str, Any] = {
+        "dataset_path": folder / "data.json",
+        "num_epochs": 1,
+        "batch_size": BATCH,
+        "max_length": MAX_LENGTH,
+        "learning_rate": RATES[task],
+        "scheduler": "constant",
+        "seed": SEED,
+        "logging_steps": 1,
+        "device": device,
+        "runs_dir": folder / "runs",
+        "offline": True,
+        "overwrite": True,
+    }
+    if task == "lora":
+        given["checkpoint_lora"] = folder / "adapter"
+    summary = getattr(pyrust_nn, f"finetune_{task}")("s", str(folder / "model"), **given)
+    metrics = summary["metrics"]
+    return {
+        "target_tokens_per_second": metrics["target_tokens_per_second"],
+        "peak_memory_bytes": metrics["peak_memory_bytes"],
+        "last_loss": metrics["last_loss"],
+        "params": summary["params"],
+    }
+
+
+def run_trl(task: str, folder: Path, device: str) -> dict[str, Any]:
+    """TRL's SFTTrainer, with Liger where it is."""
+    import torch
+    import trl_side
+
+    trl_side.SETTINGS["gpu"] = {"use_liger_kernel": device == "cuda" and has_liger()}
+    figures = trl_side.run(task, folder, "gpu", device)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rate = figures["target_tokens_per_second"]
+    return {"target_tokens_per_second": rate, "peak_memory_bytes": peak, "last_loss": figures["losses"][-1]}
+
+
+def measure(name: str, shape: dict[str, Any], tasks: tuple[str, ...], rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both sides in turn on one shape."""
+    from training_inputs import TOKENIZER, make
+
+    results: dict[str, Any] = {}
+    cuda = arguments.device == "cuda"
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        make(folder, rows, shape, TOKENIZER, "bfloat16" if cuda else "float32", arguments.device)
+        for task in tasks:
+            runs = []
+            for _ in range(arguments.rounds):
+                for side in ("ours", "trl"):
+                    child = [sys.executable, __file__, "--device", arguments.device, "--child", task, side, str(folder)]
+                    subprocess.run(child, check=True, stdout=subprocess.DEVNULL)
+                    runs.append({"side": side, **json.loads((folder / "figures.json").read_text())})
+                    print(name, task, json.dumps({key: value for key, value in runs[-1].items() if key != "params"}), flush=True)
+            rate, memory = (
+                {side: median(run[key] for run in runs if run["side"] == side) for side in ("ours", "trl")}
+                for key in ("target_tokens_per_second", "peak_memory_bytes")
+            )
+            ratios = {"speed_over_trl": rate["ours"] / rate["trl"], "memory_of_trl": memory["ours"] / memory["trl"]}
+            results[task] = {**ratios, "runs": runs}
+            print(name, task, json.dumps(ratios), flush=True)
+    return results
+
+
+def main() -> None:
+    """Install, check, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheel", type=Path, help="the wheel to install; else it is built from this checkout")
+    parser.add_argument("--no-install", action="store_true", help="take the package that is installed")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small shapes, and no results file unless --output names one")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each side")
+    parser.add_argument("--output", type=Path, help="where the results go")
+    parser.add_argument("--child", nargs=3, metavar=("TASK", "SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        task, side, folder = arguments.child
+        figures = (run_ours if side == "ours" else run_trl)(task, Path(folder), arguments.device)
+        (Path(folder) / "figures.json").write_text(json.dumps(figures))
+        return
+    if not arguments.no_install:
+        install(arguments.wheel)
+
+    import torch
+    from gpu_checks import check_tasks
+    from machine import RESULTS, described
+
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch sees no CUDA device here (nvidia-smi shows whether the driver does); --device cpu --tiny only tries the script")
+    os.environ.setdefault("PYRUST_NN_CACHE", tempfile.mkdtemp(prefix="pyrust-nn-gpu-"))
+    results: dict[str, Any] = {"machine": described(), "device": arguments.device, "liger": has_liger()}
+    with tempfile.TemporaryDirectory() as folder:
+        results["checks"] = check_tasks(arguments.device, "builtin:tiny", Path(folder))
+    for name, (shape, tasks, rows) in (TINY_SHAPES if arguments.tiny else SHAPES).items():
+        results[name] = measure(name, shape, tasks, rows, arguments)
+    output = arguments.output or (None if arguments.tiny else RESULTS / "gpu.json")
+    if output:
+        output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    failed = [row["check"] for row in results["checks"] if not row["held"]]
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
