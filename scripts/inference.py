@@ -13,7 +13,7 @@ from transformers import TextStreamer
 
 from pyrust_nn import InputError
 from pyrust_nn.chat import ChatRenderer
-from pyrust_nn.models import dtype_name, load_model, load_tokenizer, pick_device, pick_dtype, position_limit
+from pyrust_nn.models import dtype_name, load_model, pick_device, pick_dtype, position_limit, shared_tokenizer
 from pyrust_nn.prompts import read_prompts
 from pyrust_nn.saving import set_stop_tokens
 
@@ -23,7 +23,7 @@ def run(params, session):
     # What can be refused is refused before any weight is loaded.
     prompts = read_prompts(params.prompt, params.prompts_file)
     device = pick_device(params.device)
-    tokenizer = load_tokenizer(params.model)
+    tokenizer = shared_tokenizer(params.model)
     encoded = encode(prompts, tokenizer)
 
     model = load_model(params.model, device=device, dtype=pick_dtype(params.dtype, device))

@@ -4,7 +4,7 @@ In: an adapter. Out: `model/`, a model folder like the base's.
 """
 
 from pyrust_nn.files import atomic_folder, folder_size
-from pyrust_nn.models import dtype_name, load_tokenizer, merged_model, pick_device, pick_dtype
+from pyrust_nn.models import dtype_name, merged_model, pick_device, pick_dtype, shared_tokenizer
 from pyrust_nn.saving import save_model, set_stop_tokens
 
 
@@ -14,7 +14,7 @@ def run(params, session):
     dtype = None if params.dtype == "auto" else pick_dtype(params.dtype, device)
 
     session.progress(0, 2, "merging")
-    tokenizer = load_tokenizer(params.model)
+    tokenizer = shared_tokenizer(params.model)
     model = merged_model(params.model, device, dtype)
     set_stop_tokens(model.generation_config, tokenizer)
 

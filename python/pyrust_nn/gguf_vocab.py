@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 
 from pyrust_nn import ModelError
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.models import shared_tokenizer
 from pyrust_nn.saving import END_TOKENS
 
 # llama.cpp's name for the way a text is cut before merging, by the expression in tokenizer.json.
@@ -50,7 +50,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int) -> Any:
             f"{folder} has no tokenizer.json, which holds the vocabulary; copy or download it again, or load the "
             "tokenizer with transformers and save it there with save_pretrained"
         )
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = shared_tokenizer(str(folder))
     tokens, types = _tokens(tokenizer, size, folder)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_pre_tokenizer(tokenizer, folder))

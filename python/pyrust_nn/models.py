@@ -6,6 +6,7 @@ code and without the network. What goes wrong with a model is a ModelError that 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from pathlib import Path
@@ -39,10 +40,14 @@ __all__ = [
     "pick_dtype",
     "position_limit",
     "read_tokenizer",
+    "shared_tokenizer",
     "stored_dtype",
 ]
 
 logger = logging.getLogger(__name__)
+
+# What a tokenizer is read from; config.json may decide its class.
+TOKENIZER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*")
 
 # The linear layers of a Qwen block, in the order of the data's way.
 STANDARD_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -104,6 +109,31 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"the tokenizer in {folder} cannot be loaded: {_first_line(cause)}; "
             "a model's folder needs tokenizer.json and tokenizer_config.json"
         ) from cause
+
+
+_shared: dict[str, PreTrainedTokenizerFast] = {}
+
+
+def shared_tokenizer(model: str) -> PreTrainedTokenizerFast:
+    """`load_tokenizer`, but the one that this process read last, if its files have the same bytes: reading takes a second.
+
+    It must not be changed. The steps of a pipeline ask for the same vocabulary again and again.
+    """
+    adapter = is_adapter(model)
+    folder = model_folder(model) if adapter else checked_model_folder(model)
+    if adapter and not (folder / "tokenizer_config.json").is_file():
+        return load_tokenizer(model)  # its base's
+    files = sorted(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        data = path.read_bytes()
+        digest.update(f"{path.name}/{len(data)}/".encode() + data)
+    key = digest.hexdigest()
+    if key not in _shared:
+        tokenizer = load_tokenizer(model)
+        _shared.clear()
+        _shared[key] = tokenizer
+    return _shared[key]
 
 
 def load_model(

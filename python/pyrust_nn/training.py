@@ -17,6 +17,7 @@ import ctypes
 import gc
 import logging
 import math
+import os
 import random
 import resource
 import sys
@@ -32,7 +33,7 @@ from torch.utils.data import Sampler
 from transformers import AutoConfig, PrinterCallback, TrainerControl, TrainingArguments, set_seed
 from transformers.utils import is_liger_kernel_available
 
-from pyrust_nn import InputError, ModelError
+from pyrust_nn import InputError, ModelError, UsageError
 from pyrust_nn.attention import can_pack, packed_attention
 from pyrust_nn.batches import MAX_TOKENS, Batches, Layout, Row, length, target_tokens
 from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, Session, TrainingMeter
@@ -68,6 +69,11 @@ class TrainingData:
 
 def prepare(params: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
     """Seed every random generator; the device and the dtype to compute in."""
+    if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
+        raise UsageError(
+            f"this is one of {processes} processes (WORLD_SIZE, as torchrun sets it), and training runs in one alone so far: each of them "
+            "would open the session for itself. Start pyrust-nn without a launcher, or unset WORLD_SIZE"
+        )
     set_seed(params.seed)
     device = pick_device(params.device)
     dtype = pick_dtype(params.dtype, device)

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from transformers import AutoTokenizer
 
 import pyrust_nn
 from pyrust_nn import InputError, ModelError
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.models import load_tokenizer, shared_tokenizer
 from pyrust_nn.rows import IGNORED, Rows
+from pyrust_nn.tiny import tiny_model_folder
 
 EMPTY_THINKING = "<think>\n\n</think>\n\n"
 
@@ -357,3 +359,16 @@ def test_the_datasets_library_reads_the_rows(tiny, data_json):
     for i in (0, len(mapped) - 1):
         assert read[i] == {"input_ids": mapped[i].input_ids.tolist(), "labels": mapped[i].labels.tolist()}
     assert mapped.lengths().tolist() == [len(row) for row in read["input_ids"]]
+
+
+def test_a_tokenizer_is_read_again_where_its_files_have_changed(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder(), folder)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    first = shared_tokenizer(str(folder))
+    assert shared_tokenizer(str(copy)) is first
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
+    changed = shared_tokenizer(str(folder))
+    assert changed.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "Hi!"
+    assert shared_tokenizer(str(copy)).chat_template == first.chat_template

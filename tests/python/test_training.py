@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 import pyrust_nn
-from pyrust_nn import InputError, ModelError, training
+from pyrust_nn import InputError, ModelError, UsageError, training
+from pyrust_nn.batches import Batches, Layout
 from pyrust_nn.models import load_tokenizer, model_folder
 from pyrust_nn.rows import Rows, Sample
 from pyrust_nn.saving import SavedTokenizer
@@ -450,6 +451,30 @@ def test_how_a_step_is_computed_does_not_change_what_is_learned(tokenizer, sampl
     assert second["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-5)
     assert_close(one, other)
     assert one.config._attn_implementation == small_model().config._attn_implementation
+
+
+def test_padding_changes_nothing_that_is_learned(tokenizer, samples, tmp_path, monkeypatch):
+    one, other, padded = small_model(), small_model(), []
+
+    class Padded(Batches):
+        def inputs(self, rows):
+            made = super().inputs(rows)
+            padded.append("attention_mask" in made)
+            return made
+
+    first = run_training(one, tokenizer, samples, tmp_path, held_out=samples[:3])
+    monkeypatch.setattr(training, "pick_batches", lambda *given: Padded(Layout.PADDED, 10**6))
+    second = run_training(other, tokenizer, samples, tmp_path, held_out=samples[:3])
+    assert any(padded)
+    for name in ("first_loss", "last_loss", "eval_loss"):
+        assert second[name] == pytest.approx(first[name], rel=1e-5)
+    assert_close(one, other)
+
+
+def test_one_of_several_processes_is_refused(runs, few, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"one of 2 processes.*unset WORLD_SIZE"):
+        pyrust_nn.finetune_lora("s", TINY, dataset_path=few, runs_dir=runs)
 
 
 def test_a_step_is_adamws_own_on_the_mean_over_its_target_tokens(tokenizer, samples, tmp_path):
