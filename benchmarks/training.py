@@ -205,7 +205,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         task, side, folder, extra = arguments.child
-        child(task, side, Path(folder), extra)
+        if task == "make":
+            make(Path(folder), int(side))
+        else:
+            child(task, side, Path(folder), extra)
         return
     if not TOKENIZER.is_dir():
         parser.error(f"{TOKENIZER} is not there")
@@ -218,7 +221,8 @@ def main() -> None:
         results["llamafactory"] = peers.versions(python, "llamafactory", "torch", "transformers", "peft", "trl")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make(folder, BATCH * steps)
+        # Not in this process: a child's ru_maxrss begins with what its parent had.
+        subprocess.run([sys.executable, __file__, "--child", "make", str(BATCH * steps), str(folder), ""], check=True)
         for task in TASKS if arguments.only is None else (arguments.only,):
             if arguments.settings:
                 results[task] = trl_settings(task, rounds, folder)

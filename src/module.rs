@@ -265,6 +265,12 @@ fn embedded_text(path: &str) -> PyResult<&'static str> {
     embedded::text(path).ok_or_else(|| to_python(error::input(format!("nothing of the name {path} is embedded"))))
 }
 
+/// Where everything is kept that can be made again.
+#[pyfunction]
+fn cache_folder() -> PathBuf {
+    data::cache_folder()
+}
+
 #[pyfunction]
 fn write_gguf(py: Python<'_>, plan_path: PathBuf, progress: Py<PyAny>) -> PyResult<u64> {
     let mut tell = |done: u64, total: u64, name: &str| {
@@ -369,6 +375,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
     module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
+    module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
     // For the tests:
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize, module)?)?;

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 from pyrust_nn.types import CheckReport, Message, PreparedDataset, Summary
@@ -18,6 +19,7 @@ __all__ = [
     "StorageError",
     "UsageError",
     "__version__",
+    "cache_folder",
     "check_dataset",
     "convert_lora_to_gguf",
     "convert_model_to_gguf",
@@ -91,6 +93,7 @@ def render_chat(
 def tokenize(folder: str | PathLike[str], texts: Sequence[str]) -> tuple[bool, list[list[int]]]: ...
 def tokenize_by_library(folder: str | PathLike[str], texts: Sequence[str]) -> list[list[int]]: ...
 def embedded_text(path: str) -> str: ...
+def cache_folder() -> Path: ...
 def write_gguf(plan_path: str | PathLike[str], progress: Callable[[int, int, str], Any]) -> int: ...
 
 def finetune_full(

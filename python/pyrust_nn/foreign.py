@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 from pyrust_nn import InputError, _core
-from pyrust_nn.tiny import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ def json_lines(path: str | os.PathLike[str]) -> str:
     files = sorted(file for file in source.rglob("*") if file.is_file()) if source.is_dir() else [source]
     if not all(file.is_file() for file in files):
         raise InputError(f"there is no data set {path}; check the path")
-    target = cache_folder() / "json" / f"{_core.digest(files)}.jsonl"
+    target = _core.cache_folder() / "json" / f"{_core.digest(files)}.jsonl"
     if target.is_file():
         return str(target)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -108,7 +107,7 @@ def tiny_model_folder() -> Path:
     from pyrust_nn import _core
 
     texts = _texts(_core.embedded_text("data.json"))
-    folder = cache_folder() / f"tiny-{_content_key(texts)}"
+    folder = _core.cache_folder() / f"tiny-{_content_key(texts)}"
     if folder.is_dir():
         return folder
 
@@ -127,15 +126,6 @@ def tiny_model_folder() -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
     logger.info("made %s in %s", NAME, folder)
     return folder
-
-
-def cache_folder() -> Path:
-    """Where models made on the spot are kept, as an absolute path that need not exist yet."""
-    if own := os.environ.get("PYRUST_NN_CACHE"):
-        return Path(own).expanduser().absolute()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).absolute() / "pyrust-nn"
-    return Path.home() / ".cache" / "pyrust-nn"
 
 
 def _texts(data_json: str) -> list[str]:

@@ -48,11 +48,16 @@ pub(super) struct Report {
 pub(super) const TRAIN: &str = "train.arrow";
 pub(super) const EVAL: &str = "eval.arrow";
 
-/// The user's cache: `PYRUST_NN_CACHE`, else `pyrust-nn` in `XDG_CACHE_HOME` or `~/.cache`.
+/// The user's cache, as an absolute path: `PYRUST_NN_CACHE` (a leading `~` is the home), else `pyrust-nn` in
+/// `XDG_CACHE_HOME` or `~/.cache`. It need not exist.
 pub fn folder() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || set("HOME").unwrap_or_else(std::env::temp_dir).join(".cache");
-    set("PYRUST_NN_CACHE").unwrap_or_else(|| set("XDG_CACHE_HOME").unwrap_or_else(home).join("pyrust-nn"))
+    let home = || set("HOME").unwrap_or_else(std::env::temp_dir);
+    let folder = match set("PYRUST_NN_CACHE") {
+        Some(own) => own.strip_prefix("~").map(|rest| home().join(rest)).unwrap_or(own),
+        None => set("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache")).join("pyrust-nn"),
+    };
+    std::path::absolute(&folder).unwrap_or(folder)
 }
 
 /// Where one prepared data set is kept.
