@@ -129,8 +129,11 @@ def child(task: str, side: str, folder: Path, extra: str) -> None:
 def run(task: str, side: str, folder: Path, extra: str = "") -> dict[str, Any]:
     """The same in a process of its own."""
     (folder / "figures.json").unlink(missing_ok=True)
+    # Prepared rows go to a cache of this benchmark's own.
+    environment = os.environ | {"PYRUST_NN_CACHE": str(folder / "cache")}
     with (folder / f"{side}.log").open("w") as log:
-        done = subprocess.run([sys.executable, __file__, "--child", task, side, str(folder), extra], stdout=log, stderr=log)
+        words = [sys.executable, __file__, "--child", task, side, str(folder), extra]
+        done = subprocess.run(words, stdout=log, stderr=log, env=environment)
     if done.returncode or not (folder / "figures.json").is_file():
         raise RuntimeError(f"{task} by {side} {extra} failed:\n{(folder / f'{side}.log').read_text()[-3000:]}")
     figures = json.loads((folder / "figures.json").read_text())

@@ -155,7 +155,8 @@ _AUDITED = threading.Event()
 
 def audit(event: str, args: tuple[Any, ...]) -> None:
     """Refuse to connect or to look a host up while a step is offline."""
-    if _NO_SOCKETS.is_set() and event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+    # The event first: while Python ends other events come, and this module's names are gone.
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto") and _NO_SOCKETS.is_set():
         raise _core.ModelError(
             "something tried to reach the network although the step is offline; use a folder or a model downloaded before"
         )

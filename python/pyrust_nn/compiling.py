@@ -1,8 +1,8 @@
 """`compile`: a model's layers run through torch.compile for the time of a training.
 
 Each decoder layer is compiled in place (`Module.compile`), so modules, parameters and state dicts keep their names. Shapes
-are dynamic, since hardly two micro-batches have the same number of tokens. Random numbers are drawn as uncompiled code
-draws them: the same dropout falls on the same places, and losses agree but for rounding. What is outside of the layers
+are dynamic, since hardly two micro-batches have the same number of tokens. Losses agree with uncompiled ones but for
+rounding, and for a dropout's numbers in the last layer, which uncompiled draws at target tokens alone (`last_layer`). What is outside of the layers
 (embedding, head, loss) stays as it is, and so does attention over packed rows, whose lengths differ each time.
 """
 

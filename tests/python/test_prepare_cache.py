@@ -175,7 +175,7 @@ def begun(cache, process):
 @pytest.fixture(scope="session")
 def large(tmp_path_factory):
     """A file that takes long enough to be disturbed."""
-    return write(many(200_000), tmp_path_factory.mktemp("large") / "data.json")
+    return write(many(600_000), tmp_path_factory.mktemp("large") / "data.json")
 
 
 def test_a_killed_process_leaves_no_entry_and_the_next_sweeps(model, cache, large):

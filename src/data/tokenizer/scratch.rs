@@ -15,9 +15,6 @@ pub struct Scratch {
     symbols: Vec<u32>,
 }
 
-/// How many words are cut before they are looked up.
-const TOGETHER: usize = 32;
-
 /// Pairs of words of up to 15 bytes and 3 tokens; 64 bytes each, 2 MiB in all.
 const SHORT: usize = 1 << 15;
 const SHORT_TOKENS: usize = 3;
@@ -64,30 +61,17 @@ impl Scratch {
     /// Appends the tokens of a text in normal form.
     pub(super) fn encode_words(&mut self, vocabulary: &Vocabulary, text: &str, ids: &mut Vec<u32>) {
         let mut words = Words::new(text, vocabulary.pattern);
-        // Cut first and looked up then, several at a time: so the table's lines are on their way together.
-        let mut cut: [(&[u8], u128, usize); TOGETHER] = [(&[], 0, 0); TOGETHER];
-        loop {
-            let mut count = 0;
-            while count < TOGETHER
-                && let Some((word, key)) = words.next_key()
-            {
-                cut[count] = (word, key, slot_of(key) & (SHORT - 1));
-                count += 1;
-            }
-            for (word, key, at) in &cut[..count] {
-                let [newer, older] = &self.short[*at].0;
-                let found = if newer.key == *key { newer } else { older };
-                if found.key == *key && *key != 0 {
-                    // A copy of a fixed length is cheaper than one of the right length.
-                    let end = ids.len() + found.count as usize;
-                    ids.extend_from_slice(&found.tokens);
-                    ids.truncate(end);
-                } else {
-                    self.another(vocabulary, word, *key, *at, ids);
-                }
-            }
-            if count < TOGETHER {
-                return;
+        while let Some((word, key)) = words.next_key() {
+            let at = slot_of(key) & (SHORT - 1);
+            let [newer, older] = &self.short[at].0;
+            let found = if newer.key == key { newer } else { older };
+            if found.key == key && key != 0 {
+                // A copy of a fixed length is cheaper than one of the right length.
+                let end = ids.len() + found.count as usize;
+                ids.extend_from_slice(&found.tokens);
+                ids.truncate(end);
+            } else {
+                self.another(vocabulary, word, key, at, ids);
             }
         }
     }
