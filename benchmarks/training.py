@@ -10,7 +10,7 @@ start from the same weights (also the adapter's), see the same rows with the sam
 AdamW at the same constant rate, so their losses must agree step by step. Ours goes through the public functions; the
 peers get rows that are encoded already. Each run is a process of its own, the sides in turn. The clock counts optimizer
 steps alone, the first step included; memory is the process's peak (ru_maxrss). TRL runs at the fastest of its settings
-(`trl_side.py`, results/training_settings.json), LLaMA-Factory in an environment of its own (`peers.py`).
+(`trl_side.py`, results/training_settings.json) and in batches of 4, LLaMA-Factory in an environment of its own (`peers.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from training_inputs import BATCH, MAX_LENGTH, RATES, SEED, TOKENIZER, encoded, 
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("lora", "full")
-SIDES = ("ours", "trl", "llamafactory")
+# TRL twice: at the fastest of its settings, and with batches as one would write them down.
+TRL = {"trl": trl_side.FASTEST, "trl_in_batches": trl_side.BATCHES}
+SIDES = ("ours", *TRL, "llamafactory")
 
 
 def run_ours(task: str, folder: Path) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def run_llamafactory(task: str, folder: Path, python: Path) -> dict[str, Any]:
         "disable_shuffling": True,
         "disable_gradient_checkpointing": True,
         "flash_attn": "sdpa",
-        "output_dir": str(folder / "llamafactory"),
+        "output_dir": str(folder / f"llamafactory-{task}"),
         "overwrite_output_dir": True,
         "num_train_epochs": 1,
         "per_device_train_batch_size": BATCH,
@@ -118,7 +120,7 @@ def child(task: str, side: str, folder: Path, extra: str) -> None:
     """One run, in this process; its figures go to a file. `extra` is TRL's setting or LLaMA-Factory's Python."""
     if side == "ours":
         figures = run_ours(task, folder)
-    elif side == "trl":
+    elif side in TRL:
         figures = trl_side.run(task, folder, extra)
     else:
         figures = run_llamafactory(task, folder, Path(extra))
@@ -138,7 +140,7 @@ def run(task: str, side: str, folder: Path, extra: str = "") -> dict[str, Any]:
         raise RuntimeError(f"{task} by {side} {extra} failed:\n{(folder / f'{side}.log').read_text()[-3000:]}")
     figures = json.loads((folder / "figures.json").read_text())
     rate, memory = figures["target_tokens_per_second"], figures["peak_memory_bytes"] / 1e9
-    name = f"{task} {side} {extra}" if side == "trl" else f"{task} {side}"
+    name = f"{task} {side} ({extra})" if side in TRL else f"{task} {side}"
     print(f"{name}: {rate:.1f} target tokens/s, {memory:.2f} GB, last loss {figures['losses'][-1]:.4f}", flush=True)
     return {"side": side, **figures}
 
@@ -164,7 +166,7 @@ def compare(runs: list[dict[str, Any]], sides: list[str]) -> dict[str, float]:
 
 def sides_in_turn(task: str, sides: list[str], rounds: int, folder: Path, environments: Path) -> dict[str, Any]:
     """Runs of all sides, and their comparison."""
-    extra = {"trl": trl_side.FASTEST}
+    extra = dict(TRL)
     if "llamafactory" in sides:
         extra["llamafactory"] = str(peers.llama_factory(environments))
     runs = [run(task, side, folder, extra.get(side, "")) for _ in range(rounds) for side in sides]
@@ -218,7 +220,7 @@ def main() -> None:
 
     steps = arguments.steps or (3 if arguments.settings else 8)
     rounds = arguments.rounds or (1 if arguments.settings else 2)
-    results: dict[str, Any] = {"machine": described(), "steps": steps, "rounds": rounds, "trl_setting": trl_side.FASTEST}
+    results: dict[str, Any] = {"machine": described(), "steps": steps, "rounds": rounds, "trl_settings": TRL}
     if "llamafactory" in arguments.sides and not arguments.settings:
         python = peers.llama_factory(arguments.environments)
         results["llamafactory"] = peers.versions(python, "llamafactory", "torch", "transformers", "peft", "trl")

@@ -2,8 +2,9 @@
 
 Each decoder layer is compiled in place (`Module.compile`), so modules, parameters and state dicts keep their names. Shapes
 are dynamic, since hardly two micro-batches have the same number of tokens. Losses agree with uncompiled ones but for
-rounding, and for a dropout's numbers in the last layer, which uncompiled draws at target tokens alone (`last_layer`). What is outside of the layers
-(embedding, head, loss) stays as it is, and so does attention over packed rows, whose lengths differ each time.
+rounding, and for a dropout's numbers in the last layer, which uncompiled draws at target tokens alone (`last_layer`).
+What is outside of the layers (embedding, head, loss) stays as it is, and so does attention over packed rows, whose
+lengths differ each time.
 """
 
 from __future__ import annotations

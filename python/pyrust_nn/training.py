@@ -22,7 +22,7 @@ import random
 import resource
 import sys
 from collections.abc import Iterator, Sized
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -362,10 +362,11 @@ def train(
     packed = packed_attention(model, dtype) if batches.layout is Layout.PACKED else nullcontext()
     give_back_memory()
     alone = device.type == "cpu" and trainer.args.world_size == 1
+    layers: AbstractContextManager[None] = nullcontext()
     if params.compile:
         layers = compiled_layers(model, checkpointing=params.gradient_checkpointing)
-    else:
-        layers = fused_layers(model) if alone else nullcontext()
+    elif alone:
+        layers = fused_layers(model)
     with packed, layers, stop.listening() if saves else nullcontext(), taken_up(trainer, checkpoint, Path(session.step_folder)):
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_weights()

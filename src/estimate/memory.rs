@@ -47,8 +47,8 @@ pub struct Memory {
     pub total: u64,
 }
 
-/// Target tokens whose logits are computed at a time.
-const CHUNK: u64 = 128;
+/// MiB of fp32 logits that are computed at a time, on a CPU and on CUDA: `CHUNK_BYTES` of `loss.py`.
+pub(super) const CHUNK_MIB: [u64; 2] = [96, 512];
 
 /// `place`: device and dtype. The error says what the configuration lacks.
 pub(super) fn memory(
@@ -84,7 +84,8 @@ pub(super) fn memory(
     let outside = 4 * (3 * shape.hidden + 2 * shape.head);
     let activations =
         tokens.saturating_mul(per_token + outside).saturating_add(targets.saturating_mul(8 * shape.hidden)).saturating_add(copies);
-    let logits = CHUNK.min(targets) * shape.words * if half { 10 } else { 8 };
+    let chunk = (CHUNK_MIB[usize::from(device == "cuda")] << 20) / (4 * shape.words).max(1);
+    let logits = chunk.max(16).min(targets) * shape.words * if half { 10 } else { 8 };
     let parts = [weights, gradients, optimizer, activations, logits];
     let total = parts.into_iter().fold(0, u64::saturating_add);
     Ok(Memory { weights, gradients, optimizer, activations, logits, total })

@@ -114,3 +114,11 @@ fn a_folder_without_weights_leaves_steps() {
     assert_eq!(made.steps, 6);
     assert!(made.missing[0].contains("no weights"), "{:?}", made.missing);
 }
+
+#[test]
+fn logits_are_reckoned_in_the_chunks_that_training_computes() {
+    let [cpu, cuda] = memory::CHUNK_MIB;
+    let line = format!("CHUNK_BYTES = {{\"cpu\": {cpu} << 20, \"cuda\": {cuda} << 20}}");
+    let training = include_str!("../../python/pyrust_nn/loss.py");
+    assert!(training.lines().any(|written| written == line), "loss.py has no line {line}");
+}
