@@ -8,23 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from talks import plain_loss, write
 
 import pyrust_nn
-from pyrust_nn.models import load_tokenizer, model_folder
+from pyrust_nn.models import model_folder
 
 TINY = "builtin:tiny"
 GIVEN: dict[str, Any] = {"num_epochs": 8, "batch_size": 2, "learning_rate": 2e-2, "lora_dropout": 0, "scheduler": "constant"}
-
-
-def write(path: Path, talks: list[tuple[str, str]]) -> Path:
-    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in talks]
-    path.write_text(json.dumps(rows))
-    return path
 
 
 @pytest.fixture
@@ -37,20 +30,6 @@ def taught(tmp_path: Path) -> Path:
 def other(tmp_path: Path) -> Path:
     """What they do not say: its loss falls at first, then rises."""
     return write(tmp_path / "other.json", [("And who?", "Answer me: somebody else."), ("Why?", "Because.")])
-
-
-def plain_loss(adapter: Path, dataset: Path) -> float:
-    """Mean loss per answer token by transformers and peft alone."""
-    model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder(TINY)), adapter).eval()
-    tokenizer, total, count = load_tokenizer(TINY), 0.0, 0
-    for row in json.loads(dataset.read_text()):
-        prompt = tokenizer.apply_chat_template(row["messages"][:1], add_generation_prompt=True, return_dict=False)
-        answer = tokenizer(row["messages"][1]["content"] + "<|im_end|>", add_special_tokens=False)["input_ids"]
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-        total += torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum").item()
-        count += len(answer)
-    return total / count
 
 
 def evaluations(step: Path) -> dict[int, float]:
@@ -68,7 +47,7 @@ def test_a_file_is_evaluated_on_every_so_many_steps_and_not_trained_on(runs: Pat
     assert figures["steps"] == 24 and list(losses) == [5, 10, 15, 20, 24]
     assert figures["eval_rows"] == 2 and figures["rows"] == 6
     assert figures["eval_loss"] == losses[24] and figures["best_eval_loss"] == min(losses.values())
-    assert losses[24] == pytest.approx(plain_loss(runs / "s/finetune_lora/adapter", other), rel=1e-4)
+    assert losses[24] == pytest.approx(plain_loss(model_folder(TINY), runs / "s/finetune_lora/adapter", other), rel=1e-4)
     alone = pyrust_nn.finetune_lora("t", TINY, dataset_path=taught, **GIVEN, runs_dir=runs)
     ours, theirs = (load_file(runs / name / "finetune_lora/adapter/adapter_model.safetensors") for name in "st")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours) and alone["metrics"]["train_loss"] == figures["train_loss"]
@@ -86,7 +65,7 @@ def test_the_best_is_kept_linked_and_saved_in_the_end(runs: Path, taught: Path, 
     assert (step / "checkpoints/best").resolve() == (step / f"checkpoints/checkpoint-{best}").resolve()
     saved, link = (folder / "adapter_model.safetensors" for folder in (step / "adapter", step / "checkpoints/best"))
     assert saved.read_bytes() == link.read_bytes()
-    assert plain_loss(step / "adapter", other) == pytest.approx(losses[best], rel=1e-4)
+    assert plain_loss(model_folder(TINY), step / "adapter", other) == pytest.approx(losses[best], rel=1e-4)
 
 
 def test_without_a_limit_all_regular_checkpoints_and_the_best_stay(runs: Path, taught: Path, other: Path) -> None:

@@ -9,21 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
+from talks import plain_loss, write
 
 import pyrust_nn
-from pyrust_nn.models import load_tokenizer, model_folder
+from pyrust_nn.models import model_folder
 
 GIVEN: dict[str, Any] = {"num_epochs": 6, "batch_size": 2, "learning_rate": 1e-2, "lora_dropout": 0.1, "logging_steps": 1}
-
-
-def write(path: Path, talks: list[tuple[str, str]]) -> Path:
-    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in talks]
-    path.write_text(json.dumps(rows))
-    return path
 
 
 @pytest.fixture
@@ -37,20 +29,6 @@ def stages(tmp_path: Path) -> list[Path]:
     """Three data sets that have little in common."""
     talks = ("first", "It is one."), ("second", "They are two, or so."), ("third", "Three of a kind!")
     return [write(tmp_path / f"{name}.json", [(f"The {name}, {i}?", answer) for i in range(4)]) for name, answer in talks]
-
-
-def plain_loss(base: Path, adapter: Path, dataset: Path) -> float:
-    """Mean loss per answer token by transformers and peft alone."""
-    model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
-    tokenizer, total, count = load_tokenizer("builtin:tiny"), 0.0, 0
-    for row in json.loads(dataset.read_text()):
-        prompt = tokenizer.apply_chat_template(row["messages"][:1], add_generation_prompt=True, return_dict=False)
-        answer = tokenizer(row["messages"][1]["content"] + "<|im_end|>", add_special_tokens=False)["input_ids"]
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-        total += torch.nn.functional.cross_entropy(logits, torch.tensor(answer), reduction="sum").item()
-        count += len(answer)
-    return total / count
 
 
 def sha256(path: Path) -> str:

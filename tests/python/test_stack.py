@@ -13,6 +13,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from talks import answer_loss
 from transformers import AutoModelForCausalLM
 
 import pyrust_nn
@@ -69,19 +70,6 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def loss(model: Any, dataset: Path) -> float:
-    """Mean loss per answer token."""
-    tokenizer, total, count = load_tokenizer("builtin:tiny"), 0.0, 0
-    for row in json.loads(dataset.read_text()):
-        prompt = tokenizer.apply_chat_template(row["messages"][:1], add_generation_prompt=True, return_dict=False)
-        answer = tokenizer(row["messages"][1]["content"] + "<|im_end|>", add_special_tokens=False)["input_ids"]
-        with torch.no_grad():
-            found = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-        total += torch.nn.functional.cross_entropy(found, torch.tensor(answer), reduction="sum").item()
-        count += len(answer)
-    return total / count
-
-
 def products(adapter: Path) -> dict[str, torch.Tensor]:
     """Scale times B A by module, computed from the files alone."""
     config, tensors = json.loads((adapter / "adapter_config.json").read_text()), load_file(adapter / WEIGHTS)
@@ -112,8 +100,8 @@ def test_a_stack_holds_its_parents_as_they_were_and_measures_with_all_of_them(ho
     assert [row["stage"] for row in rows] == [1, 2]
     for row in rows:
         dataset = home / f"{row['stage']}.json"
-        assert row["loss_before"] == pytest.approx(loss(before, dataset), rel=1e-4)
-        assert row["loss_after"] == pytest.approx(loss(after, dataset), rel=1e-4)
+        assert row["loss_before"] == pytest.approx(answer_loss(before, dataset), rel=1e-4)
+        assert row["loss_after"] == pytest.approx(answer_loss(after, dataset), rel=1e-4)
     own = sum(tensor.numel() for tensor in load_file(third / WEIGHTS).values())
     assert summary["metrics"]["trainable_parameters"] == own, "only the newest one learns"
     assert summary["metrics"]["last_loss"] < summary["metrics"]["first_loss"]
@@ -134,8 +122,10 @@ def test_a_stack_that_is_continued_trains_its_newest_adapter_alone(home: Path, t
     adapter = home / "runs/on/on/adapter"
     assert (adapter / "parents/1" / WEIGHTS).read_bytes() == (tower[0] / WEIGHTS).read_bytes()
     assert (adapter / WEIGHTS).read_bytes() != (tower[1] / WEIGHTS).read_bytes()
-    assert made["metrics"]["first_loss"] == pytest.approx(loss(by_hand(home / "base", tower[1], tower[0]), home / "2.json"), rel=1e-3)
-    assert made["metrics"]["last_loss"] == pytest.approx(loss(by_hand(home / "base", adapter, tower[0]), home / "2.json"), abs=0.05)
+    assert made["metrics"]["first_loss"] == pytest.approx(
+        answer_loss(by_hand(home / "base", tower[1], tower[0]), home / "2.json"), rel=1e-3
+    )
+    assert made["metrics"]["last_loss"] == pytest.approx(answer_loss(by_hand(home / "base", adapter, tower[0]), home / "2.json"), abs=0.05)
 
 
 def test_a_stack_flattens_into_one_adapter_of_equal_logits_for_plain_peft(home: Path, tower: list[Path], runs: Path) -> None:
@@ -163,7 +153,7 @@ def test_a_stack_flattens_into_one_adapter_of_equal_logits_for_plain_peft(home: 
     # It is an adapter like others: known by its lineage, trained on, and written as GGUF.
     made = train(home, 3, "next", session="next", checkpoint_lora=adapter)
     assert [row["stage"] for row in made["result"]["forgetting"]] == [1, 2, 3]
-    assert made["result"]["forgetting"][0]["loss_before"] == pytest.approx(loss(plain, home / "1.json"), rel=1e-4)
+    assert made["result"]["forgetting"][0]["loss_before"] == pytest.approx(answer_loss(plain, home / "1.json"), rel=1e-4)
     assert pyrust_nn.convert_lora_to_gguf("s", adapter, runs_dir=runs)["status"] == "Success"
 
 
