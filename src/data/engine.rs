@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -83,13 +82,7 @@ impl Engine {
         loop {
             let renderer: &dyn Render = other.as_deref().unwrap_or(&self.renderer);
             let excerpt = self.tokenizer.excerpt();
-            let asked = AtomicBool::new(false);
-            let ask = |probes: &[Probe]| {
-                if let Some(excerpt) = &excerpt {
-                    excerpt.ask(texts(probes));
-                    asked.store(true, Ordering::Relaxed);
-                }
-            };
+            let ask = |probes: &[Probe]| excerpt.iter().for_each(|excerpt| excerpt.ask(texts(probes)));
             let (tokenizer, options) = (&self.tokenizer, dataset.options);
             let work = Preparation { files: dataset.files.clone(), tokenizer, renderer, options, survey, on_probes: &ask };
             let mut taker = sink()?;
@@ -115,9 +108,6 @@ impl Engine {
                         }
                     }
                 }
-            }
-            if !asked.load(Ordering::Relaxed) {
-                ask(&probes[0]);
             }
             if let Some(why) = self.tokenizer_differs(excerpt, &probes)? {
                 warning!(

@@ -68,7 +68,7 @@ pub struct Preparation<'a> {
     pub options: Options,
     /// Whether what is wrong is noted and left out, and the rest goes on.
     pub survey: bool,
-    /// Is told the probes that use little of the template, once no more are kept.
+    /// Is told once, as soon as no more are kept, the probes that use little of the template.
     pub on_probes: &'a (dyn Fn(&[Probe]) + Sync),
 }
 
@@ -343,6 +343,9 @@ impl Collector {
                 shared.window.lock().unwrap_or_else(PoisonError::into_inner).written = next;
                 shared.moved.notify_all();
             }
+        }
+        if self.probes[0].len() < PROBES {
+            (shared.work.on_probes)(&self.probes[0]);
         }
         Ok(Ending::Done { counts: self.counts, findings: Box::new(self.findings), probes: self.probes })
     }
