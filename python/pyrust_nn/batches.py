@@ -59,7 +59,7 @@ class Batches:
         return self._fill(longest_first) if self.layout is Layout.PACKED else self._side_by_side(longest_first)
 
     def _fill(self, rows: list[Row]) -> list[list[Row]]:
-        """First fit decreasing (at most 11/9 of the fewest bins, plus one)."""
+        """First fit decreasing (at most 11/9 of the fewest bins, plus one), evened out: a product of few tokens is slow."""
         bins: list[list[Row]] = []
         room: list[int] = []
         for row in rows:
@@ -71,7 +71,9 @@ class Batches:
             else:
                 bins[at].append(row)
                 room[at] -= size
-        return bins
+        even = _spread(rows, len(bins))
+        # A row beyond max_tokens has a bin to itself.
+        return even if all(len(part) == 1 or sum(map(length, part)) <= self.max_tokens for part in even) else bins
 
     def _side_by_side(self, rows: list[Row]) -> list[list[Row]]:
         groups: list[list[Row]] = []
@@ -114,6 +116,17 @@ def length(row: Row) -> int:
 def target_tokens(rows: Sequence[Row]) -> int:
     """How many tokens of these rows are trained on."""
     return sum(int(np.count_nonzero(row.labels[1:] != IGNORED)) for row in rows)
+
+
+def _spread(rows: Sequence[Row], count: int) -> list[list[Row]]:
+    """These rows, the longest first, in `count` parts of nearly the same number of tokens: each goes where there are fewest."""
+    parts: list[list[Row]] = [[] for _ in range(count)]
+    tokens = [0] * count
+    for row in rows:
+        at = tokens.index(min(tokens))
+        parts[at].append(row)
+        tokens[at] += length(row)
+    return parts
 
 
 def _packed(rows: Sequence[Row]) -> dict[str, Any]:

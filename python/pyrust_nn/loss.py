@@ -1,13 +1,8 @@
 """The loss of a causal language model, with the output matrix applied at the target tokens alone.
 
 The matrix of logits, [tokens, vocabulary], is most of a small model's memory and time, and only the rows that predict a
-target enter the loss. So the hidden states of those rows are gathered, and the matrix is applied to some of them at a
-time. Each chunk's gradient is computed beside its loss, while its logits are there: d loss / d logits = softmax(logits)
-- onehot(target), which times the matrix is the gradient of the hidden states. Nothing of size [tokens, vocabulary] is
-kept for the backward pass or computed twice. (Liger's fused linear cross-entropy, arXiv 2410.10989, does this on GPUs.)
-
-Loss and gradients equal those of transformers' `ForCausalLMLoss` but for rounding. What is computed in bf16 or fp16
-there is so here, and logits become fp32 before the softmax in both.
+target enter the loss. So the hidden states of those rows are gathered before the matrix is applied (`cross_entropy`).
+Loss and gradients equal those of transformers' `ForCausalLMLoss` but for rounding.
 """
 
 from __future__ import annotations
@@ -21,141 +16,32 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pyrust_nn import ModelError
+from pyrust_nn.cross_entropy import LinearCrossEntropy, Workspace, chunk_rows
 from pyrust_nn.last_layer import TargetRows
-from pyrust_nn.products import linear, matmul
 from pyrust_nn.rows import IGNORED
 
-# Bytes of fp32 logits at a time. On a CPU, 165 rows of Qwen's 151,936 words.
-CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 512 << 20}
 # What a configuration calls a function between the output matrix and the loss. No Qwen has one.
 LOGIT_FUNCTIONS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "logits_soft_cap")
-
-
-class LinearCrossEntropy(torch.autograd.Function):
-    """`scale` times the sum of the cross-entropies of `hidden @ weight.T + bias`, with its gradients made on the way."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        targets: torch.Tensor,
-        scale: torch.Tensor,
-        chunk: int,
-        in_place: bool,
-    ) -> torch.Tensor:
-        """`hidden` [rows, features], `weight` [words, features], `bias` [words] or None, `targets` [rows] of words, `scale` [].
-
-        `chunk` is the number of rows whose logits are computed at a time. `in_place` adds the gradient of `weight` to
-        `weight.grad` and hands autograd none.
-        """
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        device, dtype = hidden.device.type, hidden.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        # Most gradients of logits are near 1 / words, where fp16 has few bits left.
-        lift = 1024.0 if dtype == torch.float16 else 1.0
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        # These are fp32: the factor that backward brings (the scale of fp16's loss) would come after the rounding.
-        hidden_grad = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if needs_hidden else None
-        bias_grad = torch.zeros(len(weight), dtype=torch.float32, device=hidden.device) if needs_bias else None
-        weight_grad = weight.grad if in_place and needs_weight else None
-        with torch.autocast(device, enabled=False):
-            matrix = weight.to(dtype)
-            offset = None if bias is None else bias.to(dtype)
-            for start in range(0, len(hidden), chunk):
-                rows = slice(start, start + chunk)
-                inputs, target = hidden[rows].to(dtype), targets[rows, None]
-                logits = linear(inputs, matrix, offset).float()
-                # In place on a CPU, where a fresh matrix of this size costs more time than what is computed in it.
-                chances = torch.softmax(logits, -1, out=logits if device == "cpu" else None)
-                loss += _surprise(chances.gather(1, target), inputs, target, matrix, offset)
-                if not any(ctx.needs_input_grad):
-                    continue
-                grad = chances.scatter_add_(1, target, chances.new_full((1, 1), -1.0).expand_as(target))
-                if bias_grad is not None:
-                    bias_grad += grad.sum(0)
-                grad = (grad * lift if lift != 1 else grad).to(dtype)
-                if hidden_grad is not None:
-                    hidden_grad[rows] = matmul(grad, matrix)
-                if needs_weight:
-                    # Scaling what is small: [rows, features], not [words, features]. fp16 has not the range for it.
-                    inputs = inputs if lift != 1 else inputs * scale.to(dtype)
-                    if weight_grad is None:
-                        weight_grad = (grad.t() @ inputs).float()
-                    elif dtype == torch.float32:
-                        weight_grad.addmm_(grad.t(), inputs)
-                    else:
-                        weight_grad += grad.t() @ inputs
-                del logits, chances, grad
-            if needs_weight:
-                if weight_grad is None:
-                    weight_grad = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-                elif lift != 1:
-                    weight_grad *= scale / lift
-            if hidden_grad is not None:
-                hidden_grad *= scale / lift
-            if bias_grad is not None:
-                bias_grad *= scale
-        if in_place and needs_weight:
-            weight.grad, weight_grad = weight_grad, None
-        ctx.in_place = in_place
-        ctx.grads = hidden_grad, weight_grad, bias_grad
-        ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
-        return loss * scale
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """What forward computed, times the incoming gradient. It can be asked for once."""
-        (factor,) = grad_outputs
-        # On a CPU it is 1, and the weight's gradient need not be read and written again.
-        same = factor.device.type == "cpu" and factor.item() == 1
-        if ctx.in_place and not same:
-            raise RuntimeError("the gradient of the output matrix was added already, and not scaled")
-        grads = [
-            None if grad is None else (grad if same else grad.mul_(factor)).to(dtype)
-            for grad, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
-        ]
-        del ctx.grads  # the weight's is as large as the weight
-        return *grads, None, None, None, None
-
-
-def _surprise(
-    chances: torch.Tensor, inputs: torch.Tensor, target: torch.Tensor, matrix: torch.Tensor, offset: torch.Tensor | None
-) -> torch.Tensor:
-    """The sum of -log(chances); `chances` and `target` are [rows, 1], and the rest is what they were computed from.
-
-    A chance that fp32 cannot hold would have an infinite loss, so such rows are computed again, by logarithms.
-    """
-    losses = chances.log().neg_()
-    lost = (chances[:, 0] < 1e-30).nonzero()[:, 0]
-    if len(lost):
-        logs = torch.log_softmax(functional.linear(inputs[lost], matrix, offset).float(), -1)
-        losses[lost] = -logs.gather(1, target[lost])
-    return losses.sum()
 
 
 class Lookup(torch.autograd.Function):
     """An embedding whose gradient is added to `weight.grad` row by row, where autograd would make a whole matrix of it."""
 
     @staticmethod
-    def forward(ctx: Any, ids: torch.Tensor, weight: torch.Tensor, padding_idx: int | None) -> torch.Tensor:
+    def forward(ctx: Any, ids: torch.Tensor, weight: torch.Tensor, padding_idx: int | None, workspace: Workspace) -> torch.Tensor:
         """`ids` [...], `weight` [words, features]; the row of `padding_idx` gets no gradient, as in torch."""
-        ctx.ids, ctx.weight, ctx.padding_idx = ids, weight, padding_idx
+        ctx.ids, ctx.weight, ctx.padding_idx, ctx.workspace = ids, weight, padding_idx, workspace
         return functional.embedding(ids, weight)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, None]:
-        """`grad_outputs` is one tensor, [..., features]."""
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, None, None]:
+        """`grad_outputs` is one tensor, of the shape of `ids` and [..., features]."""
         weight, ids = ctx.weight, ctx.ids.reshape(-1)
         grad = grad_outputs[0].reshape(len(ids), -1).to(weight.dtype)
         if ctx.padding_idx is not None:
             grad = grad * (ids != ctx.padding_idx)[:, None]
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        weight.grad.index_add_(0, ids, grad)
-        return None, None, None
+        ctx.workspace.gradient(weight).index_add_(0, ids, grad)
+        return None, None, None, None
 
 
 class TargetLoss:
@@ -167,14 +53,13 @@ class TargetLoss:
     is no plain linear layer (adapted by LoRA, copied by `modules_to_save`, quantized) is called as it is, chunk by
     chunk, and computed again for its gradient.
 
-    With `in_place`, gradients of the vocabulary's matrices that learn are added to what is in `grad` already. Autograd
-    would make a matrix of its own for each of them in every micro-batch, and pass over it
-    several times. It needs fp32 weights, one process (no hooks on gradients) and no scaling of the loss.
+    With `in_place`, gradients of the vocabulary's matrices that learn are added to what is in `grad` already (see
+    `Workspace`). It needs fp32 weights, one process (no hooks on gradients) and no scaling of the loss.
     """
 
     def __init__(self, model: Any, *, in_place: bool = False) -> None:
         """`model` is transformers' model, or peft's around one."""
-        self.in_place = in_place
+        self.workspace = Workspace() if in_place else None
         self.base = model.get_base_model() if hasattr(model, "peft_config") else model
         self.head: Any = self.base.get_output_embeddings()
         config = self.base.config.get_text_config()
@@ -194,7 +79,7 @@ class TargetLoss:
             base.loss_function = self._loss
             self._restore = [lambda: _reset(head, "forward", before), lambda: _reset(base, "_loss_function", loss_function)]
             embedding = base.get_input_embeddings()
-            if self.in_place and type(embedding) is torch.nn.Embedding and "forward" not in embedding.__dict__:
+            if self.workspace and type(embedding) is torch.nn.Embedding and "forward" not in embedding.__dict__:
                 embedding.forward = lambda ids: self._look_up(embedding, ids)
                 self._restore.append(lambda: _reset(embedding, "forward", None))
         return self
@@ -211,9 +96,9 @@ class TargetLoss:
         return hidden
 
     def _look_up(self, embedding: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-        if not (embedding.weight.requires_grad and torch.is_grad_enabled()) or embedding.weight.dtype != torch.float32:
+        if self.workspace is None or not (embedding.weight.requires_grad and torch.is_grad_enabled()) or embedding.weight.dtype != torch.float32:
             return type(embedding).forward(embedding, ids)
-        return Lookup.apply(ids, embedding.weight, embedding.padding_idx)
+        return Lookup.apply(ids, embedding.weight, embedding.padding_idx, self.workspace)
 
     def _loss(
         self,
@@ -245,8 +130,8 @@ class TargetLoss:
         chunk = chunk_rows(vocab_size, hidden.device.type)
         if self._plain and self.head.weight.is_floating_point():
             weight = self.head.weight
-            in_place = self.in_place and weight.dtype == torch.float32 and torch.is_grad_enabled()
-            return LinearCrossEntropy.apply(hidden, weight, self.head.bias, targets, scale, chunk, in_place)
+            workspace = self.workspace if weight.dtype == torch.float32 and torch.is_grad_enabled() else None
+            return LinearCrossEntropy.apply(hidden, weight, self.head.bias, targets, scale, chunk, workspace)
         return self._through_head(hidden, targets, chunk) * scale
 
     def _through_head(self, hidden: torch.Tensor, targets: torch.Tensor, chunk: int) -> torch.Tensor:
@@ -258,11 +143,6 @@ class TargetLoss:
             rows = slice(start, start + chunk)
             loss = loss + checkpoint(part, hidden[rows], targets[rows], use_reentrant=False)
         return loss
-
-
-def chunk_rows(words: int, device: str) -> int:
-    """How many rows of logits are computed at once, for a vocabulary of `words`."""
-    return max(16, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * words))
 
 
 def _reset(owner: Any, name: str, value: Any) -> None:

@@ -33,20 +33,22 @@ def fast(*tensors: torch.Tensor | None) -> bool:
     return all(tensor is None or (tensor.dtype == torch.float32 and tensor.device.type == "cpu") for tensor in tensors)
 
 
-def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, few_rows: bool = False) -> torch.Tensor:
     """`inputs` [rows, in] times `weight` [out, in], transposed, plus `bias` [out]: [rows, out].
 
     Either matrix may be the transpose of one that lies row by row, and nothing more ragged: oneDNN has fast kernels for these alone.
+    `few_rows` takes it for any number of rows, which pays where the other sides are long.
     """
-    if _ONEDNN is None or min(*inputs.shape, *weight.shape) < _SMALL or not fast(inputs, weight):
+    sides = weight.shape if few_rows else (*inputs.shape, *weight.shape)
+    if _ONEDNN is None or min(sides) < _SMALL or not len(inputs) or not fast(inputs, weight):
         return functional.linear(inputs, weight, bias)
     product: torch.Tensor = _ONEDNN(_dense(inputs.detach()), _dense(weight.detach()), bias, "none", [], "")  # type: ignore[operator]
     return product
 
 
-def matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`left` [rows, inner] times `right` [inner, columns]."""
-    return linear(left, right.t())
+def matmul(left: torch.Tensor, right: torch.Tensor, *, few_rows: bool = False) -> torch.Tensor:
+    """`left` [rows, inner] times `right` [inner, columns]; `few_rows` as in `linear`."""
+    return linear(left, right.t(), few_rows=few_rows)
 
 
 def _dense(matrix: torch.Tensor) -> torch.Tensor:

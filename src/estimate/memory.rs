@@ -47,7 +47,7 @@ pub struct Memory {
     pub total: u64,
 }
 
-/// MiB of fp32 logits that are computed at a time, on a CPU and on CUDA: `CHUNK_BYTES` of `loss.py`.
+/// MiB of fp32 logits that are computed at a time, on a CPU and on CUDA: `CHUNK_BYTES` of `cross_entropy.py`.
 pub(super) const CHUNK_MIB: [u64; 2] = [96, 512];
 
 /// `place`: device and dtype. The error says what the configuration lacks.

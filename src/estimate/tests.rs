@@ -119,6 +119,6 @@ fn a_folder_without_weights_leaves_steps() {
 fn logits_are_reckoned_in_the_chunks_that_training_computes() {
     let [cpu, cuda] = memory::CHUNK_MIB;
     let line = format!("CHUNK_BYTES = {{\"cpu\": {cpu} << 20, \"cuda\": {cuda} << 20}}");
-    let training = include_str!("../../python/pyrust_nn/loss.py");
-    assert!(training.lines().any(|written| written == line), "loss.py has no line {line}");
+    let training = include_str!("../../python/pyrust_nn/cross_entropy.py");
+    assert!(training.lines().any(|written| written == line), "cross_entropy.py has no line {line}");
 }

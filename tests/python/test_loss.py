@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
-from pyrust_nn import ModelError, loss
-from pyrust_nn.loss import LinearCrossEntropy, TargetLoss, chunk_rows
+from pyrust_nn import ModelError, cross_entropy, word_blocks
+from pyrust_nn.cross_entropy import LinearCrossEntropy, chunk_rows
+from pyrust_nn.loss import TargetLoss
 from pyrust_nn.rows import IGNORED
 
 SIZES = {
@@ -26,9 +27,11 @@ PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    """16 rows at a time, so that some tens of targets take several."""
-    monkeypatch.setattr(loss, "CHUNK_BYTES", {"cpu": 1, "cuda": 1})
+def small_parts(monkeypatch):
+    """16 rows and 32 words at a time, so that small shapes take several."""
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr(word_blocks, "BLOCK_WORDS", 32)
+    monkeypatch.setattr(word_blocks, "ROWS", 16)
 
 
 def qwen(*, tied=True, bias=False, seed=0):
@@ -94,7 +97,7 @@ def test_any_shape_has_the_plain_loss_and_gradients(rows, words, features, train
     targets = torch.randint(0, words, (rows,))
     asked = [tensor for tensor in (hidden, weight, offset) if tensor is not None and tensor.requires_grad]
     plain = torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, offset), targets, reduction="sum") / 3
-    ours = LinearCrossEntropy.apply(hidden, weight, offset, targets, torch.tensor(1 / 3), 16, False)
+    ours = LinearCrossEntropy.apply(hidden, weight, offset, targets, torch.tensor(1 / 3), 16, None)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
     for got, expected in zip(torch.autograd.grad(ours * 2, asked), torch.autograd.grad(plain * 2, asked), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
@@ -112,7 +115,7 @@ def test_half_precision_is_as_near_to_fp32_as_the_plain_loss_is(dtype, trained):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trained)
         with torch.autocast("cpu", kind, enabled=kind is not None):
             if ours:
-                value = LinearCrossEntropy.apply(h, w, None, targets, torch.tensor(1 / 5000), 16, False)
+                value = LinearCrossEntropy.apply(h, w, None, targets, torch.tensor(1 / 5000), 16, None)
             else:
                 value = torch.nn.functional.cross_entropy(torch.nn.functional.linear(h, w).float(), targets, reduction="sum") / 5000
         (value * factor).backward()
@@ -235,5 +238,5 @@ def test_a_model_that_changes_its_logits_is_not_trained_wrongly():
 
 def test_chunks_shrink_as_vocabularies_grow(monkeypatch):
     monkeypatch.undo()
-    assert chunk_rows(151_936, "cpu") * 151_936 * 4 <= loss.CHUNK_BYTES["cpu"] < (chunk_rows(151_936, "cpu") + 1) * 151_936 * 4
+    assert chunk_rows(151_936, "cpu") * 151_936 * 4 <= cross_entropy.CHUNK_BYTES["cpu"] < (chunk_rows(151_936, "cpu") + 1) * 151_936 * 4
     assert chunk_rows(10**9, "cpu") == 16
