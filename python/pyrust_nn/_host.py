@@ -19,6 +19,7 @@ from typing import Any
 
 from pyrust_nn import _core
 from pyrust_nn._bridge import Bridge
+from pyrust_nn._imports import quick_imports
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "gguf", "tokenizers", "safetensors", "numpy")
 
@@ -86,7 +87,8 @@ def call(native: Any, about_json: str, params_json: str) -> str:
     try:
         with environment(about["offline"]):
             logging.getLogger(__name__).debug("Python %s in %s", platform.python_version(), sys.prefix)
-            script = load(Path(about["script"]), f"step.{about['step']}")
+            with quick_imports(about["own_interpreter"]):
+                script = load(Path(about["script"]), f"step.{about['step']}")
             params = json.loads(params_json)
             if about["user_script"]:
                 params = check_params(script.get("PARAMS", {}), params["params"] or {}, about)

@@ -90,7 +90,7 @@ pub(crate) fn call_script(call: &Call<'_>) -> Result<Answer> {
     let about = serde_json::json!({
         "id": call.session, "step": call.step, "folder": call.session_folder, "step_folder": call.step_folder,
         "script": call.script, "user_script": call.user_script, "from_text": call.door == Door::Cli, "offline": offline,
-        "checkpoint": call.checkpoint,
+        "checkpoint": call.checkpoint, "own_interpreter": interpreter::started(),
     });
     let params = Value::Object(call.params.clone()).to_string();
     interrupt::check()?;
