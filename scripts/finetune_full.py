@@ -7,8 +7,8 @@ import torch
 
 from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
-from pyrust_nn.models import is_adapter, load_model, load_tokenizer, model_folder, stored_dtype
-from pyrust_nn.saving import SavedTokenizer, save_model, set_stop_tokens
+from pyrust_nn.models import is_adapter, load_model, model_folder, stored_dtype
+from pyrust_nn.saving import TokenizerFiles, save_model, set_stop_tokens
 from pyrust_nn.training import DTYPE_NAMES, load_data, model_config, prepare, train
 
 
@@ -22,7 +22,7 @@ def run(params, session):
     device, dtype = prepare(params)
 
     # What can be refused is refused before any weight is loaded.
-    tokenizer = SavedTokenizer(load_tokenizer(params.model))
+    tokenizer = TokenizerFiles.of(params.model)
     session.depends_on("model", model_folder(params.model))
     config = model_config(params.model)
     if getattr(config, "quantization_config", None):

@@ -15,9 +15,9 @@ from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
 from pyrust_nn.forgetting import ForgettingTable
 from pyrust_nn.lineage import check_lineage, read_lineage, same_weights, weights_hash, write_lineage
-from pyrust_nn.models import adapter_base, is_adapter, load_model, load_tokenizer, lora_target_modules, model_folder
+from pyrust_nn.models import adapter_base, is_adapter, load_model, lora_target_modules, model_folder
 from pyrust_nn.rows import row_options
-from pyrust_nn.saving import SavedTokenizer, save_model, set_stop_tokens
+from pyrust_nn.saving import TokenizerFiles, save_model, set_stop_tokens
 from pyrust_nn.stack import add_parents, check_stackable, parent_folders
 from pyrust_nn.training import DTYPE_NAMES, load_data, model_config, prepare, train
 
@@ -36,7 +36,7 @@ def run(params, session):
 
     # What can be refused is refused before any weight is loaded.
     parents, lora = starting_point(params)
-    tokenizer = SavedTokenizer(load_tokenizer(params.model))
+    tokenizer = TokenizerFiles.of(params.model)
     session.depends_on("model", model_folder(params.model))
     for number, parent in enumerate(parents, 1):
         session.depends_on(f"parent {number} of checkpoint_lora", parent)

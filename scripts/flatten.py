@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 from pyrust_nn.files import atomic_folder
 from pyrust_nn.flattening import flattened
 from pyrust_nn.lineage import read_lineage, write_lineage
-from pyrust_nn.models import load_tokenizer
-from pyrust_nn.saving import save_tokenizer
+from pyrust_nn.saving import TokenizerFiles, save_tokenizer
 from pyrust_nn.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE, checked_adapter_folder, read_json
 from pyrust_nn.stack import parent_folders
 
@@ -36,7 +35,7 @@ def run(params, session):
                 write_lineage(folder, base["model"], base["sha256"], parent=params.model, stages=lineage["stages"])
         if (source / "generation_config.json").is_file():
             shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
-        save_tokenizer(load_tokenizer(params.model), folder)
+        save_tokenizer(TokenizerFiles.of(params.model), folder)
     session.progress(1, 1)
 
     made = read_json(session.step_folder / "adapter" / ADAPTER_CONFIG)

@@ -4,8 +4,8 @@ In: an adapter. Out: `model/`, a model folder like the base's.
 """
 
 from pyrust_nn.files import atomic_folder, folder_size
-from pyrust_nn.models import dtype_name, merged_model, pick_device, pick_dtype, shared_tokenizer
-from pyrust_nn.saving import save_model, set_stop_tokens
+from pyrust_nn.models import dtype_name, merged_model, pick_device, pick_dtype
+from pyrust_nn.saving import TokenizerFiles, save_model, set_stop_tokens
 
 
 def run(params, session):
@@ -14,7 +14,7 @@ def run(params, session):
     dtype = None if params.dtype == "auto" else pick_dtype(params.dtype, device)
 
     session.progress(0, 2, "merging")
-    tokenizer = shared_tokenizer(params.model)
+    tokenizer = TokenizerFiles.of(params.model)
     model = merged_model(params.model, device, dtype)
     set_stop_tokens(model.generation_config, tokenizer)
 

@@ -12,7 +12,7 @@ from pyrust_nn.gguf_keys import label
 from pyrust_nn.gguf_plan import model_plan, write_files
 from pyrust_nn.modelfile import modelfile
 from pyrust_nn.models import is_adapter, merged_model, pick_device, shared_tokenizer
-from pyrust_nn.saving import save_model, set_stop_tokens
+from pyrust_nn.saving import TokenizerFiles, save_model, set_stop_tokens
 from pyrust_nn.sources import model_folder, read_json
 
 
@@ -36,7 +36,7 @@ def whole_model(params, session):
         return
     session.progress(0, 1, "merging the adapter")
     adapter = model_folder(params.model)
-    tokenizer = shared_tokenizer(params.model)
+    tokenizer = TokenizerFiles.of(params.model)
     with tempfile.TemporaryDirectory(prefix=".merged-", dir=session.step_folder) as made:
         model = merged_model(params.model, pick_device(params.device), None)
         set_stop_tokens(model.generation_config, tokenizer)

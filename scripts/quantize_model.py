@@ -16,8 +16,8 @@ from transformers import BitsAndBytesConfig
 
 from pyrust_nn import ModelError
 from pyrust_nn.files import atomic_folder
-from pyrust_nn.models import four_bit, is_adapter, load_model, load_tokenizer, merged_model, pick_device, stored_dtype
-from pyrust_nn.saving import save_model, set_stop_tokens
+from pyrust_nn.models import four_bit, is_adapter, load_model, merged_model, pick_device, stored_dtype
+from pyrust_nn.saving import TokenizerFiles, save_model, set_stop_tokens
 from pyrust_nn.sources import checked_model_folder, quantization
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def run(params, session):
     """Load as it is to be, save, compare sizes."""
     device = pick_device(params.device)
-    tokenizer = load_tokenizer(params.model)
+    tokenizer = TokenizerFiles.of(params.model)
     with plain_model(params.model, tokenizer, device, session) as source:
         if quantization(source) is not None:
             raise ModelError(f"{params.model} is quantized already; give the plain model that it was made from")

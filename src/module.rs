@@ -251,6 +251,11 @@ fn render_chat(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> P
 }
 
 #[pyfunction]
+fn added_tokens(py: Python<'_>, path: PathBuf) -> PyResult<std::collections::HashMap<String, u32>> {
+    py.detach(|| data::added_tokens(&path)).map_err(to_python)
+}
+
+#[pyfunction]
 fn tokenize(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> PyResult<(bool, Vec<Vec<u32>>)> {
     py.detach(|| data::tokenize(&folder, &texts)).map_err(to_python)
 }
@@ -380,6 +385,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
+    module.add_function(wrap_pyfunction!(added_tokens, module)?)?;
     module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())
 }

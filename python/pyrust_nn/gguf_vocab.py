@@ -107,8 +107,10 @@ def _pre_tokenizer(tokenizer: Any, folder: Path) -> str:
 
 
 def _add_special(writer: gguf.GGUFWriter, tokenizer: Any, folder: Path) -> None:
-    special = gguf.SpecialVocab(folder, load_merges=True)
-    processor = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("post_processor") or {}
+    special = gguf.SpecialVocab(folder)
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    writer.add_token_merges([_merge(merge) for merge in document["model"]["merges"]])
+    processor = document.get("post_processor") or {}
     steps = processor.get("processors", [processor])
     if any(step.get("type") == "ByteLevel" for step in steps):
         # Such a step adds nothing around a text, whatever the configuration says (as newer versions of gguf read it).
@@ -122,3 +124,11 @@ def _add_special(writer: gguf.GGUFWriter, tokenizer: Any, folder: Path) -> None:
         special.special_token_ids.setdefault("eos", ends[0])
         special.special_token_ids.setdefault("eot", ends[0])
     special.add_to_gguf(writer, quiet=True)
+
+
+def _merge(merge: str | list[str]) -> str:
+    """Two tokens with a space between them; one within a token is written as byte-level BPE writes it elsewhere, 256 higher."""
+    if isinstance(merge, str):
+        return merge
+    left, right = merge
+    return f"{left} {right}" if " " not in left and " " not in right else " ".join(part.replace(" ", "Ġ") for part in merge)

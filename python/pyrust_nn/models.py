@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from pyrust_nn import InputError, ModelError
 from pyrust_nn.sources import (
+    ADAPTER_CONFIG,
+    LINEAGE,
     adapter_base,
     checked_adapter_folder,
     checked_model_folder,
     is_adapter,
     model_folder,
     quantization,
+    read_json,
 )
 from pyrust_nn.stack import add_parents, parent_folders
 
@@ -42,12 +45,14 @@ __all__ = [
     "read_tokenizer",
     "shared_tokenizer",
     "stored_dtype",
+    "tokenizer_folder",
 ]
 
 logger = logging.getLogger(__name__)
 
-# What a tokenizer is read from; config.json may decide its class.
+# What a tokenizer is read from, and what else lies there under such names. Of config.json its class depends on the model_type.
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*")
+OTHER_FILES = {"config.json", "generation_config.json", ADAPTER_CONFIG, LINEAGE, "model.safetensors.index.json"}
 
 # The linear layers of a Qwen block, in the order of the data's way.
 STANDARD_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -87,14 +92,17 @@ def dtype_name(dtype: torch.dtype) -> str:
     return {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}[str(dtype).removeprefix("torch.")]
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model, or of an adapter (its own where it has one, else its base's)."""
+def tokenizer_folder(model: str) -> Path:
+    """Where the tokenizer of a model is, or of an adapter (its own where it has one, else its base's)."""
     folder = model_folder(model)
     if not is_adapter(model):
-        checked_model_folder(model)
-    elif not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(adapter_base(model))
-    return read_tokenizer(folder)
+        return checked_model_folder(model)
+    return folder if (folder / "tokenizer_config.json").is_file() else tokenizer_folder(adapter_base(model))
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
+    """The tokenizer in `tokenizer_folder`."""
+    return read_tokenizer(tokenizer_folder(model))
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -119,12 +127,11 @@ def shared_tokenizer(model: str) -> PreTrainedTokenizerFast:
 
     It must not be changed. The steps of a pipeline ask for the same vocabulary again and again.
     """
-    adapter = is_adapter(model)
-    folder = model_folder(model) if adapter else checked_model_folder(model)
-    if adapter and not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(model)  # its base's
-    files = sorted(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file())
-    digest = hashlib.sha256()
+    folder = tokenizer_folder(model)
+    files = sorted(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file() and path.name not in OTHER_FILES)
+    # An adapter's tokenizer is that of the model it will be merged to.
+    whole = model_folder(adapter_base(model)) if is_adapter(model) else folder
+    digest = hashlib.sha256(str(read_json(whole / "config.json").get("model_type")).encode())
     for path in files:
         data = path.read_bytes()
         digest.update(f"{path.name}/{len(data)}/".encode() + data)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pyrust_nn import _core
+from pyrust_nn.models import read_tokenizer, tokenizer_folder
+from pyrust_nn.sources import read_json
 from pyrust_nn.stack import NEWEST, copy_parents
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-    AnyTokenizer: TypeAlias = "PreTrainedTokenizerFast | SavedTokenizer"
+    AnyTokenizer: TypeAlias = "PreTrainedTokenizerFast | TokenizerFiles"
 
 logger = logging.getLogger(__name__)
 
@@ -20,24 +24,58 @@ logger = logging.getLogger(__name__)
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
-class SavedTokenizer:
-    """A tokenizer as the files that it saves, and no more.
+# The files of a tokenizer, of all kinds that transformers reads.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+MORE_TEMPLATES = "additional_chat_templates"
 
-    The tables of 151,936 words take some 150 MB of memory, and a training, whose rows are token ids already, has no use
-    for them; the files are 11 MB.
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer as its files, which go along as they are: a trained model's are, byte for byte, those of the one it came from.
+
+    No step that has token ids already, or only weights, needs more. transformers would take a third of a second to read
+    them and 150 MB to hold 151,936 words.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Take what `set_stop_tokens` and `save_tokenizer` ask for."""
-        self.added_tokens_encoder: dict[str, int] = dict(tokenizer.added_tokens_encoder)
-        self.eos_token_id: int | None = tokenizer.eos_token_id
+    files: dict[Path, bytes]
+    added_tokens_encoder: dict[str, int]
+    eos_token_id: int | None
+
+    @classmethod
+    def of(cls, model: str) -> TokenizerFiles:
+        """Those of a model, or of an adapter. Raises ModelError where they are broken or missing."""
+        folder = tokenizer_folder(model)
+        if not all((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+            return cls.from_loaded(read_tokenizer(folder))  # an older kind
+        added = _core.added_tokens(folder / "tokenizer.json")
+        end = read_json(folder / "tokenizer_config.json").get("eos_token")
+        end = end.get("content") if isinstance(end, dict) else end
+        if end is not None and end not in added:
+            return cls.from_loaded(read_tokenizer(folder))  # a word of the vocabulary
+        paths = [folder / name for name in TOKENIZER_FILES] + sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
+        files = {path.relative_to(folder): path.read_bytes() for path in paths if path.is_file()}
+        return cls(files, added, None if end is None else added[end])
+
+    @classmethod
+    def from_loaded(cls, tokenizer: PreTrainedTokenizerFast) -> TokenizerFiles:
+        """As the tokenizer saves itself."""
         with TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
             paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-            self.files = {path.relative_to(folder): path.read_bytes() for path in paths}
+            files = {path.relative_to(folder): path.read_bytes() for path in paths}
+        return cls(files, dict(tokenizer.added_tokens_encoder), tokenizer.eos_token_id)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the same files as the tokenizer itself."""
+        """Write the files."""
         for name, content in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)

@@ -36,6 +36,7 @@ pub use engine::{Dataset, NoTransformers, Transformers, is_native, prepare_datas
 pub use files::{digest, expand, is_pattern};
 pub use findings::TooLong;
 pub use inspect::{render_chat, tokenize, tokenize_by_library};
+pub(crate) use tokenizer::added_tokens;
 pub use lengths::{Bin, Lengths};
 pub use options::{Options, Overlong, Thinking};
 pub use prepare::Counts;

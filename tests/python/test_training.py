@@ -18,7 +18,7 @@ from pyrust_nn import InputError, ModelError, UsageError, training
 from pyrust_nn.batches import Batches, Layout
 from pyrust_nn.models import load_tokenizer, model_folder
 from pyrust_nn.rows import Rows, Sample
-from pyrust_nn.saving import SavedTokenizer
+from pyrust_nn.saving import TokenizerFiles
 from pyrust_nn.training import EpochSampler, TrainingData, train
 
 TINY = "builtin:tiny"
@@ -326,9 +326,9 @@ def test_a_weight_that_broke_in_the_last_step_is_found(tokenizer, samples, tmp_p
         run_training(small_model(), tokenizer, samples, tmp_path)
 
 
-def test_a_saved_tokenizer_writes_the_files_of_the_tokenizer(tokenizer, tmp_path):
+def test_a_tokenizer_that_was_loaded_is_its_saved_files(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "plain")
-    SavedTokenizer(tokenizer).save_pretrained(tmp_path / "saved")
+    TokenizerFiles.from_loaded(tokenizer).save_pretrained(tmp_path / "saved")
     plain, saved = ({path.name: path.read_bytes() for path in (tmp_path / kind).iterdir()} for kind in ("plain", "saved"))
     assert plain == saved and "tokenizer.json" in plain
 

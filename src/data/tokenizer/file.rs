@@ -126,6 +126,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
     }
 }
 
+/// The added tokens of a `tokenizer.json` and their ids. The rest of the file is checked to be JSON.
+///
+/// # Errors
+/// Kind `model`: it cannot be read, or is broken.
+pub(crate) fn all_added_tokens(path: &Path) -> Result<HashMap<String, u32>> {
+    let file = TokenizerFile::read(path)?;
+    let head: Head = serde_json::from_str(&file.text).map_err(|cause| broken(&file.shown, &cause))?;
+    Ok(head.added_tokens.into_iter().map(|token| (token.content, token.id)).collect())
+}
+
 impl TokenizerFile {
     pub(super) fn read(path: &Path) -> Result<TokenizerFile> {
         let shown = path.display().to_string();

@@ -21,6 +21,7 @@ use anyhow::Result;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 pub use excerpt::Excerpt;
+pub(crate) use file::all_added_tokens as added_tokens;
 use file::{Added, Rules, TokenizerFile};
 use reference::Reference;
 pub use scratch::Scratch;
