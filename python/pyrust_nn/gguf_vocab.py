@@ -116,8 +116,7 @@ def _add_special(writer: gguf.GGUFWriter, tokenizer: Any, folder: Path) -> None:
         # Such a step adds nothing around a text, whatever the configuration says (as newer versions of gguf read it).
         special.add_special_token["bos"] = special.add_special_token["eos"] = False
 
-    ids = tokenizer.get_vocab()
-    ends = [ids[token] for token in END_TOKENS if token in ids]
+    ends = [index for token in END_TOKENS if (index := tokenizer.backend_tokenizer.token_to_id(token)) is not None]
     # Not in llama.cpp's converter: where the end of a turn is known, no reader need guess it from the tokens' names, or
     # take id 11, llama.cpp's default, for the end of the text.
     if ends:

@@ -48,8 +48,8 @@ def modelfile(gguf: Path, tokenizer: Any, generation: Mapping[str, Any]) -> str:
         lines.append(f'TEMPLATE """{_TEMPLATE.replace("ANSWER", answer)}"""')
         if system:
             lines.append(f'SYSTEM """{system}"""')
-    vocabulary = tokenizer.get_vocab()
-    lines += [f'PARAMETER stop "{token}"' for token in END_TOKENS if token in vocabulary]
+    known = tokenizer.backend_tokenizer.token_to_id
+    lines += [f'PARAMETER stop "{token}"' for token in END_TOKENS if known(token) is not None]
     if generation.get("do_sample"):
         given = {ours: generation[theirs] for theirs, ours in _PARAMETERS.items() if generation.get(theirs) is not None}
     else:
