@@ -19,6 +19,7 @@ pub mod files;
 pub mod generate;
 pub mod gguf;
 mod interrupt;
+mod kernels;
 pub mod logging;
 mod module;
 pub mod params;

@@ -163,7 +163,7 @@ macro_rules! loop_params {
             default batch_size: u32 = 4, int(1, 65_536);
             /// Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations.
             default gradient_accumulation_steps: u32 = 1, int(1, 65_536);
-            /// Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out.
+            /// Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 768 on a CPU; 16384 on CUDA, and less once memory has run out.
             unset max_tokens_per_batch: Option<u32> = None, int(1, 16_777_216);
             /// Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it.
             default packing: String = "auto".to_string(), Kind::Choice(&["auto", "on", "off"]);

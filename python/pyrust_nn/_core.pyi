@@ -31,6 +31,7 @@ __all__ = [
     "flatten",
     "get_status",
     "inference",
+    "kernels_usable",
     "list_sessions",
     "log",
     "main",
@@ -43,6 +44,10 @@ __all__ = [
     "run_pipeline",
     "run_script",
     "set_console",
+    "softmax_pass",
+    "softmax_pass_usable",
+    "swiglu",
+    "swiglu_backward",
     "tokenize",
     "tokenize_by_library",
     "write_gguf",
@@ -94,6 +99,11 @@ def render_chat(
 def tokenize(folder: str | PathLike[str], texts: Sequence[str]) -> tuple[bool, list[list[int]]]: ...
 def added_tokens(path: str | PathLike[str]) -> dict[str, int]: ...
 def tokenize_by_library(folder: str | PathLike[str], texts: Sequence[str]) -> list[list[int]]: ...
+def softmax_pass(hidden: Any, weight: Any, threads: int, reference: Any, total: Any, sums: Any) -> None: ...
+def softmax_pass_usable(features: int) -> bool: ...
+def kernels_usable() -> bool: ...
+def swiglu(threads: int, gate: Any, up: Any, out: Any) -> None: ...
+def swiglu_backward(threads: int, grad: Any, gate: Any, up: Any, gate_grad: Any, up_grad: Any) -> None: ...
 def embedded_text(path: str) -> str: ...
 def cache_folder() -> Path: ...
 def write_gguf(plan_path: str | PathLike[str], progress: Callable[[int, int, str], Any]) -> int: ...
@@ -154,7 +164,7 @@ def finetune_full(
         num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
         gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
-        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
+        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 768 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
         packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
         dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
@@ -248,7 +258,7 @@ def finetune_lora(
         num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
         gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
-        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
+        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 768 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
         packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
         dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
@@ -547,7 +557,7 @@ def check_dataset(
         num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
         gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
-        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 512 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
+        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 768 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
         packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
         dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)

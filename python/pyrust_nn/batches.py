@@ -20,7 +20,7 @@ from pyrust_nn.rows import IGNORED
 
 # Tokens of a micro-batch. On a CPU some hundred rows of a matrix keep the cores busy, and more cost memory;
 # a GPU wants more, and says when it is too much (training answers by smaller micro-batches).
-MAX_TOKENS = {"cpu": 512, "cuda": 16_384}
+MAX_TOKENS = {"cpu": 768, "cuda": 16_384}
 
 
 class Row(Protocol):

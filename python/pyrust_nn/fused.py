@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from pyrust_nn import _core
 from pyrust_nn.products import linear, matmul
 
 
@@ -120,13 +121,31 @@ class SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         """Both of one shape."""
         ctx.save_for_backward(gate, up)
-        return functional.silu(gate).mul_(up)
+        if not _native(gate, up):
+            return functional.silu(gate).mul_(up)
+        out = torch.empty_like(gate)
+        _core.swiglu(torch.get_num_threads(), *_arrays(gate, up, out))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`grad_outputs` is one tensor of that shape."""
         gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(grad_outputs[0] * up, gate), functional.silu(gate).mul_(grad_outputs[0])
+        grad = grad_outputs[0]
+        if not _native(grad, gate, up):
+            return torch.ops.aten.silu_backward(grad * up, gate), functional.silu(gate).mul_(grad)
+        gate_grad, up_grad = torch.empty_like(gate), torch.empty_like(up)
+        _core.swiglu_backward(torch.get_num_threads(), *_arrays(grad, gate, up, gate_grad, up_grad))
+        return gate_grad, up_grad
+
+
+def _native(*tensors: torch.Tensor) -> bool:
+    """Whether our own kernels take these, which are fp32 on a CPU."""
+    return all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in tensors) and _core.kernels_usable()
+
+
+def _arrays(*tensors: torch.Tensor) -> list[Any]:
+    return [tensor.detach().numpy() for tensor in tensors]
 
 
 class Rotary(torch.autograd.Function):

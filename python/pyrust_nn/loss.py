@@ -96,7 +96,11 @@ class TargetLoss:
         return hidden
 
     def _look_up(self, embedding: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-        if self.workspace is None or not (embedding.weight.requires_grad and torch.is_grad_enabled()) or embedding.weight.dtype != torch.float32:
+        if (
+            self.workspace is None
+            or not (embedding.weight.requires_grad and torch.is_grad_enabled())
+            or embedding.weight.dtype != torch.float32
+        ):
             return type(embedding).forward(embedding, ids)
         return Lookup.apply(ids, embedding.weight, embedding.padding_idx, self.workspace)
 

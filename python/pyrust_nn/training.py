@@ -459,7 +459,7 @@ def training_arguments(
 
 
 def own_memory(model: torch.nn.Module) -> None:
-    """Take what learns out of the mapped file: the first optimizer step would have its pages copied one by one, at some six times the time."""
+    """Take what learns out of the mapped file, whose pages the first optimizer step would have copied one by one, in six times the time."""
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.device.type == "cpu":
             parameter.data = parameter.data.clone()

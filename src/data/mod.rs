@@ -36,7 +36,6 @@ pub use engine::{Dataset, NoTransformers, Transformers, is_native, prepare_datas
 pub use files::{digest, expand, is_pattern};
 pub use findings::TooLong;
 pub use inspect::{render_chat, tokenize, tokenize_by_library};
-pub(crate) use tokenizer::added_tokens;
 pub use lengths::{Bin, Lengths};
 pub use options::{Options, Overlong, Thinking};
 pub use prepare::Counts;
@@ -46,3 +45,4 @@ pub use read::{Batch, Count, Reader, check_files, read_conversations};
 pub use render::{Render, RenderError, Rendering, Turn};
 pub use shapes::Shape;
 pub use survey::{Chosen, Survey, survey};
+pub(crate) use tokenizer::added_tokens;

@@ -85,7 +85,11 @@ pub(super) fn memory(
     let activations =
         tokens.saturating_mul(per_token + outside).saturating_add(targets.saturating_mul(8 * shape.hidden)).saturating_add(copies);
     let chunk = (CHUNK_MIB[usize::from(device == "cuda")] << 20) / (4 * shape.words).max(1);
-    let logits = chunk.max(16).min(targets) * shape.words * if half { 10 } else { 8 };
+    let logits = if device == "cpu" && !half && adapter.is_some() {
+        0 // never in memory: the vocabulary is gone through in blocks
+    } else {
+        chunk.max(16).min(targets) * shape.words * if half { 10 } else { 8 }
+    };
     let parts = [weights, gradients, optimizer, activations, logits];
     let total = parts.into_iter().fold(0, u64::saturating_add);
     Ok(Memory { weights, gradients, optimizer, activations, logits, total })

@@ -1,0 +1,153 @@
+//! A block of words and a panel of rows, in AVX-512.
+
+use std::arch::x86_64::{
+    __m512, _CMP_NLE_UQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_sub_ps,
+};
+
+use super::{HEIGHT, Panel, State, WIDTH};
+use crate::kernels::LANES;
+use crate::kernels::avx512::{exp, load, store};
+
+/// The reference grows where a logit is this much larger. Until then sums have terms up to exp(8), far from fp32's end.
+const SLACK: f32 = 8.0;
+
+/// Takes the words of `block`, [words, features], into the panel's state. `logits` has room for [words, WIDTH * LANES].
+pub(super) fn block(block: &[f32], features: usize, panel: &Panel, state: &mut State, logits: &mut [f32]) {
+    let words = block.len() / features;
+    assert!(logits.len() >= words * panel.width * LANES && panel.numbers.len() == features * panel.width * LANES);
+    assert!(state.sums.is_empty() || state.sums.len() == panel.numbers.len());
+    assert!(features.is_multiple_of(HEIGHT) && std::arch::is_x86_feature_detected!("avx512f"));
+    // SAFETY: the processor has AVX-512, and the sizes are as the products take them.
+    unsafe {
+        match panel.width {
+            1 => whole::<1>(block, words, features, &panel.numbers, state, logits),
+            2 => whole::<2>(block, words, features, &panel.numbers, state, logits),
+            WIDTH => whole::<WIDTH>(block, words, features, &panel.numbers, state, logits),
+            other => unreachable!("a panel of {other} registers"),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+unsafe fn whole<const N: usize>(block: &[f32], words: usize, features: usize, rows: &[f32], state: &mut State, logits: &mut [f32]) {
+    let (weight, rows, logits) = (block.as_ptr(), rows.as_ptr(), logits.as_mut_ptr());
+    // SAFETY: `block` is [words, features], `rows` [features, N * LANES], `logits` [words, N * LANES] at least.
+    unsafe {
+        let mut word = 0;
+        while word + HEIGHT <= words {
+            product::<N, HEIGHT>(weight.add(word * features), features, rows, logits.add(word * N * LANES));
+            word += HEIGHT;
+        }
+        while word < words {
+            product::<N, 1>(weight.add(word * features), features, rows, logits.add(word * N * LANES));
+            word += 1;
+        }
+        exponents::<N>(logits, words, state);
+        if !state.sums.is_empty() {
+            for feature in (0..features).step_by(HEIGHT) {
+                add::<N>(weight.add(feature), words, features, logits, state.sums.as_mut_ptr().add(feature * N * LANES));
+            }
+        }
+    }
+}
+
+/// Logits of M words: [M, features] times [features, N * LANES].
+#[target_feature(enable = "avx512f")]
+unsafe fn product<const N: usize, const M: usize>(weight: *const f32, features: usize, rows: *const f32, out: *mut f32) {
+    let mut sums = [[_mm512_setzero_ps(); N]; M];
+    for feature in 0..features {
+        // SAFETY: within the three matrices, whose sizes the caller vouches for; the same below.
+        let numbers: [__m512; N] = unsafe { load(rows.add(feature * N * LANES)) };
+        for (word, sums) in sums.iter_mut().enumerate() {
+            let one = _mm512_set1_ps(unsafe { *weight.add(word * features + feature) });
+            for (sum, number) in sums.iter_mut().zip(numbers) {
+                *sum = _mm512_fmadd_ps(one, number, *sum);
+            }
+        }
+    }
+    for (word, sums) in sums.into_iter().enumerate() {
+        unsafe { store(out.add(word * N * LANES), sums) };
+    }
+}
+
+/// Logits become exp(logit - reference), and are added to the total; the reference grows before where it must.
+#[target_feature(enable = "avx512f")]
+unsafe fn exponents<const N: usize>(logits: *mut f32, words: usize, state: &mut State) {
+    // SAFETY: `logits` is [words, N * LANES], and the state has a number for each lane.
+    unsafe {
+        let mut largest: [__m512; N] = [_mm512_set1_ps(f32::NEG_INFINITY); N];
+        for word in 0..words {
+            let numbers: [__m512; N] = load(logits.add(word * N * LANES));
+            for (largest, number) in largest.iter_mut().zip(numbers) {
+                *largest = _mm512_max_ps(*largest, number);
+            }
+        }
+        let mut reference: [__m512; N] = load(state.reference.as_ptr());
+        let slack = _mm512_set1_ps(SLACK);
+        let grows = (0..N).any(|at| _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(largest[at], _mm512_add_ps(reference[at], slack)) != 0);
+        if grows {
+            let before = reference;
+            for at in 0..N {
+                reference[at] = _mm512_max_ps(before[at], largest[at]);
+            }
+            store(state.reference.as_mut_ptr(), reference);
+            let scales: [__m512; N] = std::array::from_fn(|at| exp(_mm512_sub_ps(before[at], reference[at])));
+            scale::<N>(state.total.as_mut_ptr(), 1, scales);
+            scale::<N>(state.sums.as_mut_ptr(), state.sums.len() / (N * LANES), scales);
+        }
+        let mut total = [_mm512_setzero_ps(); N];
+        for word in 0..words {
+            let mut numbers: [__m512; N] = load(logits.add(word * N * LANES));
+            for at in 0..N {
+                numbers[at] = exp(_mm512_sub_ps(numbers[at], reference[at]));
+                total[at] = _mm512_add_ps(total[at], numbers[at]);
+            }
+            store(logits.add(word * N * LANES), numbers);
+        }
+        let before: [__m512; N] = load(state.total.as_ptr());
+        for at in 0..N {
+            total[at] = _mm512_add_ps(before[at], total[at]);
+        }
+        store(state.total.as_mut_ptr(), total);
+    }
+}
+
+/// Adds to HEIGHT features of the sums: [words, HEIGHT of features], transposed, times [words, N * LANES].
+#[target_feature(enable = "avx512f")]
+unsafe fn add<const N: usize>(weight: *const f32, words: usize, features: usize, exponents: *const f32, out: *mut f32) {
+    // SAFETY: as in `product`.
+    unsafe {
+        let mut sums: [[__m512; N]; HEIGHT] = [[_mm512_setzero_ps(); N]; HEIGHT];
+        for (feature, sums) in sums.iter_mut().enumerate() {
+            *sums = load(out.add(feature * N * LANES));
+        }
+        for word in 0..words {
+            let numbers: [__m512; N] = load(exponents.add(word * N * LANES));
+            for (feature, sums) in sums.iter_mut().enumerate() {
+                let one = _mm512_set1_ps(*weight.add(word * features + feature));
+                for (sum, number) in sums.iter_mut().zip(numbers) {
+                    *sum = _mm512_fmadd_ps(one, number, *sum);
+                }
+            }
+        }
+        for (feature, sums) in sums.into_iter().enumerate() {
+            store(out.add(feature * N * LANES), sums);
+        }
+    }
+}
+
+/// Multiplies `count` rows of N registers.
+#[target_feature(enable = "avx512f")]
+unsafe fn scale<const N: usize>(numbers: *mut f32, count: usize, scales: [__m512; N]) {
+    for row in 0..count {
+        // SAFETY: the caller vouches for [count, N * LANES].
+        unsafe {
+            let mut values: [__m512; N] = load(numbers.add(row * N * LANES));
+            for at in 0..N {
+                values[at] = _mm512_mul_ps(values[at], scales[at]);
+            }
+            store(numbers.add(row * N * LANES), values);
+        }
+    }
+}
