@@ -73,6 +73,15 @@ def test_short_rows_share_a_micro_batch():
     assert [sum(map(length, part)) for part in parts] == [100, 100, 100]
 
 
+def test_micro_batches_are_as_even_as_their_number_allows():
+    sizes = lambda rows: [sum(map(length, part)) for part in Batches(Layout.PACKED, 100).cut([row(size) for size in rows])]  # noqa: E731
+    assert sizes([60, 40, 30]) == [60, 70]
+    assert sizes([99, 2]) == [99, 2]
+    assert sizes([300, 20, 30]) == [300, 50]
+    # 52 tokens each would be even, and are too many where three rows of 34 do not fit two ways.
+    assert sorted(sizes([34, 34, 34, 2])) == [36, 68]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_rows_have_the_loss_and_gradients_of_the_rows_alone(name):
     torch.manual_seed(0)
@@ -118,7 +127,7 @@ def test_recurrent_layers_are_not_packed():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert can_pack(Qwen3Config(**SIZES)) and not can_pack(recurrent)
     assert [pick_batches(params, recurrent, device).layout for device in (cpu, cuda)] == [Layout.EQUAL, Layout.PADDED]
-    assert pick_batches(params, Qwen3Config(**SIZES), cpu) == Batches(Layout.PACKED, 512)
+    assert pick_batches(params, Qwen3Config(**SIZES), cpu) == Batches(Layout.PACKED, 768)
     params.packing = "on"
     with pytest.raises(InputError, match=r"packing cannot be on: some layers of this model are recurrent"):
         pick_batches(params, recurrent, cpu)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 
-from pyrust_nn import layers, loss, products
+from pyrust_nn import _core, fused, layers, loss, products
 from pyrust_nn.attention import packed_attention
 from pyrust_nn.batches import Batches, Layout
 from pyrust_nn.fused import LoraLinear, RMSNorm, Rotary, SwiGLU
@@ -99,9 +99,14 @@ def test_a_norm(shape, trained):
     same_gradients(lambda x, w: RMSNorm.apply(x, w, 1e-2), plain, torch.randn(shape, requires_grad=True), weight)
 
 
-def test_a_gated_unit():
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("shape", [(2, 5, 9), (1, 64, 48), (0, 8)])
+def test_a_gated_unit(monkeypatch, shape, native):
+    if native and not _core.kernels_usable():
+        pytest.skip("this processor has no AVX-512")
+    monkeypatch.setattr(fused._core, "kernels_usable", lambda: native)
     torch.manual_seed(0)
-    gate, up = (torch.randn(2, 5, 9, requires_grad=True) for _ in range(2))
+    gate, up = ((9 * torch.randn(shape)).requires_grad_() for _ in range(2))
     same_gradients(SwiGLU.apply, lambda g, u: functional.silu(g) * u, gate, up)
 
 

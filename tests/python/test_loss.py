@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
-from pyrust_nn import ModelError, cross_entropy, word_blocks
+from pyrust_nn import ModelError, _core, cross_entropy, word_blocks
 from pyrust_nn.cross_entropy import LinearCrossEntropy, chunk_rows
 from pyrust_nn.loss import TargetLoss
 from pyrust_nn.rows import IGNORED
@@ -101,6 +101,44 @@ def test_any_shape_has_the_plain_loss_and_gradients(rows, words, features, train
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
     for got, expected in zip(torch.autograd.grad(ours * 2, asked), torch.autograd.grad(plain * 2, asked), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(("rows", "words", "features"), [(1, 97, 8), (33, 300, 64), (100, 1000, 24)])
+def test_a_frozen_head_has_one_answer_by_our_kernel_and_by_torch(monkeypatch, rows, words, features, native):
+    if native and not _core.softmax_pass_usable(features):
+        pytest.skip("this processor has no AVX-512")
+    asked = []
+    kernel = _core.softmax_pass
+    monkeypatch.setattr(word_blocks._core, "softmax_pass", lambda *given: asked.append(1) or kernel(*given))
+    monkeypatch.setattr(word_blocks._core, "softmax_pass_usable", lambda features: native)
+    torch.manual_seed(rows)
+    # Logits up to some hundred, so that softmaxes are sharp and the largest logit moves on.
+    hidden, weight = 5 * torch.randn(rows, features), 2 * torch.randn(words, features)
+    targets = torch.randint(0, words, (rows,))
+    exact = hidden.double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(exact @ weight.double().T, targets, reduction="sum")
+    expected.backward()
+    hidden.requires_grad_()
+    got = LinearCrossEntropy.apply(hidden, weight, None, targets, torch.tensor(1.0), 16, None)
+    got.backward()
+    assert bool(asked) == native
+    torch.testing.assert_close(got.double(), expected.detach(), rtol=3e-6, atol=1e-4)
+    torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():  # as evaluation does
+        torch.testing.assert_close(LinearCrossEntropy.apply(hidden, weight, None, targets, torch.tensor(1.0), 16, None), got.detach())
+
+
+def test_the_kernels_refuse_what_does_not_fit():
+    if not _core.kernels_usable():
+        pytest.skip("this processor has no AVX-512")
+    good = [torch.zeros(3, 8).numpy(), torch.zeros(5, 8).numpy(), 2, torch.zeros(3).numpy(), torch.zeros(3).numpy(), None]
+    _core.softmax_pass(*good)
+    for at, wrong in ((0, torch.zeros(3, 16)), (1, torch.zeros(8, 5).T), (3, torch.zeros(4)), (5, torch.zeros(3, 9))):
+        with pytest.raises(ValueError, match="kernels take fp32"):
+            _core.softmax_pass(*good[:at], wrong.numpy(), *good[at + 1 :])
+    with pytest.raises(ValueError, match="kernels take fp32"):
+        _core.swiglu(1, *(torch.zeros(size).numpy() for size in (4, 4, 5)))
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
 from pyrust_nn import models, tiny
+from pyrust_nn.saving import TOKENIZER_FILES, TokenizerFiles
 
 CPU = torch.device("cpu")
 
@@ -250,6 +251,45 @@ def test_merge_makes_a_plain_model_with_the_adapters_answers(trained: dict[str, 
     assert not report["missing_keys"]
     torch.testing.assert_close(merged(torch.tensor([ids])).logits, expected, rtol=1e-4, atol=1e-4)
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(trained["full"]).chat_template
+
+
+def test_a_tokenizer_goes_along_byte_for_byte(trained: dict[str, str], runs: Path) -> None:
+    merged = runs / "s" / pyrust_nn.merge("s", trained["lora"], runs_dir=runs, overwrite=True)["outputs"]["model"]
+    flat = runs / "s" / pyrust_nn.flatten("s", trained["lora"], runs_dir=runs)["outputs"]["adapter"]
+    base = tiny.tiny_model_folder()
+    names = [name for name in TOKENIZER_FILES if (base / name).is_file()]
+    assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= set(names)
+    for folder in (Path(trained["full"]), Path(trained["lora"]), merged, flat):
+        assert [name for name in TOKENIZER_FILES if (folder / name).is_file()] == names
+        assert all((folder / name).read_bytes() == (base / name).read_bytes() for name in names), folder
+
+
+def test_a_tokenizer_of_an_older_kind_is_saved_as_transformers_saves_it(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.tiny_model_folder(), folder)
+    document = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps(document["model"]["vocab"]))
+    lines = (merge if isinstance(merge, str) else " ".join(merge) for merge in document["model"]["merges"])
+    (folder / "merges.txt").write_text("\n".join(lines))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "Qwen2Tokenizer"}))
+    (folder / "tokenizer.json").unlink()
+    files = TokenizerFiles.of(str(folder))
+    plain = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # which is written down
+    plain.save_pretrained(tmp_path / "plain")
+    files.save_pretrained(tmp_path / "files")
+    assert files.eos_token_id == plain.eos_token_id and files.added_tokens_encoder == plain.added_tokens_encoder
+    for path in (tmp_path / "plain").iterdir():
+        assert path.read_bytes() == (tmp_path / "files" / path.name).read_bytes()
+
+
+def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.tiny_model_folder(), folder)
+    whole = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(pyrust_nn.ModelError, match=r"tokenizer\.json is broken"):
+        TokenizerFiles.of(str(folder))
 
 
 def test_only_adapters_are_merged(trained: dict[str, str], runs: Path) -> None:
