@@ -1,5 +1,7 @@
 //! Python to Rust: the native module `pyrust_nn._core`. Its functions are listed at the end; the tasks' own are made from their rows.
 
+mod tensors;
+
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +20,7 @@ use crate::params::{Door, MODEL};
 use crate::run::{self, Outcome, Request};
 use crate::session::runs_dir;
 use crate::task::{TASKS, Task};
-use crate::{cli, data, embedded, files, gguf, kernels, logging, pipeline, status};
+use crate::{cli, data, embedded, files, gguf, logging, pipeline, status};
 
 /// Exception classes by kind. `interrupted` is Python's own KeyboardInterrupt.
 const CLASSES: [(Kind, &str, &str); 8] = [
@@ -386,11 +388,11 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tokenize, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
     module.add_function(wrap_pyfunction!(added_tokens, module)?)?;
-    module.add_function(wrap_pyfunction!(kernels::door::softmax_pass, module)?)?;
-    module.add_function(wrap_pyfunction!(kernels::door::softmax_pass_usable, module)?)?;
-    module.add_function(wrap_pyfunction!(kernels::door::swiglu, module)?)?;
-    module.add_function(wrap_pyfunction!(kernels::door::swiglu_backward, module)?)?;
-    module.add_function(wrap_pyfunction!(kernels::door::kernels_usable, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::softmax_pass, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::softmax_pass_usable, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::swiglu, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::swiglu_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::kernels_usable, module)?)?;
     module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())
 }

@@ -156,9 +156,11 @@ _AUDITED = threading.Event()
 
 
 def audit(event: str, args: tuple[Any, ...]) -> None:
-    """Refuse to connect or to look a host up while a step is offline."""
+    """Refuse to connect or to look a host up while a step is offline. A socket whose address is a path leads nowhere else."""
     # The event first: while Python ends other events come, and this module's names are gone.
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto") and _NO_SOCKETS.is_set():
+        if event != "socket.getaddrinfo" and isinstance(args[-1], (str, bytes)):
+            return
         raise _core.ModelError(
             "something tried to reach the network although the step is offline; use a folder or a model downloaded before"
         )

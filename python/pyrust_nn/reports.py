@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainerCallback
 
@@ -35,7 +36,15 @@ def _tensorboard(folder: Path) -> TrainerCallback:
 def _wandb(folder: Path, offline: bool) -> TrainerCallback:
     from transformers.integrations import WandbCallback
 
-    os.environ.setdefault("WANDB_DIR", str(folder))
+    class FinishedWandbCallback(WandbCallback):
+        """Ends its run with the training: what was logged is in its file then, and the next step of the process has a run of its own."""
+
+        def on_train_end(self, *given: Any, **more: Any) -> None:
+            """Called by Trainer."""
+            super().on_train_end(*given, **more)
+            self._wandb.finish()
+
+    os.environ["WANDB_DIR"] = str(folder)
     if offline:
         os.environ["WANDB_MODE"] = "offline"
-    return WandbCallback()
+    return FinishedWandbCallback()

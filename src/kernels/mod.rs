@@ -5,7 +5,6 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-pub(crate) mod door;
 pub mod softmax;
 pub mod swiglu;
 

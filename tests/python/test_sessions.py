@@ -167,3 +167,17 @@ def test_runs_dir_from_the_environment(tmp_path: Path, noisy: Path, cli: Cli) ->
     other = tmp_path / "other"
     assert cli("script", noisy, "--session", "s", env=os.environ | {"PYRUST_NN_RUNS": str(other)}).returncode == 0
     assert (other / "s/session.json").is_file() and not Path("runs").exists()
+
+
+def test_offline_a_socket_in_the_file_system_is_no_network(runs: Path, tmp_path: Path) -> None:
+    script = tmp_path / "local.py"
+    script.write_text(
+        "import os, socket, tempfile\n"
+        "def run(params, session):\n"
+        "    with tempfile.TemporaryDirectory() as folder:\n"
+        "        with socket.socket(socket.AF_UNIX) as here, socket.socket(socket.AF_UNIX) as there:\n"
+        "            here.bind(os.path.join(folder, 'socket')); here.listen()\n"
+        "            there.connect(os.path.join(folder, 'socket'))\n"
+        "            return {'metrics': {'connected': 1}}\n"
+    )
+    assert pyrust_nn.run_script("s", script, runs_dir=runs, offline=True)["metrics"] == {"connected": 1}

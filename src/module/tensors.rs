@@ -4,11 +4,11 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::{softmax, swiglu as elements};
+use crate::kernels::{self, softmax, swiglu as elements};
 
 /// Whether `softmax_pass` can take rows of so many features here.
 #[pyfunction]
-pub(crate) fn softmax_pass_usable(features: usize) -> bool {
+pub(super) fn softmax_pass_usable(features: usize) -> bool {
     softmax::usable(features)
 }
 
@@ -16,7 +16,7 @@ pub(crate) fn softmax_pass_usable(features: usize) -> bool {
 /// [rows, features]. See [`softmax::Softmax`].
 #[pyfunction]
 #[pyo3(signature = (hidden, weight, threads, reference, total, sums))]
-pub(crate) fn softmax_pass(
+pub(super) fn softmax_pass(
     py: Python<'_>,
     hidden: PyBuffer<f32>,
     weight: PyBuffer<f32>,
@@ -47,13 +47,13 @@ pub(crate) fn softmax_pass(
 
 /// Whether `swiglu` and `swiglu_backward` run here.
 #[pyfunction]
-pub(crate) fn kernels_usable() -> bool {
-    super::usable()
+pub(super) fn kernels_usable() -> bool {
+    kernels::usable()
 }
 
 /// Writes silu(gate) * up to `out`; all are contiguous and of one length.
 #[pyfunction]
-pub(crate) fn swiglu(py: Python<'_>, threads: usize, gate: PyBuffer<f32>, up: PyBuffer<f32>, out: PyBuffer<f32>) -> PyResult<()> {
+pub(super) fn swiglu(py: Python<'_>, threads: usize, gate: PyBuffer<f32>, up: PyBuffer<f32>, out: PyBuffer<f32>) -> PyResult<()> {
     same_length(&[&gate, &up], &[&out])?;
     let (gate, up, out) = (numbers(&gate), numbers(&up), numbers_mut(&out));
     py.detach(|| elements::forward(gate, up, out, threads));
@@ -62,7 +62,7 @@ pub(crate) fn swiglu(py: Python<'_>, threads: usize, gate: PyBuffer<f32>, up: Py
 
 /// Writes the gradients of gate and up to `gate_grad` and `up_grad`.
 #[pyfunction]
-pub(crate) fn swiglu_backward(
+pub(super) fn swiglu_backward(
     py: Python<'_>,
     threads: usize,
     grad: PyBuffer<f32>,
@@ -82,7 +82,7 @@ fn same_length(inputs: &[&PyBuffer<f32>], outputs: &[&PyBuffer<f32>]) -> PyResul
     let length = inputs[0].item_count();
     let all = || inputs.iter().chain(outputs);
     let fits = all().all(|buffer| buffer.item_count() == length && buffer.is_c_contiguous());
-    if fits && super::usable() && outputs.iter().all(|buffer| !buffer.readonly()) { Ok(()) } else { Err(wrong()) }
+    if fits && kernels::usable() && outputs.iter().all(|buffer| !buffer.readonly()) { Ok(()) } else { Err(wrong()) }
 }
 
 fn numbers(buffer: &PyBuffer<f32>) -> &[f32] {
