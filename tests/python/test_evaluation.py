@@ -54,7 +54,8 @@ def test_a_file_is_evaluated_on_every_so_many_steps_and_not_trained_on(runs: Pat
 
 
 def test_the_best_is_kept_linked_and_saved_in_the_end(runs: Path, taught: Path, other: Path) -> None:
-    given = GIVEN | {"dataset_path": taught, "eval_dataset_path": other, "save_steps": 4, "save_total_limit": 2}
+    # At twice the rate rounding decides where the lowest loss is, and so the processor and the kernels.
+    given = GIVEN | {"dataset_path": taught, "eval_dataset_path": other, "save_steps": 4, "save_total_limit": 2, "learning_rate": 1e-2}
     summary = pyrust_nn.finetune_lora("s", TINY, **given, load_best_model_at_end=True, runs_dir=runs)
     step, figures = runs / "s/finetune_lora", summary["metrics"]
     losses = evaluations(step)
