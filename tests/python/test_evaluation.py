@@ -54,15 +54,16 @@ def test_a_file_is_evaluated_on_every_so_many_steps_and_not_trained_on(runs: Pat
 
 
 def test_the_best_is_kept_linked_and_saved_in_the_end(runs: Path, taught: Path, other: Path) -> None:
-    # At twice the rate rounding decides where the lowest loss is, and so the processor and the kernels.
-    given = GIVEN | {"dataset_path": taught, "eval_dataset_path": other, "save_steps": 4, "save_total_limit": 2, "learning_rate": 1e-2}
+    # At twice the rate, or later, rounding decides where the lowest loss is, and so the processor and the kernels.
+    given = GIVEN | {"dataset_path": taught, "eval_dataset_path": other, "save_steps": 4, "save_total_limit": 2}
+    given |= {"learning_rate": 1e-2, "num_epochs": 4}
     summary = pyrust_nn.finetune_lora("s", TINY, **given, load_best_model_at_end=True, runs_dir=runs)
     step, figures = runs / "s/finetune_lora", summary["metrics"]
     losses = evaluations(step)
     best = min(losses, key=lambda number: losses[number])
-    assert list(losses) == list(range(3, 25, 3)) and 3 < best < 24, losses
+    assert list(losses) == list(range(3, 13, 3)) and 3 < best < 12, losses
     assert (figures["best_step"], figures["best_eval_loss"], figures["eval_loss"]) == (best, losses[best], losses[best])
-    assert checkpoints(step) == [best, 24]
+    assert checkpoints(step) == [best, 12]
     assert (step / "checkpoints/best").resolve() == (step / f"checkpoints/checkpoint-{best}").resolve()
     saved, link = (folder / "adapter_model.safetensors" for folder in (step / "adapter", step / "checkpoints/best"))
     assert saved.read_bytes() == link.read_bytes()
