@@ -43,8 +43,11 @@ def _wandb(folder: Path, offline: bool) -> TrainerCallback:
             """Called by Trainer."""
             super().on_train_end(*given, **more)
             self._wandb.finish()
+            if not users_own:
+                del os.environ["WANDB_DIR"]
 
-    os.environ["WANDB_DIR"] = str(folder)
+    users_own = "WANDB_DIR" in os.environ
+    os.environ.setdefault("WANDB_DIR", str(folder))
     if offline:
         os.environ["WANDB_MODE"] = "offline"
     return FinishedWandbCallback()
