@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from pyrust_nn import InputError, ModelError
 from pyrust_nn.sources import (
-    ADAPTER_CONFIG,
-    LINEAGE,
     adapter_base,
     checked_adapter_folder,
     checked_model_folder,
@@ -45,14 +43,25 @@ __all__ = [
     "read_tokenizer",
     "shared_tokenizer",
     "stored_dtype",
+    "tokenizer_files",
     "tokenizer_folder",
 ]
 
 logger = logging.getLogger(__name__)
 
-# What a tokenizer is read from, and what else lies there under such names. Of config.json its class depends on the model_type.
-TOKENIZER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*")
-OTHER_FILES = {"config.json", "generation_config.json", ADAPTER_CONFIG, LINEAGE, "model.safetensors.index.json"}
+# What transformers reads a tokenizer from; and of config.json the model_type, on which its class depends.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+MORE_TEMPLATES = "additional_chat_templates"
 
 # The linear layers of a Qwen block, in the order of the data's way.
 STANDARD_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -100,6 +109,12 @@ def tokenizer_folder(model: str) -> Path:
     return folder if (folder / "tokenizer_config.json").is_file() else tokenizer_folder(adapter_base(model))
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Those of a tokenizer's files that are in its folder."""
+    paths = [folder / name for name in TOKENIZER_FILES] + sorted((folder / MORE_TEMPLATES).glob("*"))
+    return [path for path in paths if path.is_file()]
+
+
 def load_tokenizer(model: str) -> PreTrainedTokenizerFast:
     """The tokenizer in `tokenizer_folder`."""
     return read_tokenizer(tokenizer_folder(model))
@@ -128,11 +143,10 @@ def shared_tokenizer(model: str) -> PreTrainedTokenizerFast:
     It must not be changed. The steps of a pipeline ask for the same vocabulary again and again.
     """
     folder = tokenizer_folder(model)
-    files = sorted(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file() and path.name not in OTHER_FILES)
     # An adapter's tokenizer is that of the model it will be merged to.
     whole = model_folder(adapter_base(model)) if is_adapter(model) else folder
     digest = hashlib.sha256(str(read_json(whole / "config.json").get("model_type")).encode())
-    for path in files:
+    for path in tokenizer_files(folder):
         data = path.read_bytes()
         digest.update(f"{path.name}/{len(data)}/".encode() + data)
     key = digest.hexdigest()

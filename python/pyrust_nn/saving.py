@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pyrust_nn import _core
-from pyrust_nn.models import read_tokenizer, tokenizer_folder
+from pyrust_nn.models import read_tokenizer, tokenizer_files, tokenizer_folder
 from pyrust_nn.sources import read_json
 from pyrust_nn.stack import NEWEST, copy_parents
 
@@ -22,20 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Qwen's models end an answer with one or the other.
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
-
-
-# The files of a tokenizer, of all kinds that transformers reads.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-MORE_TEMPLATES = "additional_chat_templates"
 
 
 @dataclass(frozen=True)
@@ -61,8 +47,7 @@ class TokenizerFiles:
         end = end.get("content") if isinstance(end, dict) else end
         if end is not None and end not in added:
             return cls.from_loaded(read_tokenizer(folder))  # a word of the vocabulary
-        paths = [folder / name for name in TOKENIZER_FILES] + sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
-        files = {path.relative_to(folder): path.read_bytes() for path in paths if path.is_file()}
+        files = {path.relative_to(folder): path.read_bytes() for path in tokenizer_files(folder)}
         return cls(files, added, None if end is None else added[end])
 
     @classmethod

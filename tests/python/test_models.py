@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
 from pyrust_nn import models, tiny
-from pyrust_nn.saving import TOKENIZER_FILES, TokenizerFiles
+from pyrust_nn.models import TOKENIZER_FILES
+from pyrust_nn.saving import TokenizerFiles
 
 CPU = torch.device("cpu")
 
