@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from pyrust_nn import _core
-from pyrust_nn.products import linear, matmul
+from pyrust_nn.products import fast, linear, matmul
 
 
 class LoraLinear(torch.autograd.Function):
@@ -140,8 +140,8 @@ class SwiGLU(torch.autograd.Function):
 
 
 def _native(*tensors: torch.Tensor) -> bool:
-    """Whether our own kernels take these, which are fp32 on a CPU."""
-    return all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in tensors) and _core.kernels_usable()
+    """Whether our own kernels take these."""
+    return fast(*tensors) and all(tensor.is_contiguous() for tensor in tensors) and _core.kernels_usable()
 
 
 def _arrays(*tensors: torch.Tensor) -> list[Any]:

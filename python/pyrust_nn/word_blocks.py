@@ -9,8 +9,6 @@ all, and no logits are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
 from pyrust_nn import _core
@@ -105,8 +103,7 @@ def _blocks(matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def _views(kept: torch.Tensor, rows: int, weight: torch.Tensor) -> list[torch.Tensor]:
     """A matrix [rows, words of the block] for each block, one behind the other."""
     sizes = [rows * len(block) for block in _blocks(weight)]
-    parts: Iterator[torch.Tensor] = iter(kept.view(-1)[: rows * len(weight)].split(sizes))
-    return [part.view(rows, -1) for part in parts]
+    return [part.view(rows, -1) for part in kept.view(-1)[: rows * len(weight)].split(sizes)]
 
 
 def _parts(rows: int, most: int) -> list[slice]:

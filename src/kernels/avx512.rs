@@ -7,8 +7,8 @@ use std::arch::x86_64::{
 
 use super::LANES;
 
-/// e to the power of each number, within 1.2 units of the last digit for -87 to 88: 2^n times a polynomial of what remains, at most
-/// ln 2 / 2, in the coefficients of the Cephes library's expf (S. Moshier). No number stays none.
+/// e to the power of each number: 2^n times a polynomial of what remains, at most ln 2 / 2, in the coefficients of the Cephes
+/// library's expf (S. Moshier). No number stays none.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn exp(of: __m512) -> __m512 {

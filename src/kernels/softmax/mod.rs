@@ -31,7 +31,7 @@ pub struct Softmax {
 const WIDTH: usize = 3;
 /// Words whose numbers are held in registers together.
 const HEIGHT: usize = 8;
-/// Bytes of the matrix that are used for all rows before the next: half of a core's cache, and the rows' share stays in the other.
+/// Bytes of the matrix that are used for all rows before the next; they stay in a core's cache, with room for the rows' share.
 const BLOCK_BYTES: usize = 192 << 10;
 
 /// Whether the pass takes rows of so many features on this processor.
