@@ -1,7 +1,5 @@
 //! The binary: the command line, with Python inside once a step needs it.
 
-use std::process::exit;
-
 /// Preparing data takes some twenty allocations a conversation. The module inside Python leaves the host's allocator as it is.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -10,5 +8,5 @@ fn main() {
     // A closed pipe (`pyrust-nn sessions | head`) ends the program quietly.
     // SAFETY: called before there is any other thread.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    exit(i32::from(pyrust_nn::cli::main(std::env::args().collect())));
+    pyrust_nn::cli::process(std::env::args().collect())
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod print;
 mod tree;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -27,6 +28,18 @@ use crate::{embedded, environment, files, resume, status};
 
 pub use display::set_console;
 pub(crate) use display::show_by_default;
+
+/// The whole life of a process that is this command line and nothing else. Neither Python nor a library is asked to clean up
+/// behind itself: torch's take a tenth of a second to undo what ends with the process.
+pub fn process(argv: Vec<String>) -> ! {
+    let code = main(argv);
+    drop(std::io::stdout().flush());
+    // SAFETY: a library may have printed by C's means; then the process ends, whatever its other threads do.
+    unsafe {
+        libc::fflush(std::ptr::null_mut());
+        libc::_exit(i32::from(code))
+    }
+}
 
 /// Runs a command line (its first word is the program's name) and gives the exit code.
 pub fn main(argv: Vec<String>) -> u8 {
