@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import AutoConfig, PrinterCallback, TrainerControl, TrainingArguments, set_seed
 from transformers.utils import is_liger_kernel_available
 
@@ -184,6 +184,14 @@ class ConversationTrainer(CheckpointTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(self.train_dataset if train_dataset is None else train_dataset, self.args.seed)
+
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **_: Any) -> DataLoader[Any]:
+        # Trainer's asks whether the rows are `datasets`' own, for which the package has to be loaded.
+        sampler = sampler_fn(dataset) if sampler_fn is not None else None
+        pinned = self.args.dataloader_pin_memory
+        loader = DataLoader(dataset, batch_size, sampler=sampler, collate_fn=self.data_collator, pin_memory=pinned)
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: Trainer would walk over all parameters for every micro-batch."""

@@ -74,3 +74,29 @@ def test_collections_stay_off_where_they_were_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+UNUSED = """
+import json, sys
+import pyrust_nn
+from pyrust_nn._imports import quick_imports
+
+with quick_imports(own_interpreter={own}):
+    import peft, transformers.trainer
+pyrust_nn.finetune_lora("s", "builtin:tiny", dataset_path=sys.argv[1], runs_dir=sys.argv[2], num_epochs=1, device="cpu", offline=True)
+seen = {"pandas": "pandas" in sys.modules}
+import datasets
+print(json.dumps(seen | {"rows": datasets.Dataset.from_dict({"x": [1, 2]}).num_rows}))
+"""
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_training_does_not_load_what_it_does_not_use(own, tmp_path):
+    data = tmp_path / "data.json"
+    talk = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This."}]
+    data.write_text(json.dumps([{"messages": talk}] * 2), encoding="utf-8")
+    code = UNUSED.replace("{own}", str(own))
+    done = subprocess.run([sys.executable, "-c", code, data, tmp_path / "runs"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # In an interpreter that is ours alone `datasets`, which loads pandas, waits until somebody uses it.
+    assert json.loads(done.stdout.splitlines()[-1]) == {"pandas": not own, "rows": 2}
