@@ -253,8 +253,9 @@ fn render_chat(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> P
 }
 
 #[pyfunction]
-fn added_tokens(py: Python<'_>, path: PathBuf) -> PyResult<std::collections::HashMap<String, u32>> {
-    py.detach(|| data::added_tokens(&path)).map_err(to_python)
+fn tokenizer_head(py: Python<'_>, path: PathBuf) -> PyResult<Py<PyAny>> {
+    let head = py.detach(|| data::tokenizer_head(&path)).map_err(to_python)?;
+    to_object(py, &serde_json::to_value(head).map_err(|error| to_python(error.into()))?)
 }
 
 #[pyfunction]
@@ -387,7 +388,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
-    module.add_function(wrap_pyfunction!(added_tokens, module)?)?;
+    module.add_function(wrap_pyfunction!(tokenizer_head, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::softmax_pass, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::softmax_pass_usable, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::swiglu, module)?)?;

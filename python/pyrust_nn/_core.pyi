@@ -19,7 +19,6 @@ __all__ = [
     "StorageError",
     "UsageError",
     "__version__",
-    "added_tokens",
     "cache_folder",
     "check_dataset",
     "convert_lora_to_gguf",
@@ -50,6 +49,7 @@ __all__ = [
     "swiglu_backward",
     "tokenize",
     "tokenize_by_library",
+    "tokenizer_head",
     "write_gguf",
 ]
 
@@ -97,7 +97,7 @@ def render_chat(
     folder: str | PathLike[str], conversations: Sequence[str]
 ) -> list[list[tuple[str, list[tuple[int, int, int]], int | None]] | str]: ...
 def tokenize(folder: str | PathLike[str], texts: Sequence[str]) -> tuple[bool, list[list[int]]]: ...
-def added_tokens(path: str | PathLike[str]) -> dict[str, int]: ...
+def tokenizer_head(path: str | PathLike[str]) -> dict[str, Any]: ...
 def tokenize_by_library(folder: str | PathLike[str], texts: Sequence[str]) -> list[list[int]]: ...
 def softmax_pass(hidden: Any, weight: Any, threads: int, reference: Any, total: Any, sums: Any) -> None: ...
 def softmax_pass_usable(features: int) -> bool: ...

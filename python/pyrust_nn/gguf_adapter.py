@@ -35,13 +35,14 @@ def adapter_plan(adapter: str, outtype: str, target: Path, name: Label) -> Plan:
     pairs = _pairs(stored_tensors(folder, "adapter_model"), layout, folder)
     alpha = _alpha(settings, {module: a.shape[0] for module, (a, _) in pairs.items()}, folder)
 
-    def add_keys(writer: gguf.GGUFWriter) -> None:
+    def add_keys(writer: gguf.GGUFWriter) -> dict[str, Any]:
         add_metadata(writer, folder, name, gguf.GGUFType.ADAPTER)
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
         if tokens := settings.get("alora_invocation_tokens"):
             kinds = gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32
             writer.add_key_value(gguf.Keys.Adapter.ALORA_INVOCATION_TOKENS, tokens, *kinds)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        return {}
 
     return assemble(layout, list(_tensors(pairs, layout, folder)), outtype, target, add_keys)
 

@@ -13,6 +13,7 @@ import gguf
 from gguf.constants import GGUFValueType
 
 from pyrust_nn.gguf_layout import LINEAR_ATTENTION, Layout
+from pyrust_nn.gguf_vocab import Words
 from pyrust_nn.sources import TINY
 
 logger = logging.getLogger(__name__)
@@ -174,7 +175,9 @@ def as_plan(writer: gguf.GGUFWriter) -> list[dict[str, Any]]:
     """The keys that a writer has gathered, as the plan's document holds them."""
     keys = []
     for key, value in writer.kv_data[0].items():
-        if value.type == GGUFValueType.ARRAY:
+        if isinstance(value.value, Words):
+            keys.append({"key": key, "value": value.value.name})
+        elif value.type == GGUFValueType.ARRAY:
             kind = value.sub_type or GGUFValueType.get_type(value.value[0])
             keys.append({"key": key, "value": {_SCALARS[kind] + "s": list(value.value)}})
         elif value.type == GGUFValueType.FLOAT32:

@@ -51,11 +51,11 @@ def model_plan(folder: Path, outtype: str, target: Path, name: Label) -> Plan:
     tensors = list(_model_tensors(stored, layout, folder))
     check_complete({tensor["name"] for tensor in tensors}, layout, folder)
 
-    def add_keys(writer: gguf.GGUFWriter) -> None:
+    def add_keys(writer: gguf.GGUFWriter) -> dict[str, Any]:
         add_metadata(writer, folder, name, gguf.GGUFType.MODEL)
         add_hyperparameters(writer, layout, outtype)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        add_vocabulary(writer, folder, config["vocab_size"])
+        return {"vocabulary": add_vocabulary(writer, folder, config["vocab_size"])}
 
     return assemble(layout, tensors, outtype, target, add_keys)
 
@@ -165,9 +165,12 @@ def assemble(
     tensors: list[dict[str, Any]],
     outtype: str,
     target: Path,
-    add_keys: Callable[[gguf.GGUFWriter], None],
+    add_keys: Callable[[gguf.GGUFWriter], dict[str, Any]],
 ) -> Plan:
-    """A plan from tensors (whose parts name files by path) and what adds the keys once the tensors are known."""
+    """A plan from tensors (whose parts name files by path) and what adds the keys once the tensors are known.
+
+    `add_keys` returns what of the plan its keys refer to.
+    """
     # gguf's writer knows the types of keys and counts parameters; it writes nothing here.
     writer = gguf.GGUFWriter(path=None, arch=gguf.MODEL_ARCH_NAMES[layout.architecture])
     files: dict[str, int] = {}
@@ -181,8 +184,8 @@ def assemble(
             writer.add_tensor_info(name, shape, np.dtype(np.float32), size, gguf.GGMLQuantizationType[tensor["type"]])
         except ValueError as cause:
             raise ModelError(f"two stored tensors are {name} in the GGUF file; the weights are of no single model") from cause
-    add_keys(writer)
-    return {"version": 1, "target": str(target), "files": list(files), "keys": as_plan(writer), "tensors": tensors}
+    referred = add_keys(writer)
+    return {"version": 1, "target": str(target), "files": list(files), **referred, "keys": as_plan(writer), "tensors": tensors}
 
 
 def write_files(plans: dict[str, Plan], session: Any) -> dict[str, int]:

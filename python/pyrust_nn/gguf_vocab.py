@@ -1,15 +1,20 @@
-"""A Qwen tokenizer as GGUF keys: tokens, their types, merges, special tokens, the chat template."""
+"""A Qwen tokenizer as GGUF keys: tokens, their types, merges, special tokens, the chat template.
+
+The vocabulary's words themselves do not come this way: the native core reads them from tokenizer.json into the file.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gguf
 
-from pyrust_nn import ModelError
+from pyrust_nn import ModelError, _core
 from pyrust_nn.models import shared_tokenizer
 from pyrust_nn.saving import END_TOKENS
 
@@ -40,51 +45,46 @@ _KNOWN = {
 }
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int) -> Any:
-    """Add the tokenizer in `folder`, filled up to `size` ids (the rows of the embedding). Returns the tokenizer.
+@dataclass(frozen=True)
+class Words:
+    """A key's value that the native core reads from the tokenizer: `tokens`, `types` or `merges`."""
 
-    Raises ModelError where llama.cpp has no such tokenizer, or it has ids that the model does not.
+    name: str
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int) -> dict[str, Any]:
+    """Add the tokenizer in `folder`, filled up to `size` ids (the rows of the embedding). Returns the plan's vocabulary.
+
+    Raises ModelError where llama.cpp has no such tokenizer.
     """
-    if not (folder / "tokenizer.json").is_file():
+    path = folder / "tokenizer.json"
+    if not path.is_file():
         raise ModelError(
             f"{folder} has no tokenizer.json, which holds the vocabulary; copy or download it again, or load the "
             "tokenizer with transformers and save it there with save_pretrained"
         )
     tokenizer = shared_tokenizer(str(folder))
-    tokens, types = _tokens(tokenizer, size, folder)
+    keys, kinds = gguf.Keys.Tokenizer, gguf.GGUFValueType
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_pre_tokenizer(tokenizer, folder))
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
+    writer.add_key_value(keys.LIST, Words("tokens"), kinds.ARRAY, kinds.STRING)
+    writer.add_key_value(keys.TOKEN_TYPE, Words("types"), kinds.ARRAY, kinds.INT32)
+    writer.add_key_value(keys.MERGES, Words("merges"), kinds.ARRAY, kinds.STRING)
     _add_special(writer, tokenizer, folder)
-    return tokenizer
+    return {"tokenizer": str(path), "size": size, "added": _added(tokenizer)}
 
 
-def _tokens(tokenizer: Any, size: int, folder: Path) -> tuple[list[str], list[int]]:
-    by_id = {index: token for token, index in tokenizer.get_vocab().items()}
-    if max(by_id) >= size:
-        raise ModelError(
-            f"the tokenizer in {folder} has ids up to {max(by_id)}, the model only {size}; take the tokenizer that belongs "
-            "to the model, or resize the model's embedding"
-        )
-    added = tokenizer.added_tokens_decoder
-    tokens, types = [], []
-    for index in range(size):
-        token = by_id.get(index)
-        if token is None:
-            tokens.append(f"[PAD{index}]")
-            types.append(gguf.TokenType.UNUSED)
-            continue
-        kind = gguf.TokenType.NORMAL
-        if (entry := added.get(index)) is not None:
-            if not entry.normalized:
-                # llama.cpp looks for added tokens in texts as they are.
-                token = tokenizer.decode(tokenizer.encode(token, add_special_tokens=False))
-            looks_special = token.startswith("<|") and token.endswith("|>")
-            kind = gguf.TokenType.CONTROL if entry.special or looks_special else gguf.TokenType.USER_DEFINED
-        tokens.append(token)
-        types.append(kind)
-    return tokens, types
+def _added(tokenizer: Any) -> list[dict[str, Any]]:
+    added = []
+    for index, entry in sorted(tokenizer.added_tokens_decoder.items()):
+        text = entry.content
+        if not entry.normalized:
+            # llama.cpp looks for added tokens in texts as they are.
+            text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))
+        looks_special = text.startswith("<|") and text.endswith("|>")
+        kind = gguf.TokenType.CONTROL if entry.special or looks_special else gguf.TokenType.USER_DEFINED
+        added.append({"id": index, "text": text, "type": kind})
+    return added
 
 
 def _pre_tokenizer(tokenizer: Any, folder: Path) -> str:
@@ -107,10 +107,9 @@ def _pre_tokenizer(tokenizer: Any, folder: Path) -> str:
 
 
 def _add_special(writer: gguf.GGUFWriter, tokenizer: Any, folder: Path) -> None:
-    special = gguf.SpecialVocab(folder)
-    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    writer.add_token_merges([_merge(merge) for merge in document["model"]["merges"]])
-    processor = document.get("post_processor") or {}
+    head = _core.tokenizer_head(folder / "tokenizer.json")
+    special = _special(folder, head)
+    processor = head["post_processor"] or {}
     steps = processor.get("processors", [processor])
     if any(step.get("type") == "ByteLevel" for step in steps):
         # Such a step adds nothing around a text, whatever the configuration says (as newer versions of gguf read it).
@@ -125,9 +124,11 @@ def _add_special(writer: gguf.GGUFWriter, tokenizer: Any, folder: Path) -> None:
     special.add_to_gguf(writer, quiet=True)
 
 
-def _merge(merge: str | list[str]) -> str:
-    """Two tokens with a space between them; one within a token is written as byte-level BPE writes it elsewhere, 256 higher."""
-    if isinstance(merge, str):
-        return merge
-    left, right = merge
-    return f"{left} {right}" if " " not in left and " " not in right else " ".join(part.replace(" ", "Ġ") for part in merge)
+def _special(folder: Path, head: dict[str, Any]) -> gguf.SpecialVocab:
+    """What gguf reads from the folder, with so much of tokenizer.json as it looks at: the words are 11 MB."""
+    with TemporaryDirectory() as slim:
+        for path in folder.absolute().iterdir():
+            (Path(slim) / path.name).symlink_to(path)
+        (Path(slim) / "tokenizer.json").unlink()
+        (Path(slim) / "tokenizer.json").write_text(json.dumps(head), encoding="utf-8")
+        return gguf.SpecialVocab(slim)

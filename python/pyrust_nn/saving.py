@@ -42,7 +42,8 @@ class TokenizerFiles:
         folder = tokenizer_folder(model)
         if not all((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
             return cls.from_loaded(read_tokenizer(folder))  # an older kind
-        added = _core.added_tokens(folder / "tokenizer.json")
+        head = _core.tokenizer_head(folder / "tokenizer.json")
+        added = {token["content"]: token["id"] for token in head["added_tokens"]}
         end = read_json(folder / "tokenizer_config.json").get("eos_token")
         end = end.get("content") if isinstance(end, dict) else end
         if end is not None and end not in added:

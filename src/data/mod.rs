@@ -45,4 +45,4 @@ pub use read::{Batch, Count, Reader, check_files, read_conversations};
 pub use render::{Render, RenderError, Rendering, Turn};
 pub use shapes::Shape;
 pub use survey::{Chosen, Survey, survey};
-pub(crate) use tokenizer::added_tokens;
+pub(crate) use tokenizer::{tokenizer_head, vocabulary_and_merges};

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::plan::{Key, Value};
+use super::plan::{Key, Plan, Value};
 use super::rows::Rows;
+use super::vocabulary::Words;
 
 /// Where tensors begin is a multiple of this, counted from the end of the header, as is that end itself.
 pub(super) const ALIGNMENT: usize = 32;
@@ -18,7 +19,9 @@ const LONGEST_NAME: usize = 63;
 const MOST_DIMENSIONS: usize = 4;
 
 /// The header, with zeros up to the first tensor.
-pub(super) fn header(keys: &[Key], tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
+pub(super) fn header(plan: &Plan, tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
+    let words = plan.vocabulary.as_ref().map(Words::read).transpose()?;
+    let keys = &plan.keys;
     let mut out = MAGIC.to_vec();
     out.extend(VERSION.to_le_bytes());
     out.extend((tensors.len() as u64).to_le_bytes());
@@ -28,7 +31,7 @@ pub(super) fn header(keys: &[Key], tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
     for Key { key, value } in keys {
         ensure!(known.insert(key.as_str()), "the GGUF plan has the key {key} twice");
         text(&mut out, key);
-        put(&mut out, value);
+        put(&mut out, value, words.as_ref()).with_context(|| format!("the GGUF plan has {key} and no vocabulary"))?;
     }
 
     known.clear();
@@ -51,8 +54,8 @@ pub(super) fn header(keys: &[Key], tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// A value behind the number of its type (`enum gguf_type`).
-fn put(out: &mut Vec<u8>, value: &Value) {
+/// A value behind the number of its type (`enum gguf_type`); nothing where it is one of words that there are not.
+fn put(out: &mut Vec<u8>, value: &Value, words: Option<&Words>) -> Option<()> {
     match value {
         Value::Uint32(value) => scalar(out, 4, &value.to_le_bytes()),
         Value::Int32(value) => scalar(out, 5, &value.to_le_bytes()),
@@ -65,13 +68,21 @@ fn put(out: &mut Vec<u8>, value: &Value) {
         Value::Uint32s(values) => array(out, 4, values, |out, value| out.extend(value.to_le_bytes())),
         Value::Int32s(values) => array(out, 5, values, |out, value| out.extend(value.to_le_bytes())),
         Value::Bools(values) => array(out, 7, values, |out, value| out.push(u8::from(*value))),
-        Value::Strings(values) => array(out, 8, values, |out, value| text(out, value)),
+        Value::Strings(values) => texts(out, values),
+        Value::Tokens => texts(out, &words?.tokens),
+        Value::Merges => texts(out, &words?.merges),
+        Value::Types => array(out, 5, &words?.types, |out, value| out.extend(value.to_le_bytes())),
     }
+    Some(())
 }
 
 fn scalar(out: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
     out.extend(kind.to_le_bytes());
     out.extend(bytes);
+}
+
+fn texts(out: &mut Vec<u8>, values: &[String]) {
+    array(out, 8, values, |out, value| text(out, value));
 }
 
 fn array<T>(out: &mut Vec<u8>, kind: u32, values: &[T], put: impl Fn(&mut Vec<u8>, &T)) {

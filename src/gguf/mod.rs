@@ -13,6 +13,7 @@ mod rows;
 mod source;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 mod write;
 
 pub(crate) use source::{Tensor, tensors};

@@ -5,7 +5,10 @@
 //!   "version": 1,
 //!   "target": "/runs/s1/gguf/model.q8_0.gguf",
 //!   "files": ["/models/m/model.safetensors"],
-//!   "keys": [{"key": "general.architecture", "value": {"string": "qwen2"}}],
+//!   "vocabulary": {"tokenizer": "/models/m/tokenizer.json", "size": 151936,
+//!                  "added": [{"id": 151643, "text": "<|endoftext|>", "type": 3}]},
+//!   "keys": [{"key": "general.architecture", "value": {"string": "qwen2"}},
+//!            {"key": "tokenizer.ggml.tokens", "value": "tokens"}],
 //!   "tensors": [
 //!     {"name": "output_norm.weight", "type": "F32", "shape": [896], "parts": [{"file": 0, "tensor": "model.norm.weight"}]},
 //!     {"name": "blk.0.ffn_gate_exps.weight", "type": "Q8_0", "shape": [2, 128, 64],
@@ -19,6 +22,9 @@
 //! those of its parts, one part after the other; a part takes all rows of its source or the given ranges `[first, count]`,
 //! and of each row all columns or the given ranges. `transpose` swaps rows and columns of a matrix before that.
 //! `add` is added to every element. `values` stand in the plan itself.
+//!
+//! The values `tokens`, `types` and `merges` are those of the vocabulary: the words of its `tokenizer.json`, in their places
+//! those that were added, with `llama_token_type`, and `size` ids in all.
 
 use std::path::{Path, PathBuf};
 
@@ -33,8 +39,30 @@ pub(super) struct Plan {
     version: u32,
     pub target: PathBuf,
     pub files: Vec<PathBuf>,
+    #[serde(default)]
+    pub vocabulary: Option<Vocabulary>,
     pub keys: Vec<Key>,
     pub tensors: Vec<Tensor>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Vocabulary {
+    /// `tokenizer.json` of a byte-level BPE.
+    pub tokenizer: PathBuf,
+    /// Rows of the embedding.
+    pub size: usize,
+    pub added: Vec<Added>,
+}
+
+/// A token that texts are searched for before they are cut.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Added {
+    pub id: u32,
+    pub text: String,
+    #[serde(rename = "type")]
+    pub kind: i32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -57,6 +85,9 @@ pub(super) enum Value {
     Int32s(Vec<i32>),
     Bools(Vec<bool>),
     Strings(Vec<String>),
+    Tokens,
+    Types,
+    Merges,
 }
 
 #[derive(Debug, Deserialize)]

@@ -324,3 +324,46 @@ proptest! {
         prop_assert_eq!(File::read(&bench.path("out.gguf")).f32s("t"), expected);
     }
 }
+
+fn text_values(bytes: &[u8], key: &str) -> Vec<String> {
+    let mut at = bytes.windows(key.len()).position(|window| window == key.as_bytes()).unwrap() + key.len() + 8;
+    let mut number = || {
+        at += 8;
+        u64::from_le_bytes(bytes[at - 8..at].try_into().unwrap()) as usize
+    };
+    let count = number();
+    let mut texts = Vec::new();
+    for _ in 0..count {
+        let length = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        texts.push(String::from_utf8(bytes[at + 8..at + 8 + length].to_vec()).unwrap());
+        at += 8 + length;
+    }
+    texts
+}
+
+#[test]
+fn words_come_from_the_tokenizer() {
+    let bench = Bench::new(&[("w", &[1, 32], &[1.0; 32])]);
+    let merges = json!([["a", "b"], "c d", ["e f", "g"]]);
+    let tokenizer = json!({"model": {"type": "BPE", "vocab": {"b": 1, "a": 0, "<|x|>": 2}, "merges": merges}});
+    fs::write(bench.path("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let mut plan = bench.plan(json!([{"name": "w", "type": "F32", "shape": [1, 32], "parts": [{"file": 0, "tensor": "w"}]}]));
+    plan["keys"] =
+        json!([{"key": "k.tokens", "value": "tokens"}, {"key": "k.merges", "value": "merges"}, {"key": "k.types", "value": "types"}]);
+    let lacking = bench.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err().to_string();
+    assert!(lacking.contains("k.tokens"), "{lacking}");
+
+    let added = json!([{"id": 2, "text": "<x>", "type": 3}, {"id": 4, "text": "<y>", "type": 4}]);
+    plan["vocabulary"] = json!({"tokenizer": bench.path("tokenizer.json"), "size": 6, "added": added});
+    bench.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap();
+    let file = fs::read(bench.path("out.gguf")).unwrap();
+    assert_eq!(text_values(&file, "k.tokens"), ["a", "b", "<x>", "[PAD3]", "<y>", "[PAD5]"]);
+    assert_eq!(text_values(&file, "k.merges"), ["a b", "c d", "eĠf g"]);
+    let at = file.windows(7).position(|window| window == b"k.types").unwrap() + 7 + 4 + 4 + 8;
+    let types: Vec<i32> = file[at..at + 24].chunks(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    assert_eq!(types, [1, 1, 3, 5, 4, 5]);
+
+    plan["vocabulary"]["size"] = json!(4);
+    let large = bench.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err().to_string();
+    assert!(large.contains("ids up to 4, the model only 4"), "{large}");
+}

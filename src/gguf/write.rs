@@ -34,7 +34,7 @@ pub fn write(plan: &Path, progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>
     let plan = Plan::read(plan)?;
     let sources = plan.files.iter().map(|file| Source::open(file)).collect::<Result<Vec<_>>>()?;
     let tensors = plan.tensors.iter().map(|tensor| Rows::bind(tensor, &sources)).collect::<Result<Vec<_>>>()?;
-    let header = header(&plan.keys, &tensors)?;
+    let header = header(&plan, &tensors)?;
 
     let mut beside = Beside::create(&plan.target)?;
     let file = &mut beside.file;

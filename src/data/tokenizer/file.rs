@@ -126,22 +126,49 @@ impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
     }
 }
 
-/// The added tokens of a `tokenizer.json` and their ids. The rest of the file is checked to be JSON.
-///
+/// What stands in a `tokenizer.json` beside the vocabulary, of the rest of which it is checked that it is JSON.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct TokenizerHead {
+    #[serde(default)]
+    added_tokens: Vec<Value>,
+    #[serde(default)]
+    post_processor: Value,
+}
+
 /// # Errors
 /// Kind `model`: it cannot be read, or is broken.
-pub(crate) fn all_added_tokens(path: &Path) -> Result<HashMap<String, u32>> {
-    let file = TokenizerFile::read(path)?;
-    let head: Head = serde_json::from_str(&file.text).map_err(|cause| broken(&file.shown, &cause))?;
-    Ok(head.added_tokens.into_iter().map(|token| (token.content, token.id)).collect())
+pub(crate) fn tokenizer_head(path: &Path) -> Result<TokenizerHead> {
+    serde_json::from_str(&read(path)?).map_err(|cause| broken(&path.display().to_string(), &cause))
+}
+
+/// Pairs of tokens.
+pub(crate) type Merges = Vec<(String, String)>;
+
+/// The words of a byte-level BPE with their ids, added tokens aside, and which two become one, the first ones first.
+///
+/// # Errors
+/// Kind `model`: the file cannot be read, is broken, or has no such words.
+pub(crate) fn vocabulary_and_merges(path: &Path) -> Result<(HashMap<String, u32>, Merges)> {
+    let text = read(path)?;
+    let body: Body = serde_json::from_str(&text).map_err(|cause| broken(&path.display().to_string(), &cause))?;
+    let parts = |merge: &Merge| {
+        let (left, right) =
+            merge.parts().ok_or_else(|| error::model(format!("the tokenizer {} has a merge of one part", path.display())))?;
+        Ok((left.to_string(), right.to_string()))
+    };
+    Ok((body.model.vocab, body.model.merges.iter().map(parts).collect::<Result<_>>()?))
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|cause| {
+        error::model(format!("the tokenizer {} cannot be read: {cause}; a model's folder needs tokenizer.json", path.display()))
+    })
 }
 
 impl TokenizerFile {
     pub(super) fn read(path: &Path) -> Result<TokenizerFile> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path).map(Arc::new).map_err(|cause| {
-            error::model(format!("the tokenizer {shown} cannot be read: {cause}; a model's folder needs tokenizer.json"))
-        })?;
+        let text = Arc::new(read(path)?);
         let digest = xxh3_128(text.as_bytes());
         let added = match added_tokens(&text) {
             Some(added) => added,

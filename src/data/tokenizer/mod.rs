@@ -21,8 +21,8 @@ use anyhow::Result;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 pub use excerpt::Excerpt;
-pub(crate) use file::all_added_tokens as added_tokens;
 use file::{Added, Rules, TokenizerFile};
+pub(crate) use file::{tokenizer_head, vocabulary_and_merges};
 use reference::Reference;
 pub use scratch::Scratch;
 use vocabulary::Vocabulary;
