@@ -391,6 +391,9 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tokenizer_head, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::softmax_pass, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::softmax_pass_usable, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::attention, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::attention_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::attention_usable, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::swiglu, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::swiglu_backward, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::kernels_usable, module)?)?;

@@ -19,6 +19,9 @@ __all__ = [
     "StorageError",
     "UsageError",
     "__version__",
+    "attention",
+    "attention_backward",
+    "attention_usable",
     "cache_folder",
     "check_dataset",
     "convert_lora_to_gguf",
@@ -101,6 +104,25 @@ def tokenizer_head(path: str | PathLike[str]) -> dict[str, Any]: ...
 def tokenize_by_library(folder: str | PathLike[str], texts: Sequence[str]) -> list[list[int]]: ...
 def softmax_pass(hidden: Any, weight: Any, threads: int, reference: Any, total: Any, sums: Any) -> None: ...
 def softmax_pass_usable(features: int) -> bool: ...
+def attention_usable(features: int) -> bool: ...
+def attention(
+    threads: int, lengths: Sequence[int], scale: float, window: int, query: Any, key: Any, value: Any, out: Any, divisors: Any
+) -> None: ...
+def attention_backward(
+    threads: int,
+    lengths: Sequence[int],
+    scale: float,
+    window: int,
+    query: Any,
+    key: Any,
+    value: Any,
+    out: Any,
+    divisors: Any,
+    grad: Any,
+    query_grad: Any,
+    key_grad: Any,
+    value_grad: Any,
+) -> None: ...
 def kernels_usable() -> bool: ...
 def swiglu(threads: int, gate: Any, up: Any, out: Any) -> None: ...
 def swiglu_backward(threads: int, grad: Any, gate: Any, up: Any, gate_grad: Any, up_grad: Any) -> None: ...

@@ -139,6 +139,39 @@ class SwiGLU(torch.autograd.Function):
         return gate_grad, up_grad
 
 
+class Attention(torch.autograd.Function):
+    """Causal attention of rows of tokens, none of which sees another, by the native core. `usable` says where."""
+
+    @staticmethod
+    def usable(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+        """Whether the core takes them here."""
+        return _native(query, key, value) and _core.attention_usable(query.shape[-1])
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int], scale: float, window: int | None
+    ) -> torch.Tensor:
+        """`query` [batch, tokens, heads, features], `key` and `value` [batch, tokens, key heads, features]; the result as `query`.
+
+        `lengths` are the rows' tokens, `batch` times `tokens` together; a token sees `window`, itself the last, or all before it.
+        """
+        ctx.how = (torch.get_num_threads(), lengths, scale, window or max(lengths))
+        out = torch.empty_like(query)
+        divisors = query.new_empty(query.shape[:-1])
+        _core.attention(*ctx.how, *_arrays(*(of.flatten(0, 1) for of in (query, key, value, out))), *_arrays(divisors))
+        ctx.save_for_backward(query, key, value, out, divisors)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """`grad_outputs` is one tensor, of the shape of `query`."""
+        query, key, value, out, divisors = ctx.saved_tensors
+        grads = [torch.empty_like(of) for of in (query, key, value)]
+        shaped = [of.flatten(0, 1) for of in (query, key, value, out, divisors, grad_outputs[0].contiguous(), *grads)]
+        _core.attention_backward(*ctx.how, *_arrays(*shaped))
+        return (*grads, None, None, None)
+
+
 def _native(*tensors: torch.Tensor) -> bool:
     """Whether our own kernels take these."""
     return fast(*tensors) and all(tensor.is_contiguous() for tensor in tensors) and _core.kernels_usable()

@@ -19,7 +19,7 @@ from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from transformers.models.qwen3 import modeling_qwen3 as qwen3
 
 from pyrust_nn.attention import NAME, rows_attention
-from pyrust_nn.fused import LoraLinear, RMSNorm, Rotary, SwiGLU
+from pyrust_nn.fused import Attention, LoraLinear, RMSNorm, Rotary, SwiGLU
 from pyrust_nn.products import fast
 
 Forward = Callable[..., Any]
@@ -142,6 +142,11 @@ def _attention(module: Any) -> Forward:
             query, key = module.q_norm(query), module.k_norm(key)
         cos, sin = (part.unsqueeze(-2) for part in position_embeddings)
         query, key = Rotary.apply(query, cos, sin), Rotary.apply(key, cos, sin)
+        if not (module.training and module.attention_dropout) and Attention.usable(query, key, value):
+            batch, tokens = hidden_states.shape[:2]
+            lengths = kwargs.get("row_lengths") or [tokens] * batch
+            attended = Attention.apply(query, key, value, lengths, module.scaling, module.sliding_window)
+            return module.o_proj(attended.flatten(-2)), None
         attended, weights = rows_attention(
             module,
             query.transpose(1, 2),

@@ -3,6 +3,7 @@
 //! Written for AVX-512; elsewhere Python computes the same with torch. Each is compared with torch (`test_loss.py`, `test_fused.py`)
 //! and with the textbook.
 
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod softmax;

@@ -4,7 +4,8 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::kernels::{self, softmax, swiglu as elements};
+use crate::kernels::attention::Attention;
+use crate::kernels::{self, attention as heads, softmax, swiglu as elements};
 
 /// Whether `softmax_pass` can take rows of so many features here.
 #[pyfunction]
@@ -78,11 +79,93 @@ pub(super) fn swiglu_backward(
     Ok(())
 }
 
+/// Whether `attention` takes heads of so many features here.
+#[pyfunction]
+pub(super) fn attention_usable(features: usize) -> bool {
+    heads::usable(features)
+}
+
+/// Rows of `lengths` tokens: `query` and `out` are [tokens, heads, features], `key` and `value` [tokens, key heads, features],
+/// `divisors` [tokens, heads]. See [`Attention::forward`].
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn attention(
+    py: Python<'_>,
+    threads: usize,
+    lengths: Vec<usize>,
+    scale: f32,
+    window: usize,
+    query: PyBuffer<f32>,
+    key: PyBuffer<f32>,
+    value: PyBuffer<f32>,
+    out: PyBuffer<f32>,
+    divisors: PyBuffer<f32>,
+) -> PyResult<()> {
+    let attention = attention_of(&lengths, scale, window, [&query, &out], [&key, &value], &divisors)?;
+    writable(&[&query, &key, &value], &[&out, &divisors])?;
+    let inputs = [numbers(&query), numbers(&key), numbers(&value)];
+    let (out, divisors) = (numbers_mut(&out), numbers_mut(&divisors));
+    py.detach(|| attention.forward(inputs, out, divisors, threads));
+    Ok(())
+}
+
+/// Writes the gradients of query, key and value, from `grad` of `out`. See [`Attention::backward`].
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn attention_backward(
+    py: Python<'_>,
+    threads: usize,
+    lengths: Vec<usize>,
+    scale: f32,
+    window: usize,
+    query: PyBuffer<f32>,
+    key: PyBuffer<f32>,
+    value: PyBuffer<f32>,
+    out: PyBuffer<f32>,
+    divisors: PyBuffer<f32>,
+    grad: PyBuffer<f32>,
+    query_grad: PyBuffer<f32>,
+    key_grad: PyBuffer<f32>,
+    value_grad: PyBuffer<f32>,
+) -> PyResult<()> {
+    let like_query = [&query, &out, &grad, &query_grad];
+    let attention = attention_of(&lengths, scale, window, like_query, [&key, &value, &key_grad, &value_grad], &divisors)?;
+    writable(&[&query, &key, &value, &out, &divisors, &grad], &[&query_grad, &key_grad, &value_grad])?;
+    let inputs = [&query, &key, &value, &out, &grad].map(numbers);
+    let outputs = [numbers_mut(&query_grad), numbers_mut(&key_grad), numbers_mut(&value_grad)];
+    let divisors = numbers(&divisors);
+    py.detach(|| attention.backward(inputs, divisors, outputs, threads));
+    Ok(())
+}
+
+fn attention_of<'a, const Q: usize, const K: usize>(
+    lengths: &'a [usize],
+    scale: f32,
+    window: usize,
+    queries: [&PyBuffer<f32>; Q],
+    keys: [&PyBuffer<f32>; K],
+    divisors: &PyBuffer<f32>,
+) -> PyResult<Attention<'a>> {
+    let &[_, heads, features] = queries[0].shape() else { return Err(wrong()) };
+    let &[_, key_heads, _] = keys[0].shape() else { return Err(wrong()) };
+    let attention = Attention { lengths, heads, key_heads, features, scale, window };
+    let shapes =
+        queries.iter().all(|buffer| buffer.shape() == queries[0].shape()) && keys.iter().all(|buffer| buffer.shape() == keys[0].shape());
+    let fits = attention.fits(&[queries[0].item_count()], &[keys[0].item_count()]);
+    let divisors_fit = divisors.item_count() * features == queries[0].item_count();
+    if shapes && fits && divisors_fit { Ok(attention) } else { Err(wrong()) }
+}
+
+fn writable(inputs: &[&PyBuffer<f32>], outputs: &[&PyBuffer<f32>]) -> PyResult<()> {
+    let whole = inputs.iter().chain(outputs).all(|buffer| buffer.is_c_contiguous());
+    if whole && outputs.iter().all(|buffer| !buffer.readonly()) { Ok(()) } else { Err(wrong()) }
+}
+
 fn same_length(inputs: &[&PyBuffer<f32>], outputs: &[&PyBuffer<f32>]) -> PyResult<()> {
     let length = inputs[0].item_count();
     let all = || inputs.iter().chain(outputs);
-    let fits = all().all(|buffer| buffer.item_count() == length && buffer.is_c_contiguous());
-    if fits && kernels::usable() && outputs.iter().all(|buffer| !buffer.readonly()) { Ok(()) } else { Err(wrong()) }
+    let fits = all().all(|buffer| buffer.item_count() == length);
+    if fits && kernels::usable() { writable(inputs, outputs) } else { Err(wrong()) }
 }
 
 fn numbers(buffer: &PyBuffer<f32>) -> &[f32] {

@@ -15,7 +15,7 @@ from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from pyrust_nn import _core, fused, layers, loss, products
 from pyrust_nn.attention import packed_attention
 from pyrust_nn.batches import Batches, Layout
-from pyrust_nn.fused import LoraLinear, RMSNorm, Rotary, SwiGLU
+from pyrust_nn.fused import Attention, LoraLinear, RMSNorm, Rotary, SwiGLU
 from pyrust_nn.layers import fused_layers
 from pyrust_nn.loss import TargetLoss
 from pyrust_nn.rows import IGNORED, Sample
@@ -163,7 +163,7 @@ def model_of(kind="qwen2", *, targets=None, dropout=0.0, stacked=False, **more):
         "qwen3": (Qwen3Config, Qwen3ForCausalLM),
         "moe": (Qwen2MoeConfig, Qwen2MoeForCausalLM),
     }[kind]
-    made = model(config(**SIZES, **more))
+    made = model(config(**SIZES | more))
     for name, parameter in made.named_parameters():
         if "norm" in name or "bias" in name:
             torch.nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, 0.5)
@@ -213,6 +213,53 @@ def computed(model, rows, layout, ours):
     return value.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4), group=st.integers(1, 3), key_heads=st.integers(1, 3),
+    features=st.sampled_from([16, 48, 64, 128]), window=st.none() | st.integers(1, 100), scale=st.floats(0.05, 1), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_attention_within_rows_is_torchs(lengths, group, key_heads, features, window, scale, seed):
+    if not _core.attention_usable(features):
+        pytest.skip("the kernel is for processors with AVX-512")
+    torch.manual_seed(seed)
+    query = torch.randn(1, sum(lengths), group * key_heads, features, requires_grad=True)
+    key, value = (torch.randn(1, sum(lengths), key_heads, features, requires_grad=True) for _ in range(2))
+    assert Attention.usable(query, key, value) and not Attention.usable(query.half(), key, value)
+
+    def plain(query, key, value):
+        row = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        distance = torch.arange(len(row))[:, None] - torch.arange(len(row))
+        seen = (row[:, None] == row) & (distance >= 0) & (distance < (window or 10**6))
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        return functional.scaled_dot_product_attention(query, key, value, seen, scale=scale, enable_gqa=True).transpose(1, 2)
+
+    parts = (query, key, value)
+    got, expected = Attention.apply(*parts, lengths, scale, window), plain(*(part.double() for part in parts))
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+    outer = torch.randn_like(got)
+    pairs = zip(torch.autograd.grad(got, parts, outer), torch.autograd.grad(expected, parts, outer.double()), strict=True)
+    for one, other in pairs:
+        # Sums of a hundred terms and more, some of which cancel.
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=5e-5)
+
+
+def test_attention_where_the_kernel_cannot_run(monkeypatch):
+    monkeypatch.setattr(fused._core, "kernels_usable", lambda: False)
+    model = model_of(hidden_size=64)
+    monkeypatch.setattr(Attention, "forward", None)
+    (plain, expected), (got, gradients) = (computed(model, rows_of(), Layout.PACKED, ours) for ours in (False, True))
+    assert_near(got, plain)
+    for name, gradient in expected.items():
+        assert_near(gradients[name], gradient, name)
+
+
+def test_dropout_on_attention_is_torchs(monkeypatch):
+    model = model_of(hidden_size=64, attention_dropout=0.5)
+    monkeypatch.setattr(Attention, "forward", None)
+    plain, got = (computed(model.train(), rows_of((9,)), Layout.PACKED, ours)[0] for ours in (False, True))
+    assert_near(got, plain)
+
+
 @pytest.mark.parametrize("layout", [Layout.PACKED, Layout.EQUAL])
 @pytest.mark.parametrize(
     ("kind", "more"),
@@ -226,6 +273,9 @@ def computed(model, rows, layout, ours):
         ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
         ("qwen2", {"hidden_act": "gelu"}),
         ("qwen3", {"head_dim": 12}),
+        ("qwen3", {"head_dim": 16}),
+        ("qwen2", {"hidden_size": 64, "targets": ALL}),
+        ("qwen2", {"hidden_size": 128, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
         ("qwen3", {"head_dim": 12, "attention_bias": True, "targets": ALL, "dropout": 0.1}),
         ("moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "output_router_logits": True}),
     ],
