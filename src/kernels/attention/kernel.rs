@@ -5,35 +5,13 @@ use std::arch::x86_64::{
     _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 
-use super::{Attention, QUERIES};
+use super::{Attention, Head, QUERIES, Scratch};
 use crate::kernels::LANES;
 use crate::kernels::avx512::{exp, load, store};
 
 /// Rows of a product whose numbers are held in registers together, and registers of each.
 const HEIGHT: usize = 6;
 const WIDTH: usize = 4;
-
-/// A row's head.
-#[derive(Debug)]
-pub(super) struct Head {
-    /// The row's first token among all.
-    pub first: usize,
-    /// Its tokens.
-    pub length: usize,
-    pub number: usize,
-    pub features: usize,
-}
-
-/// A thread's memory, kept from head to head.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    /// [features, tokens], filled up with zeros to whole registers.
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    /// [queries, keys]
-    weights: Vec<f32>,
-    slopes: Vec<f32>,
-}
 
 /// Some queries, and the keys that they see, from a whole register on.
 struct Block {

@@ -13,10 +13,33 @@ mod tests;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::LANES;
-use kernel::{Head, Scratch};
 
 /// Queries that go together.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 const QUERIES: usize = 36;
+
+/// A row's head.
+#[derive(Debug)]
+struct Head {
+    /// The row's first token among all.
+    first: usize,
+    /// Its tokens.
+    length: usize,
+    number: usize,
+    features: usize,
+}
+
+/// A thread's memory, kept from head to head.
+#[derive(Debug, Default)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+struct Scratch {
+    /// [features, tokens], filled up with zeros to whole registers.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    /// [queries, keys]
+    weights: Vec<f32>,
+    slopes: Vec<f32>,
+}
 
 /// What there is to attend with.
 #[derive(Clone, Copy, Debug)]
@@ -151,6 +174,17 @@ impl Head {
     /// The head of keys that this one sees.
     fn key_number(&self, attention: &Attention<'_>) -> usize {
         self.number / (attention.heads / attention.key_heads)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Head {
+    unsafe fn forward(&self, _: &Attention<'_>, _: [*const f32; 3], _: *mut f32, _: *mut f32, _: &mut Scratch) {
+        unreachable!("`usable` is false here: {self:?}");
+    }
+
+    unsafe fn backward(&self, _: &Attention<'_>, _: [*const f32; 5], _: *const f32, _: [*mut f32; 3], _: &mut Scratch) {
+        unreachable!("`usable` is false here: {self:?}");
     }
 }
 
