@@ -69,48 +69,21 @@ def has_liger() -> bool:
     return bool(is_liger_kernel_available())
 
 
-def run_ours(task: str, folder: Path, device: str) -> dict[str, Any]:
-    """Through `finetune_lora` or `finetune_full`."""
-    from training_inputs import BATCH, MAX_LENGTH, RATES, SEED
-
-    import pyrust_nn
-
-    given: dict[str, Any] = {
-        "dataset_path": folder / "data.json",
-        "num_epochs": 1,
-        "batch_size": BATCH,
-        "max_length": MAX_LENGTH,
-        "learning_rate": RATES[task],
-        "scheduler": "constant",
-        "seed": SEED,
-        "logging_steps": 1,
-        "device": device,
-        "runs_dir": folder / "runs",
-        "offline": True,
-        "overwrite": True,
-    }
-    if task == "lora":
-        given["checkpoint_lora"] = folder / "adapter"
-    summary = getattr(pyrust_nn, f"finetune_{task}")("s", str(folder / "model"), **given)
-    metrics = summary["metrics"]
-    return {
-        "target_tokens_per_second": metrics["target_tokens_per_second"],
-        "peak_memory_bytes": metrics["peak_memory_bytes"],
-        "last_loss": metrics["last_loss"],
-        "params": summary["params"],
-    }
-
-
-def run_trl(task: str, folder: Path, device: str) -> dict[str, Any]:
-    """TRL's SFTTrainer, with Liger where it is."""
+def run_side(task: str, side: str, folder: Path, device: str) -> dict[str, Any]:
+    """One training in this process: ours, or TRL's SFTTrainer with Liger where it is."""
+    import our_side
     import torch
     import trl_side
 
-    trl_side.SETTINGS["gpu"] = {"use_liger_kernel": device == "cuda" and has_liger()}
-    figures = trl_side.run(task, folder, "gpu", device)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    rate = figures["target_tokens_per_second"]
-    return {"target_tokens_per_second": rate, "peak_memory_bytes": peak, "last_loss": figures["losses"][-1]}
+    if side == "ours":
+        figures = our_side.run(task, folder, device)
+    else:
+        trl_side.SETTINGS["gpu"] = {"use_liger_kernel": device == "cuda" and has_liger()}
+        figures = trl_side.run(task, folder, "gpu", device)
+        if device == "cuda":
+            figures["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
+    figures.setdefault("peak_memory_bytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return figures
 
 
 def measure(name: str, shape: dict[str, Any], tasks: tuple[str, ...], rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -153,7 +126,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         task, side, folder = arguments.child
-        figures = (run_ours if side == "ours" else run_trl)(task, Path(folder), arguments.device)
+        figures = run_side(task, side, Path(folder), arguments.device)
         (Path(folder) / "figures.json").write_text(json.dumps(figures))
         return
     if not arguments.no_install:

@@ -9,7 +9,8 @@ seed, batches of 4 rows, at most 512 tokens each, fp32, LoRA of rank 16 without 
 start from the same weights (also the adapter's), see the same rows with the same labels in the same order, and use
 AdamW at the same constant rate, so their losses must agree step by step. Ours goes through the public functions; the
 peers get rows that are encoded already. Each run is a process of its own, the sides in turn. The clock counts optimizer
-steps alone, the first step included; memory is the process's peak (ru_maxrss). TRL runs at the fastest of its settings
+steps alone, the first step included; memory is the process's peak (ru_maxrss), and beside it stands what no side can do
+without: torch, transformers, peft and the weights, in full gradients and AdamW's moments too. TRL runs at the fastest of its settings
 (`trl_side.py`, results/training_settings.json) and in batches of 4, LLaMA-Factory in an environment of its own (`peers.py`).
 """
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import our_side
 import peers
 import trl_side
 from machine import RESULTS, described
@@ -36,38 +38,6 @@ TASKS = ("lora", "full")
 # TRL twice: at the fastest of its settings, and with batches as one would write them down.
 TRL = {"trl": trl_side.FASTEST, "trl_in_batches": trl_side.BATCHES}
 SIDES = ("ours", *TRL, "llamafactory")
-
-
-def run_ours(task: str, folder: Path) -> dict[str, Any]:
-    """Through `finetune_lora` or `finetune_full`."""
-    import pyrust_nn
-
-    settings = {
-        "dataset_path": folder / "data.json",
-        "num_epochs": 1,
-        "batch_size": BATCH,
-        "max_length": MAX_LENGTH,
-        "learning_rate": RATES[task],
-        "scheduler": "constant",
-        "seed": SEED,
-        "logging_steps": 1,
-        "dtype": "fp32",
-        "device": "cpu",
-        "runs_dir": folder / "runs",
-        "offline": True,
-        "session": f"{task}-{os.getpid()}",
-        "model": str(folder / "model"),
-    }
-    if task == "lora":
-        summary = pyrust_nn.finetune_lora(**settings, checkpoint_lora=folder / "adapter")
-    else:
-        summary = pyrust_nn.finetune_full(**settings)
-    step = folder / "runs" / settings["session"] / f"finetune_{task}"
-    lines = [json.loads(line) for line in (step / "metrics.jsonl").read_text().splitlines()]
-    return {
-        "target_tokens_per_second": summary["metrics"]["target_tokens_per_second"],
-        "losses": [line["loss"] for line in lines],
-    }
 
 
 def run_llamafactory(task: str, folder: Path, python: Path) -> dict[str, Any]:
@@ -118,8 +88,11 @@ def run_llamafactory(task: str, folder: Path, python: Path) -> dict[str, Any]:
 
 def child(task: str, side: str, folder: Path, extra: str) -> None:
     """One run, in this process; its figures go to a file. `extra` is TRL's setting or LLaMA-Factory's Python."""
-    if side == "ours":
-        figures = run_ours(task, folder)
+    if side == "least":
+        our_side.least_memory(task, folder)
+        figures: dict[str, Any] = {}
+    elif side == "ours":
+        figures = our_side.run(task, folder, dtype="fp32")
     elif side in TRL:
         figures = trl_side.run(task, folder, extra)
     else:
@@ -128,7 +101,7 @@ def child(task: str, side: str, folder: Path, extra: str) -> None:
     (folder / "figures.json").write_text(json.dumps(figures))
 
 
-def run(task: str, side: str, folder: Path, extra: str = "") -> dict[str, Any]:
+def of_child(task: str, side: str, folder: Path, extra: str = "") -> dict[str, Any]:
     """The same in a process of its own."""
     (folder / "figures.json").unlink(missing_ok=True)
     # Prepared rows go to a cache of this benchmark's own.
@@ -138,7 +111,13 @@ def run(task: str, side: str, folder: Path, extra: str = "") -> dict[str, Any]:
         done = subprocess.run(words, stdout=log, stderr=log, env=environment)
     if done.returncode or not (folder / "figures.json").is_file():
         raise RuntimeError(f"{task} by {side} {extra} failed:\n{(folder / f'{side}.log').read_text()[-3000:]}")
-    figures = json.loads((folder / "figures.json").read_text())
+    figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+    return figures
+
+
+def run(task: str, side: str, folder: Path, extra: str = "") -> dict[str, Any]:
+    """Its figures, shown."""
+    figures = of_child(task, side, folder, extra)
     rate, memory = figures["target_tokens_per_second"], figures["peak_memory_bytes"] / 1e9
     name = f"{task} {side} ({extra})" if side in TRL else f"{task} {side}"
     print(f"{name}: {rate:.1f} target tokens/s, {memory:.2f} GB, last loss {figures['losses'][-1]:.4f}", flush=True)
@@ -170,7 +149,8 @@ def sides_in_turn(task: str, sides: list[str], rounds: int, folder: Path, enviro
     if "llamafactory" in sides:
         extra["llamafactory"] = str(peers.llama_factory(environments))
     runs = [run(task, side, folder, extra.get(side, "")) for _ in range(rounds) for side in sides]
-    return {**compare(runs, sides), "runs": runs}
+    least = of_child(task, "least", folder)["peak_memory_bytes"]
+    return {"least_memory_bytes": least, **compare(runs, sides), "runs": runs}
 
 
 def trl_settings(task: str, rounds: int, folder: Path) -> dict[str, Any]:
