@@ -7,7 +7,7 @@ PY := $(PYTHON_ENV)/bin/python
 # The peers' own environments, 8 GB, made on first use; outside of the checkout.
 ENVIRONMENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pyrust-nn-benchmarks
 BENCHES := bench-data bench-training bench-trl-settings bench-whole-way bench-startup bench-scaling
-.PHONY: help build setup dev test test-rust test-python lint docs $(BENCHES) generate lock clean
+.PHONY: help build setup dev test test-rust test-python lint docs bench $(BENCHES) generate lock clean
 
 help:            ## Show these words
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -51,10 +51,12 @@ docs: dev        ## Build the pages
 bench-data: build dev  ## Data preparation against TRL, some 6 minutes (needs ../shared)
 	$(PY) benchmarks/data.py
 
+bench: $(BENCHES)  ## All of them, one behind the other, an hour
+
 generate:        ## Write what is made from the definition of the parameters
 	PYRUST_NN_GENERATE=1 cargo test --quiet --lib generated
 
-bench-training: wheel  ## Training beside TRL's and LLaMA-Factory's: speed, memory, losses; needs ../shared and a quiet machine
+bench-training: wheel  ## Training beside TRL's and LLaMA-Factory's (speed, memory, losses), needs ../shared and a quiet machine
 	$(PY) benchmarks/training.py --environments $(ENVIRONMENTS)
 
 bench-trl-settings: wheel  ## Which of TRL's settings trains fastest with the same loss
