@@ -31,7 +31,7 @@ test-rust:       ## Rust tests
 	cargo test --quiet --doc
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --no-fail-fast; else cargo test --lib --bins --tests; fi
 
-test-python: dev wheel  ## Tests through Python, the binary and a dependent crate
+test-python: build dev wheel  ## Tests through Python, the binary and a dependent crate
 	$(PY) -m pytest
 
 .PHONY: wheel

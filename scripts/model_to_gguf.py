@@ -17,7 +17,7 @@ from pyrust_nn.sources import model_folder, read_json
 
 
 def run(params, session):
-    """Plan every file, which finds what is wrong; then write them."""
+    """Plan every file, which finds nearly all that may be wrong; then write them."""
     with whole_model(params, session) as (folder, name):
         targets = {outtype: session.step_folder / f"{name.stem}.{outtype}.gguf" for outtype in params.outtype}
         plans = {outtype: model_plan(folder, outtype, target, name) for outtype, target in targets.items()}

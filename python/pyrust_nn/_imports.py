@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import importlib
 import importlib.abc
-import importlib.util
 import sys
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import Any
 
 
 @contextlib.contextmanager
 def quick_imports(own_interpreter: bool) -> Iterator[None]:
-    """For the time of importing: no collecting of garbage, nothing compiled that is not called, nothing loaded that is not used.
+    """For the time of importing: no collecting of garbage, and nothing compiled that is not called.
 
     torch and transformers make a million objects, none of them garbage, and a collection looks through them all: a
     second while they are imported, and a third of one each time after. Where the interpreter is ours alone, what was
@@ -24,13 +25,11 @@ def quick_imports(own_interpreter: bool) -> Iterator[None]:
     had_torch, enabled = "torch" in sys.modules, gc.isenabled()
     gc.disable()
     late = LateCompiling()
-    finders = [late, LateDatasets()] if own_interpreter else [late]
-    sys.meta_path[:0] = finders
+    sys.meta_path.insert(0, late)
     try:
         yield
     finally:
-        for finder in finders:
-            sys.meta_path.remove(finder)
+        sys.meta_path.remove(late)
         late.undo()
         if own_interpreter and "torch" in sys.modules and not had_torch:
             gc.freeze()
@@ -38,19 +37,37 @@ def quick_imports(own_interpreter: bool) -> Iterator[None]:
             gc.enable()
 
 
-class LateDatasets(importlib.abc.MetaPathFinder):
-    """Has `datasets` load at its first use: with pandas it takes a quarter of a second.
+@contextlib.contextmanager
+def datasets_later() -> Iterator[None]:
+    """While entered, who imports `datasets` gets a stand-in for it; afterwards the package is imported as ever.
 
-    transformers' Trainer imports it in order to recognize its data sets, and ours are none of them. Until Python 3.12 two
-    threads that use it first at once could load it twice, so that somebody's own interpreter loads it as ever.
+    transformers' Trainer imports it in order to recognize its data sets, and ours are none of them: with pandas it takes
+    a quarter of a second and 80 MB.
     """
+    spec = PathFinder.find_spec("datasets")
+    if spec is None or "datasets" in sys.modules:
+        yield
+        return
+    stand_in = StandIn("datasets")
+    stand_in.__spec__ = spec  # by which others see that it is installed
+    sys.modules["datasets"] = stand_in
+    try:
+        yield
+    finally:
+        stand_in._leave()
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """The package's own specification, its loader one that waits."""
-        spec = PathFinder.find_spec(name, path) if name == "datasets" else None
-        if spec is not None and spec.loader is not None:
-            spec.loader = importlib.util.LazyLoader(spec.loader)
-        return spec
+
+class StandIn(ModuleType):
+    """A module that is imported at the first look into it."""
+
+    def _leave(self) -> None:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever the module has."""
+        self._leave()
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 class LateCompiling(importlib.abc.MetaPathFinder):

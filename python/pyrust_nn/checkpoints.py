@@ -24,11 +24,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pyrust_nn import InputError, _core
+from pyrust_nn._imports import datasets_later
 from pyrust_nn.models import load_model
 from pyrust_nn.saving import save_model
+
+with datasets_later():
+    from transformers import Trainer
 
 if TYPE_CHECKING:
     from pyrust_nn.callbacks import Session, TrainingMeter

@@ -147,11 +147,11 @@ fn attention_of<'a, const Q: usize, const K: usize>(
     divisors: &PyBuffer<f32>,
 ) -> PyResult<Attention<'a>> {
     let &[_, heads, features] = queries[0].shape() else { return Err(wrong()) };
-    let &[_, key_heads, _] = keys[0].shape() else { return Err(wrong()) };
+    let &[_, key_heads, of_keys] = keys[0].shape() else { return Err(wrong()) };
     let attention = Attention { lengths, heads, key_heads, features, scale, window };
     let shapes =
         queries.iter().all(|buffer| buffer.shape() == queries[0].shape()) && keys.iter().all(|buffer| buffer.shape() == keys[0].shape());
-    let fits = attention.fits(&[queries[0].item_count()], &[keys[0].item_count()]);
+    let fits = of_keys == features && attention.fits(&[queries[0].item_count()], &[keys[0].item_count()]);
     let divisors_fit = divisors.item_count() * features == queries[0].item_count();
     if shapes && fits && divisors_fit { Ok(attention) } else { Err(wrong()) }
 }

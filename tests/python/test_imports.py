@@ -79,24 +79,36 @@ def test_collections_stay_off_where_they_were_off():
 UNUSED = """
 import json, sys
 import pyrust_nn
-from pyrust_nn._imports import quick_imports
 
-with quick_imports(own_interpreter={own}):
-    import peft, transformers.trainer
 pyrust_nn.finetune_lora("s", "builtin:tiny", dataset_path=sys.argv[1], runs_dir=sys.argv[2], num_epochs=1, device="cpu", offline=True)
-seen = {"pandas": "pandas" in sys.modules}
+seen = {"pandas": "pandas" in sys.modules, "datasets": "datasets" in sys.modules}
+import transformers.trainer
+from datasets.features import Features
 import datasets
-print(json.dumps(seen | {"rows": datasets.Dataset.from_dict({"x": [1, 2]}).num_rows}))
+seen["same"] = datasets.Features is Features
+made = datasets.Dataset.from_dict({"x": [1, 2]})
+seen["known to Trainer"] = isinstance(made, transformers.trainer.datasets.Dataset)
+print(json.dumps(seen))
 """
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_a_training_does_not_load_what_it_does_not_use(own, tmp_path):
+def test_a_training_does_not_load_what_it_does_not_use(tmp_path):
     data = tmp_path / "data.json"
     talk = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This."}]
     data.write_text(json.dumps([{"messages": talk}] * 2), encoding="utf-8")
-    code = UNUSED.replace("{own}", str(own))
-    done = subprocess.run([sys.executable, "-c", code, data, tmp_path / "runs"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", UNUSED, data, tmp_path / "runs"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # In an interpreter that is ours alone `datasets`, which loads pandas, waits until somebody uses it.
-    assert json.loads(done.stdout.splitlines()[-1]) == {"pandas": not own, "rows": 2}
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen == {"pandas": False, "datasets": False, "same": True, "known to Trainer": True}
+
+
+def test_a_stand_in_is_imported_at_the_first_look_and_errors_come_out(tmp_path, monkeypatch):
+    from pyrust_nn._imports import StandIn
+
+    (tmp_path / "broken_one.py").write_text("import no_such_module_anywhere", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "broken_one", StandIn("broken_one"))
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+        _ = sys.modules["broken_one"].anything
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+        import broken_one  # noqa: F401

@@ -63,25 +63,26 @@ pub fn usable(features: usize) -> bool {
 }
 
 impl Attention<'_> {
-    fn tokens(&self) -> usize {
-        self.lengths.iter().sum()
+    /// Nothing where they are more than can be counted.
+    fn tokens(&self) -> Option<usize> {
+        self.lengths.iter().try_fold(0_usize, |sum, length| sum.checked_add(*length))
     }
 
     /// Whether there are as many numbers as there have to be, for the queries and for the keys.
     pub fn fits(&self, queries: &[usize], keys: &[usize]) -> bool {
-        let of = |heads: usize| self.tokens() * heads * self.features;
+        let of = |heads: usize| self.tokens()?.checked_mul(heads)?.checked_mul(self.features);
         usable(self.features)
             && self.key_heads > 0
             && self.heads.is_multiple_of(self.key_heads)
             && self.window > 0
-            && queries.iter().all(|count| *count == of(self.heads))
-            && keys.iter().all(|count| *count == of(self.key_heads))
+            && queries.iter().all(|count| Some(*count) == of(self.heads))
+            && keys.iter().all(|count| Some(*count) == of(self.key_heads))
     }
 
     /// Writes the result to `out`, [tokens, heads, features] as the queries, and to `divisors`, [tokens, heads], for each query
     /// ln Σ exp(scale query · key). Keys and values are [tokens, key heads, features]. The result does not depend on `threads`.
     pub fn forward(&self, [queries, keys, values]: [&[f32]; 3], out: &mut [f32], divisors: &mut [f32], threads: usize) {
-        assert!(self.fits(&[queries.len(), out.len()], &[keys.len(), values.len()]) && divisors.len() == self.tokens() * self.heads);
+        assert!(self.fits(&[queries.len(), out.len()], &[keys.len(), values.len()]) && divisors.len() * self.features == out.len());
         let (out, divisors) = (Shared(out.as_mut_ptr()), Shared(divisors.as_mut_ptr()));
         self.each_head(threads, |head, scratch| {
             let (of_head, of_keys) = (head.start(self.heads, head.number), head.start(self.key_heads, head.key_number(self)));
@@ -103,7 +104,7 @@ impl Attention<'_> {
     ) {
         let like_queries = [queries.len(), out.len(), grad.len(), queries_grad.len()];
         assert!(self.fits(&like_queries, &[keys.len(), values.len(), keys_grad.len(), values_grad.len()]));
-        assert!(divisors.len() == self.tokens() * self.heads);
+        assert!(divisors.len() * self.features == out.len());
         // Heads that share keys have gradients of their own for them, which are added up at the end.
         let alone = self.heads == self.key_heads;
         let size = if alone { 0 } else { queries.len() };
@@ -148,6 +149,7 @@ impl Attention<'_> {
             heads.extend((0..self.heads).map(|number| Head { first, length, number, features: self.features }));
             first += length;
         }
+        heads.retain(|head| head.length > 0);
         heads.sort_by_key(|head| std::cmp::Reverse(head.length));
         let next = AtomicUsize::new(0);
         let run = || {

@@ -54,7 +54,7 @@ fn both_are_the_textbooks_whatever_the_shape_and_the_threads() {
     }
     let shapes: [(&[usize], usize, usize, usize, usize); 7] = [
         (&[1], 1, 1, 16, 100),
-        (&[5, 1, 40], 2, 1, 32, 100),
+        (&[5, 1, 0, 40, 0], 2, 1, 32, 100),
         (&[37, 36, 35], 4, 2, 64, 100),
         (&[131], 2, 2, 128, 1000),
         (&[90, 17], 6, 2, 48, 20),
@@ -102,6 +102,8 @@ fn large_products_are_no_infinity_and_no_numbers_stay_none() {
     attention.forward([&queries, &queries, &values], &mut out, &mut divisors, 1);
     assert_eq!(out[..16], values[..16]);
     assert!(out.iter().all(|number| number.is_finite()));
+    let far = Attention { lengths: &[usize::MAX, 4], ..attention };
+    assert!(attention.fits(&[48], &[48]) && !far.fits(&[48], &[48]));
     queries[20] = f32::NAN;
     attention.forward([&queries, &values, &values], &mut out, &mut divisors, 1);
     assert!(out[..16].iter().all(|number| number.is_finite()) && out[16..32].iter().all(|number| number.is_nan()));
