@@ -216,7 +216,8 @@ def computed(model, rows, layout, ours):
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4), group=st.integers(1, 3), key_heads=st.integers(1, 3),
-    features=st.sampled_from([16, 48, 64, 128]), window=st.none() | st.integers(1, 100), scale=st.floats(0.05, 0.3), seed=st.integers(0, 99),
+    features=st.sampled_from([16, 48, 64, 128]), window=st.none() | st.integers(1, 100),
+    scale=st.floats(0.05, 0.3), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_attention_within_rows_is_torchs(lengths, group, key_heads, features, window, scale, seed):
     if not _core.attention_usable(features):
