@@ -2,8 +2,7 @@
 
 A training step is `batch_size` x `gradient_accumulation_steps` rows in an order that `seed` decides. Its loss is the
 mean over all target tokens of the step, so how the rows are spread over micro-batches changes nothing (without
-dropout); a budget of tokens spreads them (see `batches`). For Trainer a step is one batch: it asks for the number of
-batches once, and rows would be lost if that changed. A row is a conversation, or one of its turns where the template
+dropout); a budget of tokens spreads them (see `batches`). A row is a conversation, or one of its turns where the template
 rewrites history (see `chat`). Every row comes once in each epoch; the last step of an epoch has what remains.
 
 Numbers: fp32 computes in fp32. bf16 and fp16 compute by autocast, while the weights being trained stay in fp32 (updates
@@ -13,39 +12,33 @@ dtype; LoRA keeps its frozen base in `dtype`.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import math
 import os
-import random
-import resource
-import sys
-from collections.abc import Iterator, Sized
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
-from transformers import AutoConfig, PrinterCallback, TrainerControl, TrainingArguments, set_seed
-from transformers.utils import is_liger_kernel_available
+from transformers import AutoConfig, PrinterCallback, set_seed
 
-from pyrust_nn import InputError, ModelError, UsageError
+from pyrust_nn import InputError, UsageError
+from pyrust_nn.arguments import training_arguments
 from pyrust_nn.attention import can_pack, packed_attention
-from pyrust_nn.batches import MAX_TOKENS, Batches, Layout, Row, length, target_tokens
+from pyrust_nn.batches import MAX_TOKENS, Batches, Layout
 from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, Session, TrainingMeter
-from pyrust_nn.checkpoints import CheckpointTrainer, StopCallback, taken_up
+from pyrust_nn.checkpoints import StopCallback, taken_up
 from pyrust_nn.compiling import check_compilable, check_compiler, compiled_layers
 from pyrust_nn.evaluation import EvaluationCallback, check_evaluation
 from pyrust_nn.layers import fused_layers
-from pyrust_nn.loss import TargetLoss
+from pyrust_nn.memory import give_back_memory, own_memory, peak_memory_bytes
 from pyrust_nn.models import model_folder, pick_device, pick_dtype, position_limit
-from pyrust_nn.optimizers import OPTIMIZERS, loraplus_optimizer
 from pyrust_nn.reports import reporters
-from pyrust_nn.rows import IGNORED, Rows, Sample, prepare_rows, row_options
+from pyrust_nn.rows import Rows, prepare_rows, row_options
+from pyrust_nn.trainer import ConversationTrainer, collate
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -110,33 +103,6 @@ def model_config(model: str) -> PretrainedConfig:
     return AutoConfig.from_pretrained(model_folder(model), local_files_only=True, trust_remote_code=False)
 
 
-class EpochSampler(Sampler[int]):
-    """Every row once an epoch, in an order that depends on the seed and the epoch's number alone."""
-
-    def __init__(self, rows: Sized, seed: int) -> None:
-        """`rows` is whatever has a length."""
-        self.count, self.seed, self.epoch = len(rows), seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Trainer before each epoch, from 0."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """The number of rows."""
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        """The epoch's order."""
-        order = list(range(self.count))
-        random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
-        return iter(order)
-
-
-def collate(rows: list[Sample]) -> dict[str, list[Sample]]:
-    """A step's rows as they are; `training_step` cuts them into micro-batches."""
-    return {"rows": rows}
-
-
 def pick_batches(params: SimpleNamespace, config: PretrainedConfig, device: torch.device) -> Batches:
     """How a step's rows are cut. Raises InputError where packing is asked for and would change what is learned."""
     obstacle = None
@@ -151,170 +117,6 @@ def pick_batches(params: SimpleNamespace, config: PretrainedConfig, device: torc
         # On a GPU many rows must go together, and sorted rows have little padding; a CPU is busy with one.
         layout = Layout.EQUAL if device.type == "cpu" else Layout.PADDED
     return Batches(layout, params.max_tokens_per_batch or MAX_TOKENS.get(device.type, MAX_TOKENS["cuda"]))
-
-
-class ConversationTrainer(CheckpointTrainer):
-    """transformers' Trainer with our order of rows, exact losses, and whole checkpoints."""
-
-    def __init__(
-        self,
-        *,
-        tokenizer: AnyTokenizer,
-        meter: TrainingMeter,
-        session: Session,
-        evaluation: EvaluationCallback,
-        batches: Batches,
-        loraplus_ratio: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """`kwargs` are Trainer's own; `batches` says how a step is cut."""
-        # Trainer turns the cache off for training; what is saved must not keep that.
-        self.use_cache = kwargs["model"].config.use_cache
-        super().__init__(**kwargs)
-        # Not as Trainer's processing_class, which would replace the generation config's stop set by one token.
-        self.tokenizer = tokenizer
-        self.meter = meter
-        self.session, self.evaluation = session, evaluation
-        self.add_callback(evaluation)
-        self.batches = batches
-        self.loraplus_ratio = loraplus_ratio
-        # On a CPU no loss is scaled (fp16 is refused there), and a lone process has no hooks on gradients.
-        in_place = self.args.device.type == "cpu" and self.args.world_size == 1
-        self.target_loss = TargetLoss(self.model, in_place=in_place)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(self.train_dataset if train_dataset is None else train_dataset, self.args.seed)
-
-    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **_: Any) -> DataLoader[Any]:
-        # Trainer's asks whether the rows are `datasets`' own, for which the package has to be loaded.
-        sampler = sampler_fn(dataset) if sampler_fn is not None else None
-        pinned = self.args.dataloader_pin_memory
-        loader = DataLoader(dataset, batch_size, sampler=sampler, collate_fn=self.data_collator, pin_memory=pinned)
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
-        return prepared
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: Trainer would walk over all parameters for every micro-batch."""
-        return 0
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Trainer's, or LoRA+'s."""
-        if self.loraplus_ratio and self.optimizer is None:
-            self.optimizer: torch.optim.Optimizer | None = loraplus_optimizer(self.model, self.args, self.loraplus_ratio)
-        return super().create_optimizer(model)
-
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, list[Sample]]], device: torch.device) -> torch.Tensor:
-        count = torch.tensor(sum(target_tokens(batch["rows"]) for batch in batch_samples), device=device)
-        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """The sum of a micro-batch's losses over the target tokens of its whole step, `num_items_in_batch`."""
-        with self.target_loss:
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if num_items_in_batch is not None and getattr(outputs, "aux_loss", None) is not None:
-            # The model adds the whole loss of its router; a part of a step has a part of it.
-            share = (inputs["labels"][:, 1:] != IGNORED).sum() / num_items_in_batch
-            loss = loss - (1 - share) * self.target_loss.base.router_aux_loss_coef * outputs.aux_loss
-        return (loss, outputs) if return_outputs else loss
-
-    def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, list[Sample]], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        """Forward and backward of a whole step; stops before its optimizer step where the loss is no number."""
-        rows = inputs["rows"]
-        model.train()
-        while (loss := self._forward_backward(model, rows, num_items_in_batch)) is None:
-            model.zero_grad()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        step_loss = float(loss)
-        if not math.isfinite(step_loss):
-            raise ModelError(self._diverged(f"the loss became {step_loss} at step {self.state.global_step + 1}"))
-        self.meter.tokens += sum(map(length, rows))
-        self.meter.target_tokens += target_tokens(rows)
-        self.meter.record_loss(step_loss)
-        return loss
-
-    def _forward_backward(self, model: torch.nn.Module, rows: list[Sample], targets: Any) -> torch.Tensor | None:
-        """The step's loss, its gradients being in the weights; None if memory ran out and another try takes less."""
-        total = torch.zeros((), device=self.args.device)
-        parts = self.batches.cut(rows)
-        try:
-            for number, part in enumerate(parts, 1):
-                # Only the last part's gradients are exchanged between processes.
-                with nullcontext() if number == len(parts) else self.accelerator.no_sync(model):
-                    inputs = self._prepare_inputs(self.batches.inputs(part))
-                    with self.compute_loss_context_manager():
-                        loss = self.compute_loss(model, inputs, num_items_in_batch=targets)
-                    self.accelerator.backward(loss)
-                    total += loss.detach()
-        except torch.OutOfMemoryError as cause:
-            if self.args.world_size > 1:
-                raise  # the other processes are in the middle of theirs
-            self._take_less_memory(parts, cause)
-            return None
-        return total
-
-    def _take_less_memory(self, parts: list[list[Row]], cause: torch.OutOfMemoryError) -> None:
-        largest = max(parts, key=lambda part: sum(map(length, part)))
-        if len(largest) > 1:
-            self.batches = replace(self.batches, max_tokens=max(1, sum(map(length, largest)) // 2))
-            logger.warning("memory ran out: micro-batches have %d tokens at most from here on", self.batches.max_tokens)
-        elif not self.args.activation_checkpointing:
-            self.args.activation_checkpointing = True
-            self.target_loss.base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-            logger.warning("memory ran out: gradient checkpointing is on from here on, which takes time")
-        else:
-            raise ModelError(
-                f"the memory of {self.args.device} is too small to train on a row of {length(largest[0])} tokens; lower max_length "
-                "(and set overlong), or take a smaller model, optimizer adamw_8bit, or LoRA with load_in_4bit"
-            ) from cause
-
-    def check_weights(self) -> None:
-        """Raise ModelError if the last optimizer step broke a weight: no later loss would show it."""
-        # By their bounds, through which both show: isfinite would make a second matrix of the vocabulary.
-        learning = (p.detach() for p in self.model.parameters() if p.requires_grad and p.numel())
-        if not all(bound.isfinite() for p in learning for bound in p.aminmax()):
-            raise ModelError(self._diverged("weights became infinite or no numbers in the last step"))
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        self.check_weights()
-        super()._save_checkpoint(model, trial)
-
-    def _diverged(self, what: str) -> str:
-        precise = "" if self.args.mixed_precision == "no" else ", or set dtype to fp32"
-        rate = f"{self.args.learning_rate:g}"
-        good = self.last_checkpoint()
-        kept = f"; the last good checkpoint is {good}" if good else ""
-        return f"training diverged: {what}; lower learning_rate (now {rate}) or add warmup{precise}{kept}"
-
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The mean loss over all target tokens of the rows held out. (Trainer's own is a mean over batches.)"""
-        self.model.eval()
-        for module in self.model.modules():
-            # bitsandbytes would pack these for inference on a CPU, and they have no dropout.
-            module.training = type(module).__name__ == "Linear4bit"
-        total, targets = 0.0, 0
-        for batch in self.get_eval_dataloader(eval_dataset):
-            for part in self.batches.cut(batch["rows"]):
-                count = target_tokens(part)
-                inputs = self._prepare_inputs(self.batches.inputs(part))
-                with torch.no_grad(), self.compute_loss_context_manager():
-                    total += float(self.compute_loss(self.model, inputs, num_items_in_batch=count)) * count
-                targets += count
-        metrics = {f"{metric_key_prefix}_loss": total / targets}
-        if not math.isfinite(total):
-            raise ModelError(self._diverged(f"the evaluation loss became {total} at step {self.state.global_step}"))
-        self.log(metrics)
-        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
 
 def train(
@@ -409,83 +211,6 @@ def train(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return {name: value for name, value in metrics.items() if value is not None}
-
-
-def training_arguments(
-    params: SimpleNamespace, session: Any, device: torch.device, dtype: torch.dtype, *, eval_steps: int, saves: bool
-) -> TrainingArguments:
-    """Trainer's arguments: ours under its names, and everything it would do besides turned off."""
-    scheduler = "constant_with_warmup" if params.scheduler == "constant" and params.warmup else params.scheduler
-    folder = Path(session.step_folder)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints" if saves else folder),
-        num_train_epochs=params.num_epochs,
-        per_device_train_batch_size=params.batch_size * params.gradient_accumulation_steps,
-        per_device_eval_batch_size=params.batch_size * params.gradient_accumulation_steps,
-        optim=OPTIMIZERS[params.optimizer],
-        learning_rate=params.learning_rate,
-        lr_scheduler_type=scheduler,
-        warmup_steps=params.warmup,
-        weight_decay=params.weight_decay,
-        max_grad_norm=params.max_grad_norm,
-        seed=params.seed,
-        neftune_noise_alpha=params.neftune_alpha,
-        activation_checkpointing=params.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        use_liger_kernel=device.type == "cuda" and is_liger_kernel_available(),
-        # Its fused loss would take the head's place, which `loss` has.
-        liger_kernel_config={"fused_linear_cross_entropy": False, "cross_entropy": False},
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type == "cuda",
-        # By steps also for each epoch: at an epoch's end Trainer would evaluate after the checkpoint, and a resumed training not at all.
-        eval_strategy="steps" if eval_steps else "no",
-        eval_steps=eval_steps or None,
-        metric_for_best_model="eval_loss" if eval_steps else None,
-        greater_is_better=False if eval_steps else None,
-        save_strategy="steps" if saves else "no",
-        save_steps=params.save_steps or 10**9,
-        save_total_limit=params.save_total_limit or None,
-        logging_steps=params.logging_steps,
-        logging_nan_inf_filter=False,
-        label_names=["labels"],
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to="none",
-    )
-    if device.type == "cuda" and device.index is not None:
-        # Trainer knows only the first GPU, or all of them; the cached property is where it looks.
-        arguments.__dict__["_setup_devices"] = device
-        arguments._n_gpu = 1
-        torch.cuda.set_device(device)
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # nn.DataParallel would split what is not a tensor
-    return arguments
-
-
-def own_memory(model: torch.nn.Module) -> None:
-    """Take what learns out of the mapped file, whose pages the first optimizer step would have copied one by one, in six times the time."""
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.device.type == "cpu":
-            parameter.data = parameter.data.clone()
-
-
-def give_back_memory() -> None:
-    """Have the system take back what loading and preparing have freed: glibc would keep it beside what training takes."""
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory used so far: torch's on a CUDA device (since training began), else the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _packed(parameter: torch.Tensor) -> int:

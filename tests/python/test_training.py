@@ -19,7 +19,8 @@ from pyrust_nn.batches import Batches, Layout
 from pyrust_nn.models import load_tokenizer, model_folder
 from pyrust_nn.rows import Rows, Sample
 from pyrust_nn.saving import TokenizerFiles
-from pyrust_nn.training import EpochSampler, TrainingData, train
+from pyrust_nn.trainer import EpochSampler
+from pyrust_nn.training import TrainingData, train
 
 TINY = "builtin:tiny"
 ENDS = {"<|im_end|>", "<|endoftext|>"}

@@ -1,0 +1,68 @@
+"""transformers' TrainingArguments, made of a step's parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_liger_kernel_available
+
+from pyrust_nn.callbacks import Session
+from pyrust_nn.optimizers import OPTIMIZERS
+
+
+def training_arguments(
+    params: SimpleNamespace, session: Session, device: torch.device, dtype: torch.dtype, *, eval_steps: int, saves: bool
+) -> TrainingArguments:
+    """Trainer's arguments: ours under its names, and everything it would do besides turned off."""
+    scheduler = "constant_with_warmup" if params.scheduler == "constant" and params.warmup else params.scheduler
+    folder = Path(session.step_folder)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints" if saves else folder),
+        num_train_epochs=params.num_epochs,
+        per_device_train_batch_size=params.batch_size * params.gradient_accumulation_steps,
+        per_device_eval_batch_size=params.batch_size * params.gradient_accumulation_steps,
+        optim=OPTIMIZERS[params.optimizer],
+        learning_rate=params.learning_rate,
+        lr_scheduler_type=scheduler,
+        warmup_steps=params.warmup,
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        seed=params.seed,
+        neftune_noise_alpha=params.neftune_alpha,
+        activation_checkpointing=params.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        use_liger_kernel=device.type == "cuda" and is_liger_kernel_available(),
+        # Its fused loss would take the head's place, which `loss` has.
+        liger_kernel_config={"fused_linear_cross_entropy": False, "cross_entropy": False},
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        # By steps also for each epoch: at an epoch's end Trainer would evaluate after the checkpoint, and a resumed training not at all.
+        eval_strategy="steps" if eval_steps else "no",
+        eval_steps=eval_steps or None,
+        metric_for_best_model="eval_loss" if eval_steps else None,
+        greater_is_better=False if eval_steps else None,
+        save_strategy="steps" if saves else "no",
+        save_steps=params.save_steps or 10**9,
+        save_total_limit=params.save_total_limit or None,
+        logging_steps=params.logging_steps,
+        logging_nan_inf_filter=False,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    if device.type == "cuda" and device.index is not None:
+        # Trainer knows only the first GPU, or all of them; the cached property is where it looks.
+        arguments.__dict__["_setup_devices"] = device
+        arguments._n_gpu = 1
+        torch.cuda.set_device(device)
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # nn.DataParallel would split what is not a tensor
+    return arguments
