@@ -9,7 +9,7 @@ use crate::kernels::{self, attention as heads, softmax, swiglu as elements};
 
 /// Whether `softmax_pass` can take rows of so many features here.
 #[pyfunction]
-pub(super) fn softmax_pass_usable(features: usize) -> bool {
+fn softmax_pass_usable(features: usize) -> bool {
     softmax::usable(features)
 }
 
@@ -17,7 +17,7 @@ pub(super) fn softmax_pass_usable(features: usize) -> bool {
 /// [rows, features]. See [`softmax::Softmax`].
 #[pyfunction]
 #[pyo3(signature = (hidden, weight, threads, reference, total, sums))]
-pub(super) fn softmax_pass(
+fn softmax_pass(
     py: Python<'_>,
     hidden: PyBuffer<f32>,
     weight: PyBuffer<f32>,
@@ -48,13 +48,13 @@ pub(super) fn softmax_pass(
 
 /// Whether `swiglu` and `swiglu_backward` run here.
 #[pyfunction]
-pub(super) fn kernels_usable() -> bool {
+fn kernels_usable() -> bool {
     kernels::usable()
 }
 
 /// Writes silu(gate) * up to `out`; all are contiguous and of one length.
 #[pyfunction]
-pub(super) fn swiglu(py: Python<'_>, threads: usize, gate: PyBuffer<f32>, up: PyBuffer<f32>, out: PyBuffer<f32>) -> PyResult<()> {
+fn swiglu(py: Python<'_>, threads: usize, gate: PyBuffer<f32>, up: PyBuffer<f32>, out: PyBuffer<f32>) -> PyResult<()> {
     same_length(&[&gate, &up], &[&out])?;
     let (gate, up, out) = (numbers(&gate), numbers(&up), numbers_mut(&out));
     py.detach(|| elements::forward(gate, up, out, threads));
@@ -63,7 +63,7 @@ pub(super) fn swiglu(py: Python<'_>, threads: usize, gate: PyBuffer<f32>, up: Py
 
 /// Writes the gradients of gate and up to `gate_grad` and `up_grad`.
 #[pyfunction]
-pub(super) fn swiglu_backward(
+fn swiglu_backward(
     py: Python<'_>,
     threads: usize,
     grad: PyBuffer<f32>,
@@ -81,7 +81,7 @@ pub(super) fn swiglu_backward(
 
 /// Whether `attention` takes heads of so many features here.
 #[pyfunction]
-pub(super) fn attention_usable(features: usize) -> bool {
+fn attention_usable(features: usize) -> bool {
     heads::usable(features)
 }
 
@@ -89,7 +89,7 @@ pub(super) fn attention_usable(features: usize) -> bool {
 /// `divisors` [tokens, heads]. See [`Attention::forward`].
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn attention(
+fn attention(
     py: Python<'_>,
     threads: usize,
     lengths: Vec<usize>,
@@ -112,7 +112,7 @@ pub(super) fn attention(
 /// Writes the gradients of query, key and value, from `grad` of `out`. See [`Attention::backward`].
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn attention_backward(
+fn attention_backward(
     py: Python<'_>,
     threads: usize,
     lengths: Vec<usize>,
@@ -183,4 +183,17 @@ fn numbers_mut(buffer: &PyBuffer<f32>) -> &mut [f32] {
 
 fn wrong() -> PyErr {
     PyValueError::new_err("the kernels take fp32 tensors that lie row by row, whose shapes fit, with room for the results, and AVX-512")
+}
+
+/// Adds them to the module.
+pub(super) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(softmax_pass_usable, module)?)?;
+    module.add_function(wrap_pyfunction!(softmax_pass, module)?)?;
+    module.add_function(wrap_pyfunction!(kernels_usable, module)?)?;
+    module.add_function(wrap_pyfunction!(swiglu, module)?)?;
+    module.add_function(wrap_pyfunction!(swiglu_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(attention_usable, module)?)?;
+    module.add_function(wrap_pyfunction!(attention, module)?)?;
+    module.add_function(wrap_pyfunction!(attention_backward, module)?)?;
+    Ok(())
 }
