@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ use crate::{error, files, interrupt};
 
 /// The file's name in a step's folder and in a checkpoint.
 pub const FILE: &str = "begun.json";
+
+/// Between two looks whether hashes are there or a signal has come.
+const POLL: Duration = Duration::from_millis(2);
 
 /// Parameters that say where and how a step runs, not what comes of it.
 const ABOUT_THE_RUN: [&str; 5] = ["step", "overwrite", "dry_run", "offline", "runs_dir"];
@@ -172,17 +176,30 @@ impl Recorder {
         files::write_json(&folder.join(FILE), &*self.begun.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits for the hashes, where they are `wanted`, and gives those that are known.
-    pub(crate) fn finish(&self, wanted: bool) -> Vec<(PathBuf, String)> {
-        if !wanted {
-            self.wanted.store(false, Ordering::Relaxed);
-        }
-        for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
+    /// Waits for the hashes and gives them. Ctrl-C ends the waiting.
+    pub(crate) fn finish(&self) -> Result<Vec<(PathBuf, String)>> {
+        for thread in self.take_threads() {
+            while !thread.is_finished() {
+                interrupt::check().inspect_err(|_| self.wanted.store(false, Ordering::Relaxed))?;
+                std::thread::sleep(POLL);
+            }
             drop(thread.join());
         }
         let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let all = begun.inputs.values().flatten();
-        all.filter_map(|(path, input)| Some((path.clone(), input.sha256.clone()?))).collect()
+        Ok(all.filter_map(|(path, input)| Some((path.clone(), input.sha256.clone()?))).collect())
+    }
+
+    /// Waits for no more hashes.
+    pub(crate) fn give_up(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+        for thread in self.take_threads() {
+            drop(thread.join());
+        }
+    }
+
+    fn take_threads(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -235,7 +252,7 @@ mod tests {
         std::fs::write(&data, "[1]").unwrap();
         let recorder = Recorder::begin(folder.path(), begun(&json!({}))).unwrap();
         recorder.add("dataset_path", &data).unwrap();
-        assert_eq!(recorder.finish(true).len(), 1);
+        assert_eq!(recorder.finish().unwrap().len(), 1);
         let kept = Begun::read(folder.path()).unwrap().unwrap();
         kept.check_inputs().unwrap();
         for change in [Some("[2]"), Some("[1, 2]"), None] {
@@ -257,7 +274,7 @@ mod tests {
         }
         let recorder = Recorder::begin(folder.path(), begun(&json!({}))).unwrap();
         recorder.add("model", &folder.path().join("a")).unwrap();
-        recorder.finish(true);
+        recorder.finish().unwrap();
         recorder.add("model", &folder.path().join("b")).unwrap();
         let message = recorder.add("model", &folder.path().join("c")).unwrap_err().to_string();
         assert!(message.contains("model has changed: model.safetensors"), "{message}");

@@ -7,13 +7,12 @@ use serde_json::{Map, Value};
 
 use crate::check::CheckReport;
 use crate::data::{self, Dataset, NoTransformers, Options, Prepared};
-use crate::embed;
-use crate::interrupt::Handlers;
 use crate::logging::debug;
 use crate::params::{CheckParams, Door, MODEL, Param, PrepareParams, TaskParams, resolve};
 use crate::progress::Bytes;
 use crate::resolve::{Wanted, artifact, downloaded};
 use crate::session::runs_dir;
+use crate::{embed, error};
 
 /// A question about a data set and a model: no step, no session.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ pub fn prepare_dataset(model: &str, params: &PrepareParams) -> Result<Prepared> 
 fn prepare(given: Map<String, Value>, door: Door, more: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Prepared> {
     let params = resolve("prepare", std::iter::once(&MODEL).chain(PrepareParams::params()), given, door)?;
     // Where Python is the host it has handlers of its own, and `more` asks it.
-    let _handlers = (!embed::hosted_by_python()).then(Handlers::note_signals);
+    let _handlers = embed::note_signals();
     let dataset = open(&params)?;
     let mut progress = Bytes::new("prepare");
     let prepared = data::prepare_dataset(&dataset, &data::cache_folder(), &embed::PythonTransformers, &mut |done, total| {
@@ -134,8 +133,9 @@ pub(crate) fn prepare_ahead(params: &Map<String, Value>, name: &str, model: &str
 pub(crate) fn open(params: &Map<String, Value>) -> Result<Dataset> {
     let model = params[MODEL.name].as_str().unwrap_or_default();
     let offline = params.get("offline") == Some(&Value::Bool(true));
+    let runs = runs_dir(params.get("runs_dir").and_then(Value::as_str).map(Path::new));
     let files = files(&paths(&params["dataset_path"]))?;
-    Ok(Dataset { files, model_folder: model_folder(model, offline)?, options: Options::of(params)? })
+    Ok(Dataset { files, model_folder: model_folder(model, &runs, offline)?, options: Options::of(params)? })
 }
 
 fn paths(value: &Value) -> Vec<String> {
@@ -168,8 +168,11 @@ fn is_foreign(path: &Path) -> bool {
 }
 
 /// The folder that has a model's tokenizer. Python is asked only for what is not on this machine's disk under a known name.
-fn model_folder(model: &str, offline: bool) -> Result<PathBuf> {
-    let found = artifact(model, &runs_dir(None), "", Wanted::Model)?;
+fn model_folder(model: &str, runs: &Path, offline: bool) -> Result<PathBuf> {
+    if let Some(step) = model.strip_prefix('@') {
+        return Err(error::usage(format!("{model} is a step of a pipeline, and this belongs to none; give <session>/{step}")));
+    }
+    let found = artifact(model, runs, "", Wanted::Model)?;
     let folder = PathBuf::from(&found);
     if folder.is_dir() {
         // An adapter may have its base's tokenizer alone.

@@ -1,7 +1,8 @@
 //! The Python environment that the binary embeds: found, judged by its installed packages, or made. No Python runs here.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -174,11 +175,17 @@ pub fn make(target: &Environment) -> Result<()> {
     if PYTHON_EXECUTABLE.is_empty() {
         return Err(error::setup("this build embeds no Python; install the packages with pip into the environment that runs it"));
     }
+    let _lock = claim(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    if target.unfit().is_none() && target.lacks().is_empty() {
+        return Ok(()); // another process was here meanwhile
+    }
     info!("making a Python environment in {}: {DOWNLOAD}", folder.display());
     if target.unfit().is_some() {
-        let venv = run(Command::new(PYTHON_EXECUTABLE).args(["-I", "-m", "venv", "--clear"]).arg(folder));
+        for entry in fs::read_dir(folder)?.flatten().filter(|entry| entry.file_name() != MARK) {
+            files::remove(&entry.path())?;
+        }
+        let venv = run(Command::new(PYTHON_EXECUTABLE).args(["-I", "-m", "venv"]).arg(folder));
         venv.context("Python's venv module failed; on Debian and Ubuntu it is the package python3-venv")?;
-        files::write_json(&folder.join(MARK), &serde_json::json!({"made_by": "pyrust-nn setup", "version": env!("CARGO_PKG_VERSION")}))?;
     }
     let list = folder.join("requirements.txt");
     files::write_whole(&list, embedded::text("requirements.txt").unwrap_or_default().as_bytes())?;
@@ -190,6 +197,18 @@ pub fn make(target: &Environment) -> Result<()> {
     }
     info!("the Python environment {} is ready", folder.display());
     Ok(())
+}
+
+/// Marks a folder as ours before anything is in it, so that an interrupted `setup` is gone on with, and waits for another process
+/// that is at it, as long as what it gives lives.
+fn claim(folder: &Path) -> std::io::Result<File> {
+    fs::create_dir_all(folder)?;
+    let mut mark = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(folder.join(MARK))?;
+    mark.lock()?;
+    if mark.metadata()?.len() == 0 {
+        writeln!(mark, "{}", serde_json::json!({"made_by": "pyrust-nn setup", "version": env!("CARGO_PKG_VERSION")}))?;
+    }
+    Ok(mark)
 }
 
 /// Installs the locked list, every file checked against its hash: by uv, which is quick, else by pip, which knows a site's own settings.

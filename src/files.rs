@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::interrupt;
+
 /// Writes a whole file: nobody ever sees half of it.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let beside = beside(path, &format!("partial-{}", std::process::id()));
@@ -48,8 +50,18 @@ pub fn sync(path: &Path) -> Result<()> {
 
 /// Brings everything in a finished folder to disk and gives it its name. `target` must not exist.
 pub fn publish_folder(made: &Path, target: &Path) -> Result<()> {
+    publish_in_place_of(made, target, None)
+}
+
+/// As `publish_folder`, but `target` exists and becomes `old`, at the last moment.
+pub fn replace_folder(made: &Path, target: &Path, old: &Path) -> Result<()> {
+    publish_in_place_of(made, target, Some(old))
+}
+
+fn publish_in_place_of(made: &Path, target: &Path, old: Option<&Path>) -> Result<()> {
     let published = (|| -> std::io::Result<()> {
         sync_tree(made)?;
+        old.map_or(Ok(()), |old| fs::rename(target, old))?;
         fs::rename(made, target)?;
         sync_folder(target.parent())
     })();
@@ -72,9 +84,12 @@ pub fn beside(path: &Path, word: &str) -> PathBuf {
     path.with_file_name(format!(".{name}.{word}"))
 }
 
-/// SHA-256 of a file, as hexadecimal digits.
+/// SHA-256 of a file, as hexadecimal digits. Ctrl-C ends it.
 pub fn sha256(path: &Path) -> Result<String> {
-    sha256_while(path, &|| true).map(Option::unwrap_or_default)
+    match sha256_while(path, &|| !interrupt::pending())? {
+        Some(hash) => Ok(hash),
+        None => interrupt::check().map(|()| String::new()),
+    }
 }
 
 /// SHA-256 of a file; nothing once `wanted` says no.

@@ -1,8 +1,8 @@
-//! Ctrl-C and SIGTERM while a step runs: noted, so that the step ends with its summary; the host's own handlers come back after it.
-//! While Python runs it has handlers of its own, which raise `KeyboardInterrupt`.
+//! Ctrl-C and SIGTERM while a step runs: noted, so that the step ends with its summary; the host's own handlers come back after it,
+//! and get the signal that nobody asked about. While Python runs it has handlers of its own, which raise `KeyboardInterrupt`.
 
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::Result;
 
@@ -10,27 +10,36 @@ use crate::error::{Error, Kind};
 
 const SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
 
-static PENDING: AtomicBool = AtomicBool::new(false);
+/// The signal that came, or 0.
+static PENDING: AtomicI32 = AtomicI32::new(0);
 
 /// The handlers as they were; put back when dropped.
-pub(crate) struct Handlers([libc::sigaction; 2]);
+pub(crate) struct Handlers {
+    kept: [libc::sigaction; 2],
+    /// Whether these are the outermost that note signals, behind which nobody asks.
+    last: bool,
+}
 
 impl Handlers {
     pub(crate) fn keep() -> Handlers {
-        Handlers(SIGNALS.map(|signal| {
+        let kept = SIGNALS.map(|signal| {
             let mut old = MaybeUninit::<libc::sigaction>::zeroed();
             // SAFETY: a null new action only reads the old one into memory that we own.
             unsafe {
                 libc::sigaction(signal, std::ptr::null(), old.as_mut_ptr());
                 old.assume_init()
             }
-        }))
+        });
+        Handlers { kept, last: false }
     }
 
-    /// Keeps the host's handlers and notes signals from now on.
+    /// Keeps the host's handlers and notes signals from now on. Within another's time, what came before is still to be asked for.
     pub(crate) fn note_signals() -> Handlers {
-        let kept = Handlers::keep();
-        PENDING.store(false, Ordering::SeqCst);
+        let mut kept = Handlers::keep();
+        kept.last = kept.kept.iter().any(|old| old.sa_sigaction != note as *const () as libc::sighandler_t);
+        if kept.last {
+            PENDING.store(0, Ordering::SeqCst);
+        }
         for signal in SIGNALS {
             // SAFETY: the action is zeroed but for its handler, which does nothing but set a flag.
             unsafe {
@@ -45,20 +54,30 @@ impl Handlers {
 
 impl Drop for Handlers {
     fn drop(&mut self) {
-        for (signal, old) in SIGNALS.iter().zip(&self.0) {
+        for (signal, old) in SIGNALS.iter().zip(&self.kept) {
             // SAFETY: `old` is what the system gave for this signal.
             unsafe { libc::sigaction(*signal, old, std::ptr::null_mut()) };
+        }
+        let pending = if self.last { PENDING.swap(0, Ordering::SeqCst) } else { 0 };
+        if pending != 0 {
+            // SAFETY: one of ours, to whatever the host does about it.
+            unsafe { libc::raise(pending) };
         }
     }
 }
 
-extern "C" fn note(_signal: i32) {
-    PENDING.store(true, Ordering::SeqCst);
+extern "C" fn note(signal: i32) {
+    PENDING.store(signal, Ordering::SeqCst);
 }
 
 /// An error of kind `interrupted` if a signal came; long loops ask now and then.
 pub(crate) fn check() -> Result<()> {
-    if PENDING.swap(false, Ordering::SeqCst) { Err(interrupted()) } else { Ok(()) }
+    if PENDING.swap(0, Ordering::SeqCst) == 0 { Ok(()) } else { Err(interrupted()) }
+}
+
+/// Whether `check` would fail.
+pub(crate) fn pending() -> bool {
+    PENDING.load(Ordering::SeqCst) != 0
 }
 
 pub(crate) fn interrupted() -> anyhow::Error {

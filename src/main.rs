@@ -5,8 +5,5 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    // A closed pipe (`pyrust-nn sessions | head`) ends the program quietly.
-    // SAFETY: called before there is any other thread.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    pyrust_nn::cli::process(std::env::args().collect())
+    pyrust_nn::cli::process(std::env::args_os().collect())
 }

@@ -91,15 +91,19 @@ fn arguments(
     }
     let mut given = Map::new();
     for (position, value) in positions.iter().zip(args.iter()) {
-        given.insert((*position).to_string(), to_value(&value)?);
+        given.insert((*position).to_string(), argument(function, position, &value)?);
     }
     for (key, value) in keywords.into_iter().flatten() {
         let key: String = key.extract()?;
-        if given.insert(key.clone(), to_value(&value)?).is_some() {
+        if given.insert(key.clone(), argument(function, &key, &value)?).is_some() {
             return Err(PyTypeError::new_err(format!("{function}() got {key} twice")));
         }
     }
     Ok(given)
+}
+
+fn argument(function: &str, name: &str, value: &Bound<'_, PyAny>) -> PyResult<Value> {
+    to_value(value).map_err(|raised| PyTypeError::new_err(format!("{function}() got {name}: {}", raised.value(value.py()))))
 }
 
 #[pyfunction]

@@ -43,14 +43,42 @@ pub struct Param {
     absent: fn() -> Value,
 }
 
+/// Whether all numbers of a field are finite; `None` is.
+pub trait Finite {
+    fn finite(&self) -> bool;
+}
+
+impl Finite for f64 {
+    fn finite(&self) -> bool {
+        self.is_finite()
+    }
+}
+
+impl Finite for Option<f64> {
+    fn finite(&self) -> bool {
+        self.is_none_or(f64::is_finite)
+    }
+}
+
+macro_rules! whole {
+    ($($ty:ty),*) => { $( impl Finite for $ty { fn finite(&self) -> bool { true } } )* };
+}
+whole!(bool, u32, Option<u32>, Option<bool>, String, PathBuf, Vec<String>, Vec<PathBuf>, Vec<u32>, Vec<Prompt>, Map<String, Value>);
+
 /// A task's parameters as a Rust struct.
 pub trait TaskParams: Serialize {
     /// The definition.
     fn params() -> &'static [Param];
 
+    /// The first field whose number is none, or infinite: JSON would take it for a field that was left out.
+    fn not_finite(&self) -> Option<&'static str>;
+
     /// What was given, by name; fields left at "unset" are absent.
     fn given(&self) -> Result<Map<String, Value>> {
         let Value::Object(mut map) = serde_json::to_value(self)? else { unreachable!("a struct is an object") };
+        if let Some(name) = self.not_finite() {
+            map.insert(name.into(), "not finite".into()); // and the check says what it must be
+        }
         for param in Self::params().iter().filter(|param| param.presence != Presence::Default) {
             if map.get(param.name) == Some(&(param.absent)()) {
                 map.shift_remove(param.name);
@@ -277,8 +305,14 @@ mod tests {
 
     #[test]
     fn a_struct_built_in_rust_meets_the_same_bounds() {
-        let params = FinetuneLoraParams { num_epochs: -1.0, ..FinetuneLoraParams::new("data.json") };
-        let error = resolve("finetune_lora", FinetuneLoraParams::params(), params.given().unwrap(), Door::Rust).unwrap_err();
-        assert!(error.to_string().contains("num_epochs"), "{error}");
+        let new = || FinetuneLoraParams::new("data.json");
+        for (params, named) in [
+            (FinetuneLoraParams { num_epochs: -1.0, ..new() }, "num_epochs"),
+            (FinetuneLoraParams { learning_rate: f64::NAN, ..new() }, "learning_rate"),
+            (FinetuneLoraParams { lora_dropout: Some(f64::INFINITY), ..new() }, "lora_dropout"),
+        ] {
+            let error = resolve("finetune_lora", FinetuneLoraParams::params(), params.given().unwrap(), Door::Rust).unwrap_err();
+            assert!(error.to_string().contains(named), "{error}");
+        }
     }
 }

@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::error;
-use crate::params::{Door, MODEL, Param};
-use crate::run::{Outcome, Request, step};
+use crate::params::{Door, Kind, MODEL, Param};
+use crate::run::{Outcome, Request, note_signals, step};
 use crate::session::new_session_id;
 use crate::summary::now;
 use crate::task::{TASKS, Task};
@@ -48,7 +48,7 @@ impl Pipeline {
 
     fn parse(text: &str) -> Result<Pipeline> {
         let table: toml::Table = toml::from_str(text).map_err(|cause| error::usage(cause.to_string().trim_end().to_string()))?;
-        let Value::Object(mut common) = serde_json::to_value(table)? else { unreachable!("a table is an object") };
+        let mut common: Map<String, Value> = table.into_iter().map(|(key, value)| (key, json_of(value))).collect();
         let session = match common.shift_remove("session") {
             None => None,
             Some(Value::String(session)) => Some(session),
@@ -60,8 +60,11 @@ impl Pipeline {
             Some(_) => return Err(error::usage("\"for\" must be tables: [for.\"<model>\".<step>]")),
         };
         let Some(Value::Array(rows)) = common.shift_remove("step") else {
-            return Err(error::usage("it has no steps; write [[step]] with task = \"finetune_lora\""));
+            return Err(no_steps());
         };
+        if rows.is_empty() {
+            return Err(no_steps());
+        }
         let mut steps = Vec::new();
         for (i, row) in rows.into_iter().enumerate() {
             let place = format!("step {}", i + 1);
@@ -76,6 +79,7 @@ impl Pipeline {
             steps.push((task, given));
         }
         check_common(&common)?;
+        check_only(&only, &steps)?;
         Ok(Pipeline { session, common, only, steps })
     }
 
@@ -89,14 +93,15 @@ impl Pipeline {
         let mut names: Vec<String> = Vec::new();
         let mut steps = Vec::new();
         for (task, own) in self.steps {
-            let name = own.get("step").and_then(Value::as_str).unwrap_or(task.name).to_string();
+            let name = name_of(task, &own).to_string();
             let mut given: Map<String, Value> =
                 self.common.iter().filter(|(key, _)| has(task, key)).map(|(key, value)| (key.clone(), value.clone())).collect();
             if let Some(Value::Object(more)) = only.get(&name) {
                 given.extend(more.clone());
             }
             given.extend(own);
-            for value in given.values().filter_map(Value::as_str) {
+            let artifacts = task.all_params().filter(|param| matches!(param.kind, Kind::Model | Kind::Adapter));
+            for value in artifacts.filter_map(|param| given.get(param.name)?.as_str()) {
                 if let Some(reference) = value.strip_prefix('@').filter(|reference| !names.iter().any(|known| known == reference)) {
                     let near =
                         error::did_you_mean(reference, names.iter().map(String::as_str)).map(|near| format!("; did you mean @{near}?"));
@@ -126,6 +131,8 @@ impl Plan {
     /// Runs the steps in order and stops after one that fails; `before` is told of each.
     pub fn run(self, mut before: impl FnMut(&Request)) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
+        // Ctrl-C between two steps is found by the second.
+        let _handlers = note_signals();
         for request in self.steps {
             before(&request);
             let outcome = step(request);
@@ -137,6 +144,44 @@ impl Plan {
         }
         Ok(outcomes)
     }
+}
+
+fn no_steps() -> anyhow::Error {
+    error::usage("it has no steps; write [[step]] with task = \"finetune_lora\"")
+}
+
+fn name_of<'a>(task: &Task, own: &'a Map<String, Value>) -> &'a str {
+    own.get("step").and_then(Value::as_str).unwrap_or(task.name)
+}
+
+/// A value as JSON has it. Numbers that JSON cannot write stay visible as texts, and are refused as such.
+fn json_of(value: toml::Value) -> Value {
+    match value {
+        toml::Value::Float(number) if !number.is_finite() => number.to_string().into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Array(items) => items.into_iter().map(json_of).collect(),
+        toml::Value::Table(table) => table.into_iter().map(|(key, value)| (key, json_of(value))).collect::<Map<_, _>>().into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Boolean(flag) => flag.into(),
+        toml::Value::String(text) => text.into(),
+        toml::Value::Datetime(moment) => moment.to_string().into(),
+    }
+}
+
+/// `[for."<model>".<step>]` must name a step, or it would do nothing.
+fn check_only(only: &Map<String, Value>, steps: &[(&'static Task, Map<String, Value>)]) -> Result<()> {
+    let form = || error::usage("\"for\" must be tables: [for.\"<model>\".<step>]");
+    for (model, tables) in only {
+        for (step, table) in tables.as_object().ok_or_else(form)? {
+            table.as_object().ok_or_else(form)?;
+            let names = || steps.iter().map(|(task, own)| name_of(task, own));
+            if !names().any(|name| name == step) {
+                let near = error::did_you_mean(step, names()).map(|near| format!("; did you mean {near}?"));
+                return Err(error::usage(format!("[for.\"{model}\".{step}]: there is no step {step}{}", near.unwrap_or_default())));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn has(task: &Task, key: &str) -> bool {
@@ -202,6 +247,9 @@ mod tests {
             ("[[step]]\ntask = \"merge\"\nmodel = \"@finetune\"", "no step before it"),
             ("[[step]]\ntask = \"merge\"\n[[step]]\ntask = \"merge\"", "two steps"),
             ("[[step]\n", "expected"),
+            ("step = []", "no steps"),
+            ("[for.\"builtin:tiny\".mrege]\nx = 1\n[[step]]\ntask = \"merge\"", "did you mean merge?"),
+            ("[for]\nx = 1\n[[step]]\ntask = \"merge\"", "must be tables"),
         ] {
             let error = Pipeline::parse(text).and_then(|pipeline| pipeline.with(Map::new(), None, Door::Toml)).expect_err(text);
             assert!(format!("{error:#}").contains(wanted), "{error:#}");

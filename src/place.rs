@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
+use crate::error::{Error, Kind};
 use crate::params::Door;
 use crate::summary::{Status, Summary};
 use crate::{begun, checkpoints, error, files};
@@ -78,7 +79,9 @@ impl Place {
     /// Paths as the script gave them, relative to the session, under the step's final name.
     pub(crate) fn outputs(&self, session: &Path, step: &str, given: Map<String, Value>) -> Result<Map<String, Value>> {
         let relative = |path: &Value| -> Result<Value> {
-            let path = self.work.join(path.as_str().unwrap_or_default());
+            let named = path.as_str().filter(|path| !path.is_empty());
+            let named = named.ok_or_else(|| Error::new(Kind::Script, format!("the script's outputs must be paths, not {path}")))?;
+            let path = self.work.join(named);
             anyhow::ensure!(path.exists(), "the script named an output that does not exist: {}", path.display());
             match path.strip_prefix(&self.work) {
                 Ok(inner) => Ok(Path::new(step).join(inner).to_string_lossy().into_owned().into()),
@@ -118,10 +121,25 @@ impl Place {
         files::write_json(&self.work.join("summary.json"), summary)?;
         let old = session.join(format!("{}.old", summary.step));
         files::remove(&old)?;
-        std::fs::rename(&self.home, &old)?;
-        files::publish_folder(&self.work, &self.home)?;
+        files::replace_folder(&self.work, &self.home, &old)?;
         files::remove(&old)
     }
+}
+
+/// Ends replacements that died between their two renames: the step is the new success, or else the old one.
+pub(crate) fn restore(session: &Path) -> Result<()> {
+    for end in [".new", ".old"] {
+        for entry in std::fs::read_dir(session)?.flatten() {
+            let Some(home) = entry.file_name().to_str().and_then(|name| name.strip_suffix(end)).map(|step| session.join(step)) else {
+                continue;
+            };
+            let succeeded = || matches!(Summary::read(&entry.path()), Ok(Some(summary)) if summary.status == Status::Success);
+            if !home.exists() && succeeded() {
+                std::fs::rename(entry.path(), &home).with_context(|| format!("{} cannot be renamed", entry.path().display()))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes an earlier attempt. One with checkpoints stays until the next has begun: a mistyped parameter must not cost them.

@@ -14,7 +14,7 @@ use crate::session::{Session, read_record, runs_dir};
 use crate::status::existing;
 use crate::summary::{Status, Summary};
 use crate::task::Task;
-use crate::{data, error};
+use crate::{data, error, place};
 
 /// The steps to run: with `step` that one alone, else what the session's pipeline has left, else the last attempt that did not succeed.
 ///
@@ -24,7 +24,9 @@ use crate::{data, error};
 /// Kind `usage` where there is no such session or step, or nothing is left to do; `busy` while the session is in use.
 pub fn plan(runs: Option<&Path>, session: &str, step: Option<&str>, door: Door) -> Result<Plan> {
     let folder = existing(&runs_dir(runs), session)?;
-    drop(Session::open(&runs_dir(runs), session)?); // says who holds it
+    let held = Session::open(&runs_dir(runs), session)?; // says who holds it
+    place::restore(&folder)?;
+    drop(held);
     let record = read_record(&folder)?.unwrap_or_default();
     let left = Left { folder: &folder, runs, session, door, plan: record.get("plan").unwrap_or(&Value::Null) };
     let invocations = record.get("invocations").and_then(Value::as_array).cloned().unwrap_or_default();

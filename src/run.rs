@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::begun::{Begun, Recorder};
+pub(crate) use crate::embed::note_signals;
 use crate::error::{self, Error};
-use crate::interrupt::{self, Handlers};
+use crate::interrupt;
 use crate::logging::{debug, failure, info};
 use crate::params::{Door, Kind, resolve};
 use crate::place::{Place, write_beside};
@@ -17,7 +18,7 @@ use crate::resolve::{Wanted, artifact};
 use crate::session::{Running, Session, check_name, new_session_id, runs_dir};
 use crate::summary::{Status, Summary, now};
 use crate::task::Task;
-use crate::{checkpoints, dataset, embed, files, logging, progress};
+use crate::{checkpoints, dataset, embed, files, logging, place, progress};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -97,6 +98,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     check_name("step", &summary.step)?;
     let _one_at_a_time = Running::begin(&summary.session, &summary.step)?;
     let mut session = Session::open(runs, &summary.session)?;
+    place::restore(&session.folder)?;
     let _log = logging::attach(&session.log_path())?;
     let argv: Vec<String> = std::env::args().collect();
     debug!("pyrust-nn {} in {}: {}", env!("CARGO_PKG_VERSION"), std::env::current_dir().unwrap_or_default().display(), argv.join(" "));
@@ -106,7 +108,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     session.begin(&summary.task, &summary.step, &argv)?;
 
     // A program that embeds us, or the binary: Python, where it is the host, has handlers of its own.
-    let _handlers = (!embed::hosted_by_python()).then(Handlers::note_signals);
+    let _handlers = note_signals();
     let place = if request.resume {
         Place::again(&session.folder, &summary.step)
     } else {
@@ -134,14 +136,22 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         Ok(place) => place.close(&session.folder, summary),
         Err(_) => write_beside(&session.folder, summary),
     };
-    if result.is_ok() && written.is_ok() {
-        info!("step {} succeeded in {:.1} s", summary.step, summary.duration_s);
+    match &written {
+        // What was made may be whole, but nobody is told of it.
+        Err(error) if result.is_ok() => {
+            let error = Error::of(error);
+            failure!("step {} failed ({}): {}", summary.step, error.kind.name(), error.message);
+            (summary.status, summary.error) = (Status::Failure, Some(error));
+        }
+        Ok(()) if result.is_ok() => info!("step {} succeeded in {:.1} s", summary.step, summary.duration_s),
+        _ => {}
     }
     session.end(summary.status, summary.error.as_ref().map(|error| error.kind))?;
     result.and(written)
 }
 
 fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, summary: &mut Summary) -> Result<()> {
+    interrupt::check()?; // between two steps
     let task = request.task;
     let params = resolve(task.name, task.all_params(), request.given.clone(), request.door)?;
     summary.params.clone_from(&params);
@@ -177,14 +187,13 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
         recorder: &recorder,
         checkpoint: checkpoint.as_deref(),
     });
-    recorder.finish(answer.is_ok());
-    let mut answer = answer?;
+    let mut answer = answer.inspect_err(|_| recorder.give_up())?;
     if let Some(Value::Object(sources)) = answer.facts.shift_remove("sources") {
         for (name, folder) in &sources {
             recorder.add(name, Path::new(folder.as_str().unwrap_or_default()))?;
         }
     }
-    for (path, hash) in recorder.finish(true) {
+    for (path, hash) in recorder.finish()? {
         session.note("sha256", json!({ path.to_string_lossy(): hash }));
     }
     if let Some(seed) = params.get("seed") {

@@ -56,8 +56,15 @@ pub struct Session {
     /// `runs/<id>`, absolute.
     pub folder: PathBuf,
     record: Map<String, Value>,
-    // Held until the session is dropped; the system lets go of it if the process dies.
-    _lock: File,
+    /// Held until the session is dropped; the system lets go of it if the process dies.
+    lock: File,
+}
+
+impl Drop for Session {
+    /// Closing the file would not do: a process that a script has forked has it open, too.
+    fn drop(&mut self) {
+        drop(self.lock.unlock());
+    }
 }
 
 impl Session {
@@ -74,7 +81,7 @@ impl Session {
                 "platform": platform(), "python": null, "packages": {}, "gpu": null, "seeds": {}, "sha256": {}, "invocations": []});
             record.as_object().cloned().unwrap_or_default()
         });
-        Ok(Session { id: id.to_string(), folder, record, _lock: lock })
+        Ok(Session { id: id.to_string(), folder, record, lock })
     }
 
     pub fn log_path(&self) -> PathBuf {

@@ -523,6 +523,7 @@ def prepare_dataset(
     eval_split: float = 0.0,
     seed: int = 42,
     offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
 ) -> PreparedDataset:
     """Prepare a data set: rows of token ids and labels as Arrow, kept in the cache.
 
@@ -536,6 +537,7 @@ def prepare_dataset(
         eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
         seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
         offline: Open no socket: the model must be a folder, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions, for a model that is a session's step; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
     """
 
 def check_dataset(
@@ -564,6 +566,7 @@ def check_dataset(
     probe: bool = False,
     device: str = "auto",
     offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
 ) -> CheckReport:
     """Check a data set before any weight is loaded: faults, figures, samples, and what training will take.
 
@@ -592,4 +595,5 @@ def check_dataset(
         probe: Also time two layers of the model's shape, which starts Python, and estimate how long training takes. (true or false; default off)
         device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Open no socket: the model must be a folder, builtin:tiny or downloaded before. (true or false; default off)
+        runs_dir: Folder of all sessions, for a model that is a session's step; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
     """

@@ -53,7 +53,8 @@ pub(crate) fn show_by_default() {
 /// A line between steps.
 pub(super) fn heading(text: &str) {
     let color = colors();
-    bars().suspend(|| if color { eprintln!("\x1b[1m{text}\x1b[0m") } else { eprintln!("{text}") });
+    let line = if color { format!("\x1b[1m{text}\x1b[0m\n") } else { format!("{text}\n") };
+    bars().suspend(|| drop(std::io::stderr().write_all(line.as_bytes())));
 }
 
 pub(super) fn colors() -> bool {

@@ -30,9 +30,9 @@ pub(super) fn run(options: &Options) -> u8 {
         print::json(&json!({"good": good, "findings": list}));
     } else {
         for one in &findings {
-            println!("{} {:<14} {}", if one.good { "ok  " } else { "lack" }, one.what, one.words);
+            print::line(&format!("{} {:<14} {}", if one.good { "ok  " } else { "lack" }, one.what, one.words));
             if let Some(cure) = &one.cure {
-                println!("     {:<14} cure: {cure}", "");
+                print::line(&format!("     {:<14} cure: {cure}", ""));
             }
         }
     }

@@ -6,7 +6,7 @@ mod doctor;
 mod print;
 mod tree;
 
-use std::io::Write;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -15,7 +15,7 @@ use clap::error::ErrorKind;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::QUERIES;
-use crate::embed::{Python3, host_prefix, use_environment};
+use crate::embed::{Python3, called_user_script, finalize, host_prefix, use_environment};
 use crate::environment::Environment;
 use crate::error::{self, Error};
 use crate::interrupt::Handlers;
@@ -30,10 +30,18 @@ pub use display::set_console;
 pub(crate) use display::show_by_default;
 
 /// The whole life of a process that is this command line and nothing else. Neither Python nor a library is asked to clean up
-/// behind itself: torch's take a tenth of a second to undo what ends with the process.
-pub fn process(argv: Vec<String>) -> ! {
-    let code = main(argv);
-    drop(std::io::stdout().flush());
+/// behind itself, unless a user's own script ran: torch's take a tenth of a second to undo what ends with the process.
+pub fn process(argv: Vec<OsString>) -> ! {
+    let code = match argv.into_iter().map(OsString::into_string).collect() {
+        Ok(argv) => main(argv),
+        Err(other) => {
+            print::error(&Error::new(error::Kind::Usage, format!("the argument {} is not UTF-8; rename the file", other.display())));
+            error::Kind::Usage.exit_code()
+        }
+    };
+    if called_user_script() {
+        finalize();
+    }
     // SAFETY: a library may have printed by C's means; then the process ends, whatever its other threads do.
     unsafe {
         libc::fflush(std::ptr::null_mut());
@@ -43,6 +51,14 @@ pub fn process(argv: Vec<String>) -> ! {
 
 /// Runs a command line (its first word is the program's name) and gives the exit code.
 pub fn main(argv: Vec<String>) -> u8 {
+    let code = command(argv);
+    print::end().map_or(code, |cause| {
+        print::error(&cause);
+        code.max(cause.kind.exit_code())
+    })
+}
+
+fn command(argv: Vec<String>) -> u8 {
     let argv = with_default_command(argv);
     let matches = match tree::command().try_get_matches_from(&argv) {
         Ok(matches) => matches,
@@ -112,8 +128,19 @@ fn with_default_command(mut argv: Vec<String>) -> Vec<String> {
     let asks = argv.get(1).is_some_and(|word| ["--help", "-h", "--version", "-V"].contains(&word.as_str()));
     // A word that is no flag's value and no file of steps is a command misspelt, which clap answers.
     let switches = ["--json", "--offline", "--quiet", "--verbose", "--no-setup", "--overwrite", "--init"];
-    let takes_value = |flag: &str| flag.starts_with("--") && !flag.contains('=') && !switches.contains(&flag);
-    let misspelt = argv.windows(2).any(|two| !two[1].starts_with('-') && !takes_value(&two[0]) && !two[1].ends_with(".toml"));
+    let mut values = 0;
+    let misspelt = argv.iter().skip(1).any(|word| {
+        if word.starts_with('-') {
+            values = match word.as_str() {
+                "--dataset-path" => usize::MAX,
+                flag => usize::from(flag.starts_with("--") && !flag.contains('=') && !switches.contains(&flag)),
+            };
+            return false;
+        }
+        let value = values > 0;
+        values = values.saturating_sub(1);
+        !value && !word.ends_with(".toml")
+    });
     if !named && !asks && !misspelt {
         argv.insert(1, "run".into());
     }
@@ -150,7 +177,7 @@ fn dispatch(matches: &ArgMatches, options: &Options) -> Result<u8> {
             if options.json {
                 print::json(&json!({"python_env": made.folder, "from": made.from}));
             } else {
-                println!("Python environment: {} ({})", made.folder.display(), made.from);
+                print::line(&format!("Python environment: {} ({})", made.folder.display(), made.from));
             }
             Ok(0)
         }
@@ -170,9 +197,7 @@ fn dispatch(matches: &ArgMatches, options: &Options) -> Result<u8> {
 fn ask(command: &str, own: &ArgMatches, options: &Options) -> Result<u8> {
     let query = QUERIES.iter().find(|query| query.command == command).ok_or_else(|| error::usage(format!("no command {command}")))?;
     let mut given = texts_of(tree::query_params(query), own);
-    if options.offline {
-        given.insert("offline".into(), true.into());
-    }
+    given.extend(options.given());
     let _signals = Handlers::note_signals();
     let answer = (query.ask)(given, Door::Cli, &mut |_, _| Ok(()))?;
     // A report that finds the data wrong ends as any other wrong input.
@@ -281,7 +306,7 @@ fn write_sample() -> Result<u8> {
     for name in [pipeline::FILE, "data.json"] {
         files::write_whole(Path::new(name), embedded::text(name).unwrap_or_default().as_bytes())?;
     }
-    println!("wrote {} and data.json; `pyrust-nn run` runs them", pipeline::FILE);
+    print::line(&format!("wrote {} and data.json; `pyrust-nn run` runs them", pipeline::FILE));
     Ok(0)
 }
 

@@ -1,7 +1,8 @@
 //! What a command says in the end: tables for people, one document with `--json`.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -11,10 +12,33 @@ use crate::run::Outcome;
 use crate::status::{SessionState, StepState};
 use crate::summary::{Status, Summary};
 
+/// What kept stdout from being written, and did not end the command.
+static BROKEN: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Text on stdout.
+pub(super) fn text(text: &str) {
+    if let Err(cause) = std::io::stdout().write_all(text.as_bytes()) {
+        BROKEN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause);
+    }
+}
+
+/// A line of text on stdout.
+pub(super) fn line(line: &str) {
+    text(&format!("{line}\n"));
+}
+
+/// The end of stdout: the error if anything could not be written. That nobody reads on (`pyrust-nn sessions | head`) is none.
+pub(super) fn end() -> Option<Error> {
+    let flushed = std::io::stdout().flush();
+    let cause = BROKEN.lock().unwrap_or_else(PoisonError::into_inner).take().or(flushed.err())?;
+    let cause = (cause.kind() != ErrorKind::BrokenPipe).then_some(cause)?;
+    Some(Error::new(crate::error::Kind::Io, format!("stdout cannot be written: {cause}; send it elsewhere")))
+}
+
 /// One JSON document.
 pub(super) fn json(value: &Value) {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    drop(writeln!(std::io::stdout(), "{text}"));
+    line(&text);
 }
 
 /// An error with its causes, on stderr.
@@ -39,7 +63,7 @@ pub(super) fn summary(summary: &Summary) {
         lines.extend(summary.outputs.iter().map(|(name, value)| format!("  {name:<28} {}", place(value))));
         lines.extend(summary.metrics.iter().map(|(name, value)| format!("  {name:<28} {}", figure(value))));
     }
-    drop(writeln!(std::io::stdout(), "{}", lines.join("\n")));
+    line(&lines.join("\n"));
 }
 
 /// The table of a pipeline.
@@ -57,14 +81,14 @@ pub(super) fn pipeline(session: &str, runs: &Path, outcomes: &[Outcome], names: 
         });
     }
     table(&rows);
-    drop(writeln!(std::io::stdout(), "session {session} in {}", runs.join(session).display()));
+    line(&format!("session {session} in {}", runs.join(session).display()));
 }
 
 /// Names and values, one a line.
 pub(super) fn answer(value: &Value) {
     let lines = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     let lines: Vec<String> = lines.map(|(name, value)| format!("{name:<28} {}", place(value))).collect();
-    drop(writeln!(std::io::stdout(), "{}", lines.join("\n")));
+    line(&lines.join("\n"));
 }
 
 pub(super) fn status(state: &SessionState, log: &str, as_json: bool) {
@@ -78,7 +102,7 @@ pub(super) fn status(state: &SessionState, log: &str, as_json: bool) {
         state.steps.iter().map(|step: &StepState| [step.step.clone(), step.task.clone(), step.state.clone(), step.started_at.clone()]),
     );
     table(&rows);
-    drop(write!(std::io::stdout(), "\n{log}"));
+    text(&format!("\n{log}"));
 }
 
 pub(super) fn sessions(sessions: &[SessionState], runs: &Path, as_json: bool) {
@@ -86,7 +110,7 @@ pub(super) fn sessions(sessions: &[SessionState], runs: &Path, as_json: bool) {
         return json(&serde_json::json!(sessions));
     }
     if sessions.is_empty() {
-        drop(writeln!(std::io::stdout(), "no sessions in {}", runs.display()));
+        line(&format!("no sessions in {}", runs.display()));
         return;
     }
     let mut rows = vec![["session", "state", "created", "steps"].map(String::from)];
@@ -115,6 +139,6 @@ fn table<const N: usize>(rows: &[[String; N]]) {
     let widths: Vec<usize> = (0..N).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        drop(writeln!(std::io::stdout(), "{}", cells.join("  ").trim_end()));
+        line(cells.join("  ").trim_end());
     }
 }

@@ -69,7 +69,9 @@ fn initialize(environment: &Environment) -> Result<()> {
     unsafe {
         let mut config: ffi::PyConfig = std::mem::zeroed();
         ffi::PyConfig_InitPythonConfig(&raw mut config);
-        // Signals, arguments and user packages are the host's affair; a fixed hash seed makes a run repeatable.
+        // Signals, arguments and user packages are the host's affair; a fixed hash seed makes a run repeatable. SIGPIPE alone
+        // must be ignored, as Python would have it: a connection that the other side closed is an error and no end.
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         config.install_signal_handlers = 0;
         config.parse_argv = 0;
         config.user_site_directory = 0;
@@ -123,6 +125,18 @@ fn prepare(py: Python<'_>, environment: &Environment) -> PyResult<()> {
     globals.set_item("EXECUTABLE", environment.python())?;
     let code = CString::new(include_str!("bootstrap.py"))?;
     py.run(&code, Some(&globals), None)
+}
+
+/// Ends the interpreter as Python itself ends: threads are waited for, what is registered for the end is called, files are
+/// flushed. Only for the thread that started it, as the last that is done with Python.
+pub(crate) fn finalize() {
+    if started() {
+        // SAFETY: Python runs, and nothing of it is used afterwards, the attached state included.
+        unsafe {
+            ffi::PyGILState_Ensure();
+            ffi::Py_FinalizeEx();
+        }
+    }
 }
 
 /// Whether this program started the interpreter (rather than the interpreter the program).

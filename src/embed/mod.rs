@@ -11,15 +11,20 @@ pub use pyo3;
 use pyo3::prelude::*;
 
 pub use interpreter::{Python3, use_environment};
-pub(crate) use interpreter::{host_prefix, hosted_by_python, started};
+pub(crate) use interpreter::{finalize, host_prefix, hosted_by_python, started};
 pub(crate) use probe::{Probe, time_rows};
 pub(crate) use raised::from_python;
-pub(crate) use script::{Call, call_script};
+pub(crate) use script::{Call, call_script, called_user_script};
 pub(crate) use transformers::{PythonTransformers, json_lines, tokenizer_folder};
 
 use crate::interrupt::Handlers;
 use crate::logging;
 use crate::session::{Running, Session, runs_dir};
+
+/// Notes Ctrl-C and SIGTERM while what it gives lives; nothing where Python is the host, which has handlers of its own.
+pub(crate) fn note_signals() -> Option<Handlers> {
+    (!hosted_by_python()).then(Handlers::note_signals)
+}
 
 /// Runs a step of a crate's own with Python: the session is open and locked, Python's logging and streams go to its log, Ctrl-C
 /// raises `KeyboardInterrupt`; all of it is given back afterwards.

@@ -1,6 +1,7 @@
 //! Calls a script's `run(params, session)` and reads its answer.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -55,12 +56,14 @@ struct Native {
 
 #[pymethods]
 impl Native {
-    fn progress(&self, py: Python<'_>, done: u64, total: u64, text: &str) {
+    /// Where a step runs on another thread than Python's first, nobody else hears of Ctrl-C.
+    fn progress(&self, py: Python<'_>, done: u64, total: u64, text: &str) -> PyResult<()> {
         py.detach(|| self.progress.lock().unwrap_or_else(PoisonError::into_inner).report(Update { done, total, text }));
+        interrupt::check().map_err(crate::module::to_python)
     }
 
     fn metric(&self, line: &str) -> PyResult<()> {
-        files::append_line(&self.metrics, line).map_err(crate::module::to_python)
+        files::append_line(&self.metrics, line).and_then(|()| interrupt::check()).map_err(crate::module::to_python)
     }
 
     /// A model that only Python could find: `builtin:tiny`, a name on the hub.
@@ -83,7 +86,15 @@ impl Native {
     }
 }
 
+static USER_SCRIPT: AtomicBool = AtomicBool::new(false);
+
+/// Whether a script of the user's own has run, of which nobody knows what it leaves to the end of the process.
+pub(crate) fn called_user_script() -> bool {
+    USER_SCRIPT.load(Ordering::Relaxed)
+}
+
 pub(crate) fn call_script(call: &Call<'_>) -> Result<Answer> {
+    USER_SCRIPT.fetch_or(call.user_script, Ordering::Relaxed);
     interpreter::start()?;
     let _signals = Handlers::keep();
     let offline = call.params.get("offline") == Some(&Value::Bool(true));

@@ -46,6 +46,24 @@ pub(super) fn encode_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
     write_numbers(numbers, format, out);
 }
 
+/// Whether no number of a tensor's bytes is infinite or none; for blocks, no scale.
+pub(super) fn all_finite(format: Format, bytes: &[u8]) -> bool {
+    // Exponents with every bit set; all are looked at, so that the compiler makes vectors of it.
+    let halves =
+        |exponent: u16| bytes.as_chunks().0.iter().fold(true, |finite, half| finite & (u16::from_le_bytes(*half) & exponent != exponent));
+    match format {
+        Format::F32 => {
+            bytes.as_chunks().0.iter().fold(true, |finite, one| finite & (u32::from_le_bytes(*one) & 0x7f80_0000 != 0x7f80_0000))
+        }
+        Format::F16 => halves(0x7c00),
+        Format::BF16 => halves(0x7f80),
+        Format::Q8_0 => {
+            let blocks = bytes.as_chunks::<{ 2 + Q8_0_BLOCK }>().0.iter();
+            blocks.fold(true, |finite, block| finite & (u16::from_le_bytes([block[0], block[1]]) & 0x7c00 != 0x7c00))
+        }
+    }
+}
+
 /// Stored elements as float32, which holds each of them exactly.
 #[inline(always)]
 pub(super) fn decode(stored: Stored, data: &[u8], numbers: &mut [f32]) {
@@ -256,6 +274,20 @@ mod tests {
                 assert!(before == after || nan, "{before:#x} became {after:#x}");
             }
         }
+    }
+
+    #[test]
+    fn one_number_that_is_not_finite_is_found_in_every_format() {
+        for format in [Format::F32, Format::F16, Format::BF16, Format::Q8_0] {
+            for (number, finite) in [(1.0, true), (65504.0, true), (f32::NAN, false), (f32::NEG_INFINITY, false)] {
+                let mut numbers = [-0.5_f32; 96];
+                numbers[70] = number;
+                assert_eq!(all_finite(format, &encoded(Stored::F32, &bytes(&numbers), format)), finite, "{format:?} {number}");
+            }
+        }
+        let large = bytes(&[70000.0; 32]);
+        assert!(!all_finite(Format::F16, &encoded(Stored::F32, &large, Format::F16)));
+        assert!(all_finite(Format::BF16, &encoded(Stored::F32, &large, Format::BF16)));
     }
 
     #[test]

@@ -9,11 +9,12 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
 
+use super::encode::all_finite;
 use super::header::{ALIGNMENT, header};
-use super::plan::Plan;
+use super::plan::{Format, Plan, Tensor};
 use super::rows::Rows;
 use super::source::Source;
-use crate::files;
+use crate::{error, files};
 
 /// Bytes of the file made at a time: large enough for a disk, small against a model.
 const BATCH: usize = 16 << 20;
@@ -86,7 +87,7 @@ fn make_batches(
             continue;
         }
         let Ok(mut buffer) = empty.recv() else { break };
-        make(&batch, size, &mut buffer);
+        make(&batch, size, &mut buffer)?;
         if full.send(buffer).is_err() {
             break; // the writer gave up, and says why
         }
@@ -110,7 +111,7 @@ fn pieces<'a>(rows: &'a Rows<'a>) -> impl Iterator<Item = Piece<'a>> {
     })
 }
 
-fn make(batch: &[Piece<'_>], size: usize, buffer: &mut Vec<u8>) {
+fn make(batch: &[Piece<'_>], size: usize, buffer: &mut Vec<u8>) -> Result<()> {
     buffer.resize(size, 0);
     let mut rest = buffer.as_mut_slice();
     let mut places = Vec::with_capacity(batch.len());
@@ -119,11 +120,21 @@ fn make(batch: &[Piece<'_>], size: usize, buffer: &mut Vec<u8>) {
         rest = after;
         places.push((piece, place));
     }
-    places.into_par_iter().for_each(|(piece, place)| {
+    places.into_par_iter().try_for_each(|(piece, place)| {
         let (out, padding) = place.split_at_mut(piece.bytes);
         piece.rows.write(piece.first, out);
         padding.fill(0);
-    });
+        let tensor = piece.rows.tensor;
+        if all_finite(tensor.format, out) { Ok(()) } else { Err(not_finite(tensor)) }
+    })
+}
+
+fn not_finite(tensor: &Tensor) -> anyhow::Error {
+    let cause = match tensor.format {
+        Format::F16 | Format::Q8_0 => "or too large for f16 (beyond 65504); outtype bf16 holds large ones",
+        Format::BF16 | Format::F32 => "as after a training that diverged",
+    };
+    error::model(format!("tensor {} has numbers that are infinite or no numbers, {cause}", tensor.name))
 }
 
 /// Writes what comes, in order, and hands the buffers back.

@@ -49,3 +49,52 @@ pub(super) unsafe fn store<const N: usize>(to: *mut f32, numbers: [__m512; N]) {
         unsafe { _mm512_storeu_ps(to.add(at * LANES), register) };
     }
 }
+
+/// The left side of a product: number (row, column) lies at row * `row` + column * `column`.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub at: *const f32,
+    pub row: usize,
+    pub column: usize,
+}
+
+/// The right side, row by row.
+#[derive(Clone, Copy)]
+pub(super) struct Right {
+    pub at: *const f32,
+    pub row: usize,
+}
+
+/// `out`, M rows of N registers, `out_row` apart, becomes [M, depth] times [depth, N * LANES], or has it added.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) unsafe fn tile<const M: usize, const N: usize>(
+    left: Left,
+    right: Right,
+    out: *mut f32,
+    out_row: usize,
+    depth: usize,
+    add: bool,
+) {
+    let mut sums = [[_mm512_setzero_ps(); N]; M];
+    // SAFETY: the caller vouches for the three matrices.
+    unsafe {
+        if add {
+            for (row, sums) in sums.iter_mut().enumerate() {
+                *sums = load(out.add(row * out_row));
+            }
+        }
+        for at in 0..depth {
+            let numbers: [__m512; N] = load(right.at.add(at * right.row));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let one = _mm512_set1_ps(*left.at.add(row * left.row + at * left.column));
+                for (sum, number) in sums.iter_mut().zip(numbers) {
+                    *sum = _mm512_fmadd_ps(one, number, *sum);
+                }
+            }
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            store(out.add(row * out_row), sums);
+        }
+    }
+}

@@ -10,8 +10,16 @@ pub(crate) fn to_object(py: Python<'_>, value: &Value) -> PyResult<Py<PyAny>> {
     Ok(py.import("json")?.call_method1("loads", (value.to_string(),))?.unbind())
 }
 
-/// Python's own objects as JSON; paths as text.
+/// Python's own objects as JSON; paths as text, NumPy's and torch's scalars as what they hold.
 pub(super) fn to_value(object: &Bound<'_, PyAny>) -> PyResult<Value> {
+    value_at(object, DEEPEST)
+}
+
+/// As deep as `serde_json` reads.
+const DEEPEST: usize = 128;
+
+fn value_at(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
+    let depth = depth.checked_sub(1).ok_or_else(|| PyTypeError::new_err("a parameter is nested too deep, or holds itself"))?;
     if object.is_none() {
         Ok(Value::Null)
     } else if object.is_instance_of::<PyBool>() {
@@ -25,16 +33,18 @@ pub(super) fn to_value(object: &Bound<'_, PyAny>) -> PyResult<Value> {
     } else if let Ok(text) = object.cast::<PyString>() {
         Ok(Value::String(text.extract()?))
     } else if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
-        object.try_iter()?.map(|item| to_value(&item?)).collect()
+        object.try_iter()?.map(|item| value_at(&item?, depth)).collect()
     } else if let Ok(mapping) = object.cast::<PyMapping>() {
         let mut map = Map::new();
         for pair in mapping.items()?.iter() {
             let (key, value): (String, Bound<'_, PyAny>) = pair.extract()?;
-            map.insert(key, to_value(&value)?);
+            map.insert(key, value_at(&value, depth)?);
         }
         Ok(Value::Object(map))
     } else if object.hasattr("__fspath__")? {
         Ok(Value::String(object.call_method0("__fspath__")?.extract()?))
+    } else if object.hasattr("item")? {
+        value_at(&object.call_method0("item")?, depth)
     } else {
         Err(PyTypeError::new_err(format!(
             "a {} cannot be a parameter; give numbers, texts, paths, lists or dicts",

@@ -26,6 +26,11 @@ macro_rules! params {
         }
 
         impl TaskParams for $name {
+            fn not_finite(&self) -> Option<&'static str> {
+                $( if !Finite::finite(&self.$field) { return Some(stringify!($field)); } )*
+                None
+            }
+
             fn params() -> &'static [Param] {
                 static PARAMS: &[Param] = &[ $( {
                     const PRESENCE: (Presence, fn() -> Value) = presence!($presence, $value);
@@ -43,6 +48,8 @@ macro_rules! query_params {
         params! { [] $(#[doc = $about])+ $name { $($fields)*
             /// Open no socket: the model must be a folder, builtin:tiny or downloaded before.
             default offline: bool = false, Kind::Bool;
+            /// Folder of all sessions, for a model that is a session's step; unset, PYRUST_NN_RUNS, else `runs` in the working directory.
+            unset runs_dir: PathBuf = PathBuf::new(), Kind::Path;
         } }
     };
 }

@@ -3,10 +3,11 @@
 mod preview;
 mod text;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use text::{Style, bytes, duration, grouped, short, visible};
 
+use super::print;
 use crate::check::CheckReport;
 use crate::data::Bin;
 use crate::estimate::{Estimate, Task};
@@ -25,7 +26,7 @@ struct Page {
 pub(super) fn report(report: &CheckReport, verbose: bool) {
     let style = Style { colors: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
     let page = Page { style, width: text::columns().unwrap_or(80).clamp(40, 160), verbose };
-    drop(writeln!(std::io::stdout(), "{}", page.draw(report)));
+    print::line(&page.draw(report));
 }
 
 impl Page {

@@ -1,13 +1,13 @@
 //! A head of a row, in AVX-512.
 
 use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_max_ps, _mm512_maskz_mov_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
+    __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_max_ps, _mm512_maskz_mov_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
     _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 
 use super::{Attention, Head, QUERIES, Scratch};
 use crate::kernels::LANES;
-use crate::kernels::avx512::{exp, load, store};
+use crate::kernels::avx512::{Left, Right, exp, load, store, tile};
 
 /// Rows of a product whose numbers are held in registers together, and registers of each.
 const HEIGHT: usize = 6;
@@ -143,21 +143,6 @@ impl Head {
     }
 }
 
-/// The left side of a product: number (row, column) lies at row * `row` + column * `column`.
-#[derive(Clone, Copy)]
-struct Left {
-    at: *const f32,
-    row: usize,
-    column: usize,
-}
-
-/// The right side, row by row.
-#[derive(Clone, Copy)]
-struct Right {
-    at: *const f32,
-    row: usize,
-}
-
 /// `out`, whose rows are `out_row` apart, becomes [height, depth] times [depth, width], or has it added. `width` is whole registers.
 #[target_feature(enable = "avx512f")]
 #[allow(clippy::too_many_arguments)]
@@ -199,31 +184,6 @@ unsafe fn rows<const N: usize>(left: Left, right: Right, out: *mut f32, out_row:
                 }
             };
             row += step;
-        }
-    }
-}
-
-#[target_feature(enable = "avx512f")]
-unsafe fn tile<const M: usize, const N: usize>(left: Left, right: Right, out: *mut f32, out_row: usize, depth: usize, add: bool) {
-    let mut sums = [[_mm512_setzero_ps(); N]; M];
-    // SAFETY: as in `product`.
-    unsafe {
-        if add {
-            for (row, sums) in sums.iter_mut().enumerate() {
-                *sums = load(out.add(row * out_row));
-            }
-        }
-        for at in 0..depth {
-            let numbers: [__m512; N] = load(right.at.add(at * right.row));
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let one = _mm512_set1_ps(*left.at.add(row * left.row + at * left.column));
-                for (sum, number) in sums.iter_mut().zip(numbers) {
-                    *sum = _mm512_fmadd_ps(one, number, *sum);
-                }
-            }
-        }
-        for (row, sums) in sums.into_iter().enumerate() {
-            store(out.add(row * out_row), sums);
         }
     }
 }

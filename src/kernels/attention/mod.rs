@@ -72,6 +72,7 @@ impl Attention<'_> {
     pub fn fits(&self, queries: &[usize], keys: &[usize]) -> bool {
         let of = |heads: usize| self.tokens()?.checked_mul(heads)?.checked_mul(self.features);
         usable(self.features)
+            && self.heads > 0
             && self.key_heads > 0
             && self.heads.is_multiple_of(self.key_heads)
             && self.window > 0

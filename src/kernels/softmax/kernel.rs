@@ -1,13 +1,12 @@
 //! A block of words and a panel of rows, in AVX-512.
 
 use std::arch::x86_64::{
-    __m512, _CMP_NLE_UQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_sub_ps,
+    __m512, _CMP_NLE_UQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 
 use super::{HEIGHT, Panel, State, WIDTH};
 use crate::kernels::LANES;
-use crate::kernels::avx512::{exp, load, store};
+use crate::kernels::avx512::{Left, Right, exp, load, store, tile};
 
 /// The reference grows where a logit is this much larger. Until then sums have terms up to exp(8), far from fp32's end.
 const SLACK: f32 = 8.0;
@@ -34,40 +33,25 @@ unsafe fn whole<const N: usize>(block: &[f32], words: usize, features: usize, ro
     let (weight, rows, logits) = (block.as_ptr(), rows.as_ptr(), logits.as_mut_ptr());
     // SAFETY: `block` is [words, features], `rows` [features, N * LANES], `logits` [words, N * LANES] at least.
     unsafe {
+        let (row, right) = (N * LANES, |at: *const f32| Right { at, row: N * LANES });
         let mut word = 0;
-        while word + HEIGHT <= words {
-            product::<N, HEIGHT>(weight.add(word * features), features, rows, logits.add(word * N * LANES));
-            word += HEIGHT;
-        }
         while word < words {
-            product::<N, 1>(weight.add(word * features), features, rows, logits.add(word * N * LANES));
-            word += 1;
+            let (left, out) = (Left { at: weight.add(word * features), row: features, column: 1 }, logits.add(word * row));
+            if word + HEIGHT <= words {
+                tile::<HEIGHT, N>(left, right(rows), out, row, features, false);
+                word += HEIGHT;
+            } else {
+                tile::<1, N>(left, right(rows), out, row, features, false);
+                word += 1;
+            }
         }
         exponents::<N>(logits, words, state);
         if !state.sums.is_empty() {
             for feature in (0..features).step_by(HEIGHT) {
-                add::<N>(weight.add(feature), words, features, logits, state.sums.as_mut_ptr().add(feature * N * LANES));
+                let turned = Left { at: weight.add(feature), row: 1, column: features };
+                tile::<HEIGHT, N>(turned, right(logits), state.sums.as_mut_ptr().add(feature * row), row, words, true);
             }
         }
-    }
-}
-
-/// Logits of M words: [M, features] times [features, N * LANES].
-#[target_feature(enable = "avx512f")]
-unsafe fn product<const N: usize, const M: usize>(weight: *const f32, features: usize, rows: *const f32, out: *mut f32) {
-    let mut sums = [[_mm512_setzero_ps(); N]; M];
-    for feature in 0..features {
-        // SAFETY: within the three matrices, whose sizes the caller vouches for; the same below.
-        let numbers: [__m512; N] = unsafe { load(rows.add(feature * N * LANES)) };
-        for (word, sums) in sums.iter_mut().enumerate() {
-            let one = _mm512_set1_ps(unsafe { *weight.add(word * features + feature) });
-            for (sum, number) in sums.iter_mut().zip(numbers) {
-                *sum = _mm512_fmadd_ps(one, number, *sum);
-            }
-        }
-    }
-    for (word, sums) in sums.into_iter().enumerate() {
-        unsafe { store(out.add(word * N * LANES), sums) };
     }
 }
 
@@ -110,30 +94,6 @@ unsafe fn exponents<const N: usize>(logits: *mut f32, words: usize, state: &mut 
             total[at] = _mm512_add_ps(before[at], total[at]);
         }
         store(state.total.as_mut_ptr(), total);
-    }
-}
-
-/// Adds to HEIGHT features of the sums: [words, HEIGHT of features], transposed, times [words, N * LANES].
-#[target_feature(enable = "avx512f")]
-unsafe fn add<const N: usize>(weight: *const f32, words: usize, features: usize, exponents: *const f32, out: *mut f32) {
-    // SAFETY: as in `product`.
-    unsafe {
-        let mut sums: [[__m512; N]; HEIGHT] = [[_mm512_setzero_ps(); N]; HEIGHT];
-        for (feature, sums) in sums.iter_mut().enumerate() {
-            *sums = load(out.add(feature * N * LANES));
-        }
-        for word in 0..words {
-            let numbers: [__m512; N] = load(exponents.add(word * N * LANES));
-            for (feature, sums) in sums.iter_mut().enumerate() {
-                let one = _mm512_set1_ps(*weight.add(word * features + feature));
-                for (sum, number) in sums.iter_mut().zip(numbers) {
-                    *sum = _mm512_fmadd_ps(one, number, *sum);
-                }
-            }
-        }
-        for (feature, sums) in sums.into_iter().enumerate() {
-            store(out.add(feature * N * LANES), sums);
-        }
     }
 }
 
