@@ -110,6 +110,7 @@ class Bridge:
         self.showwarning, self.filters = warnings.showwarning, warnings.filters[:]
         logging.captureWarnings(True)
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)  # peft's use of transformers
+        self.levels = {name: logging.getLogger(name).level for name in CHATTY}
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.signals: dict[int, Any] = {}
@@ -125,6 +126,8 @@ class Bridge:
         root = logging.getLogger()
         root.setLevel(self.level)
         root.handlers[:] = self.handlers
+        for name, level in self.levels.items():
+            logging.getLogger(name).setLevel(level)
         logging.captureWarnings(False)
         warnings.showwarning = self.showwarning
         warnings.filters[:] = self.filters  # type: ignore[index]

@@ -36,6 +36,8 @@ def rows_attention(
 
     Without `row_lengths` each sequence of the batch is a row. `attention_mask` stays unused: rows are not padded.
     """
+    if sliding_window is None:
+        sliding_window = getattr(module, "sliding_window", None)  # Qwen2-MoE tells its mask alone
     outputs = []
     lengths = row_lengths or [query.shape[2]]
     # split, since the gradient of slices would be a tensor of all tokens for each of them
@@ -65,7 +67,10 @@ def packed_attention(model: Any, dtype: torch.dtype) -> Iterator[None]:
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     before = base.config._attn_implementation
     half = dtype in (torch.float16, torch.bfloat16)
-    base.set_attn_implementation(FLASH if base.device.type == "cuda" and half and is_flash_attn_2_available() else NAME)
+    # It learns of a window from the model, and not every model tells.
+    whole = not any(getattr(module, "sliding_window", None) for module in base.modules())
+    flash = base.device.type == "cuda" and half and whole and is_flash_attn_2_available()
+    base.set_attn_implementation(FLASH if flash else NAME)
     try:
         yield
     finally:

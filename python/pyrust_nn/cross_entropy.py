@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from pyrust_nn import word_blocks
+from pyrust_nn.derivatives import first_alone
 from pyrust_nn.products import fast
 
 # Bytes of fp32 logits at a time. On a CPU, 165 rows of Qwen's 151,936 words.
@@ -88,6 +89,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return loss * scale
 
     @staticmethod
+    @first_alone
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """What forward computed, times the incoming gradient. It can be asked for once."""
         (factor,) = grad_outputs

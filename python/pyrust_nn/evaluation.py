@@ -6,6 +6,7 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pyrust_nn import InputError
@@ -20,6 +21,12 @@ def check_evaluation(params: SimpleNamespace) -> None:
     for name in ("eval_steps", "early_stopping_patience", "load_best_model_at_end"):
         if getattr(params, name):
             raise InputError(f"{name} needs something to evaluate on; set eval_dataset_path or eval_split")
+
+
+def set_evaluating(model: torch.nn.Module) -> None:
+    """`model.eval()`, but for what bitsandbytes would pack for inference on a CPU then, and has no dropout."""
+    for module in model.modules():
+        module.training = type(module).__name__ == "Linear4bit"
 
 
 class EvaluationCallback(TrainerCallback):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pyrust_nn import InputError
+from pyrust_nn.evaluation import set_evaluating
 from pyrust_nn.rows import IGNORED, Rows, prepare_rows
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class ForgettingTable:
     def measure(self, model: Any, when: str) -> None:
         """Put the mean loss per target token of every row under `loss_<when>`, and the difference once both are there."""
         training = model.training
-        model.eval()
+        set_evaluating(model)
         for row, samples in zip(self.rows, self._samples, strict=True):
             row[f"loss_{when}"] = mean_loss(model, samples, self.device, self.dtype)
             if "loss_before" in row and "loss_after" in row:

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from pyrust_nn import _core
+from pyrust_nn.derivatives import first_alone
 from pyrust_nn.products import fast, linear, matmul
 
 
@@ -54,6 +55,7 @@ class LoraLinear(torch.autograd.Function):
         return out.view(*inputs.shape[:-1], weight.shape[0])
 
     @staticmethod
+    @first_alone
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[Any, ...]:
         """`grad_outputs` is one tensor, [..., out]."""
         rows, weight, *flat = ctx.saved_tensors
@@ -100,6 +102,7 @@ class RMSNorm(torch.autograd.Function):
         return (inputs * inverse).mul_(weight)
 
     @staticmethod
+    @first_alone
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """`grad_outputs` is one tensor, [..., features]."""
         inputs, weight, inverse = ctx.saved_tensors
@@ -128,6 +131,7 @@ class SwiGLU(torch.autograd.Function):
         return out
 
     @staticmethod
+    @first_alone
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`grad_outputs` is one tensor of that shape."""
         gate, up = ctx.saved_tensors
@@ -163,6 +167,7 @@ class Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @first_alone
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """`grad_outputs` is one tensor, of the shape of `query`."""
         query, key, value, out, divisors = ctx.saved_tensors
@@ -195,6 +200,7 @@ class Rotary(torch.autograd.Function):
         return out
 
     @staticmethod
+    @first_alone
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         """`grad_outputs` is one tensor, of the shape of `states`."""
         cos, sin = ctx.saved_tensors

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyrust_nn import ModelError
 from pyrust_nn.cross_entropy import LinearCrossEntropy, Workspace, chunk_rows
+from pyrust_nn.derivatives import first_alone
 from pyrust_nn.last_layer import TargetRows
 from pyrust_nn.rows import IGNORED
 
@@ -34,6 +35,7 @@ class Lookup(torch.autograd.Function):
         return functional.embedding(ids, weight)
 
     @staticmethod
+    @first_alone
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, None, None, None]:
         """`grad_outputs` is one tensor, of the shape of `ids` and [..., features]."""
         weight, ids = ctx.weight, ctx.ids.reshape(-1)

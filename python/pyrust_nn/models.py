@@ -255,8 +255,25 @@ def merged_model(adapter: str, device: torch.device, dtype: torch.dtype | None) 
             f"adapter {folder} cannot be merged: its base {base} is quantized, and merging needs the plain weights; "
             'write the plain model as "base_model_name_or_path" into its adapter_config.json'
         )
-    model = _with_adapter(folder, device, torch.float32).merge_and_unload(safe_merge=True)
+    adapted = _with_adapter(folder, device, torch.float32)
+    untie_adapted(adapted)
+    model = adapted.merge_and_unload(safe_merge=True)
     return model.to(stored_dtype(base) if dtype is None else dtype)
+
+
+def untie_adapted(model: Any) -> None:
+    """Give a PeftModel's output matrix its own weights where it shares the embedding's and one of them is adapted: a merge adds to one."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    base: Any = model.get_base_model()
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    if head is None or not (isinstance(head, BaseTunerLayer) or isinstance(embedding, BaseTunerLayer)):
+        return
+    if head.weight is embedding.weight:
+        plain: Any = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
+        base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = False
 
 
 def stored_dtype(model: str) -> torch.dtype:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from transformers import TrainerCallback
 
@@ -12,18 +13,21 @@ from pyrust_nn import InputError
 from pyrust_nn.callbacks import Session
 
 
-def reporters(names: list[str], session: Session) -> list[TrainerCallback]:
+@contextmanager
+def reporters(names: list[str], session: Session) -> Iterator[list[TrainerCallback]]:
     """A callback for each of `names` (tensorboard, wandb); what they write goes to the step's folder.
 
     Raises InputError for one whose package is not installed.
     """
-    made: list[TrainerCallback] = []
-    for name in names:
-        try:
-            made.append(_tensorboard(session.step_folder) if name == "tensorboard" else _wandb(session.step_folder, session.offline))
-        except (ImportError, RuntimeError) as cause:
-            raise InputError(f"report_to: {name} is not installed; install it into this Python environment (pip install {name})") from cause
-    return made
+    with ExitStack() as open_ones:
+        made: list[TrainerCallback] = []
+        for name in names:
+            try:
+                made.append(_tensorboard(session.step_folder) if name == "tensorboard" else open_ones.enter_context(_wandb(session)))
+            except (ImportError, RuntimeError) as cause:
+                cure = f"install it into this Python environment (pip install {name})"
+                raise InputError(f"report_to: {name} is not installed; {cure}") from cause
+        yield made
 
 
 def _tensorboard(folder: Path) -> TrainerCallback:
@@ -33,21 +37,23 @@ def _tensorboard(folder: Path) -> TrainerCallback:
     return TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))
 
 
-def _wandb(folder: Path, offline: bool) -> TrainerCallback:
+@contextmanager
+def _wandb(session: Session) -> Iterator[TrainerCallback]:
+    """Its run ends with the training, however that ends: what was logged is in its file then, and the next step has a run of its own."""
+    import wandb
     from transformers.integrations import WandbCallback
 
-    class FinishedWandbCallback(WandbCallback):
-        """Ends its run with the training: what was logged is in its file then, and the next step of the process has a run of its own."""
-
-        def on_train_end(self, *given: Any, **more: Any) -> None:
-            """Called by Trainer."""
-            super().on_train_end(*given, **more)
-            self._wandb.finish()
-            if not users_own:
-                del os.environ["WANDB_DIR"]
-
-    users_own = "WANDB_DIR" in os.environ
-    os.environ.setdefault("WANDB_DIR", str(folder))
-    if offline:
-        os.environ["WANDB_MODE"] = "offline"
-    return FinishedWandbCallback()
+    names = {"WANDB_DIR": os.environ.get("WANDB_DIR", str(session.step_folder))}
+    if session.offline:
+        names["WANDB_MODE"] = "offline"
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield WandbCallback()
+    finally:
+        wandb.finish()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

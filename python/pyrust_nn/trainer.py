@@ -6,7 +6,6 @@ For Trainer a training step is one batch: it asks for the number of batches once
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import random
@@ -23,8 +22,9 @@ from pyrust_nn import ModelError
 from pyrust_nn.batches import Batches, Row, length, target_tokens
 from pyrust_nn.callbacks import Session, TrainingMeter
 from pyrust_nn.checkpoints import CheckpointTrainer
-from pyrust_nn.evaluation import EvaluationCallback
+from pyrust_nn.evaluation import EvaluationCallback, set_evaluating
 from pyrust_nn.loss import TargetLoss
+from pyrust_nn.memory import empty_memory, too_small
 from pyrust_nn.optimizers import loraplus_optimizer
 from pyrust_nn.rows import IGNORED, Sample
 
@@ -126,8 +126,8 @@ class ConversationTrainer(CheckpointTrainer):
         with self.target_loss:
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if num_items_in_batch is not None and getattr(outputs, "aux_loss", None) is not None:
-            # The model adds the whole loss of its router; a part of a step has a part of it.
-            share = (inputs["labels"][:, 1:] != IGNORED).sum() / num_items_in_batch
+            # The model adds the whole loss of its router. A part of a step has a part of it, an evaluation is of tokens alone.
+            share = (inputs["labels"][:, 1:] != IGNORED).sum() / num_items_in_batch if torch.is_grad_enabled() else 0
             loss = loss - (1 - share) * self.target_loss.base.router_aux_loss_coef * outputs.aux_loss
         return (loss, outputs) if return_outputs else loss
 
@@ -139,9 +139,7 @@ class ConversationTrainer(CheckpointTrainer):
         model.train()
         while (loss := self._forward_backward(model, rows, num_items_in_batch)) is None:
             model.zero_grad()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            empty_memory()
         step_loss = float(loss)
         if not math.isfinite(step_loss):
             raise ModelError(self._diverged(f"the loss became {step_loss} at step {self.state.global_step + 1}"))
@@ -171,19 +169,37 @@ class ConversationTrainer(CheckpointTrainer):
         return total
 
     def _take_less_memory(self, parts: list[list[Row]], cause: torch.OutOfMemoryError) -> None:
-        largest = max(parts, key=lambda part: sum(map(length, part)))
+        largest = max(parts, key=_tokens)
         if len(largest) > 1:
-            self.batches = replace(self.batches, max_tokens=max(1, sum(map(length, largest)) // 2))
-            logger.warning("memory ran out: micro-batches have %d tokens at most from here on", self.batches.max_tokens)
+            self._halve(parts)
         elif not self.args.activation_checkpointing:
             self.args.activation_checkpointing = True
             self.target_loss.base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
             logger.warning("memory ran out: gradient checkpointing is on from here on, which takes time")
         else:
-            raise ModelError(
-                f"the memory of {self.args.device} is too small to train on a row of {length(largest[0])} tokens; lower max_length "
-                "(and set overlong), or take a smaller model, optimizer adamw_8bit, or LoRA with load_in_4bit"
-            ) from cause
+            raise too_small(self.args.device, f"to train on a row of {length(largest[0])} tokens") from cause
+
+    def _halve(self, parts: list[list[Row]]) -> None:
+        self.batches = replace(self.batches, max_tokens=max(1, max(map(_tokens, parts)) // 2))
+        logger.warning("memory ran out: micro-batches have %d tokens at most from here on", self.batches.max_tokens)
+
+    def _evaluated(self, rows: list[Row]) -> float:
+        """The sum of the losses of these rows' target tokens; where memory runs out, of fewer rows at once."""
+        total = 0.0
+        parts = self.batches.cut(rows)
+        try:
+            for part in parts:
+                count = target_tokens(part)
+                inputs = self._prepare_inputs(self.batches.inputs(part))
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    total += float(self.compute_loss(self.model, inputs, num_items_in_batch=count)) * count
+            return total
+        except torch.OutOfMemoryError:
+            if len(parts) == len(rows):
+                raise
+            self._halve(parts)
+        empty_memory()
+        return self._evaluated(rows)
 
     def check_weights(self) -> None:
         """Raise ModelError if the last optimizer step broke a weight: no later loss would show it."""
@@ -205,21 +221,18 @@ class ConversationTrainer(CheckpointTrainer):
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """The mean loss over all target tokens of the rows held out. (Trainer's own is a mean over batches.)"""
-        self.model.eval()
-        for module in self.model.modules():
-            # bitsandbytes would pack these for inference on a CPU, and they have no dropout.
-            module.training = type(module).__name__ == "Linear4bit"
+        set_evaluating(self.model)
         total, targets = 0.0, 0
         for batch in self.get_eval_dataloader(eval_dataset):
-            for part in self.batches.cut(batch["rows"]):
-                count = target_tokens(part)
-                inputs = self._prepare_inputs(self.batches.inputs(part))
-                with torch.no_grad(), self.compute_loss_context_manager():
-                    total += float(self.compute_loss(self.model, inputs, num_items_in_batch=count)) * count
-                targets += count
+            total += self._evaluated(batch["rows"])
+            targets += target_tokens(batch["rows"])
         metrics = {f"{metric_key_prefix}_loss": total / targets}
         if not math.isfinite(total):
             raise ModelError(self._diverged(f"the evaluation loss became {total} at step {self.state.global_step}"))
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _tokens(rows: list[Row]) -> int:
+    return sum(map(length, rows))

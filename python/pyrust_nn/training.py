@@ -34,7 +34,7 @@ from pyrust_nn.checkpoints import StopCallback, taken_up
 from pyrust_nn.compiling import check_compilable, check_compiler, compiled_layers
 from pyrust_nn.evaluation import EvaluationCallback, check_evaluation
 from pyrust_nn.layers import fused_layers
-from pyrust_nn.memory import give_back_memory, own_memory, peak_memory_bytes
+from pyrust_nn.memory import give_back_memory, own_memory, peak_memory_bytes, too_small
 from pyrust_nn.models import model_folder, pick_device, pick_dtype, position_limit
 from pyrust_nn.reports import reporters
 from pyrust_nn.rows import Rows, prepare_rows, row_options
@@ -165,7 +165,6 @@ def train(
             ProgressCallback(session, eta, meter),
             MetricsCallback(session, eta, meter, lambda: peak_memory_bytes(device)),
             stop,
-            *reporters(params.report_to or [], session),
         ],
     )
     trainer.remove_callback(PrinterCallback)  # stands in for the progress bar that is turned off, and prints dicts
@@ -178,8 +177,14 @@ def train(
         layers = compiled_layers(model, checkpointing=params.gradient_checkpointing)
     elif alone:
         layers = fused_layers(model)
-    with packed, layers, stop.listening() if saves else nullcontext(), taken_up(trainer, checkpoint, Path(session.step_folder)):
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    signals = stop.listening() if saves else nullcontext()
+    with reporters(params.report_to or [], session) as reports, packed, layers, signals, taken_up(trainer, checkpoint, session.step_folder):
+        for report in reports:
+            trainer.add_callback(report)
+        try:
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError as cause:
+            raise too_small(device, "for this training") from cause
     trainer.check_weights()
     last_evaluation = next((log["eval_loss"] for log in reversed(trainer.state.log_history) if "eval_loss" in log), None)
     if params.load_best_model_at_end:

@@ -7,7 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from pyrust_nn import InputError
 from pyrust_nn.attention import can_pack, packed_attention
@@ -27,6 +36,18 @@ SIZES = {
 MODELS = {
     "Qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
     "Qwen2 with windows": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=1)),
+    "Qwen2-MoE with windows": lambda: Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(
+            **SIZES,
+            moe_intermediate_size=8,
+            shared_expert_intermediate_size=8,
+            num_experts=4,
+            num_experts_per_tok=2,
+            use_sliding_window=True,
+            sliding_window=5,
+            max_window_layers=1,
+        )
+    ),
     "Qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)),
     "Qwen3-MoE": lambda: Qwen3MoeForCausalLM(
         Qwen3MoeConfig(**SIZES, head_dim=8, moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2)

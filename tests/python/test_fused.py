@@ -15,6 +15,7 @@ from transformers.models.qwen2 import modeling_qwen2 as qwen2
 from pyrust_nn import _core, fused, layers, loss, products
 from pyrust_nn.attention import packed_attention
 from pyrust_nn.batches import Batches, Layout
+from pyrust_nn.cross_entropy import LinearCrossEntropy
 from pyrust_nn.fused import Attention, LoraLinear, RMSNorm, Rotary, SwiGLU
 from pyrust_nn.layers import fused_layers
 from pyrust_nn.loss import TargetLoss
@@ -211,6 +212,33 @@ def computed(model, rows, layout, ours):
             value = model(**inputs).loss
             value.backward()
     return value.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def twice(function, *inputs):
+    """The gradient of a gradient, through a sum in which the function is a part."""
+    loss = (inputs[0].sum() + function(*inputs).pow(2).sum()).pow(2)
+    (first,) = torch.autograd.grad(loss, inputs[0], create_graph=True)
+    return torch.autograd.grad(first.pow(2).sum(), inputs[0])
+
+
+@pytest.mark.parametrize("name", ["LoraLinear", "RMSNorm", "SwiGLU", "Attention", "Rotary", "LinearCrossEntropy"])
+def test_second_derivatives_are_refused_and_not_wrong(name):
+    rows = torch.randn(6, 16, requires_grad=True)
+    heads = torch.randn(1, 6, 2, 16, requires_grad=True)
+    functions = {
+        "LoraLinear": lambda: twice(lambda x: LoraLinear.apply(x, torch.randn(8, 16), None, ()), rows),
+        "RMSNorm": lambda: twice(lambda x: RMSNorm.apply(x, torch.randn(16), 1e-6), rows),
+        "SwiGLU": lambda: twice(lambda x: SwiGLU.apply(x, torch.randn(6, 16)), rows),
+        "Attention": lambda: twice(lambda x: Attention.apply(x, torch.randn(1, 6, 2, 16), torch.randn(1, 6, 2, 16), [6], 0.2, None), heads),
+        "Rotary": lambda: twice(lambda x: Rotary.apply(x, torch.randn(1, 6, 1, 16), torch.randn(1, 6, 1, 16)), heads),
+        "LinearCrossEntropy": lambda: twice(
+            lambda x: LinearCrossEntropy.apply(x, torch.randn(9, 16), None, torch.arange(6), torch.tensor(1.0), 4, None), rows
+        ),
+    }
+    if name == "Attention" and not _core.attention_usable(16):
+        pytest.skip("the kernel is for processors with AVX-512")
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        functions[name]()
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -454,6 +457,49 @@ def test_how_a_step_is_computed_does_not_change_what_is_learned(tokenizer, sampl
     assert one.config._attn_implementation == small_model().config._attn_implementation
 
 
+def test_an_evaluation_that_needs_too_much_memory_takes_fewer_rows_at_once(tokenizer, samples, tmp_path):
+    class Crowded(Qwen2ForCausalLM):
+        def forward(self, input_ids, **given):
+            if not self.training and input_ids.numel() > 120:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(input_ids=input_ids, **given)
+
+    torch.manual_seed(0)
+    crowded = Crowded(small_model().config)
+    crowded.load_state_dict(small_model().state_dict())
+    assert sum(len(one.input_ids) for one in samples) > 240
+    plain = run_training(small_model(), tokenizer, samples[:2], tmp_path, held_out=samples)
+    made = run_training(crowded, tokenizer, samples[:2], tmp_path, held_out=samples)
+    assert made["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-5)
+
+
+def test_memory_that_runs_out_for_good_is_said_with_its_cures(tokenizer, samples, tmp_path):
+    class Full(Qwen2ForCausalLM):
+        def forward(self, input_ids, **given):
+            if not self.training:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(input_ids=input_ids, **given)
+
+    with pytest.raises(ModelError, match=r"memory of cpu is too small.*max_length"):
+        run_training(Full(small_model().config), tokenizer, samples[:2], tmp_path, held_out=samples)
+
+
+def test_an_evaluation_is_of_tokens_alone_where_experts_have_a_router(tokenizer, samples, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    experts = {"moe_intermediate_size": 8, "shared_expert_intermediate_size": 8, "num_experts": 4, "num_experts_per_tok": 2}
+    model = Qwen2MoeForCausalLM(Qwen2MoeConfig(vocab_size=1280, **sizes, **experts, output_router_logits=True, router_aux_loss_coef=0.5))
+    made = run_training(model, tokenizer, samples[:4], tmp_path, held_out=samples, learning_rate=1e-9)
+    total = count = 0
+    for one in samples:
+        ids, labels = (torch.from_numpy(array.astype("int64"))[None] for array in (one.input_ids, one.labels))
+        with torch.no_grad():
+            logits = model.eval()(ids).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, labels[0, 1:], ignore_index=-100, reduction="sum").item()
+        count += one.target_tokens
+    assert made["eval_loss"] == pytest.approx(total / count, rel=1e-4)
+
+
 def test_padding_changes_nothing_that_is_learned(tokenizer, samples, tmp_path, monkeypatch):
     one, other, padded = small_model(), small_model(), []
 
@@ -595,6 +641,119 @@ def test_dora_is_saved_as_dora_and_continued_as_such(runs, same):
     assert second["metrics"]["first_loss"] == pytest.approx(plain_loss(with_adapter(saved), same), rel=1e-4)
     with pytest.raises(InputError, match="use_dora is True in the checkpoint"):
         pyrust_nn.finetune_lora("s", TINY, **shared, checkpoint_lora=saved, use_dora=False, step="third")
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens", "q_proj"]])
+def test_an_adapter_on_either_end_of_a_tied_model_is_merged_as_it_answers(runs, few, targets):
+    made = pyrust_nn.finetune_lora(
+        "s", TINY, dataset_path=few, num_epochs=4, learning_rate=1e-2, lora_dropout=0, target_modules=targets, runs_dir=runs
+    )
+    adapter = folder(runs, made, "adapter")
+    merged = AutoModelForCausalLM.from_pretrained(folder(runs, pyrust_nn.merge("s", adapter, runs_dir=runs), "model"))
+    ids = torch.from_numpy(encoded(few)[5].input_ids.astype("int64"))[None]
+    with torch.no_grad():
+        plain, adapted, joined = (model.eval()(ids).logits for model in (tiny_model(), with_adapter(adapter), merged))
+    assert (adapted - plain).abs().max() > 0.1
+    torch.testing.assert_close(joined, adapted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["continue", "stack"])
+def test_qlora_goes_on_from_an_adapter(runs, few, mode):
+    given = {"dataset_path": few, "num_epochs": 2, "learning_rate": 2e-3, "load_in_4bit": True, "lora_dropout": 0, "runs_dir": runs}
+    first = pyrust_nn.finetune_lora("s", TINY, step="first", **given)
+    second = pyrust_nn.finetune_lora(
+        "s", TINY, step="second", checkpoint_lora=folder(runs, first, "adapter"), checkpoint_mode=mode, **given
+    )
+    assert second["metrics"]["first_loss"] < first["metrics"]["first_loss"]
+    (row,) = second["result"]["forgetting"]
+    assert row["loss_before"] > row["loss_after"]
+
+
+def test_an_embedding_s_adapter_learns_with_loraplus_too(runs, few):
+    given = {"dataset_path": few, "num_epochs": 4, "learning_rate": 2e-3, "target_modules": ["embed_tokens", "q_proj"], "runs_dir": runs}
+
+    def largest(step, **more):
+        saved = weights(folder(runs, pyrust_nn.finetune_lora("s", TINY, step=step, **given, **more), "adapter"))
+        return max(tensor.abs().max() for name, tensor in saved.items() if "lora_embedding_A" in name)
+
+    assert largest("plus", loraplus_ratio=4) > largest("plain") / 4
+
+
+WANDB = """
+import os
+
+run = None
+__version__ = "0.31.0"
+
+
+class Run(dict):
+    name = id = url = "run"
+    summary = config = property(lambda self: self)
+
+    def update(self, *given, **more):
+        pass
+
+    log = _label = define_metric = update
+
+
+def init(**given):
+    global run
+    run = Run()
+    with open(os.environ["WANDB_CALLS"], "a") as calls:
+        calls.write(f"init {os.environ.get('WANDB_DIR')} {os.environ.get('WANDB_MODE')}\\n")
+    return run
+
+
+def finish():
+    global run
+    with open(os.environ["WANDB_CALLS"], "a") as calls:
+        calls.write(f"finish {run is not None}\\n")
+    run = None
+
+
+config = Run()
+log = watch = define_metric = lambda *given, **more: None
+"""
+
+
+def test_a_report_s_run_ends_with_its_training_however_that_ends(runs, few, tmp_path):
+    """The package itself is no dependency, so one that notes its calls stands in."""
+    package = tmp_path / "packages/wandb"
+    (package / "sdk/lib").mkdir(parents=True)
+    (package / "__init__.py").write_text(WANDB)
+    for name in ("sdk/__init__.py", "sdk/lib/__init__.py"):
+        (package / name).write_text("")
+    (package / "sdk/lib/config_util.py").write_text("class ConfigError(Exception):\n    pass\n")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, pyrust_nn\n"
+        "few, runs = sys.argv[1:]\n"
+        "given = {'dataset_path': few, 'report_to': ['wandb'], 'runs_dir': runs}\n"
+        "pyrust_nn.finetune_lora('s', 'builtin:tiny', step='good', offline=True, **given)\n"
+        "try:\n"
+        "    pyrust_nn.finetune_full('s', 'builtin:tiny', step='bad', num_epochs=30, learning_rate=10, max_grad_norm=0, **given)\n"
+        "except pyrust_nn.ModelError as error:\n"
+        "    assert 'diverged' in str(error)\n"
+        "pyrust_nn.finetune_lora('s', 'builtin:tiny', step='after', **given)\n"
+        "assert not {'WANDB_DIR', 'WANDB_MODE'} & os.environ.keys()\n"
+    )
+    calls = tmp_path / "calls"
+    paths = os.pathsep.join([str(tmp_path / "packages"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, program, few, runs],
+        env=os.environ | {"PYTHONPATH": paths, "WANDB_CALLS": str(calls)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert calls.read_text().splitlines() == [
+        f"init {runs / 's/good'} offline",
+        "finish True",
+        f"init {runs / 's/bad'} None",
+        "finish True",
+        f"init {runs / 's/after'} None",
+        "finish True",
+    ]
 
 
 def test_a_report_that_cannot_be_made_says_what_to_install(runs, same):
