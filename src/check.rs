@@ -84,6 +84,8 @@ impl CheckReport {
             train: survey.counts.rows - survey.eval_rows,
             longest: u64::from(survey.lengths.max()),
             longest_targets: u64::from(survey.longest_targets),
+            tokens: survey.counts.tokens,
+            targets: survey.counts.target_tokens,
         };
         let (mut estimate, refusals) = estimate::estimate(&dataset.model_folder, &settings, rows)?;
         let mut errors = survey.errors.clone();

@@ -15,6 +15,8 @@ pub(super) struct Adapter {
     pub rank: u64,
     /// Inputs and outputs of each.
     pub layers: Vec<(u64, u64)>,
+    /// Whether the output matrix is one of them.
+    pub head: bool,
 }
 
 impl Adapter {
@@ -56,7 +58,8 @@ impl Adapter {
         if layers.is_empty() {
             return Err("the model has no linear layers in its blocks; give target_modules".into());
         }
-        Ok(Adapter { rank, layers })
+        let head = settings.target_modules.iter().flatten().any(|target| target == "lm_head");
+        Ok(Adapter { rank, layers, head })
     }
 
     pub(super) fn parameters(&self) -> u64 {

@@ -11,24 +11,28 @@
 //! What learns is fp32 in every dtype (see `pyrust_nn.training`). With `load_in_4bit` a linear layer of the blocks takes half a byte a
 //! number and 4 bytes for each 64 of them (nf4, arXiv 2305.14314), and what is not linear is fp32.
 //!
-//! Activations are what autograd keeps for the backward pass of one micro-batch: the longest row alone on a CPU, `batch_size` such rows
-//! on CUDA. For a token and a layer with `h` hidden, `i` intermediate features, `q` and `k` features of all query and all key heads and
-//! `H` heads, counted after transformers' Qwen2 with scaled dot product attention (which keeps no `tokens * tokens` matrix):
+//! Activations are what autograd keeps for the backward pass of one micro-batch: as many tokens of a step as `max_tokens_per_batch` lets
+//! through, or the longest row. For a token and a layer with `h` hidden, `i` intermediate features, `q` and `k` features of all query and
+//! all key heads and `H` heads, counted after `pyrust_nn.fused` for fp32 on a CPU, and elsewhere after transformers' Qwen2 with scaled dot
+//! product attention (which keeps no `tokens * tokens` matrix):
 //!
-//! | | fp32, numbers of 4 bytes | bf16, bytes |
-//! |---|---|---|
-//! | full | `6 h + 2 q + 2 k + 4 i + H + 2` | `26 h + 4 q + 4 k + 8 i + 4 H + 8` |
-//! | LoRA | `2 h + 2 q + 2 k + 3 i + H + 2`, and `s + d + r` of each adapted layer | `8 h + 4 q + 4 k + 6 i + 4 H + 8`, and `2 s + 4 d + 2 r` |
+//! | | fp32 on a CPU, numbers of 4 bytes | fp32 on CUDA, numbers | bf16, bytes |
+//! |---|---|---|---|
+//! | full | `4 h + 2 q + 2 k + 3 i + H + 2` | `6 h + 2 q + 2 k + 4 i + H + 2` | `26 h + 4 q + 4 k + 8 i + 4 H + 8` |
+//! | LoRA | `2 h + 2 q + 2 k + 2 i + H + 2`, and `2 s + r` of each adapted layer | `3 i` instead, and `s + s / 4 + r` | `8 h + 4 q + 4 k + 6 i + 4 H + 8`, and `2 s + 4 d + 2 r` |
 //!
 //! where an adapted layer of `s` inputs keeps them after dropout, the dropout's mask `d` (`s` fp32 numbers on a CPU, `s` bytes on CUDA), and
-//! `r` numbers between A and B. Qwen3 normalizes queries and keys too: in full `2 q + 2 k` numbers more, or `6 q + 6 k` bytes; in LoRA
-//! `4 q + 4 k` bytes; and 4 bytes a head. Outside the layers: `3 h` and twice the head's features a token, `2 h` a target. In bf16, full training also holds a copy of every
-//! matrix from autocast. Layers with other attention, and experts, are counted as if they were this, so their figure is rough.
+//! `r` numbers between A and B. Qwen3 normalizes queries and keys too: `q + k` numbers more for fp32 on a CPU; elsewhere in full `2 q + 2 k`
+//! numbers, or `6 q + 6 k` bytes, in LoRA `4 q + 4 k` bytes; and 4 bytes a head. Outside the layers: twice the head's features a token
+//! (and `3 h` but for fp32 on a CPU), `2 h` a target. In bf16, full training also holds a copy of every
+//! matrix from autocast. Layers with other attention, and experts, are counted as if they were this, so their figure is rough. The last
+//! layer, of which only target tokens are computed, is counted whole.
 //!
-//! Logits: the output matrix is applied at target tokens alone, 128 of them at a time; for each and each word of the vocabulary the
-//! logit and its logarithm of the softmax are there (8 bytes; 10 in bf16).
+//! Logits: the output matrix is applied at target tokens alone, some at a time; for each and each word of the vocabulary the
+//! logit and its logarithm of the softmax are there (8 bytes; 10 in bf16; 4 for fp32 on a CPU, and none at all where the matrix is frozen).
 //!
-//! Not counted: Python and its libraries, and what one operation takes for itself.
+//! Not counted: Python and its libraries, what one operation takes for itself, and what `gradient_checkpointing` and an optimizer in 8 bit
+//! save.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +53,9 @@ pub struct Memory {
 
 /// MiB of fp32 logits that are computed at a time, on a CPU and on CUDA: `CHUNK_BYTES` of `cross_entropy.py`.
 pub(super) const CHUNK_MIB: [u64; 2] = [96, 512];
+
+/// Tokens of a micro-batch, on a CPU and on CUDA: `MAX_TOKENS` of `batches.py`.
+pub(super) const MAX_TOKENS: [u64; 2] = [768, 16_384];
 
 /// `place`: device and dtype. The error says what the configuration lacks.
 pub(super) fn memory(
@@ -71,28 +78,39 @@ pub(super) fn memory(
         Some(_) => bytes_of(dtype) * numbers + 4 * trained,
     };
     let (gradients, optimizer) = (4 * trained, 8 * trained);
-    let at_once = if device == "cuda" { settings.batch_size } else { 1 };
+    let cuda = device == "cuda";
     let shape = Shape::of(model)?;
-    let tokens = rows.longest.saturating_mul(at_once);
-    let targets = rows.longest_targets.saturating_mul(at_once);
+    let (tokens, targets) = micro_batch(settings, rows, cuda);
     let half = dtype != "fp32";
+    let fused = !half && !cuda;
     let per_token = match adapter {
-        None => shape.layers * if half { shape.full_half() } else { 4 * shape.full() },
-        Some(adapter) => shape.adapted(adapter, half, device == "cuda"),
+        None => shape.layers * if half { shape.full_half() } else { 4 * shape.full(fused) },
+        Some(adapter) => shape.adapted(adapter, half, cuda),
     };
     let copies = if adapter.is_none() && half { 2 * (numbers - one_dimensional(model)) } else { 0 };
-    let outside = 4 * (3 * shape.hidden + 2 * shape.head);
+    let outside = 4 * ((if fused { 0 } else { 3 }) * shape.hidden + 2 * shape.head);
     let activations =
         tokens.saturating_mul(per_token + outside).saturating_add(targets.saturating_mul(8 * shape.hidden)).saturating_add(copies);
-    let chunk = (CHUNK_MIB[usize::from(device == "cuda")] << 20) / (4 * shape.words).max(1);
-    let logits = if device == "cpu" && !half && adapter.is_some() {
-        0 // never in memory: the vocabulary is gone through in blocks
-    } else {
-        chunk.max(16).min(targets) * shape.words * if half { 10 } else { 8 }
+    let chunk = (CHUNK_MIB[usize::from(cuda)] << 20) / (4 * shape.words).max(1);
+    let each = match adapter {
+        _ if half => 10,
+        None if fused => 4,
+        Some(adapter) if fused && !adapter.head => 0, // the vocabulary is gone through in blocks
+        _ => 8,
     };
+    let logits = chunk.max(16).min(targets) * shape.words * each;
     let parts = [weights, gradients, optimizer, activations, logits];
     let total = parts.into_iter().fold(0, u64::saturating_add);
     Ok(Memory { weights, gradients, optimizer, activations, logits, total })
+}
+
+/// Tokens and target tokens of a micro-batch, from above: rows of a step are put together up to the budget, and a longer one goes alone.
+fn micro_batch(settings: &Settings, rows: Rows, cuda: bool) -> (u64, u64) {
+    let budget = settings.max_tokens_per_batch.unwrap_or(MAX_TOKENS[usize::from(cuda)]);
+    let step = settings.batch_size.saturating_mul(settings.gradient_accumulation_steps).saturating_mul(rows.longest);
+    let tokens = budget.min(step).min(rows.tokens).max(rows.longest);
+    let targets = tokens.saturating_mul(rows.targets).div_ceil(rows.tokens.max(1));
+    (tokens, targets.max(rows.longest_targets).min(tokens))
 }
 
 /// Biases and norms, which autocast leaves alone.
@@ -139,9 +157,11 @@ impl Shape {
     }
 
     /// Numbers of a token and a layer.
-    fn full(&self) -> u64 {
-        let normalized = if self.normalized { 2 * (self.queries + self.keys) + self.heads + self.keys / self.head } else { 0 };
-        6 * self.hidden + 2 * (self.queries + self.keys) + 4 * self.intermediate + self.heads + 2 + normalized
+    fn full(&self, fused: bool) -> u64 {
+        let both = self.queries + self.keys;
+        let normalized = if self.normalized { (if fused { 1 } else { 2 }) * both + self.heads + self.keys / self.head } else { 0 };
+        let (hidden, intermediate) = if fused { (4, 3) } else { (6, 4) };
+        hidden * self.hidden + 2 * both + intermediate * self.intermediate + self.heads + 2 + normalized
     }
 
     /// Bytes of a token and a layer.
@@ -156,7 +176,7 @@ impl Shape {
         let inputs: u64 = adapter.layers.iter().map(|(inputs, _)| inputs).sum();
         let beside = inputs * (bytes + if cuda { 1 } else { 4 }) + bytes * adapter.rank * adapter.layers.len() as u64;
         let normalized = if self.normalized { 4 * (self.queries + self.keys + self.heads + self.keys / self.head) } else { 0 };
-        let kept = 2 * (self.queries + self.keys) + 3 * self.intermediate;
+        let kept = 2 * (self.queries + self.keys) + (if half || cuda { 3 } else { 2 }) * self.intermediate;
         self.layers * (8 * self.hidden + bytes * kept + 4 * self.heads + 8 + normalized) + beside
     }
 }

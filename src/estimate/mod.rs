@@ -26,6 +26,7 @@ pub struct Settings {
     pub num_epochs: f64,
     pub batch_size: u64,
     pub gradient_accumulation_steps: u64,
+    pub max_tokens_per_batch: Option<u64>,
     pub dtype: String,
     pub device: String,
     pub save_steps: u64,
@@ -53,6 +54,9 @@ pub struct Rows {
     pub longest: u64,
     /// Target tokens of the row that has the most.
     pub longest_targets: u64,
+    /// Of all rows.
+    pub tokens: u64,
+    pub targets: u64,
 }
 
 /// What a training will take. Sizes are in bytes.

@@ -41,7 +41,7 @@ fn config() -> Value {
 
 fn settings(more: &Value) -> Settings {
     let mut all = json!({
-        "task": "finetune_full", "num_epochs": 2.0, "batch_size": 2, "gradient_accumulation_steps": 2, "dtype": "auto", "device": "cpu",
+        "task": "finetune_full", "num_epochs": 2.0, "batch_size": 2, "gradient_accumulation_steps": 2, "max_tokens_per_batch": null, "dtype": "auto", "device": "cpu",
         "save_steps": 0, "lora_rank": null, "target_modules": null, "load_in_4bit": false, "max_length": 64, "overlong": "error",
         "thinking": "keep", "drop_duplicates": false, "eval_split": 0.0, "seed": 1,
     });
@@ -49,7 +49,7 @@ fn settings(more: &Value) -> Settings {
     serde_json::from_value(all).unwrap()
 }
 
-const ROWS: Rows = Rows { train: 9, longest: 10, longest_targets: 4 };
+const ROWS: Rows = Rows { train: 9, longest: 10, longest_targets: 4, tokens: 80, targets: 32 };
 /// Numbers of the model, its tied output matrix counted once: in the seven projections, and the others.
 const PROJECTIONS: u64 = 256 + 128 + 128 + 256 + 3 * 512;
 const OTHERS: u64 = 1600 + 16 + 16 + 16;
@@ -68,11 +68,23 @@ fn a_full_fine_tune_takes_sixteen_bytes_a_parameter_and_what_a_row_needs() {
     assert_eq!((made.parameters, made.trainable_parameters), (Some(numbers), Some(numbers)));
     let memory = made.memory.unwrap();
     assert_eq!((memory.weights, memory.gradients, memory.optimizer), (4 * numbers, 4 * numbers, 8 * numbers));
-    // Saved by autograd: 4 bytes of 6 h + 2 (q + k) + 4 i + H + 2 a token, 3 h and two heads outside, 2 h a target.
-    let layer = 6 * 16 + 2 * (16 + 8) + 4 * 32 + 2 + 2;
-    assert_eq!(memory.activations, 10 * 4 * (layer + 3 * 16 + 2 * 8) + 4 * 4 * 2 * 16);
-    assert_eq!(memory.logits, 4 * 100 * 8);
+    // Saved by autograd: 4 bytes of 4 h + 2 (q + k) + 3 i + H + 2 a token, two heads outside, 2 h a target; a step has 40 tokens.
+    let layer = 4 * 16 + 2 * (16 + 8) + 3 * 32 + 2 + 2;
+    assert_eq!(memory.activations, 40 * 4 * (layer + 2 * 8) + 16 * 4 * 2 * 16);
+    assert_eq!(memory.logits, 16 * 100 * 4);
     assert_eq!(memory.total, 16 * numbers + memory.activations + memory.logits);
+}
+
+#[test]
+fn a_micro_batch_has_the_tokens_of_a_step_up_to_the_budget_and_the_longest_row_at_least() {
+    let activations = |more: &Value| reckoned(more).0.memory.unwrap().activations;
+    let whole = activations(&json!({})); // 40 tokens
+    let spread = json!({"batch_size": 1, "gradient_accumulation_steps": 4});
+    assert_eq!(activations(&spread), whole, "how a step is spread over passes changes nothing");
+    assert_eq!(activations(&json!({"batch_size": 1, "gradient_accumulation_steps": 1})) * 4, whole);
+    assert_eq!(activations(&json!({"max_tokens_per_batch": 20})) * 2, whole);
+    assert_eq!(activations(&json!({"max_tokens_per_batch": 1})) * 4, whole, "a row is not cut");
+    assert_eq!(activations(&json!({"batch_size": 64})), whole * 2, "there are 80 tokens in all");
 }
 
 #[test]
@@ -113,6 +125,13 @@ fn a_folder_without_weights_leaves_steps() {
     assert!(refusals.is_empty() && made.memory.is_none() && made.disk.is_none());
     assert_eq!(made.steps, 6);
     assert!(made.missing[0].contains("no weights"), "{:?}", made.missing);
+}
+
+#[test]
+fn the_budget_of_a_micro_batch_is_trainings() {
+    let [cpu, cuda] = memory::MAX_TOKENS;
+    let batches = include_str!("../../python/pyrust_nn/batches.py").replace('_', "");
+    assert!(batches.contains(&format!("MAXTOKENS = {{\"cpu\": {cpu}, \"cuda\": {cuda}}}")), "batches.py has another budget");
 }
 
 #[test]
