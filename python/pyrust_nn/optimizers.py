@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+import torch
 
 # transformers' names. The fused AdamW is torch's, one pass over the weights on CPU and CUDA alike.
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit"}
 
 
-def loraplus_optimizer(model: Any, arguments: TrainingArguments, ratio: float) -> Any:
+def loraplus_optimizer(
+    model: Any, kind: type[torch.optim.Optimizer], options: dict[str, Any], *, ratio: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """LoRA+ (arXiv 2402.12354): the B matrices of a PeftModel learn `ratio` times as fast as the A matrices.
 
     So does, after peft's and the authors' code, what has one dimension (DoRA's lengths, biases); an embedding's pair
-    learns as the A matrices do.
+    learns as the A matrices do. `options` are those of `kind`, with the A matrices' rate as `lr`.
     """
     from peft.optimizers import create_loraplus_optimizer
 
-    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
-    return create_loraplus_optimizer(
+    made: torch.optim.Optimizer = create_loraplus_optimizer(
         model,
         kind,
-        lr=options["lr"],
         loraplus_lr_ratio=ratio,
-        loraplus_lr_embedding=options.pop("lr"),
-        loraplus_weight_decay=arguments.weight_decay,
+        loraplus_lr_embedding=options["lr"],
+        loraplus_weight_decay=weight_decay,
         **options,
     )
+    return made

@@ -108,7 +108,10 @@ class ConversationTrainer(CheckpointTrainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's, or LoRA+'s."""
         if self.loraplus_ratio and self.optimizer is None:
-            self.optimizer: torch.optim.Optimizer | None = loraplus_optimizer(self.model, self.args, self.loraplus_ratio)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer: torch.optim.Optimizer | None = loraplus_optimizer(
+                self.model, kind, options, ratio=self.loraplus_ratio, weight_decay=self.args.weight_decay
+            )
         return super().create_optimizer(model)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, list[Sample]]], device: torch.device) -> torch.Tensor:

@@ -276,6 +276,42 @@ SIZES = {
 }
 
 
+def back_to(step: Path, number: int) -> None:
+    """As if it had been killed behind the checkpoint of that training step."""
+    for name in ("summary.json", "model", "adapter"):
+        path = step / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for checkpoint in (step / "checkpoints").glob("checkpoint-*"):
+        if int(checkpoint.name.rpartition("-")[2]) > number:
+            checkpoint.unlink() if checkpoint.is_symlink() else shutil.rmtree(checkpoint)
+
+
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "moments in 8 bit": ("finetune_full", {"optimizer": "adamw_8bit"}),
+    "bf16": ("finetune_full", {"dtype": "bf16"}),
+    "noise on the embeddings": ("finetune_full", {"neftune_alpha": 5}),
+    "early stopping": ("finetune_full", {"eval_split": 0.2, "eval_steps": 2, "early_stopping_patience": 20}),
+    "QLoRA": ("finetune_lora", LORA | {"load_in_4bit": True}),
+    "DoRA": ("finetune_lora", LORA | {"use_dora": True}),
+    "LoRA+": ("finetune_lora", LORA | {"loraplus_ratio": 4}),
+    "a stack": ("finetune_lora", LORA | {"checkpoint_mode": "stack"}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_training_goes_on_exactly(way: str, runs: Path, dataset: Path, base: Path, undisturbed: dict[str, Path]) -> None:
+    task, given = WAYS[way]
+    if way == "a stack":
+        given = given | {"checkpoint_lora": undisturbed["finetune_lora"] / "adapter"}
+    getattr(pyrust_nn, task)("s", base, dataset_path=dataset, **COMMON | given, save_steps=4, runs_dir=runs)
+    whole = runs / "whole"
+    step = runs / "s" / task
+    shutil.copytree(step, whole, symlinks=True)
+    back_to(step, random.choice([4, 8, 12]))
+    pyrust_nn.resume("s", task, runs_dir=runs)
+    assert same_end(step, whole, task)
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_experts_whose_files_name_them_otherwise_than_memory_does_go_on_exactly(
     runs: Path, dataset: Path, tmp_path: Path, dtype: str
