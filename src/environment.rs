@@ -204,7 +204,10 @@ pub fn make(target: &Environment) -> Result<()> {
 fn claim(folder: &Path) -> std::io::Result<File> {
     fs::create_dir_all(folder)?;
     let mut mark = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(folder.join(MARK))?;
-    mark.lock()?;
+    if mark.try_lock().is_err() {
+        info!("another process is making the environment in {}; waiting for it", folder.display());
+        mark.lock()?;
+    }
     if mark.metadata()?.len() == 0 {
         writeln!(mark, "{}", serde_json::json!({"made_by": "pyrust-nn setup", "version": env!("CARGO_PKG_VERSION")}))?;
     }
@@ -348,6 +351,21 @@ mod tests {
         let message = make(&target).unwrap_err().to_string();
         assert!(message.contains("not made by"), "{message}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_interrupted_setup_leaves_a_folder_that_the_next_one_goes_on_with() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join(".venv");
+        let lock = claim(&folder).unwrap();
+        let target = Environment { folder: folder.clone(), from: "test".into() };
+        assert!(target.is_ours(), "marked before anything else is there");
+        fs::create_dir(folder.join("bin")).unwrap(); // as far as venv came
+        let waiting = std::thread::spawn(move || claim(&folder).map(drop));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!waiting.is_finished(), "a second one waits for the first");
+        drop(lock);
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]

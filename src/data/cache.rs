@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::arrow::FileCheck;
 use super::options::Options;
 use super::prepare::Counts;
-use crate::files;
+use crate::{files, interrupt};
 
 /// A data set as rows to train on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -176,6 +176,9 @@ fn is_whole(path: &Path, check: &FileCheck) -> bool {
         }
         let (mut hash, mut buffer) = (Xxh3::new(), vec![0; 1 << 20]);
         loop {
+            if interrupt::pending() {
+                return Ok(String::new()); // and whoever makes it anew ends by that
+            }
             match file.read(&mut buffer)? {
                 0 => return Ok(format!("{:016x}", hash.digest())),
                 n => hash.update(&buffer[..n]),
