@@ -80,6 +80,10 @@ pub(crate) fn pending() -> bool {
     PENDING.load(Ordering::SeqCst) != 0
 }
 
+/// Stands in the message for the session, which whoever has it puts there.
+pub(crate) const SESSION: &str = "SESSION";
+
 pub(crate) fn interrupted() -> anyhow::Error {
-    Error::new(Kind::Interrupted, "interrupted (Ctrl-C or SIGTERM); finished steps stay, `pyrust-nn resume` goes on with this one").into()
+    let message = format!("interrupted (Ctrl-C or SIGTERM); finished steps stay, `pyrust-nn resume {SESSION}` goes on with this one");
+    Error::new(Kind::Interrupted, message).into()
 }

@@ -27,10 +27,13 @@ impl Place {
         let succeeded = written && Summary::read(&home).map_or(true, |summary| summary.is_none_or(|one| one.status == Status::Success));
         if succeeded {
             if !overwrite {
+                let id = session.file_name().unwrap_or_default().display();
+                let resume = format!("; `pyrust-nn resume {id}` goes on with a pipeline that was interrupted, another session begins anew");
                 return Err(error::usage(format!(
-                    "step {step} exists in {}; give {} to replace it, or another step name",
+                    "step {step} exists in {}; give {} to replace it, or another step name{}",
                     session.display(),
-                    door.spell("overwrite")
+                    door.spell("overwrite"),
+                    if door == Door::Toml { resume.as_str() } else { "" }
                 )));
             }
             let work = session.join(format!("{step}.new"));

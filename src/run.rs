@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::begun::{Begun, Recorder};
 pub(crate) use crate::embed::note_signals;
 use crate::error::{self, Error};
-use crate::interrupt;
+use crate::interrupt::{self, SESSION};
 use crate::logging::{debug, failure, info};
 use crate::params::{Door, Kind, resolve};
 use crate::place::{Place, write_beside};
@@ -100,13 +100,8 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     let mut session = Session::open(runs, &summary.session)?;
     place::restore(&session.folder)?;
     let _log = logging::attach(&session.log_path())?;
-    let argv: Vec<String> = std::env::args().collect();
+    let argv = argv();
     debug!("pyrust-nn {} in {}: {}", env!("CARGO_PKG_VERSION"), std::env::current_dir().unwrap_or_default().display(), argv.join(" "));
-    if let Some(plan) = &request.plan {
-        session.note("plan", plan.clone());
-    }
-    session.begin(&summary.task, &summary.step, &argv)?;
-
     // A program that embeds us, or the binary: Python, where it is the host, has handlers of its own.
     let _handlers = note_signals();
     let place = if request.resume {
@@ -114,6 +109,11 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     } else {
         Place::find(&session.folder, &summary.step, request.given.get("overwrite") == Some(&Value::Bool(true)), request.door)
     };
+    // A pipeline that is refused leaves what is to be resumed.
+    if let (Some(plan), Ok(_)) = (&request.plan, &place) {
+        session.note("plan", plan.clone());
+    }
+    session.begin(&summary.task, &summary.step, &argv)?;
     let result = place.as_ref().map_err(|error| error::usage(error.to_string())).and_then(|place| {
         let again = if request.resume { "is resumed" } else { "begins" };
         info!("step {} of session {} {again}: {}", summary.step, summary.session, request.task.about);
@@ -123,7 +123,8 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     summary.finished_at = now();
     summary.duration_s = started.elapsed().as_secs_f64();
     if let Err(error) = &result {
-        let error = Error::of(error);
+        let mut error = Error::of(error);
+        error.message = error.message.replace(SESSION, &summary.session);
         summary.status = Status::Failure;
         if let Some(traceback) = &error.traceback {
             debug!("{traceback}");
@@ -148,6 +149,10 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     }
     session.end(summary.status, summary.error.as_ref().map(|error| error.kind))?;
     result.and(written)
+}
+
+fn argv() -> Vec<String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, summary: &mut Summary) -> Result<()> {
@@ -265,7 +270,7 @@ pub fn refused(request: &Request, error: Error) -> Summary {
         check_name("step", &summary.step)?;
         let mut session = Session::open(&runs, &summary.session)?;
         let _log = logging::attach(&session.log_path())?;
-        session.begin(&summary.task, &summary.step, &std::env::args().collect::<Vec<_>>())?;
+        session.begin(&summary.task, &summary.step, &argv())?;
         failure!("step {} failed (usage): {}", summary.step, error.message);
         summary.error = Some(error.clone());
         match Place::find(&session.folder, &summary.step, false, request.door) {

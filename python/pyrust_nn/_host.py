@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
+import gc
 import importlib.metadata
+import io
 import json
 import linecache
 import logging
@@ -103,6 +106,20 @@ def call(native: Any, about_json: str, params_json: str) -> str:
             return json.dumps({**answer, "facts": facts()}, default=plain, ensure_ascii=False)
     finally:
         bridge.close()
+
+
+def finish() -> None:
+    """What Python does at the end of a process, for a script's threads, exit functions and open files. Called by Rust.
+
+    What they print goes to stderr: stdout has had the command's own answer.
+    """
+    sys.stdout = sys.stderr
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for one in gc.get_objects():
+        if issubclass(type(one), io.IOBase):
+            with contextlib.suppress(OSError, ValueError):
+                one.flush()
 
 
 def load(path: Path, name: str) -> dict[str, Any]:

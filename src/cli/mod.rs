@@ -15,7 +15,7 @@ use clap::error::ErrorKind;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::QUERIES;
-use crate::embed::{Python3, called_user_script, finalize, host_prefix, use_environment};
+use crate::embed::{Python3, called_user_script, finish, host_prefix, use_environment};
 use crate::environment::Environment;
 use crate::error::{self, Error};
 use crate::interrupt::Handlers;
@@ -40,7 +40,9 @@ pub fn process(argv: Vec<OsString>) -> ! {
         }
     };
     if called_user_script() {
-        finalize();
+        // SAFETY: stdout has had its answer, and is flushed; what is printed from here on goes to stderr.
+        unsafe { libc::dup2(2, 1) };
+        finish();
     }
     // SAFETY: a library may have printed by C's means; then the process ends, whatever its other threads do.
     unsafe {
@@ -66,6 +68,9 @@ fn command(argv: Vec<String>) -> u8 {
     };
     let options = Options::of(&matches);
     display::begin(&options, !["run", "resume"].contains(&matches.subcommand_name().unwrap_or_default()));
+    if options.json {
+        print::keep_stdout();
+    }
     let result = dispatch(&matches, &options);
     display::end();
     match result {

@@ -1,6 +1,8 @@
 //! What a command says in the end: tables for people, one document with `--json`.
 
+use std::fs::File;
 use std::io::{ErrorKind, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -15,9 +17,30 @@ use crate::summary::{Status, Summary};
 /// What kept stdout from being written, and did not end the command.
 static BROKEN: Mutex<Option<std::io::Error>> = Mutex::new(None);
 
+/// Stdout, while nobody else may write to it.
+static OURS: Mutex<Option<File>> = Mutex::new(None);
+
+/// From now on what scripts, libraries and their children write to stdout goes to stderr: stdout has one document.
+pub(super) fn keep_stdout() {
+    // SAFETY: descriptors of this process; the copy is ours alone.
+    let copy = unsafe {
+        let copy = libc::dup(1);
+        if copy >= 0 {
+            libc::fcntl(copy, libc::F_SETFD, libc::FD_CLOEXEC);
+            libc::dup2(2, 1);
+        }
+        (copy >= 0).then(|| File::from_raw_fd(copy))
+    };
+    *OURS.lock().unwrap_or_else(PoisonError::into_inner) = copy;
+}
+
 /// Text on stdout.
 pub(super) fn text(text: &str) {
-    if let Err(cause) = std::io::stdout().write_all(text.as_bytes()) {
+    let written = match OURS.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        Some(ours) => ours.write_all(text.as_bytes()),
+        None => std::io::stdout().write_all(text.as_bytes()),
+    };
+    if let Err(cause) = written {
         BROKEN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause);
     }
 }
@@ -29,6 +52,10 @@ pub(super) fn line(line: &str) {
 
 /// The end of stdout: the error if anything could not be written. That nobody reads on (`pyrust-nn sessions | head`) is none.
 pub(super) fn end() -> Option<Error> {
+    if let Some(ours) = OURS.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // SAFETY: as above.
+        unsafe { libc::dup2(ours.as_raw_fd(), 1) };
+    }
     let flushed = std::io::stdout().flush();
     let cause = BROKEN.lock().unwrap_or_else(PoisonError::into_inner).take().or(flushed.err())?;
     let cause = (cause.kind() != ErrorKind::BrokenPipe).then_some(cause)?;

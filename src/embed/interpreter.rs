@@ -127,14 +127,13 @@ fn prepare(py: Python<'_>, environment: &Environment) -> PyResult<()> {
     py.run(&code, Some(&globals), None)
 }
 
-/// Ends the interpreter as Python itself ends: threads are waited for, what is registered for the end is called, files are
-/// flushed. Only for the thread that started it, as the last that is done with Python.
-pub(crate) fn finalize() {
+/// What Python does at its end for a script: waits for threads, calls what is registered for the end, flushes files. The interpreter
+/// stays: libraries report its end as leaks of theirs.
+pub(crate) fn finish() {
     if started() {
-        // SAFETY: Python runs, and nothing of it is used afterwards, the attached state included.
-        unsafe {
-            ffi::PyGILState_Ensure();
-            ffi::Py_FinalizeEx();
+        let done = Python::attach(|py| py.import("pyrust_nn._host")?.call_method0("finish").map(drop));
+        if let Err(raised) = done {
+            Python::attach(|py| raised.print(py));
         }
     }
 }

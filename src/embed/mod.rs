@@ -11,7 +11,7 @@ pub use pyo3;
 use pyo3::prelude::*;
 
 pub use interpreter::{Python3, use_environment};
-pub(crate) use interpreter::{finalize, host_prefix, hosted_by_python, started};
+pub(crate) use interpreter::{finish, host_prefix, hosted_by_python, started};
 pub(crate) use probe::{Probe, time_rows};
 pub(crate) use raised::from_python;
 pub(crate) use script::{Call, call_script, called_user_script};

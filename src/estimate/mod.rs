@@ -122,6 +122,12 @@ pub(crate) fn estimate(folder: &Path, settings: &Settings, rows: Rows) -> Result
     let model = match Model::open(folder)? {
         Ok(model) => model,
         Err(why) => {
+            if folder.join("adapter_config.json").is_file() {
+                refusals.push(format!(
+                    "{} is itself a LoRA adapter; give its base as model and the adapter as checkpoint_lora, or merge it first (task merge)",
+                    folder.display()
+                ));
+            }
             made.missing.push(format!("memory and disk: {why}"));
             return Ok((made, refusals));
         }

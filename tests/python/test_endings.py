@@ -141,7 +141,7 @@ def test_killed_while_it_replaces_a_step_one_success_is_always_there(tmp_path: P
 def test_what_a_script_leaves_to_the_end_of_the_process_happens(tmp_path: Path, runs: Path, cli: Cli) -> None:
     script = write(
         tmp_path / "late.py",
-        "import atexit, pathlib, threading, time\n"
+        "import atexit, pathlib, subprocess, threading, time\n"
         f"here = pathlib.Path({str(tmp_path)!r})\n"
         "kept = open(here / 'buffered.txt', 'w')\n"
         "def later():\n"
@@ -150,10 +150,46 @@ def test_what_a_script_leaves_to_the_end_of_the_process_happens(tmp_path: Path, 
         "def run(params, session):\n"
         "    kept.write('in a buffer')\n"
         "    atexit.register(lambda: (here / 'atexit.txt').write_text('called'))\n"
-        "    threading.Thread(target=later).start()\n",
+        "    threading.Thread(target=later).start()\n"
+        "    atexit.register(print, 'said at the end')\n"
+        "    subprocess.run(['echo', 'said by a child'])\n",
     )
-    assert cli("script", script, "--session", "s", "--runs-dir", runs).returncode == 0
+    done = cli("script", script, "--session", "s", "--runs-dir", runs, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["status"] == "Success"
+    assert "said at the end" in done.stderr and "said by a child" in done.stderr
     assert [(tmp_path / name).read_text() for name in ("buffered.txt", "thread.txt", "atexit.txt")] == ["in a buffer", "done", "called"]
+
+
+def test_libraries_have_nothing_to_say_at_the_end(tmp_path: Path, runs: Path, data_json: str, cli: Cli) -> None:
+    write(tmp_path / "quick.py", "def run(params, session):\n    pass\n")
+    toml = (
+        f'[[step]]\ntask = "finetune_lora"\nmodel = "builtin:tiny"\ndataset_path = "{data_json}"\nnum_epochs = 1\n'
+        '[[step]]\ntask = "script"\nscript = "quick.py"\n'
+    )
+    done = cli("run", write(tmp_path / "p.toml", toml), "--session", "s", "--runs-dir", runs)
+    assert done.returncode == 0 and "leak" not in done.stderr, done.stderr
+
+
+def test_a_second_run_of_an_interrupted_pipeline_costs_no_resume(tmp_path: Path, runs: Path, binary: Path, cli: Cli) -> None:
+    write(tmp_path / "quick.py", "def run(params, session):\n    pass\n")
+    write(
+        tmp_path / "slow.py",
+        f"import time, os\ndef run(params, session):\n    if not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(60)\n",
+    )
+    rows = [("one", "quick.py"), ("two", "slow.py"), ("three", "quick.py")]
+    toml = "".join(f'[[step]]\ntask = "script"\nname = "{name}"\nscript = "{script}"\n' for name, script in rows)
+    words = ["run", write(tmp_path / "p.toml", toml), "--session", "s", "--runs-dir", runs]
+    process = subprocess.Popen([binary, *words], stderr=subprocess.PIPE, text=True)
+    wait_for(runs / "s/two/script.py")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert "`pyrust-nn resume s`" in process.stderr.read() and process.wait() == 130
+    refused = cli(*words)
+    assert refused.returncode == 2 and "`pyrust-nn resume s`" in refused.stderr
+    (tmp_path / "go").touch()
+    assert cli("resume", "s", "--runs-dir", runs).returncode == 0
+    assert [summary_of(runs, name)["status"] for name, _ in rows] == ["Success"] * 3
 
 
 def test_a_process_that_a_script_leaves_behind_does_not_hold_the_session(tmp_path: Path, runs: Path, cli: Cli) -> None:
