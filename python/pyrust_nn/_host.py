@@ -109,11 +109,7 @@ def call(native: Any, about_json: str, params_json: str) -> str:
 
 
 def finish() -> None:
-    """What Python does at the end of a process, for a script's threads, exit functions and open files. Called by Rust.
-
-    What they print goes to stderr: stdout has had the command's own answer.
-    """
-    sys.stdout = sys.stderr
+    """What Python does at the end of a process, for a script's threads, exit functions and open files. Called by Rust."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for one in gc.get_objects():
@@ -184,6 +180,21 @@ def audit(event: str, args: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
+def variables(values: dict[str, str]) -> Iterator[None]:
+    """Set these in `os.environ`, and put back afterwards what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
 def environment(offline: bool) -> Iterator[None]:
     """Set what libraries read from the environment. Offline, let nothing reach the network; send no telemetry in any case."""
     # torch's threads spin while they wait, by default for milliseconds: with anything else on the machine small models
@@ -199,17 +210,11 @@ def environment(offline: bool) -> Iterator[None]:
             _AUDITED.set()
             sys.addaudithook(audit)  # hooks stay for good, so this one asks whether it is wanted
         _NO_SOCKETS.set()
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
     try:
-        yield
+        with variables(names):
+            yield
     finally:
         _NO_SOCKETS.clear()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def facts() -> dict[str, Any]:

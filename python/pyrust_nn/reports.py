@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from pyrust_nn import InputError
+from pyrust_nn._host import variables
 from pyrust_nn.callbacks import Session
 
 
@@ -43,17 +44,11 @@ def _wandb(session: Session) -> Iterator[TrainerCallback]:
     import wandb
     from transformers.integrations import WandbCallback
 
-    names = {"WANDB_DIR": os.environ.get("WANDB_DIR", str(session.step_folder))}
+    values = {"WANDB_DIR": os.environ.get("WANDB_DIR", str(session.step_folder))}
     if session.offline:
-        names["WANDB_MODE"] = "offline"
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    try:
-        yield WandbCallback()
-    finally:
-        wandb.finish()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        values["WANDB_MODE"] = "offline"
+    with variables(values):
+        try:
+            yield WandbCallback()
+        finally:
+            wandb.finish()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,7 @@ class ConversationTrainer(CheckpointTrainer):
         step_loss = float(loss)
         if not math.isfinite(step_loss):
             raise ModelError(self._diverged(f"the loss became {step_loss} at step {self.state.global_step + 1}"))
-        self.meter.tokens += sum(map(length, rows))
+        self.meter.tokens += _tokens(rows)
         self.meter.target_tokens += target_tokens(rows)
         self.meter.record_loss(step_loss)
         return loss
@@ -237,5 +237,5 @@ class ConversationTrainer(CheckpointTrainer):
         return metrics
 
 
-def _tokens(rows: list[Row]) -> int:
+def _tokens(rows: Sequence[Row]) -> int:
     return sum(map(length, rows))

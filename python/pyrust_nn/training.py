@@ -12,7 +12,6 @@ dtype; LoRA keeps its frozen base in `dtype`.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import os
@@ -34,7 +33,7 @@ from pyrust_nn.checkpoints import StopCallback, taken_up
 from pyrust_nn.compiling import check_compilable, check_compiler, compiled_layers
 from pyrust_nn.evaluation import EvaluationCallback, check_evaluation
 from pyrust_nn.layers import fused_layers
-from pyrust_nn.memory import give_back_memory, own_memory, peak_memory_bytes, too_small
+from pyrust_nn.memory import empty_memory, give_back_memory, own_memory, peak_memory_bytes, too_small
 from pyrust_nn.models import model_folder, pick_device, pick_dtype, position_limit
 from pyrust_nn.reports import reporters
 from pyrust_nn.rows import Rows, prepare_rows, row_options
@@ -212,9 +211,7 @@ def train(
     }
     # One process runs many steps: give back what this one held.
     del trainer
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    empty_memory()
     return {name: value for name, value in metrics.items() if value is not None}
 
 

@@ -122,7 +122,7 @@ pub(crate) fn estimate(folder: &Path, settings: &Settings, rows: Rows) -> Result
     let model = match Model::open(folder)? {
         Ok(model) => model,
         Err(why) => {
-            if folder.join("adapter_config.json").is_file() {
+            if model::is_adapter(folder) {
                 refusals.push(format!(
                     "{} is itself a LoRA adapter; give its base as model and the adapter as checkpoint_lora, or merge it first (task merge)",
                     folder.display()

@@ -24,10 +24,15 @@ pub(super) struct Model {
 /// Parts of multimodal and multi-token checkpoints that a causal language model does not load.
 const NOT_LOADED: [&str; 3] = ["visual.", "mtp.", "vision_tower."];
 
+/// Whether it is an adapter's folder, which has no weights of its own.
+pub(super) fn is_adapter(folder: &Path) -> bool {
+    folder.join("adapter_config.json").is_file()
+}
+
 impl Model {
     /// Reads config.json and headers. The inner error says what is not there.
     pub(super) fn open(folder: &Path) -> Result<Result<Model, String>> {
-        if folder.join("adapter_config.json").is_file() {
+        if is_adapter(folder) {
             return Ok(Err(format!("{} is an adapter, which has no weights of its own to train on", folder.display())));
         }
         let path = folder.join("config.json");

@@ -31,6 +31,14 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def tiny_of_its_own(folder: Path) -> Path:
+    """A folder with the tiny model's files, each of which a test may replace."""
+    folder.mkdir()
+    for file in Path(model_folder("builtin:tiny")).iterdir():
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
 def wait_for(path: Path) -> None:
     until = time.monotonic() + 60
     while not path.exists():
@@ -72,10 +80,7 @@ def test_stdout_that_cannot_be_written_is_an_error(runs: Path, binary: Path) -> 
 
 
 def test_ctrl_c_while_the_model_is_hashed_ends_the_pipeline(tmp_path: Path, runs: Path, binary: Path, cli: Cli) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file in Path(model_folder("builtin:tiny")).iterdir():
-        (folder / file.name).symlink_to(file)
+    folder = tiny_of_its_own(tmp_path / "model")
     with (folder / "notes.json").open("wb") as sparse:
         sparse.truncate(64 << 30)  # minutes of hashing
     write(tmp_path / "quick.py", "def run(params, session):\n    pass\n")
@@ -279,10 +284,7 @@ def test_what_is_no_parameter_is_named(data_json: str) -> None:
     [(1e5, "f16", "outtype bf16"), (1e8, "q8_0", "outtype bf16"), (float("nan"), "bf16", "diverged"), (1e5, "bf16", None)],
 )
 def test_a_gguf_file_has_no_number_that_is_none(number: float, outtype: str, said: str | None, tmp_path: Path, runs: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file in Path(model_folder("builtin:tiny")).iterdir():
-        (folder / file.name).symlink_to(file)
+    folder = tiny_of_its_own(tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][3, 5] = number
     (folder / "model.safetensors").unlink()
