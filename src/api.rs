@@ -1,83 +1,52 @@
-//! The tasks as Rust functions: `task(session, subject, &params) -> anyhow::Result<Summary>`.
-//!
-//! `session` is an id ([`crate::new_session_id`] makes a fresh one), `model` a folder, a session's step, `builtin:tiny` or a hub
-//! name. An error carries [`crate::error::Error`] with its kind; the step's `summary.json` says the same.
+//! What Rust has besides the tasks: pipelines, resuming, Python for a caller's own work, and the command line as a function.
 
 use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::params::{
-    ConvertLoraToGgufParams, ConvertModelToGgufParams, Door, FinetuneFullParams, FinetuneLoraParams, FlattenParams, InferenceParams,
-    MergeParams, QuantizeModelParams, ScriptParams, TaskParams,
-};
+use crate::base::logging;
+use crate::params::interface::Interface;
 use crate::pipeline::Pipeline;
-use crate::run::{Request, step};
-use crate::summary::Summary;
-use crate::task::Task;
-
-/// Trains every weight of the model.
-pub fn finetune_full(session: &str, model: &str, params: &FinetuneFullParams) -> Result<Summary> {
-    call("finetune_full", session, model, params)
-}
-
-/// Trains a LoRA adapter beside the frozen model, goes on with one, or stacks a new one upon it.
-pub fn finetune_lora(session: &str, model: &str, params: &FinetuneLoraParams) -> Result<Summary> {
-    call("finetune_lora", session, model, params)
-}
-
-/// Joins stacked adapters into one adapter that computes the same.
-pub fn flatten(session: &str, model: &str, params: &FlattenParams) -> Result<Summary> {
-    call("flatten", session, model, params)
-}
-
-/// Joins an adapter and its base into a plain model.
-pub fn merge(session: &str, model: &str, params: &MergeParams) -> Result<Summary> {
-    call("merge", session, model, params)
-}
-
-/// Makes a smaller copy of the model.
-pub fn quantize_model(session: &str, model: &str, params: &QuantizeModelParams) -> Result<Summary> {
-    call("quantize_model", session, model, params)
-}
-
-/// Writes the model as GGUF.
-pub fn convert_model_to_gguf(session: &str, model: &str, params: &ConvertModelToGgufParams) -> Result<Summary> {
-    call("convert_model_to_gguf", session, model, params)
-}
-
-/// Writes a LoRA adapter as GGUF.
-pub fn convert_lora_to_gguf(session: &str, adapter: &str, params: &ConvertLoraToGgufParams) -> Result<Summary> {
-    call("convert_lora_to_gguf", session, adapter, params)
-}
-
-/// Lets the model answer; the answers are the summary's `result`.
-pub fn inference(session: &str, model: &str, params: &InferenceParams) -> Result<Summary> {
-    call("inference", session, model, params)
-}
-
-/// Runs a Python script with `run(params, session) -> dict`.
-pub fn run_script(session: &str, script: &str, params: &ScriptParams) -> Result<Summary> {
-    call("script", session, script, params)
-}
+use crate::session::{ProcessGuard, Session, Summary, runs_dir};
+use crate::step::Outcome;
+use crate::{pipeline, python};
 
 /// Runs a pipeline file; `overrides` are its top-level keys, such as `model`. Stops at the first step that fails.
+///
+/// # Errors
+/// Kind `usage`: the file, or a parameter in it. Else that of the step that failed.
 pub fn run_pipeline(session: &str, path: &Path, overrides: Map<String, Value>) -> Result<Vec<Summary>> {
-    let plan = Pipeline::read(path)?.with(overrides, Some(session.to_string()), Door::Rust)?;
-    plan.run(|_| {})?.into_iter().map(crate::run::Outcome::into_result).collect()
+    let plan = Pipeline::read(path)?.with(overrides, Some(session.to_string()), Interface::Rust)?;
+    plan.run(|_| {})?.into_iter().map(Outcome::into_result).collect()
 }
 
-/// Goes on with what was interrupted in a session (runs directory: PYRUST_NN_RUNS, else `runs`): a fine-tuning from its last whole
+/// Resumes what was interrupted in a session (runs directory: PYRUST_NN_RUNS, else `runs`): a fine-tuning from its last complete
 /// checkpoint, another step from its beginning; then the remaining steps of the session's pipeline. With `step`, that step alone.
+///
+/// # Errors
+/// Kind `usage`: nothing is left to do. Else that of the step that failed.
 pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
-    let plan = crate::resume::plan(None, session, step, Door::Rust)?;
-    plan.run(|_| {})?.into_iter().map(crate::run::Outcome::into_result).collect()
+    let plan = pipeline::remaining(None, session, step, Interface::Rust)?;
+    plan.run(|_| {})?.into_iter().map(Outcome::into_result).collect()
 }
 
-fn call<P: TaskParams>(task: &str, session: &str, subject: &str, params: &P) -> Result<Summary> {
-    let task = Task::named(task)?;
-    let mut given = params.given()?;
-    given.insert(task.subject.name.into(), subject.into());
-    step(Request::new(task, Some(session.to_string()), given, Door::Rust)).into_result()
+/// Runs a caller's own work with Python, in a session: it is open and locked, Python's logging and streams go to its log, Ctrl-C raises
+/// `KeyboardInterrupt`; all of it is released afterwards.
+///
+/// ```no_run
+/// let version = pyrust_nn::with_python_env("s1", |py| {
+///     use pyrust_nn::pyo3::prelude::*;
+///     Ok(py.import("torch")?.getattr("__version__")?.str()?.to_string())
+/// })?;
+/// # anyhow::Ok(())
+/// ```
+///
+/// # Errors
+/// The closure's own, or kind `busy` (session or process in use) or `setup` (no Python environment).
+pub fn with_python_env<T>(session: &str, work: impl FnOnce(pyo3::Python<'_>) -> Result<T>) -> Result<T> {
+    let _one_at_a_time = ProcessGuard::begin(session, "with_python_env")?;
+    let session = Session::open(&runs_dir(None), session)?;
+    let _log = logging::attach(&session.log_path())?;
+    python::with_python(work)
 }

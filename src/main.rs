@@ -5,5 +5,5 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
-    pyrust_nn::cli::process(std::env::args_os().collect())
+    pyrust_nn::process(std::env::args_os().collect())
 }

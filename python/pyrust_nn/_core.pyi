@@ -265,7 +265,7 @@ def finetune_lora(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Train a LoRA adapter beside the frozen model, go on with one, or stack a new one upon it, as a step of a session; returns the step's summary.
+    """Train a LoRA adapter on the frozen model, continue one, or stack a new one on it, as a step of a session; returns the step's summary.
 
     Args:
         session: Name of the session; None makes a fresh one.
@@ -299,17 +299,17 @@ def finetune_lora(
         early_stopping_patience: End after so many evaluations in a row without a lower loss; 0 never does. (a whole number from 0 to 1000000; default 0)
         load_best_model_at_end: Save the weights of the evaluation with the lowest loss instead of the last ones. (true or false; default off)
         report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
-        lora_rank: Rank of the adapter's matrices; unset, the continued one's, else 8. (a whole number from 1 to 65536; unset by default)
-        target_modules: Layers that get an adapter; unset, the continued one's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
+        lora_rank: Rank of the adapter's matrices. Unset: that of checkpoint_lora, else 8. (a whole number from 1 to 65536; unset by default)
+        target_modules: Layers that get an adapter. In a model whose layers have other names than those taken by default, every linear layer of the blocks does. Unset: that of checkpoint_lora, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj. (a list of texts, none of them empty; unset by default)
         load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
         learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-4)
-        lora_alpha: Scale: the adapter's product counts lora_alpha / lora_rank times; unset, the continued one's, else 32. (a whole number from 1 to 1000000; unset by default)
-        lora_dropout: Dropout on the adapter's input; unset, the continued one's, else 0.05. (a number from 0 to 0.99; unset by default)
-        checkpoint_lora: Adapter to go on from: a folder or a session's step. (a folder or a session's step; unset by default)
-        checkpoint_mode: How to go on from checkpoint_lora: continue trains that adapter further; stack leaves it as it is, active and frozen, and trains a new one beside it. (one of continue, stack; default continue)
-        use_rslora: Scale by the root of the rank (rsLoRA); unset, the continued one's, else off. (true or false; unset by default)
-        use_dora: Learn direction and length of each weight apart (DoRA, arXiv 2402.09353); unset, the continued one's, else off. (true or false; unset by default)
-        loraplus_ratio: Learning rate of the adapter's B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), 16 for instance; unset, the same for both. (a number from 1 to 10000; unset by default)
+        lora_alpha: Scale: the adapter's product is multiplied by lora_alpha / lora_rank. Unset: that of checkpoint_lora, else 32. (a whole number from 1 to 1000000; unset by default)
+        lora_dropout: Dropout on the adapter's input. Unset: that of checkpoint_lora, else 0.05. (a number from 0 to 0.99; unset by default)
+        checkpoint_lora: Adapter to continue: a folder or a session's step. (a folder or a session's step; unset by default)
+        checkpoint_mode: What happens to checkpoint_lora: continue trains that adapter further; stack keeps it active and frozen, and trains a new one on top. (one of continue, stack; default continue)
+        use_rslora: Scale by the square root of the rank (rsLoRA, arXiv 2312.03732). Unset: that of checkpoint_lora, else off. (true or false; unset by default)
+        use_dora: Train the direction and the length of each weight separately (DoRA, arXiv 2402.09353). Unset: that of checkpoint_lora, else off. (true or false; unset by default)
+        loraplus_ratio: Learning rate of the adapter's B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), for instance 16; unset, the same for both. (a number from 1 to 10000; unset by default)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
@@ -329,7 +329,7 @@ def flatten(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Join stacked adapters into one adapter, as a step of a session; returns the step's summary.
+    """Combine stacked adapters into one adapter, as a step of a session; returns the step's summary.
 
     Args:
         session: Name of the session; None makes a fresh one.
@@ -354,12 +354,12 @@ def merge(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Join an adapter and its base into a plain model, as a step of a session; returns the step's summary.
+    """Merge an adapter into its base model, as a step of a session; returns the step's summary.
 
     Args:
         session: Name of the session; None makes a fresh one.
         model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        dtype: Number format of the merged model: auto is the base model's own. (one of auto, bf16, fp16, fp32; default auto)
+        dtype: Dtype of the merged model: auto is the base model's own. (one of auto, bf16, fp16, fp32; default auto)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
@@ -380,7 +380,7 @@ def quantize_model(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Make a smaller copy of the model: 4, 8 or 16 bit, as a step of a session; returns the step's summary.
+    """Make a smaller copy of the model: 4-bit, 8-bit or 16-bit, as a step of a session; returns the step's summary.
 
     Args:
         session: Name of the session; None makes a fresh one.
@@ -411,7 +411,7 @@ def convert_model_to_gguf(
     Args:
         session: Name of the session; None makes a fresh one.
         model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        outtype: Types of the matrices, a file for each. (a list, not empty, of f16, bf16, q8_0; default f16)
+        outtype: Types of the matrices; a file is written for each. (a list, not empty, of f16, bf16, q8_0; default f16)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
@@ -437,7 +437,7 @@ def convert_lora_to_gguf(
     Args:
         session: Name of the session; None makes a fresh one.
         adapter: The LoRA adapter: a folder or a session's step. (a folder or a session's step; required)
-        outtype: Types of the matrices, a file for each. (a list, not empty, of f16, bf16, q8_0; default f16)
+        outtype: Types of the matrices; a file is written for each. (a list, not empty, of f16, bf16, q8_0; default f16)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
@@ -465,19 +465,19 @@ def inference(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Let the model answer, as a step of a session; returns the step's summary.
+    """Generate answers to prompts, as a step of a session; returns the step's summary.
 
     Args:
         session: Name of the session; None makes a fresh one.
         model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        prompt: What to ask: a text, or (in Python, Rust and pipeline.toml) a whole conversation; may repeat. (a text that is not empty, or a list of such texts and of conversations ([{"role": …, "content": …}, …]); unset by default)
-        prompts_file: File of prompts: JSON list or JSON lines of texts or conversations, or a .txt with one prompt per line. (a path; unset by default)
-        max_new_tokens: Longest answer, in tokens. (a whole number from 1 to 1048576; default 256)
-        temperature: Sampling temperature, 0 always takes the likeliest token; unset, the model's generation config decides. (a number from 0 to 100; unset by default)
-        top_p: Sample among the likeliest tokens that together have this probability; unset, the model's. (a number above 0, up to 1; unset by default)
-        top_k: Sample among this many likeliest tokens; unset, the model's. (a whole number from 1 to 1000000; unset by default)
+        prompt: What to ask: a string, or (in Python, Rust and pipeline.toml) a whole conversation; may repeat. (a text that is not empty, or a list of such texts and of conversations ([{"role": …, "content": …}, …]); unset by default)
+        prompts_file: File of prompts: a JSON list or JSON lines of strings or conversations, or a .txt with one prompt per line. (a path; unset by default)
+        max_new_tokens: Maximum number of tokens in an answer. (a whole number from 1 to 1048576; default 256)
+        temperature: Sampling temperature; 0 is greedy decoding. Unset: that of the model's generation config. (a number from 0 to 100; unset by default)
+        top_p: Sample from the smallest set of most likely tokens whose probabilities add up to this. Unset: the model's. (a number above 0, up to 1; unset by default)
+        top_k: Sample from this many most likely tokens. Unset: the model's. (a whole number from 1 to 1000000; unset by default)
         seed: Seed of the sampling. (a whole number from 0 to 4294967295; default 42)
-        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        dtype: Dtype of the computation: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         step: The step's folder in the session; unset, the task's name. (a text; unset by default)
         overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters and do nothing. (true or false; default off)
@@ -498,7 +498,7 @@ def run_script(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Run a script of your own, as a step of a session; returns the step's summary.
+    """Run your own script, as a step of a session; returns the step's summary.
 
     Args:
         session: Name of the session; None makes a fresh one.
@@ -586,11 +586,11 @@ def check_dataset(
         packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
         dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
-        lora_rank: Rank of the adapter's matrices; unset, the continued one's, else 8. (a whole number from 1 to 65536; unset by default)
-        target_modules: Layers that get an adapter; unset, the continued one's, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj, or every linear layer of the blocks where they have other names. (a list of texts, none of them empty; unset by default)
+        lora_rank: Rank of the adapter's matrices. Unset: that of checkpoint_lora, else 8. (a whole number from 1 to 65536; unset by default)
+        target_modules: Layers that get an adapter. In a model whose layers have other names than those taken by default, every linear layer of the blocks does. Unset: that of checkpoint_lora, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj. (a list of texts, none of them empty; unset by default)
         load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
         task: The way of fine-tuning whose memory, disk and time are estimated. (one of finetune_full, finetune_lora; default finetune_lora)
-        show: Conversations to show with what is trained on: the first so many. (a whole number from 0 to 1000; default 1)
+        show: How many conversations to show with what is trained on: the first ones. (a whole number from 0 to 1000; default 1)
         show_index: Conversations to show instead, by their index, from 0. (a list of whole numbers, none below 0; unset by default)
         probe: Also time two layers of the model's shape, which starts Python, and estimate how long training takes. (true or false; default off)
         device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::arrow::{FileCheck, Rows, RowsWriter, read_rows};
-use super::cache::{EVAL, Entry, Prepared, Report, TRAIN};
-use super::findings::Findings;
-use super::options::Options;
-use super::prepare::{Counts, Ending, Made, Preparation, Probe, Sink, prepare};
-use super::render::{ChatRenderer, Render};
-use super::template::ChatTemplate;
-use super::tokenizer::{Excerpt, Tokenizer};
-use crate::logging::{info, warning};
-use crate::{error, files};
+use crate::base::{error, files};
+use crate::data::render::rendering::{Render, RenderError};
+use crate::data::render::template::ChatTemplate;
+use crate::data::render::turns::ChatRenderer;
+use crate::data::rows::arrow::{FileCheck, Rows, RowsWriter, read_rows};
+use crate::data::rows::cache::{EVAL, Entry, Prepared, Report, TRAIN};
+use crate::data::rows::counts::Counts;
+use crate::data::rows::findings::Findings;
+use crate::data::rows::options::Options;
+use crate::data::rows::prepare::{Ending, Made, Preparation, Probe, Sink, prepare};
+use crate::data::tokenizer::{Excerpt, Tokenizer};
 
 /// transformers, for templates that only it can render, and to compare with.
 pub trait Transformers: Sync {
@@ -50,13 +51,13 @@ pub fn is_native(model_folder: &Path) -> bool {
 }
 
 /// What renders and tokenizes for a model.
-pub(super) struct Engine {
+pub(crate) struct Engine {
     pub tokenizer: Tokenizer,
     pub renderer: ChatRenderer,
 }
 
 impl Engine {
-    pub(super) fn open(model_folder: &Path, cache: Option<&Path>) -> Result<Engine> {
+    pub(crate) fn open(model_folder: &Path, cache: Option<&Path>) -> Result<Engine> {
         let tokenizer = Tokenizer::open(model_folder, cache)?;
         let template = ChatTemplate::open(model_folder)?;
         let end_tokens = tokenizer.control_texts().to_vec();
@@ -66,7 +67,7 @@ impl Engine {
     /// Goes through the data set, with what is right for it: what the probes show to be wrong is done anew by the libraries.
     /// `sink` makes a fresh sink for each attempt. In a survey what is wrong with the data is found, not refused. The last of the answer:
     /// whether nobody could compare the template.
-    pub(super) fn run<S: Sink>(
+    pub(crate) fn run<S: Sink>(
         &mut self,
         dataset: &Dataset,
         transformers: &dyn Transformers,
@@ -164,8 +165,8 @@ fn difference(probes: &[Probe], theirs: &dyn Render) -> Result<Option<String>> {
     for probe in probes {
         let same = match theirs.renderings(&probe.conversation) {
             Ok(renderings) => renderings == probe.renderings,
-            Err(super::render::RenderError::Failed(error)) => return Err(error),
-            Err(super::render::RenderError::Unsupported(why)) => return Ok(Some(why)),
+            Err(RenderError::Failed(error)) => return Err(error),
+            Err(RenderError::Unsupported(why)) => return Ok(Some(why)),
         };
         if !same {
             return Ok(Some(format!("conversation [{}]", probe.conversation.index)));
@@ -186,7 +187,7 @@ pub fn prepare_dataset(
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Prepared> {
     let (engine, files) = std::thread::scope(|scope| {
-        let digest = scope.spawn(|| super::digest(&dataset.files));
+        let digest = scope.spawn(|| crate::data::digest(&dataset.files));
         (Engine::open(&dataset.model_folder, Some(cache)), digest.join())
     });
     let (mut engine, files) = (engine?, files.map_err(|_| anyhow::anyhow!("hashing the data set panicked"))??);
@@ -271,7 +272,7 @@ impl Sink for ArrowSink<'_, '_> {
 }
 
 /// The share of the conversations that is held out, at least one. `conversations`: the number of each row's, in the order of the rows.
-pub(super) fn held_out(conversations: &[u32], options: &Options) -> Result<HashSet<u32>> {
+pub(crate) fn held_out(conversations: &[u32], options: &Options) -> Result<HashSet<u32>> {
     let mut drawn: Vec<u32> = conversations.to_vec();
     drawn.dedup();
     let count = ((options.eval_split * drawn.len() as f64).round() as usize).max(1);

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::engine::Engine;
-use super::fast;
-use super::render::{Render, RenderError, Rendering};
-use super::tokenizer::{Scratch, Tokenizer};
-use crate::error;
+use crate::base::error;
+use crate::data::engine::Engine;
+use crate::data::parse::fast;
+use crate::data::render::rendering::{Render, RenderError, Rendering};
+use crate::data::tokenizer::{Scratch, Tokenizer};
 
 /// Renders conversations, each a JSON object, by the template of the model in `folder`; of one that is refused or not supported, why.
 ///

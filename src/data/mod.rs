@@ -1,48 +1,29 @@
-//! Conversations, from files to what is learned.
+//! Conversations, from files to what is learned: `read` (files to items), `parse` (items to conversations), `render` (conversations to
+//! texts and turns), `tokenizer` (texts to token ids), `rows` (samples, their file and the cache), `survey` (for `check`).
 
-mod arrow;
-mod cache;
-mod conversation;
-mod diagnose;
-mod engine;
-mod fast;
-mod files;
-mod findings;
-mod inspect;
-mod lengths;
-mod options;
-mod prepare;
-mod preview;
-mod problem;
-mod python;
-mod raw;
-mod read;
-mod render;
-mod sample;
-mod scan;
-mod shapes;
-mod skeleton;
-mod source;
-mod split;
-mod survey;
-mod template;
+pub(crate) mod engine;
+pub(crate) mod inspect;
+pub(crate) mod parse;
+pub(crate) mod read;
+pub(crate) mod render;
+pub(crate) mod rows;
+pub(crate) mod survey;
 #[cfg(test)]
 mod tests;
-mod tokenizer;
+pub(crate) mod tokenizer;
 
-pub use cache::{Prepared, folder as cache_folder};
-pub use conversation::{Conversation, Message, Role};
-pub use engine::{Dataset, NoTransformers, Transformers, is_native, prepare_dataset};
-pub use files::{digest, expand, is_pattern};
-pub use findings::TooLong;
-pub use inspect::{render_chat, tokenize, tokenize_by_library};
-pub use lengths::{Bin, Lengths};
-pub use options::{Options, Overlong, Thinking};
-pub use prepare::Counts;
-pub use preview::{Piece, Preview};
-pub use problem::{Problem, Problems};
-pub use read::{Batch, Count, Reader, check_files, read_conversations};
-pub use render::{Render, RenderError, Rendering, Turn};
-pub use shapes::Shape;
-pub use survey::{Chosen, Survey, survey};
+pub(crate) use engine::{Dataset, NoTransformers, Transformers, is_native, prepare_dataset};
+pub(crate) use inspect::{render_chat, tokenize, tokenize_by_library};
+pub(crate) use parse::conversation::Conversation;
+pub(crate) use read::files::{digest, expand, is_pattern};
+pub(crate) use read::reader::check_files;
+pub(crate) use render::rendering::{Render, RenderError, Rendering, Turn};
+pub use rows::cache::Prepared;
+pub(crate) use rows::cache::folder as cache_folder;
+pub use rows::counts::Counts;
+pub use rows::findings::TooLong;
+pub(crate) use rows::options::Options;
+pub(crate) use survey::collect::{Chosen, Survey, survey};
+pub use survey::lengths::Bin;
+pub use survey::preview::Preview;
 pub(crate) use tokenizer::{tokenizer_head, vocabulary_and_merges};

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lora::Adapter;
-use super::model::Model;
-use super::{Settings, bytes_of};
+use crate::estimate::lora::Adapter;
+use crate::estimate::model::Model;
+use crate::estimate::settings::{Settings, bytes_of};
 
 /// Bytes in the step's folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Disk {
 }
 
 /// The output is stored as the model was, or in the dtype that is asked for; an adapter is fp32.
-pub(super) fn disk(model: &Model, adapter: Option<&Adapter>, settings: &Settings, steps: u64, dtype: &str) -> Disk {
+pub(crate) fn disk(model: &Model, adapter: Option<&Adapter>, settings: &Settings, steps: u64, dtype: &str) -> Disk {
     let small = model.small_files;
     let trained = adapter.map_or(model.parameters(), Adapter::parameters);
     let stored = if settings.dtype == "auto" { model.stored_dtype() } else { dtype };

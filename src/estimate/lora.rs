@@ -1,8 +1,8 @@
 //! The size of a LoRA adapter: for a layer of `i` inputs and `o` outputs, A has `r * i` numbers and B `o * r` (arXiv 2106.09685).
 
-use super::Settings;
-use super::model::{Model, linear_layers};
-use crate::error::did_you_mean;
+use crate::base::error::did_you_mean;
+use crate::estimate::model::{Model, linear_layers};
+use crate::estimate::settings::Settings;
 
 /// The rank where none is given, as the help of `lora_rank` says.
 const RANK: u64 = 8;
@@ -11,7 +11,7 @@ const ROUTERS: [&str; 2] = ["gate", "shared_expert_gate"];
 
 /// The layers that get an adapter.
 #[derive(Debug)]
-pub(super) struct Adapter {
+pub(crate) struct Adapter {
     pub rank: u64,
     /// Inputs and outputs of each.
     pub layers: Vec<(u64, u64)>,
@@ -22,7 +22,7 @@ pub(super) struct Adapter {
 impl Adapter {
     /// As training chooses them (`lora_target_modules` in `pyrust_nn.models`): what is asked for, else every linear layer of the blocks.
     /// The error is the sentence that training would end with.
-    pub(super) fn of(model: &Model, settings: &Settings) -> Result<Adapter, String> {
+    pub(crate) fn of(model: &Model, settings: &Settings) -> Result<Adapter, String> {
         let rank = settings.lora_rank.unwrap_or(RANK);
         // Experts are fused into one tensor a layer when they are loaded, and get no adapter.
         let blocks: Vec<(&str, u64, u64)> = linear_layers(model).filter(|(path, ..)| !path.contains(".experts.")).collect();
@@ -62,7 +62,7 @@ impl Adapter {
         Ok(Adapter { rank, layers, head })
     }
 
-    pub(super) fn parameters(&self) -> u64 {
+    pub(crate) fn parameters(&self) -> u64 {
         self.layers.iter().map(|(inputs, outputs)| self.rank * (inputs + outputs)).sum()
     }
 }

@@ -36,9 +36,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lora::Adapter;
-use super::model::{Model, in_a_block, linear_layers};
-use super::{Rows, Settings, bytes_of};
+use crate::estimate::lora::Adapter;
+use crate::estimate::model::{Model, in_a_block, linear_layers};
+use crate::estimate::settings::{Rows, Settings, bytes_of};
 
 /// Bytes, by what holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,13 +52,13 @@ pub struct Memory {
 }
 
 /// MiB of fp32 logits that are computed at a time, on a CPU and on CUDA: `CHUNK_BYTES` of `cross_entropy.py`.
-pub(super) const CHUNK_MIB: [u64; 2] = [96, 512];
+pub(crate) const CHUNK_MIB: [u64; 2] = [96, 512];
 
 /// Tokens of a micro-batch, on a CPU and on CUDA: `MAX_TOKENS` of `batches.py`.
-pub(super) const MAX_TOKENS: [u64; 2] = [768, 16_384];
+pub(crate) const MAX_TOKENS: [u64; 2] = [768, 16_384];
 
 /// `place`: device and dtype. The error says what the configuration lacks.
-pub(super) fn memory(
+pub(crate) fn memory(
     model: &Model,
     adapter: Option<&Adapter>,
     settings: &Settings,

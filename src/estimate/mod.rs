@@ -5,6 +5,7 @@ mod disk;
 mod lora;
 mod memory;
 mod model;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -13,51 +14,12 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-pub use disk::Disk;
-pub use memory::Memory;
 use model::Model;
 
-use crate::data::Options;
-
-/// What decides it, under the names of the parameters.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Settings {
-    pub task: Task,
-    pub num_epochs: f64,
-    pub batch_size: u64,
-    pub gradient_accumulation_steps: u64,
-    pub max_tokens_per_batch: Option<u64>,
-    pub dtype: String,
-    pub device: String,
-    pub save_steps: u64,
-    pub lora_rank: Option<u64>,
-    pub target_modules: Option<Vec<String>>,
-    pub load_in_4bit: bool,
-    #[serde(flatten)]
-    pub options: Options,
-}
-
-/// The way of fine-tuning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Task {
-    FinetuneFull,
-    FinetuneLora,
-}
-
-/// What the data set contributes.
-#[derive(Clone, Copy, Debug)]
-pub struct Rows {
-    /// Rows to train on, those held out for evaluation not counted.
-    pub train: u64,
-    /// Tokens of the longest row.
-    pub longest: u64,
-    /// Target tokens of the row that has the most.
-    pub longest_targets: u64,
-    /// Of all rows.
-    pub tokens: u64,
-    pub targets: u64,
-}
+pub use disk::Disk;
+pub use memory::Memory;
+pub use settings::Task;
+pub(crate) use settings::{Rows, Settings};
 
 /// What a training will take. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -183,9 +145,4 @@ fn place(settings: &Settings) -> (&'static str, &'static str) {
         _ => "fp32",
     };
     (if cuda { "cuda" } else { "cpu" }, dtype)
-}
-
-/// Bytes of a number in a format.
-fn bytes_of(dtype: &str) -> u64 {
-    if dtype == "fp32" { 4 } else { 2 }
 }

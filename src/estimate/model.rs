@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::error;
+use crate::base::error;
 use crate::gguf::{Tensor, tensors};
 
 /// A model without its weights.
 #[derive(Debug)]
-pub(super) struct Model {
+pub(crate) struct Model {
     config: Value,
     pub quantized: bool,
     /// By name; a tied output matrix and what text models do not load are left out.
@@ -25,13 +25,13 @@ pub(super) struct Model {
 const NOT_LOADED: [&str; 3] = ["visual.", "mtp.", "vision_tower."];
 
 /// Whether it is an adapter's folder, which has no weights of its own.
-pub(super) fn is_adapter(folder: &Path) -> bool {
+pub(crate) fn is_adapter(folder: &Path) -> bool {
     folder.join("adapter_config.json").is_file()
 }
 
 impl Model {
     /// Reads config.json and headers. The inner error says what is not there.
-    pub(super) fn open(folder: &Path) -> Result<Result<Model, String>> {
+    pub(crate) fn open(folder: &Path) -> Result<Result<Model, String>> {
         if is_adapter(folder) {
             return Ok(Err(format!("{} is an adapter, which has no weights of its own to train on", folder.display())));
         }
@@ -61,17 +61,17 @@ impl Model {
     }
 
     /// Numbers in the weights.
-    pub(super) fn parameters(&self) -> u64 {
+    pub(crate) fn parameters(&self) -> u64 {
         self.tensors.values().map(numbers).sum()
     }
 
     /// Bytes as they are stored.
-    pub(super) fn stored_bytes(&self) -> u64 {
+    pub(crate) fn stored_bytes(&self) -> u64 {
         self.tensors.values().map(|tensor| tensor.bytes as u64).sum()
     }
 
     /// What the weights are stored in.
-    pub(super) fn stored_dtype(&self) -> &'static str {
+    pub(crate) fn stored_dtype(&self) -> &'static str {
         match self.config["dtype"].as_str().or_else(|| self.config["torch_dtype"].as_str()) {
             Some("bfloat16") => "bf16",
             Some("float16") => "fp16",
@@ -80,7 +80,7 @@ impl Model {
     }
 
     /// How many tokens a sample may have, scaled rotary embeddings included.
-    pub(super) fn positions(&self) -> Option<u64> {
+    pub(crate) fn positions(&self) -> Option<u64> {
         let limit = self.number("max_position_embeddings")?;
         let rope = ["rope_parameters", "rope_scaling"].iter().map(|name| &self.config[*name]).find(|rope| rope.is_object());
         let scaled = rope.and_then(|rope| Some(rope["factor"].as_f64()? * rope["original_max_position_embeddings"].as_f64()?));
@@ -103,14 +103,14 @@ impl Model {
     }
 
     /// A whole number of the configuration.
-    pub(super) fn number(&self, name: &str) -> Option<u64> {
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.config[name].as_u64()
     }
 }
 
 /// The linear layers of the blocks, by the model's path to them: inputs and outputs. Of a quantized model, whose files do not tell them,
 /// those that the configuration does.
-pub(super) fn linear_layers(model: &Model) -> impl Iterator<Item = (&str, u64, u64)> {
+pub(crate) fn linear_layers(model: &Model) -> impl Iterator<Item = (&str, u64, u64)> {
     model.tensors.values().filter(|tensor| in_a_block(&tensor.name) && tensor.shape.len() == 2).filter_map(|tensor| {
         let path = tensor.name.strip_suffix(".weight")?;
         if model.quantized {
@@ -121,12 +121,12 @@ pub(super) fn linear_layers(model: &Model) -> impl Iterator<Item = (&str, u64, u
     })
 }
 
-pub(super) fn in_a_block(name: &str) -> bool {
+pub(crate) fn in_a_block(name: &str) -> bool {
     let mut parts = name.split('.');
     parts.by_ref().any(|part| part == "layers") && parts.next().is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-pub(super) fn numbers(tensor: &Tensor) -> u64 {
+pub(crate) fn numbers(tensor: &Tensor) -> u64 {
     tensor.shape.iter().map(|size| *size as u64).product()
 }
 

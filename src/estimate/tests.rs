@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::*;
+use crate::estimate::*;
 
 /// A Qwen2 of one layer whose file has a header and as many zeros as that says.
 fn model(folder: &Path, config: &Value) {

@@ -11,15 +11,15 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::plan::Format;
-use super::source::Stored;
+use crate::gguf::plan::Format;
+use crate::gguf::source::Stored;
 
 /// Numbers converted at a time: a multiple of every block, small enough for the first cache.
 const STAGE: usize = 1024;
 const Q8_0_BLOCK: usize = 32;
 
 /// Converts little-endian elements; `out` is exactly as long as they need in `format`.
-pub(super) fn encode(stored: Stored, data: &[u8], format: Format, out: &mut [u8]) {
+pub(crate) fn encode(stored: Stored, data: &[u8], format: Format, out: &mut [u8]) {
     debug_assert_eq!(format.bytes(data.len() / stored.bytes()), Some(out.len()));
     if matches!((stored, format), (Stored::F32, Format::F32) | (Stored::F16, Format::F16)) {
         out.copy_from_slice(data);
@@ -35,7 +35,7 @@ pub(super) fn encode(stored: Stored, data: &[u8], format: Format, out: &mut [u8]
 }
 
 /// As `encode`, from numbers that were computed or gathered.
-pub(super) fn encode_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
+pub(crate) fn encode_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
     debug_assert_eq!(format.bytes(numbers.len()), Some(out.len()));
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
@@ -47,7 +47,7 @@ pub(super) fn encode_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
 }
 
 /// Whether no number of a tensor's bytes is infinite or none; for blocks, no scale.
-pub(super) fn all_finite(format: Format, bytes: &[u8]) -> bool {
+pub(crate) fn all_finite(format: Format, bytes: &[u8]) -> bool {
     // Exponents with every bit set; all are looked at, so that the compiler makes vectors of it.
     let halves =
         |exponent: u16| bytes.as_chunks().0.iter().fold(true, |finite, half| finite & (u16::from_le_bytes(*half) & exponent != exponent));
@@ -66,7 +66,7 @@ pub(super) fn all_finite(format: Format, bytes: &[u8]) -> bool {
 
 /// Stored elements as float32, which holds each of them exactly.
 #[inline(always)]
-pub(super) fn decode(stored: Stored, data: &[u8], numbers: &mut [f32]) {
+pub(crate) fn decode(stored: Stored, data: &[u8], numbers: &mut [f32]) {
     debug_assert_eq!(data.len(), numbers.len() * stored.bytes());
     match stored {
         Stored::F32 => {

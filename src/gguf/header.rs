@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use anyhow::{Context, Result, ensure};
 
-use super::plan::{Key, Plan, Value};
-use super::rows::Rows;
-use super::vocabulary::Words;
+use crate::gguf::plan::{Key, Plan, Value};
+use crate::gguf::rows::Rows;
+use crate::gguf::vocabulary::Words;
 
 /// Where tensors begin is a multiple of this, counted from the end of the header, as is that end itself.
-pub(super) const ALIGNMENT: usize = 32;
+pub(crate) const ALIGNMENT: usize = 32;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
@@ -19,7 +19,7 @@ const LONGEST_NAME: usize = 63;
 const MOST_DIMENSIONS: usize = 4;
 
 /// The header, with zeros up to the first tensor.
-pub(super) fn header(plan: &Plan, tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
+pub(crate) fn header(plan: &Plan, tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
     let words = plan.vocabulary.as_ref().map(Words::read).transpose()?;
     let keys = &plan.keys;
     let mut out = MAGIC.to_vec();

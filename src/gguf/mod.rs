@@ -13,8 +13,10 @@ mod rows;
 mod source;
 #[cfg(test)]
 mod tests;
+mod types;
 mod vocabulary;
 mod write;
 
 pub(crate) use source::{Tensor, tensors};
+pub(crate) use types::OUTTYPE;
 pub use write::write;

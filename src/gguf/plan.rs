@@ -35,7 +35,7 @@ const VERSION: u32 = 1;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     version: u32,
     pub target: PathBuf,
     pub files: Vec<PathBuf>,
@@ -47,7 +47,7 @@ pub(super) struct Plan {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Vocabulary {
+pub(crate) struct Vocabulary {
     /// `tokenizer.json` of a byte-level BPE.
     pub tokenizer: PathBuf,
     /// Rows of the embedding.
@@ -58,7 +58,7 @@ pub(super) struct Vocabulary {
 /// A token that texts are searched for before they are cut.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Added {
+pub(crate) struct Added {
     pub id: u32,
     pub text: String,
     #[serde(rename = "type")]
@@ -67,7 +67,7 @@ pub(super) struct Added {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Key {
+pub(crate) struct Key {
     pub key: String,
     pub value: Value,
 }
@@ -75,7 +75,7 @@ pub(super) struct Key {
 /// A value with its type in the file.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Value {
+pub(crate) enum Value {
     Uint32(u32),
     Int32(i32),
     Float32(f32),
@@ -92,7 +92,7 @@ pub(super) enum Value {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Tensor {
+pub(crate) struct Tensor {
     pub name: String,
     #[serde(rename = "type")]
     pub format: Format,
@@ -108,7 +108,7 @@ pub(super) struct Tensor {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// Index into the plan's files.
     pub file: usize,
     pub tensor: String,
@@ -121,11 +121,11 @@ pub(super) struct Part {
 }
 
 /// `[first, count]`
-pub(super) type Range = (usize, usize);
+pub(crate) type Range = (usize, usize);
 
 /// How elements are stored in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub(super) enum Format {
+pub(crate) enum Format {
     F32,
     F16,
     BF16,

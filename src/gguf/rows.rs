@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::encode::{decode, encode, encode_numbers};
-use super::plan::{Part, Range, Tensor};
-use super::source::{Source, Stocked, Stored};
+use crate::gguf::encode::{decode, encode, encode_numbers};
+use crate::gguf::plan::{Part, Range, Tensor};
+use crate::gguf::source::{Source, Stocked, Stored};
 
 /// A tensor of the plan, checked against its sources.
-pub(super) struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     pub tensor: &'a Tensor,
     pub count: usize,
     /// Bytes of one row in the file to be written.

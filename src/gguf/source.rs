@@ -9,11 +9,11 @@ use memmap2::{Advice, Mmap, UncheckedAdvice};
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
-use crate::error;
+use crate::base::error;
 
 /// What elements are stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stored {
+pub(crate) enum Stored {
     F32,
     F16,
     BF16,
@@ -29,7 +29,7 @@ impl Stored {
 }
 
 /// One safetensors file.
-pub(super) struct Source {
+pub(crate) struct Source {
     path: PathBuf,
     map: Mmap,
     tensors: HashMap<String, Stretch>,
@@ -46,7 +46,7 @@ struct Stretch {
 
 /// A tensor as it is stored.
 #[derive(Clone, Debug)]
-pub(super) struct Stocked<'a> {
+pub(crate) struct Stocked<'a> {
     pub stored: Stored,
     /// Outermost dimension first.
     pub shape: &'a [usize],

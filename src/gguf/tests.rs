@@ -11,8 +11,8 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::write;
-use crate::error::{Error, Kind};
+use crate::base::error::{Error, Kind};
+use crate::gguf::write;
 
 /// A folder with one safetensors file of float32 tensors.
 struct Bench {

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result};
 
-use super::plan::Vocabulary;
-use crate::{data, error};
+use crate::base::error;
+use crate::data;
+use crate::gguf::plan::Vocabulary;
 
 /// `llama_token_type` of a token that texts are cut into, and of an id that has none.
 const NORMAL: i32 = 1;
@@ -11,7 +12,7 @@ const UNUSED: i32 = 5;
 
 /// The words of a vocabulary, by id.
 #[derive(Debug)]
-pub(super) struct Words {
+pub(crate) struct Words {
     pub tokens: Vec<String>,
     /// `llama_token_type` of each token.
     pub types: Vec<i32>,

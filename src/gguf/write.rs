@@ -1,20 +1,20 @@
 //! A plan carried out: batches of rows are converted on all cores while the batch before is written.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread;
+use std::{fs, thread};
 
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
 
-use super::encode::all_finite;
-use super::header::{ALIGNMENT, header};
-use super::plan::{Format, Plan, Tensor};
-use super::rows::Rows;
-use super::source::Source;
-use crate::{error, files};
+use crate::base::{error, files};
+use crate::gguf::encode::all_finite;
+use crate::gguf::header::{ALIGNMENT, header};
+use crate::gguf::plan::{Format, Plan, Tensor};
+use crate::gguf::rows::Rows;
+use crate::gguf::source::Source;
 
 /// Bytes of the file made at a time: large enough for a disk, small against a model.
 const BATCH: usize = 16 << 20;

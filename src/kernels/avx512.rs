@@ -5,13 +5,13 @@ use std::arch::x86_64::{
     _mm512_mul_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
-use super::LANES;
+use crate::kernels::LANES;
 
 /// e to the power of each number: 2^n times a polynomial of what remains, at most ln 2 / 2, in the coefficients of the Cephes
 /// library's expf (S. Moshier). No number stays none.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) fn exp(of: __m512) -> __m512 {
+pub(crate) fn exp(of: __m512) -> __m512 {
     // Below, the result is zero; the order has no-numbers pass.
     let of = _mm512_max_ps(_mm512_set1_ps(-104.0), of);
     let whole = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm512_mul_ps(
@@ -31,7 +31,7 @@ pub(super) fn exp(of: __m512) -> __m512 {
 /// N registers from memory.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) unsafe fn load<const N: usize>(from: *const f32) -> [__m512; N] {
+pub(crate) unsafe fn load<const N: usize>(from: *const f32) -> [__m512; N] {
     let mut loaded = [_mm512_setzero_ps(); N];
     for (at, register) in loaded.iter_mut().enumerate() {
         // SAFETY: the caller vouches for N registers.
@@ -43,7 +43,7 @@ pub(super) unsafe fn load<const N: usize>(from: *const f32) -> [__m512; N] {
 /// N registers to memory.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) unsafe fn store<const N: usize>(to: *mut f32, numbers: [__m512; N]) {
+pub(crate) unsafe fn store<const N: usize>(to: *mut f32, numbers: [__m512; N]) {
     for (at, register) in numbers.into_iter().enumerate() {
         // SAFETY: the caller vouches for N registers.
         unsafe { _mm512_storeu_ps(to.add(at * LANES), register) };
@@ -52,7 +52,7 @@ pub(super) unsafe fn store<const N: usize>(to: *mut f32, numbers: [__m512; N]) {
 
 /// The left side of a product: number (row, column) lies at row * `row` + column * `column`.
 #[derive(Clone, Copy)]
-pub(super) struct Left {
+pub(crate) struct Left {
     pub at: *const f32,
     pub row: usize,
     pub column: usize,
@@ -60,7 +60,7 @@ pub(super) struct Left {
 
 /// The right side, row by row.
 #[derive(Clone, Copy)]
-pub(super) struct Right {
+pub(crate) struct Right {
     pub at: *const f32,
     pub row: usize,
 }
@@ -68,7 +68,7 @@ pub(super) struct Right {
 /// `out`, M rows of N registers, `out_row` apart, becomes [M, depth] times [depth, N * LANES], or has it added.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(super) unsafe fn tile<const M: usize, const N: usize>(
+pub(crate) unsafe fn tile<const M: usize, const N: usize>(
     left: Left,
     right: Right,
     out: *mut f32,

@@ -61,10 +61,12 @@ mod kernel {
     use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_div_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps};
 
     use crate::kernels::LANES;
-    use crate::kernels::avx512::{exp, load, store};
+    use crate::kernels::avx512::exp;
+    use crate::kernels::avx512::load;
+    use crate::kernels::avx512::store;
 
     #[target_feature(enable = "avx512f")]
-    pub(super) fn forward_part(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    pub(crate) fn forward_part(gate: &[f32], up: &[f32], out: &mut [f32]) {
         let one = _mm512_set1_ps(1.0);
         registers([gate, up], [out], |[gate, up]| {
             let divisor = _mm512_add_ps(one, exp(_mm512_sub_ps(_mm512_set1_ps(0.0), gate)));
@@ -73,7 +75,7 @@ mod kernel {
     }
 
     #[target_feature(enable = "avx512f")]
-    pub(super) fn backward_part(inputs: [&[f32]; 3], outputs: [&mut [f32]; 2]) {
+    pub(crate) fn backward_part(inputs: [&[f32]; 3], outputs: [&mut [f32]; 2]) {
         let one = _mm512_set1_ps(1.0);
         registers(inputs, outputs, |[grad, gate, up]| {
             let share = _mm512_div_ps(one, _mm512_add_ps(one, exp(_mm512_sub_ps(_mm512_set1_ps(0.0), gate))));

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+/// The number type that a model computes in.
+pub(crate) const DTYPE: Kind = Kind::Choice(&["auto", "bf16", "fp16", "fp32"]);
+
 /// A parameter's type and bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -39,16 +42,16 @@ pub enum Kind {
     Object,
 }
 
-pub(super) const fn int(min: i64, max: i64) -> Kind {
+pub(crate) const fn int(min: i64, max: i64) -> Kind {
     Kind::Int { min, max }
 }
 
-pub(super) const fn float(min: f64, max: f64) -> Kind {
+pub(crate) const fn float(min: f64, max: f64) -> Kind {
     Kind::Float { min, max, above: false }
 }
 
 /// As `float`, `min` itself left out.
-pub(super) const fn float_above(min: f64, max: f64) -> Kind {
+pub(crate) const fn float_above(min: f64, max: f64) -> Kind {
     Kind::Float { min, max, above: true }
 }
 
@@ -122,7 +125,7 @@ impl Kind {
                 && items.iter().all(|item| item.as_str().is_some_and(|text| !text.is_empty())))
             .then_some(Value::Array(items)),
             (Kind::IntList, Value::Array(items)) => (!items.is_empty() && items.iter().all(Value::is_u64)).then_some(Value::Array(items)),
-            // A single path is a text at every door.
+            // A single path is a text at every interface.
             (Kind::Paths, Value::Array(mut items)) if items.len() == 1 => Kind::Path.accept(items.remove(0)),
             (Kind::Paths, Value::Array(items)) => {
                 (!items.is_empty() && items.iter().all(|item| Kind::Path.accept(item.clone()).is_some())).then_some(Value::Array(items))
@@ -175,46 +178,6 @@ impl Kind {
     /// Whether a flag of that type may be given several times.
     pub fn repeats(self) -> bool {
         matches!(self, Kind::Paths | Kind::TextList | Kind::IntList | Kind::ChoiceList(_) | Kind::Prompts | Kind::Object)
-    }
-
-    /// The type in Python's notation, for arguments.
-    pub fn python_type(self) -> String {
-        let literal = |items: Vec<String>| format!("Literal[{}]", items.join(", "));
-        match self {
-            Kind::Path | Kind::Model | Kind::Adapter => "str | PathLike[str]".into(),
-            Kind::Text | Kind::Device => "str".into(),
-            Kind::Bool => "bool".into(),
-            Kind::Int { .. } => "int".into(),
-            Kind::Float { .. } => "float".into(),
-            Kind::Choice(names) => literal(names.iter().map(|name| format!("\"{name}\"")).collect()),
-            Kind::IntChoice(numbers) => literal(numbers.iter().map(ToString::to_string).collect()),
-            Kind::TextList => "Sequence[str]".into(),
-            Kind::IntList => "Sequence[int]".into(),
-            Kind::ChoiceList(names) => {
-                let one = literal(names.iter().map(|name| format!("\"{name}\"")).collect());
-                format!("{one} | Sequence[{one}]")
-            }
-            Kind::Paths => "str | PathLike[str] | Sequence[str | PathLike[str]]".into(),
-            Kind::Prompts => "str | Sequence[str | Sequence[Message]] | Sequence[Message]".into(),
-            Kind::Object => "Mapping[str, Any]".into(),
-        }
-    }
-
-    /// The type as the docs show it.
-    pub fn short(self) -> &'static str {
-        match self {
-            Kind::Path | Kind::Adapter => "path",
-            Kind::Paths => "paths",
-            Kind::Model => "path or name",
-            Kind::Text | Kind::Device => "text",
-            Kind::Bool => "switch",
-            Kind::Int { .. } => "whole number",
-            Kind::Float { .. } => "number",
-            Kind::Choice(_) | Kind::IntChoice(_) => "choice",
-            Kind::TextList | Kind::IntList | Kind::ChoiceList(_) => "list",
-            Kind::Prompts => "prompts",
-            Kind::Object => "name=value",
-        }
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::fmt::Write;
 
-use super::super::diagnose;
-use super::super::shapes::Shape;
-use super::super::split::Sizes;
-use super::super::{Problems, Reader, fast};
-use super::{Files, GOOD, conversations, faults, read};
 use proptest::prelude::*;
+
+use crate::data::parse::format::Shape;
+use crate::data::parse::{diagnostic, fast};
+use crate::data::read::problem::Problems;
+use crate::data::read::reader::Reader;
+use crate::data::read::split::Sizes;
+use crate::data::tests::{Files, GOOD, conversations, faults, read};
 
 /// Each text has the one fault whose line begins like this.
 fn alone(cases: &[(&str, &str)]) {
@@ -172,7 +174,7 @@ fn all_faults_are_counted_and_the_first_shown_in_order() {
 #[test]
 fn files_are_named_where_there_are_several() {
     let files = Files::new(&[GOOD.as_bytes(), b"[]", b"[1, 2]"]);
-    let got = super::check_files(&files.paths).unwrap_err().to_string();
+    let got = crate::data::read::reader::check_files(&files.paths).unwrap_err().to_string();
     assert!(got.starts_with("3 problems in 3 files\n"), "{got}");
     assert!(got.contains("1.json holds no conversations") && got.contains("2.json: line 1, column 5, [1]: must be an object"), "{got}");
 }
@@ -217,7 +219,7 @@ proptest! {
         item.replace_range(at..end, &with);
         let item = item.trim();
         let mut found = 0;
-        let slow = diagnose::read(item.as_bytes(), "[0]", Shape::Messages, &mut |_, _, _| found += 1);
+        let slow = diagnostic::read(item.as_bytes(), "[0]", Shape::Messages, &mut |_, _, _| found += 1);
         prop_assert_eq!(slow.is_none(), found > 0);
         prop_assert_eq!(fast::conversation(item), slow, "{}", item);
     }

@@ -10,8 +10,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::split::Sizes;
-use super::{Conversation, Problems, Reader, check_files, read_conversations};
+use crate::data::read::problem::Problems;
+use crate::data::read::reader::{Reader, read_conversations};
+use crate::data::read::split::Sizes;
+use crate::data::{Conversation, check_files};
 
 const GOOD: &str = r#"{"messages": [{"role": "user", "content": "é"}, {"role": "assistant", "content": "好"}], "id": 7}"#;
 

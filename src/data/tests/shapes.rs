@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{GOOD, conversations, faults, read};
+use crate::data::tests::{GOOD, conversations, faults, read};
 
 #[test]
 fn lists_lines_and_byte_order_marks() {

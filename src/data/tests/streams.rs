@@ -6,17 +6,16 @@ use std::io::Write;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::split::{SIZES, Sizes};
-use super::super::{Batch, Problems, Reader, digest, expand};
-use super::{Files, GOOD, conversations};
+use crate::data::read::problem::Problems;
+use crate::data::read::reader::{Batch, Reader};
+use crate::data::read::split::{SIZES, Sizes};
+use crate::data::tests::{Files, GOOD, conversations};
+use crate::data::{digest, expand};
 
 fn batches(bytes: &[u8], block: usize, mut see: impl FnMut(&Batch)) {
     let files = Files::new(&[bytes]);
     let mut reader = Reader::with_sizes(files.paths.clone(), Sizes { block, suspicious: 2 * block, item: 1 << 30 }).unwrap();
-    let mut sequence = 0;
     while let Some(batch) = reader.next_batch().unwrap() {
-        assert_eq!(batch.sequence(), sequence);
-        sequence += 1;
         see(&batch);
     }
 }
@@ -185,7 +184,7 @@ fn names_patterns_and_what_is_wrong_with_them() {
     ] {
         let error = expand(&given).unwrap_err();
         assert!(error.to_string().contains(wanted), "{error}");
-        assert_eq!(crate::error::Error::of(&error).kind, crate::error::Kind::Input);
+        assert_eq!(crate::base::error::Error::of(&error).kind, crate::base::error::Kind::Input);
     }
 }
 

@@ -1,10 +1,10 @@
 //! Sixteen bytes of text, classified at once: most words lie within them, and are cut without looking at one byte after the other.
 
-pub(super) const BLOCK: usize = 16;
+pub(crate) const BLOCK: usize = 16;
 
 /// Which of sixteen bytes are what: the first byte is the lowest bit. Letters, digits and the like are those of ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Classes {
+pub(crate) struct Classes {
     letters: u32,
     digits: u32,
     /// White space of any sort.
@@ -19,7 +19,7 @@ impl Classes {
     /// The length of the word that the bytes begin with, 0 where they do not tell: characters beyond ASCII, words that may go on
     /// behind them, contractions, white space but blanks. (The pattern stands in `pretokenize`.)
     #[inline]
-    pub(super) fn word(self, first: u8) -> usize {
+    pub(crate) fn word(self, first: u8) -> usize {
         let Classes { letters, digits, spaces, blanks, newlines, wide } = self;
         let others = !(letters | digits | spaces | wide) & ((1 << BLOCK) - 1);
         // Where a run that holds the second byte, and any first, ends.
@@ -51,7 +51,7 @@ impl Classes {
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub(super) fn of(block: u128) -> Classes {
+    pub(crate) fn of(block: u128) -> Classes {
         // SAFETY: every x86-64 has SSE2.
         unsafe { Classes::by_sse2(block) }
     }
@@ -84,7 +84,7 @@ impl Classes {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    pub(super) fn of(block: u128) -> Classes {
+    pub(crate) fn of(block: u128) -> Classes {
         Classes::by_bytes(block)
     }
 
@@ -106,7 +106,7 @@ impl Classes {
 /// The first bytes of a block by their number, all others zero, and that number as the last byte; 0 for a whole block, whose last
 /// byte is taken.
 #[inline]
-pub(super) fn key(block: u128, length: usize) -> u128 {
+pub(crate) fn key(block: u128, length: usize) -> u128 {
     match KEPT.get(length) {
         Some(kept) => block & kept | (length as u128) << 120,
         None => 0,

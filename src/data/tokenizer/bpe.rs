@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Gives the rank of a pair of tokens and the token that it becomes.
-pub(super) trait Merges {
+pub(crate) trait Merges {
     fn merge(&self, left: u32, right: u32) -> Option<(u32, u32)>;
 }
 
@@ -12,7 +12,7 @@ pub(super) trait Merges {
 const SHORT: usize = 64;
 
 /// Joins what can be joined in `symbols`, a word as single bytes' tokens.
-pub(super) fn merge_all(merges: &impl Merges, symbols: &mut Vec<u32>) {
+pub(crate) fn merge_all(merges: &impl Merges, symbols: &mut Vec<u32>) {
     if symbols.len() <= SHORT { short(merges, symbols) } else { long(merges, symbols) }
 }
 

@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::pretokenize::Pattern;
-use super::vocabulary::Parsed;
-use crate::data::raw::Text;
-use crate::error;
+use crate::base::error;
+use crate::data::parse::json::Text;
+use crate::data::tokenizer::pretokenize::Pattern;
+use crate::data::tokenizer::vocabulary::Parsed;
 
 /// A tokenizer.json, its vocabulary not read yet.
 #[derive(Debug)]
-pub(super) struct TokenizerFile {
+pub(crate) struct TokenizerFile {
     pub text: Arc<String>,
     pub digest: u128,
     pub added: Vec<Added>,
@@ -28,7 +28,7 @@ pub(super) struct TokenizerFile {
 
 /// A token that is found in text before anything else.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Added {
+pub(crate) struct Added {
     pub id: u32,
     pub content: String,
     pub special: bool,
@@ -39,7 +39,7 @@ pub(super) struct Added {
 /// How an added token is found in text.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     pub single_word: bool,
     /// It takes the white space before it along.
     pub lstrip: bool,
@@ -84,14 +84,14 @@ struct Model<'a> {
 /// `["a", "b"]`, or in older files `"a b"`.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub(super) enum Merge<'a> {
+pub(crate) enum Merge<'a> {
     Pair(Text<'a>, Text<'a>),
     Line(Text<'a>),
 }
 
 impl Merge<'_> {
     /// What is merged; nothing where a line has one part alone.
-    pub(super) fn parts(&self) -> Option<(&str, &str)> {
+    pub(crate) fn parts(&self) -> Option<(&str, &str)> {
         match self {
             Merge::Pair(left, right) => Some((&left.0, &right.0)),
             Merge::Line(line) => line.0.split_once(' '),
@@ -166,7 +166,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 impl TokenizerFile {
-    pub(super) fn read(path: &Path) -> Result<TokenizerFile> {
+    pub(crate) fn read(path: &Path) -> Result<TokenizerFile> {
         let shown = path.display().to_string();
         let text = Arc::new(read(path)?);
         let digest = xxh3_128(text.as_bytes());
@@ -178,7 +178,7 @@ impl TokenizerFile {
     }
 
     /// The vocabulary of a byte-level BPE as Qwen has it; nothing for any other tokenizer.
-    pub(super) fn parse(&self) -> Result<Option<Parsed>> {
+    pub(crate) fn parse(&self) -> Result<Option<Parsed>> {
         // Another model's `model` may have another form, and is not ours to judge.
         let Ok(body) = serde_json::from_str::<Body>(&self.text) else {
             serde_json::from_str::<Head>(&self.text).map_err(|cause| broken(&self.shown, &cause))?;

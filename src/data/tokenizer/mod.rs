@@ -5,12 +5,12 @@
 
 mod block;
 mod bpe;
-mod excerpt;
 mod file;
+mod hf;
 mod pretokenize;
-mod reference;
-mod scratch;
+mod subset;
 mod vocabulary;
+mod word_cache;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,14 +20,15 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Result;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-pub use excerpt::Excerpt;
-use file::{Added, Rules, TokenizerFile};
-pub(crate) use file::{tokenizer_head, vocabulary_and_merges};
-use reference::Reference;
-pub use scratch::Scratch;
+use file::Added;
+use file::Rules;
+use file::TokenizerFile;
+use hf::Reference;
 use vocabulary::Vocabulary;
 
-use crate::logging::info;
+pub(crate) use file::{tokenizer_head, vocabulary_and_merges};
+pub use subset::Excerpt;
+pub use word_cache::Scratch;
 
 /// A tokenizer, shared by all threads.
 #[derive(Debug)]

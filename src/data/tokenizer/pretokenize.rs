@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class, HirKind};
 
-use super::block::{BLOCK, Classes, key};
+use crate::data::tokenizer::block::{BLOCK, Classes, key};
 
 /// Qwen1.5, 2, 2.5 and 3.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -17,14 +17,14 @@ const QWEN35: &str =
 
 /// A known pre-tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pattern {
+pub(crate) enum Pattern {
     Qwen2,
     Qwen35,
 }
 
 impl Pattern {
     /// The pattern of that regular expression; nothing for any other, which the reference tokenizer must do.
-    pub(super) fn of(regex: &str) -> Option<Pattern> {
+    pub(crate) fn of(regex: &str) -> Option<Pattern> {
         match regex {
             QWEN2 => Some(Pattern::Qwen2),
             QWEN35 => Some(Pattern::Qwen35),
@@ -32,7 +32,7 @@ impl Pattern {
         }
     }
 
-    pub(super) fn from_number(number: u64) -> Option<Pattern> {
+    pub(crate) fn from_number(number: u64) -> Option<Pattern> {
         [Pattern::Qwen2, Pattern::Qwen35].into_iter().find(|pattern| *pattern as u64 == number)
     }
 
@@ -67,7 +67,7 @@ static CLASSES: LazyLock<Box<[u8]>> = LazyLock::new(|| {
 });
 
 /// Goes through a text word by word.
-pub(super) struct Words<'a> {
+pub(crate) struct Words<'a> {
     text: &'a [u8],
     classes: &'static [u8],
     ascii: &'static [u8; 256],
@@ -76,7 +76,7 @@ pub(super) struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    pub(super) fn new(text: &'a str, pattern: Pattern) -> Words<'a> {
+    pub(crate) fn new(text: &'a str, pattern: Pattern) -> Words<'a> {
         let ascii = CLASSES.first_chunk().expect("more than a million code points");
         Words { text: text.as_bytes(), classes: &CLASSES, ascii, letters: pattern.letters(), at: 0 }
     }
@@ -150,7 +150,7 @@ impl<'a> Words<'a> {
 impl<'a> Words<'a> {
     /// The next word, and its key if it has up to 15 bytes, else 0: those bytes, then zeros, and its length as the sixteenth byte.
     #[inline]
-    pub(super) fn next_key(&mut self) -> Option<(&'a [u8], u128)> {
+    pub(crate) fn next_key(&mut self) -> Option<(&'a [u8], u128)> {
         let start = self.at;
         if start >= self.text.len() {
             return None;

@@ -10,19 +10,19 @@ use std::path::Path;
 use anyhow::Result;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::bpe::{Merges, merge_all};
-use super::pretokenize::Pattern;
-use crate::files;
+use crate::base::files;
+use crate::data::tokenizer::bpe::{Merges, merge_all};
+use crate::data::tokenizer::pretokenize::Pattern;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"pyrusBP2");
 /// Of files of parsed tables: another form has another name, so that two versions of this program do not write over each other.
-pub(super) const EXTENSION: &str = "tables2";
+pub(crate) const EXTENSION: &str = "tables2";
 const EMPTY: u64 = u64::MAX;
 
 /// Tokens by their bytes, and what pairs of them become.
 #[derive(Debug, PartialEq)]
-pub(super) struct Vocabulary {
-    pub(super) pattern: Pattern,
+pub(crate) struct Vocabulary {
+    pub(crate) pattern: Pattern,
     /// The token of each single byte.
     bytes: Vec<u32>,
     /// Where each token's bytes end in `text`; tokens without bytes of their own (added ones) are empty there.
@@ -35,7 +35,7 @@ pub(super) struct Vocabulary {
 }
 
 /// What stands in `tokenizer.json` of such a tokenizer.
-pub(super) struct Parsed {
+pub(crate) struct Parsed {
     pub pattern: Pattern,
     pub vocabulary: HashMap<String, u32>,
     pub merges: Vec<(String, String)>,
@@ -44,7 +44,7 @@ pub(super) struct Parsed {
 
 impl Vocabulary {
     /// Builds the tables; nothing where a byte has no token or a merge has no outcome, which no byte-level BPE lacks.
-    pub(super) fn build(parsed: &Parsed) -> Option<Vocabulary> {
+    pub(crate) fn build(parsed: &Parsed) -> Option<Vocabulary> {
         let unspelled = Spelling::new();
         let count = parsed.vocabulary.values().max().map_or(0, |last| *last as usize + 1);
         let mut contents: Vec<Option<Vec<u8>>> = vec![None; count];
@@ -100,7 +100,7 @@ impl Vocabulary {
 
     /// The bytes that a token stands for.
     #[inline]
-    pub(super) fn content(&self, token: u32) -> &[u8] {
+    pub(crate) fn content(&self, token: u32) -> &[u8] {
         let token = token as usize;
         let start = if token == 0 { 0 } else { self.ends[token - 1] as usize };
         &self.text[start..self.ends[token] as usize]
@@ -108,7 +108,7 @@ impl Vocabulary {
 
     /// The token that a whole word is, if it is one.
     #[inline]
-    pub(super) fn word(&self, word: &[u8], hash: u64) -> Option<u32> {
+    pub(crate) fn word(&self, word: &[u8], hash: u64) -> Option<u32> {
         let mask = self.words.len() - 1;
         let mut slot = hash as usize & mask;
         loop {
@@ -125,12 +125,12 @@ impl Vocabulary {
 
     /// The token of a single byte.
     #[inline]
-    pub(super) fn byte(&self, byte: u8) -> u32 {
+    pub(crate) fn byte(&self, byte: u8) -> u32 {
         self.bytes[byte as usize]
     }
 
     /// Reads a file of parsed tables; nothing where it is not there or not whole.
-    pub(super) fn read(path: &Path) -> Option<Vocabulary> {
+    pub(crate) fn read(path: &Path) -> Option<Vocabulary> {
         let file = std::fs::read(path).ok()?;
         let word = |at: usize| file.get(at..at + 8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
         if word(0)? != MAGIC || word(8)? != xxh3_64(&file[16..]) {
@@ -157,7 +157,7 @@ impl Vocabulary {
     }
 
     /// Writes the tables for `read`.
-    pub(super) fn write(&self, path: &Path) -> Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let mut body = (self.pattern as u64).to_le_bytes().to_vec();
         let narrow = |table: &[u32]| Cow::from(table.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
         let wide = |table: &[u64]| Cow::from(table.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
@@ -194,7 +194,7 @@ impl Merges for Vocabulary {
 
 /// The hash by which words are found.
 #[inline]
-pub(super) fn hash(word: &[u8]) -> u64 {
+pub(crate) fn hash(word: &[u8]) -> u64 {
     xxh3_64(word)
 }
 
@@ -205,13 +205,13 @@ fn pair_slot(key: u64, slots: usize) -> usize {
 }
 
 /// How byte-level BPE spells bytes as characters (GPT-2's `bytes_to_unicode`): printable Latin-1 as itself, others from U+0100 on.
-pub(super) struct Spelling {
+pub(crate) struct Spelling {
     of_byte: [char; 256],
     of_char: HashMap<char, u8>,
 }
 
 impl Spelling {
-    pub(super) fn new() -> Spelling {
+    pub(crate) fn new() -> Spelling {
         let mut others = 0x100;
         let of_byte = std::array::from_fn(|byte| {
             if matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) {
@@ -225,7 +225,7 @@ impl Spelling {
     }
 
     /// The bytes of a text, spelled.
-    pub(super) fn spell_all(&self, text: &str) -> String {
+    pub(crate) fn spell_all(&self, text: &str) -> String {
         text.bytes().map(|byte| self.of_byte[byte as usize]).collect()
     }
 
@@ -234,7 +234,7 @@ impl Spelling {
     }
 
     /// The bytes that a token spells; nothing where it holds another character (an added token).
-    pub(super) fn bytes(&self, token: &str) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&self, token: &str) -> Option<Vec<u8>> {
         token.chars().map(|c| self.of_char.get(&c).copied()).collect()
     }
 }

@@ -5,8 +5,8 @@ use std::arch::x86_64::{
     _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 
-use super::{Attention, Head, QUERIES, Scratch};
 use crate::kernels::LANES;
+use crate::kernels::attention::head::{Attention, Head, QUERIES, Scratch};
 use crate::kernels::avx512::{Left, Right, exp, load, store, tile};
 
 /// Rows of a product whose numbers are held in registers together, and registers of each.
@@ -48,7 +48,7 @@ impl Head {
     /// # Safety
     /// The pointers are to this head in the row's first token, of tensors as [`Attention`] has them; AVX-512.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn forward(
+    pub(crate) unsafe fn forward(
         &self,
         attention: &Attention<'_>,
         [queries, keys, values]: [*const f32; 3],
@@ -99,7 +99,7 @@ impl Head {
     /// # Safety
     /// As of `forward`; the gradients of keys and values are [tokens, heads, features], one for each head.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn backward(
+    pub(crate) unsafe fn backward(
         &self,
         attention: &Attention<'_>,
         [queries, keys, values, out, grad]: [*const f32; 5],

@@ -5,6 +5,7 @@
 //! into a core's cache. A row's head is one task; its keys are laid out anew, features by tokens, and everything else is read and
 //! written where it lies, [tokens, heads, features].
 
+mod head;
 #[cfg(target_arch = "x86_64")]
 mod kernel;
 #[cfg(test)]
@@ -12,55 +13,10 @@ mod tests;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::LANES;
+use head::Head;
+use head::Scratch;
 
-/// Queries that go together.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-const QUERIES: usize = 36;
-
-/// A row's head.
-#[derive(Debug)]
-struct Head {
-    /// The row's first token among all.
-    first: usize,
-    /// Its tokens.
-    length: usize,
-    number: usize,
-    features: usize,
-}
-
-/// A thread's memory, kept from head to head.
-#[derive(Debug, Default)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-struct Scratch {
-    /// [features, tokens], filled up with zeros to whole registers.
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    /// [queries, keys]
-    weights: Vec<f32>,
-    slopes: Vec<f32>,
-}
-
-/// What there is to attend with.
-#[derive(Clone, Copy, Debug)]
-pub struct Attention<'a> {
-    /// Tokens of each row; a row's tokens lie one behind the other, and rows do not see each other.
-    pub lengths: &'a [usize],
-    pub heads: usize,
-    /// Each serves `heads / key_heads` heads that follow one another.
-    pub key_heads: usize,
-    /// Of a head.
-    pub features: usize,
-    /// What products of queries and keys are multiplied by.
-    pub scale: f32,
-    /// A token sees so many, itself the last of them.
-    pub window: usize,
-}
-
-/// Whether heads of so many features are taken on this processor.
-pub fn usable(features: usize) -> bool {
-    super::usable() && features > 0 && features.is_multiple_of(LANES)
-}
+pub use head::{Attention, usable};
 
 impl Attention<'_> {
     /// Nothing where they are more than can be counted.

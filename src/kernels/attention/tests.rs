@@ -1,4 +1,5 @@
-use super::{Attention, usable};
+use crate::kernels::attention::head::Attention;
+use crate::kernels::attention::usable;
 
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;

@@ -4,15 +4,15 @@ use std::arch::x86_64::{
     __m512, _CMP_NLE_UQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 
-use super::{HEIGHT, Panel, State, WIDTH};
 use crate::kernels::LANES;
 use crate::kernels::avx512::{Left, Right, exp, load, store, tile};
+use crate::kernels::softmax::panel::{HEIGHT, Panel, State, WIDTH};
 
 /// The reference grows where a logit is this much larger. Until then sums have terms up to exp(8), far from fp32's end.
 const SLACK: f32 = 8.0;
 
 /// Takes the words of `block`, [words, features], into the panel's state. `logits` has room for [words, WIDTH * LANES].
-pub(super) fn block(block: &[f32], features: usize, panel: &Panel, state: &mut State, logits: &mut [f32]) {
+pub(crate) fn block(block: &[f32], features: usize, panel: &Panel, state: &mut State, logits: &mut [f32]) {
     let words = block.len() / features;
     assert!(logits.len() >= words * panel.width * LANES && panel.numbers.len() == features * panel.width * LANES);
     assert!(state.sums.is_empty() || state.sums.len() == panel.numbers.len());

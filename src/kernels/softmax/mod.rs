@@ -9,12 +9,14 @@
 
 #[cfg(target_arch = "x86_64")]
 mod kernel;
+mod panel;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-use super::LANES;
+use crate::kernels::LANES;
+use crate::kernels::softmax::panel::{BLOCK_BYTES, HEIGHT, Panel, State, WIDTH, panels};
 
 /// What is known of the rows after one pass.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,16 +29,9 @@ pub struct Softmax {
     pub sums: Vec<f32>,
 }
 
-/// Registers of rows that go together.
-const WIDTH: usize = 3;
-/// Words whose numbers are held in registers together.
-const HEIGHT: usize = 8;
-/// Bytes of the matrix that are used for all rows before the next; they stay in a core's cache, with room for the rows' share.
-const BLOCK_BYTES: usize = 192 << 10;
-
 /// Whether the pass takes rows of so many features on this processor.
 pub fn usable(features: usize) -> bool {
-    super::usable() && features > 0 && features.is_multiple_of(HEIGHT)
+    crate::kernels::usable() && features > 0 && features.is_multiple_of(HEIGHT)
 }
 
 /// The pass, by so many threads. `hidden` is [rows, features], `weight` [words, features]; the result does not depend on chance,
@@ -55,38 +50,6 @@ pub fn softmax(hidden: &[f32], weight: &[f32], features: usize, threads: usize, 
     });
     let first = found.remove(0);
     joined(first, &found, rows, features, with_sums)
-}
-
-/// Some rows: number `feature` of all of them lies in `width` registers one behind the other.
-struct Panel {
-    width: usize,
-    numbers: Vec<f32>,
-}
-
-/// What a thread knows of a panel's rows, lane by lane.
-struct State {
-    reference: [f32; WIDTH * LANES],
-    total: [f32; WIDTH * LANES],
-    /// As `Panel::numbers`.
-    sums: Vec<f32>,
-}
-
-fn panels(hidden: &[f32], features: usize) -> Vec<Panel> {
-    let rows = hidden.len() / features;
-    let starts = (0..rows).step_by(WIDTH * LANES);
-    starts
-        .map(|start| {
-            let rows = start..(start + WIDTH * LANES).min(rows);
-            let width = rows.len().div_ceil(LANES);
-            let mut numbers = vec![0.0; features * width * LANES];
-            for (lane, row) in rows.enumerate() {
-                for (feature, &number) in hidden[row * features..(row + 1) * features].iter().enumerate() {
-                    numbers[feature * width * LANES + lane] = number;
-                }
-            }
-            Panel { width, numbers }
-        })
-        .collect()
 }
 
 /// The pass over a range of words.

@@ -1,4 +1,4 @@
-use super::{softmax, usable};
+use crate::kernels::softmax::{softmax, usable};
 
 /// Numbers from a seed, evenly between -1 and 1.
 fn numbers(count: usize, mut seed: u64) -> Vec<f32> {

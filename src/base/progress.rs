@@ -1,0 +1,95 @@
+//! How far a step is. The core reports; whoever has a terminal shows.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// One report.
+#[derive(Clone, Copy, Debug)]
+pub struct Update<'a> {
+    pub done: u64,
+    pub total: u64,
+    pub text: &'a str,
+}
+
+/// Something that shows progress and live text.
+pub trait Show: Send + Sync {
+    fn update(&self, update: Update<'_>);
+    /// Text of an answer as it comes, no newline added.
+    fn stream(&self, text: &str);
+    fn clear(&self);
+}
+
+static SHOW: RwLock<Option<Box<dyn Show>>> = RwLock::new(None);
+
+/// Sets who shows progress; `None`: nobody.
+pub fn set_show(show: Option<Box<dyn Show>>) {
+    *SHOW.write().unwrap_or_else(PoisonError::into_inner) = show;
+}
+
+/// Reports progress: shown at once, and written to the log every few seconds and at the end.
+#[derive(Debug)]
+pub struct Progress {
+    step: String,
+    logged: Instant,
+}
+
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+impl Progress {
+    /// Progress of the step of that name.
+    pub fn new(step: &str) -> Progress {
+        Progress { step: step.to_string(), logged: Instant::now() }
+    }
+
+    pub fn report(&mut self, update: Update<'_>) {
+        with_show(|show| show.update(update));
+        if self.logged.elapsed() >= LOG_EVERY || update.done == update.total {
+            self.logged = Instant::now();
+            info!("{} {}/{} {}", self.step, update.done, update.total, update.text);
+        }
+    }
+}
+
+/// Progress through the bytes of files, shown once it takes longer than a second.
+#[derive(Debug)]
+pub struct Bytes {
+    progress: Progress,
+    begun: Instant,
+    shown: Instant,
+}
+
+impl Bytes {
+    /// Progress of the work of that name.
+    pub fn new(what: &str) -> Bytes {
+        Bytes { progress: Progress::new(what), begun: Instant::now(), shown: Instant::now() }
+    }
+
+    /// `done` of `total` bytes.
+    pub fn report(&mut self, done: u64, total: u64) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        if seconds < 1.0 || self.shown.elapsed() < Duration::from_millis(200) {
+            return;
+        }
+        self.shown = Instant::now();
+        let rate = done as f64 / seconds;
+        let left = total.saturating_sub(done) as f64 / rate.max(1.0);
+        let text = format!("MB, {:.0} MB/s, {left:.0} s left", rate / 1e6);
+        self.progress.report(Update { done: done / 1_000_000, total: total.div_ceil(1_000_000), text: &text });
+    }
+}
+
+/// Live text.
+pub fn stream(text: &str) {
+    with_show(|show| show.stream(text));
+}
+
+/// Takes the bar away.
+pub fn clear() {
+    with_show(|show| show.clear());
+}
+
+fn with_show(act: impl FnOnce(&dyn Show)) {
+    if let Some(show) = SHOW.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        act(show.as_ref());
+    }
+}

@@ -1,0 +1,178 @@
+//! The report of `check` for people.
+
+mod page;
+mod preview;
+mod text;
+
+use std::io::IsTerminal;
+
+use crate::cli::commands::check::page::Page;
+use crate::cli::output;
+use crate::data::Bin;
+use crate::dataset::report::CheckReport;
+use crate::estimate::{Estimate, Task};
+
+use text::Style;
+use text::bytes;
+use text::duration;
+use text::grouped;
+use text::short;
+use text::visible;
+
+/// Prints the report on stdout.
+pub(crate) fn report(report: &CheckReport, verbose: bool) {
+    let style = Style { colors: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
+    let page = Page { style, width: text::columns().unwrap_or(80).clamp(40, 160), verbose };
+    output::line(&page.draw(report));
+}
+
+impl Page {
+    fn draw(self, report: &CheckReport) -> String {
+        let mut parts = vec![self.figures(report)];
+        if report.counts.rows > 0 || report.too_long.count > 0 {
+            parts.push(self.lengths(report));
+        }
+        parts.extend(report.previews.iter().map(|one| self.preview(one)));
+        parts.push(self.estimate(&report.estimate, report));
+        parts.push(self.verdict(report));
+        parts.join("\n\n")
+    }
+
+    fn heading(self, text: &str) -> String {
+        self.style.bold(text)
+    }
+
+    fn figures(self, report: &CheckReport) -> String {
+        let counts = &report.counts;
+        let files: Vec<String> = report.files.iter().take(3).map(|file| visible(&file.display().to_string())).collect();
+        let more = if report.files.len() > 3 { format!(" and {} more", report.files.len() - 3) } else { String::new() };
+        let mut lines = vec![self.heading(&format!("{}{more}", files.join(", ")))];
+        let mut line = |name: &str, words: String| lines.push(format!("  {name:<14}{words}"));
+        line("model", visible(&report.model.display().to_string()));
+        line("conversations", format!("{}, which become {}", grouped(counts.conversations), plural(counts.rows, "row")));
+        let share = 100.0 * counts.target_tokens as f64 / counts.tokens.max(1) as f64;
+        line("tokens", format!("{}, of which {} ({share:.0} %) are trained on", grouped(counts.tokens), grouped(counts.target_tokens)));
+        let roles = report.roles.iter().filter(|(_, count)| count.as_u64() != Some(0));
+        let roles: Vec<String> = roles.map(|(role, count)| format!("{role} {}", grouped(count.as_u64().unwrap_or(0)))).collect();
+        line("messages", roles.join(", "));
+        for (name, count, unit, what) in [
+            ("held out", report.eval_rows, "row", " for evaluation"),
+            ("truncated", counts.truncated, "sample", " cut to max_length"),
+            ("dropped", counts.dropped, "sample", ": too long, or no turn to train on"),
+            ("lost", counts.lost_tokens, "token", ", by truncating and dropping"),
+            ("split", counts.split_conversations, "conversation", " into a row for each turn, as the template rewrites earlier turns"),
+            ("recut", counts.recut_turns, "answer", " beginning with white space, tokenized apart from the prompt"),
+            ("duplicates", counts.duplicates, "conversation", " equal to an earlier one"),
+            ("forged", counts.forged_control_tokens, "conversation", " in which a text spells a control token"),
+        ] {
+            if count > 0 {
+                line(name, format!("{}{what}", plural(count, unit)));
+            }
+        }
+        lines.join("\n")
+    }
+
+    fn lengths(self, report: &CheckReport) -> String {
+        let lengths = &report.lengths;
+        let quantiles = format!(
+            "median {}, 90 % up to {}, 99 % up to {}, longest {}",
+            grouped(u64::from(lengths.median)),
+            grouped(u64::from(lengths.p90)),
+            grouped(u64::from(lengths.p99)),
+            grouped(u64::from(lengths.max))
+        );
+        let mut lines = vec![format!("{}  {quantiles}", self.heading("tokens of a row"))];
+        let label = |bin: &Bin| match (u64::from(bin.from), u64::from(bin.to)) {
+            (from, to) if from == to => grouped(from),
+            (from, to) => format!("{} – {}", grouped(from), grouped(to)),
+        };
+        let labels: Vec<String> = lengths.histogram.iter().map(label).collect();
+        let wide = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
+        let most = lengths.histogram.iter().map(|bin| bin.rows).max().unwrap_or(0);
+        let room = self.width.saturating_sub(wide + grouped(most).len() + 6).clamp(8, 60);
+        for (bin, label) in lengths.histogram.iter().zip(&labels) {
+            let drawn = if bin.rows == 0 { String::new() } else { self.style.bar(&text::bar(bin.rows, most, room)) + " " };
+            lines.push(format!("  {label:>wide$}  {drawn}{}", grouped(bin.rows)));
+        }
+        if report.too_long.count > 0 {
+            let (samples, longest) = (plural(report.too_long.count, "sample"), grouped(report.counts.longest));
+            let words = format!("longer than max_length: {samples}; the longest has {longest} tokens");
+            lines.push(format!("  {}", self.style.warning(&words)));
+        }
+        lines.join("\n")
+    }
+
+    fn estimate(self, estimate: &Estimate, report: &CheckReport) -> String {
+        let task = if estimate.task == Task::FinetuneFull { "finetune_full" } else { "finetune_lora" };
+        let mut lines = vec![format!("{}  {task} on {} in {}", self.heading("estimate"), estimate.device, estimate.dtype)];
+        let mut line = |name: &str, words: String| lines.push(format!("  {name:<14}{words}"));
+        let rows = report.counts.rows - report.eval_rows;
+        line("steps", format!("{}, {} an epoch of {} rows", grouped(estimate.steps), grouped(estimate.steps_per_epoch), grouped(rows)));
+        if let Some(trained) = estimate.trainable_parameters {
+            let all = estimate.parameters.map(|all| format!(" of {}", short(all))).unwrap_or_default();
+            line("trained", format!("{}{all} parameters", short(trained)));
+        }
+        if let Some(memory) = &estimate.memory {
+            line("memory", self.style.bold(&bytes(memory.total)));
+            for (name, part) in [
+                ("weights", memory.weights),
+                ("gradients", memory.gradients),
+                ("optimizer", memory.optimizer),
+                ("activations", memory.activations),
+                ("logits", memory.logits),
+            ] {
+                line("", format!("{name:<12} {:>9}  {}", bytes(part), self.style.bar(&text::bar(part, memory.total, 20))));
+            }
+        }
+        if let Some(disk) = &estimate.disk {
+            let checkpoints = if disk.checkpoints == 0 {
+                String::new()
+            } else {
+                format!(", and {} checkpoints of {}", disk.checkpoints, bytes(disk.checkpoint))
+            };
+            let output = if estimate.task == Task::FinetuneFull { "the model" } else { "the adapter" };
+            line("disk", format!("{}: {output} {}{checkpoints}", self.style.bold(&bytes(disk.total)), bytes(disk.output)));
+        }
+        if let Some(time) = &estimate.time {
+            line(
+                "time",
+                format!("roughly {}, {} tokens a second", self.style.bold(&duration(time.seconds)), grouped(time.tokens_per_second as u64)),
+            );
+            line("", format!("(extrapolated from two layers and a row of {} tokens)", grouped(time.row_tokens)));
+        }
+        for missing in &estimate.missing {
+            line("missing", visible(missing));
+        }
+        lines.join("\n")
+    }
+
+    /// Faults, errors and warnings stand at the end, where they stay on the screen.
+    fn verdict(self, report: &CheckReport) -> String {
+        let mut lines = Vec::new();
+        lines.extend(report.warnings.iter().map(|warning| format!("{}: {}", self.style.warning("warning"), visible(warning))));
+        if report.problem_count > 0 {
+            let one = report.files.len() == 1;
+            lines.push(format!("{}: {} in the data", self.style.error("error"), plural(report.problem_count, "problem")));
+            for problem in &report.problems {
+                let file = if one { String::new() } else { format!("{}: ", problem.file.display()) };
+                let path = if problem.path.is_empty() { String::new() } else { format!(", {}", problem.path) };
+                let place =
+                    if problem.line == 0 { String::new() } else { format!("line {}, column {}{path}: ", problem.line, problem.column) };
+                lines.push(visible(&format!("  {file}{place}{}", problem.text)));
+            }
+            let more = report.problem_count - report.problems.len() as u64;
+            if more > 0 {
+                lines.push(format!("  … and {more} more"));
+            }
+        }
+        lines.extend(report.errors.iter().map(|error| format!("{}: {}", self.style.error("error"), visible(error))));
+        if report.ok {
+            lines.push(self.style.good("ready: training would take these data"));
+        }
+        lines.join("\n")
+    }
+}
+
+fn plural(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{} {what}s", grouped(count)) }
+}

@@ -1,0 +1,109 @@
+//! A sample with what is trained on: coloured and underlined on a terminal, in ⟦ ⟧ elsewhere.
+
+use crate::cli::commands::check::page::Page;
+use crate::cli::commands::check::text::{grouped, visible};
+use crate::data::Preview;
+
+/// Lines of a sample shown at its beginning and at its end, if not all.
+const HEAD: usize = 28;
+const TAIL: usize = 10;
+
+impl Page {
+    pub(crate) fn preview(self, preview: &Preview) -> String {
+        let tokens = grouped(u64::from(preview.tokens));
+        let title = self.style.bold(&format!("sample {}", preview.place()));
+        if preview.kept == 0 {
+            return format!("{title}  {tokens} tokens, left out: too long, or without a turn to train on");
+        }
+        let cut = if preview.kept < preview.tokens { format!(", cut to {}", grouped(u64::from(preview.kept))) } else { String::new() };
+        let how = if self.style.colors { self.style.target("like this") } else { "in ⟦ ⟧".to_string() };
+        let mut lines = self.lines(preview);
+        // Without colours all is shown: a bracket's other half must not be missing.
+        if self.style.colors && !self.verbose && lines.len() > HEAD + TAIL + 1 {
+            let left_out = lines.len() - HEAD - TAIL;
+            let note = self.style.dim(&format!("… {left_out} lines more; -v shows them …"));
+            lines.splice(HEAD..HEAD + left_out, [note]);
+        }
+        let body: Vec<String> = lines.iter().map(|line| format!("  {line}").trim_end().to_string()).collect();
+        format!("{title}  {tokens} tokens{cut}, {} trained on, {how}\n{}", grouped(u64::from(preview.target_tokens)), body.join("\n"))
+    }
+
+    /// The sample's own lines; escapes for colours never reach over the end of one.
+    fn lines(self, preview: &Preview) -> Vec<String> {
+        let mut lines = vec![String::new()];
+        let mut within = false;
+        let push = |lines: &mut Vec<String>, text: &str| lines.last_mut().expect("there is a line").push_str(text);
+        for (i, piece) in preview.pieces.iter().enumerate() {
+            if !self.style.colors && piece.target != within {
+                push(&mut lines, if piece.target { "⟦" } else { "⟧" });
+                within = piece.target;
+            }
+            if self.verbose && i > 0 {
+                push(&mut lines, &self.style.dim("│"));
+            }
+            for (number, part) in visible(&piece.text).split('\n').enumerate() {
+                if number > 0 {
+                    lines.push(String::new());
+                }
+                if !part.is_empty() {
+                    let styled = match (piece.target, piece.control) {
+                        (true, true) => self.style.control_target(part),
+                        (true, false) => self.style.target(part),
+                        (false, _) => self.style.dim(part),
+                    };
+                    push(&mut lines, &styled);
+                }
+            }
+        }
+        if within {
+            push(&mut lines, "⟧");
+        }
+        if lines.last().is_some_and(String::is_empty) {
+            lines.pop();
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::commands::check::text::Style;
+    use crate::data::survey::preview::Piece;
+
+    fn piece(text: &str, target: bool) -> Piece {
+        Piece { text: text.into(), tokens: 1, target, control: text.starts_with("<|") }
+    }
+
+    fn drawn(pieces: Vec<Piece>, colors: bool, verbose: bool) -> String {
+        let preview = Preview { conversation: 0, message: None, tokens: 9, kept: 9, target_tokens: 2, pieces };
+        let page = Page { style: Style { colors }, width: 80, verbose };
+        page.preview(&preview).split_once('\n').unwrap().1.to_string()
+    }
+
+    #[test]
+    fn targets_are_marked_without_colours_and_borders_shown_on_demand() {
+        let pieces =
+            || vec![piece("<|im_start|>", false), piece("a\n", false), piece("yes", true), piece("<|im_end|>", true), piece("\n", false)];
+        assert_eq!(drawn(pieces(), false, false), "  <|im_start|>a\n  ⟦yes<|im_end|>⟧");
+        assert_eq!(drawn(pieces(), false, true), "  <|im_start|>│a\n  ⟦│yes│<|im_end|>⟧│");
+    }
+
+    #[test]
+    fn no_escape_of_the_users_reaches_the_terminal() {
+        let text = drawn(vec![piece("\x1b[31m\x07\u{9b}2J\r\u{202e}x", true)], false, false);
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()) && !text.contains('\u{202e}'), "{text:?}");
+        let text = drawn(vec![piece("\x1b[2Jx\ny", true)], true, false);
+        assert!(!text.contains("\x1b[2J"), "{text:?}");
+        // Every line closes the colour that it opens.
+        assert!(text.lines().all(|line| line.ends_with("\x1b[0m")), "{text:?}");
+    }
+
+    #[test]
+    fn a_long_sample_is_shown_by_its_ends() {
+        let long = || vec![piece(&"line\n".repeat(100), false)];
+        assert_eq!(drawn(long(), true, false).lines().count(), HEAD + TAIL + 1);
+        assert_eq!(drawn(long(), true, true).lines().count(), 100);
+        assert_eq!(drawn(long(), false, false).lines().count(), 100);
+    }
+}

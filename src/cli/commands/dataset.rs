@@ -1,0 +1,73 @@
+//! `prepare` and `check`: commands about a data set, without a session.
+
+use anyhow::Result;
+use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
+use serde_json::{Map, Value};
+
+use crate::base::error;
+use crate::base::signals::Handlers;
+use crate::cli::commands::check;
+use crate::cli::global::GlobalArgs;
+use crate::cli::output;
+use crate::cli::param_args::{flag, given, own, positional};
+use crate::params::command::DatasetCommand;
+use crate::params::interface::Interface;
+use crate::tasks::DATASET_COMMANDS;
+
+/// Which command, and what was given.
+#[derive(Debug)]
+pub(crate) struct DatasetArgs {
+    command: &'static DatasetCommand,
+    given: Map<String, Value>,
+}
+
+impl DatasetArgs {
+    pub(crate) fn run(mut self, global: &GlobalArgs) -> Result<u8> {
+        self.given.extend(global.given());
+        let _signals = Handlers::note_signals();
+        let answer = (self.command.run)(self.given, Interface::Cli, &mut |_, _| Ok(()))?;
+        // A report that finds the data wrong ends as any other wrong input.
+        let code = if answer["ok"] == Value::Bool(false) { error::Kind::Input.exit_code() } else { 0 };
+        if global.json {
+            output::json(&answer);
+        } else if self.command.returns == "CheckReport" {
+            check::report(&serde_json::from_value(answer)?, global.verbose);
+        } else {
+            output::names_and_values(&answer);
+        }
+        Ok(code)
+    }
+}
+
+impl Subcommand for DatasetArgs {
+    fn augment_subcommands(command: Command) -> Command {
+        command.subcommands(DATASET_COMMANDS.iter().map(|one| as_command(one)))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        DATASET_COMMANDS.iter().any(|one| one.name == name)
+    }
+}
+
+impl FromArgMatches for DatasetArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<DatasetArgs, clap::Error> {
+        let found = matches.subcommand().and_then(|(name, own)| Some((DATASET_COMMANDS.iter().find(|one| one.name == name)?, own)));
+        let (command, matches) = found.ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+        Ok(DatasetArgs { command, given: given(own(command.all_params()), matches) })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = DatasetArgs::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The data set is named without a flag.
+fn as_command(command: &'static DatasetCommand) -> Command {
+    let args = own(command.all_params()).map(|param| if param.name == "dataset_path" { positional(param, "DATA") } else { flag(param) });
+    Command::new(command.name).about(command.about).args(args)
+}

@@ -1,0 +1,104 @@
+//! A task as a command: one step of a session.
+
+use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
+use serde_json::{Map, Value};
+
+use crate::base::error::Error;
+use crate::cli::global::GlobalArgs;
+use crate::cli::param_args::{flag, given, own, positional, session};
+use crate::cli::{console, output};
+use crate::params::interface::Interface;
+use crate::params::task::Task;
+use crate::session::Summary;
+use crate::step::{Request, refused, run_step};
+use crate::tasks::TASKS;
+
+/// Which task, and what was given.
+#[derive(Debug)]
+pub(crate) struct TaskArgs {
+    task: &'static Task,
+    session: Option<String>,
+    given: Map<String, Value>,
+}
+
+impl TaskArgs {
+    pub(crate) fn run(self, global: &GlobalArgs) -> u8 {
+        let outcome = run_step(self.request(global));
+        console::end();
+        if global.json {
+            output::json(&serde_json::to_value(&outcome.summary).unwrap_or_default());
+        } else if outcome.error.is_none() {
+            print_summary(&outcome.summary);
+        }
+        outcome.summary.error.as_ref().map_or(0, |error| {
+            output::error(error);
+            error.kind.exit_code()
+        })
+    }
+
+    /// The summary of a task whose command line could not be read, if it names a session.
+    pub(crate) fn refuse(self, global: &GlobalArgs, error: Error) -> Option<Summary> {
+        self.session.as_ref()?;
+        Some(refused(&self.request(global), error))
+    }
+
+    fn request(self, global: &GlobalArgs) -> Request {
+        let mut given = self.given;
+        given.extend(global.given());
+        Request::new(self.task, self.session, given, Interface::Cli)
+    }
+}
+
+impl Subcommand for TaskArgs {
+    fn augment_subcommands(command: Command) -> Command {
+        command.subcommands(TASKS.iter().map(|task| as_command(task)))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        TASKS.iter().any(|task| task.command() == name)
+    }
+}
+
+impl FromArgMatches for TaskArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<TaskArgs, clap::Error> {
+        let found = matches.subcommand().and_then(|(name, own)| Some((TASKS.iter().find(|task| task.command() == name)?, own)));
+        let (task, matches) = found.ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+        let session = matches.get_one::<String>("session").cloned();
+        Ok(TaskArgs { task, session, given: given(own(task.all_params()), matches) })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = TaskArgs::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn as_command(task: &'static Task) -> Command {
+    // A user's own script is named as a file is elsewhere; other subjects have a flag.
+    let args = own(task.all_params()).map(|param| if param.name == "script" { positional(param, "FILE") } else { flag(param) });
+    Command::new(task.command()).about(task.about).arg(session()).args(args)
+}
+
+/// A step that succeeded, or would (`dry_run`).
+fn print_summary(summary: &Summary) {
+    let mut lines = vec![format!("session {}, step {}", summary.session, summary.step)];
+    if summary.params.get("dry_run") == Some(&Value::Bool(true)) {
+        lines = vec![format!("{} would run as {}", summary.task, lines[0])];
+        lines.extend(summary.params.iter().map(|(name, value)| format!("  {name:<28} {value}")));
+    } else {
+        lines.extend(summary.outputs.iter().map(|(name, value)| format!("  {name:<28} {}", output::plain_list(value))));
+        lines.extend(summary.metrics.iter().map(|(name, value)| format!("  {name:<28} {}", figure(value))));
+    }
+    output::line(&lines.join("\n"));
+}
+
+fn figure(value: &Value) -> String {
+    match value.as_f64() {
+        Some(x) if value.is_f64() && x.abs() >= 1e-3 && x.abs() < 1e6 => format!("{x:.4}"),
+        _ => output::plain_list(value),
+    }
+}

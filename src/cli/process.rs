@@ -1,0 +1,106 @@
+//! The life of a process that is the command line: arguments, the command, output, exit code.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
+use serde_json::json;
+
+use crate::base::error;
+use crate::base::error::Error;
+use crate::cli::args::{Command, CommandLine};
+use crate::cli::commands::{Doctor, Sessions, Setup, TaskArgs};
+use crate::cli::global::GlobalArgs;
+use crate::cli::{console, output};
+use crate::python::{EnvironmentChoice, called_user_script, finish, use_environment};
+
+/// The whole life of a process that is this command line and nothing else. Neither Python nor a library is asked to clean up
+/// at the end, unless a user's own script ran: torch takes a tenth of a second to undo what ends with the process.
+pub fn process(argv: Vec<OsString>) -> ! {
+    let code = match argv.into_iter().map(OsString::into_string).collect() {
+        Ok(argv) => run_command_line(argv),
+        Err(other) => {
+            output::error(&Error::new(error::Kind::Usage, format!("the argument {} is not UTF-8; rename the file", other.display())));
+            error::Kind::Usage.exit_code()
+        }
+    };
+    if called_user_script() {
+        // SAFETY: stdout has had its answer, and is flushed; what is printed from here on goes to stderr.
+        unsafe { libc::dup2(2, 1) };
+        finish();
+    }
+    // SAFETY: a library may have printed by C's means; then the process ends, whatever its other threads do.
+    unsafe {
+        libc::fflush(std::ptr::null_mut());
+        libc::_exit(i32::from(code))
+    }
+}
+
+/// Runs a command line (its first word is the program's name) and gives the exit code.
+pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
+    let code = match CommandLine::read(&argv) {
+        Ok(line) => {
+            let (global, command) = line.into_parts();
+            run(command, &global)
+        }
+        Err(error) => usage_error(&argv, &error),
+    };
+    output::end().map_or(code, |cause| {
+        output::error(&cause);
+        code.max(cause.kind.exit_code())
+    })
+}
+
+fn run(command: Command, global: &GlobalArgs) -> u8 {
+    let several = matches!(command, Command::Run(_) | Command::Resume(_));
+    console::begin(global, !several);
+    if global.json {
+        output::keep_stdout();
+    }
+    use_environment(EnvironmentChoice { python_env: global.python_env.clone(), setup: !global.no_setup, offline: global.offline });
+    let result = dispatch(command, global);
+    console::end();
+    result.unwrap_or_else(|error| {
+        let error = Error::of(&error);
+        if global.json {
+            output::json(&json!({"error": error}));
+        }
+        output::error(&error);
+        error.kind.exit_code()
+    })
+}
+
+fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
+    match command {
+        Command::Run(run) => run.run(global),
+        Command::Task(task) => Ok(task.run(global)),
+        Command::Resume(resume) => resume.run(global),
+        Command::Status(status) => status.run(global),
+        Command::Dataset(command) => command.run(global),
+        Command::Sessions(_) => Sessions::run(global),
+        Command::Setup(_) => Setup::run(global),
+        Command::Doctor(_) => Ok(Doctor::run(global)),
+    }
+}
+
+/// Help and version are no errors; a wrong flag of a task leaves a Failure summary where a session was named.
+fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        drop(error.print());
+        return 0;
+    }
+    let message = error.to_string();
+    let failure = Error::new(error::Kind::Usage, message.trim_start_matches("error: ").trim());
+    let partly = CommandLine::command().ignore_errors(true).try_get_matches_from(argv).ok();
+    let summary = partly.and_then(|matches| {
+        let task = TaskArgs::from_arg_matches(&matches).ok()?;
+        let (_, own) = matches.subcommand()?;
+        task.refuse(&GlobalArgs::from_arg_matches(own).ok()?, failure.clone())
+    });
+    if argv.iter().any(|word| word == "--json") {
+        output::json(&summary.map_or_else(|| json!({"error": failure}), |summary| serde_json::to_value(summary).unwrap_or_default()));
+    }
+    drop(error.print());
+    error::Kind::Usage.exit_code()
+}

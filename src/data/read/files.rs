@@ -1,0 +1,118 @@
+//! The files of a data set: names and patterns, and the fingerprint of their content.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rayon::prelude::*;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::base::{error, signals};
+
+/// The files of a data set, in the order given: each argument is a file or a glob pattern, whose files are sorted by name. A file
+/// that exists under the very name is taken, whatever characters it has.
+///
+/// # Errors
+/// Kind `input`: a missing file, a folder, a pipe, a pattern that matches nothing, a file named twice.
+pub fn expand(paths: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for given in paths.iter().map(AsRef::as_ref) {
+        let found = if is_pattern(given) { matches(given)? } else { vec![PathBuf::from(given)] };
+        for file in found {
+            regular(&file)?;
+            if files.contains(&file) {
+                return Err(error::input(format!("data set {} is named twice; name each file once", file.display())));
+            }
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(error::input("no data set is named; give a JSON file"));
+    }
+    Ok(files)
+}
+
+/// Whether a name stands for the files that match it.
+pub fn is_pattern(name: &str) -> bool {
+    name.contains(['*', '?', '[']) && !Path::new(name).exists()
+}
+
+fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
+    let found = glob::glob(pattern).map_err(|cause| error::input(format!("data set {pattern} is no valid pattern: {cause}")))?;
+    let mut files = Vec::new();
+    for file in found {
+        let file = file.map_err(|cause| error::input(format!("data set {pattern}: {cause}")))?;
+        // `folder/*` means the files in it.
+        if !file.is_dir() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(error::input(format!("no file matches {pattern} (looked in {}); check the pattern", here())));
+    }
+    Ok(files)
+}
+
+fn regular(file: &Path) -> Result<()> {
+    let name = file.display();
+    match file.metadata() {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(found) if found.is_dir() => {
+            Err(error::input(format!("data set {name} is a folder; give a JSON file, or a pattern such as {name}/*.jsonl")))
+        }
+        Ok(_) => Err(error::input(format!("data set {name} is no regular file; give a JSON file"))),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+            Err(error::input(format!("there is no data set {name} (looked in {}); check the path", here())))
+        }
+        Err(cause) => Err(unreadable(file, &cause)),
+    }
+}
+
+fn here() -> String {
+    std::env::current_dir().unwrap_or_default().display().to_string()
+}
+
+pub(crate) fn unreadable(file: &Path, cause: &std::io::Error) -> anyhow::Error {
+    error::input(format!("data set {} cannot be read: {cause}", file.display()))
+}
+
+/// How much of a file one thread hashes at a time.
+const PART: u64 = 8 << 20;
+
+/// XXH3, 128 bits, over the XXH3 of each 8 MiB of the files' raw bytes (16 bytes, little-endian), each file followed by its length
+/// (8 bytes), so that a border between files counts. Not cryptographic: it names a cache entry, it proves nothing.
+///
+/// # Errors
+/// Kind `input` if a file cannot be read; `interrupted`.
+pub fn digest(files: &[PathBuf]) -> Result<u128> {
+    let mut hash = Xxh3::new();
+    for path in files {
+        let file = File::open(path).map_err(|cause| unreadable(path, &cause))?;
+        let length = file.metadata().map_err(|cause| unreadable(path, &cause))?.len();
+        let part = |part: u64| part_digest(path, &file, part * PART, length.min((part + 1) * PART));
+        for part in (0..length.div_ceil(PART)).into_par_iter().map(part).collect::<Result<Vec<u128>>>()? {
+            hash.update(&part.to_le_bytes());
+        }
+        hash.update(&length.to_le_bytes());
+    }
+    Ok(hash.digest128())
+}
+
+/// The hash of the bytes from `at` to `end`.
+fn part_digest(path: &Path, file: &File, mut at: u64, end: u64) -> Result<u128> {
+    let mut hash = Xxh3::new();
+    let mut block = vec![0; 1 << 18];
+    while at < end {
+        signals::check()?;
+        let wanted = (end - at).min(block.len() as u64) as usize;
+        let read = file.read_at(&mut block[..wanted], at).map_err(|cause| unreadable(path, &cause))?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&block[..read]);
+        at += read as u64;
+    }
+    Ok(hash.digest128())
+}

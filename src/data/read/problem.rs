@@ -1,0 +1,107 @@
+//! Faults of a data set, each with its place; kept in the order of the files, whichever thread found them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::base::error;
+
+/// Faults shown in one message.
+pub const SHOWN: usize = 20;
+
+/// One fault in a data set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Which of the files, from 0.
+    pub file: usize,
+    /// From 1; 0 for a fault of the whole file.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// Place in the JSON of its file, such as `[3].messages[1].role`; empty for a fault outside the conversations and for invalid JSON.
+    pub path: String,
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.line, self.path.as_str()) {
+            (0, _) => f.write_str(&self.text),
+            (line, "") => write!(f, "line {line}, column {}: {}", self.column, self.text),
+            (line, path) => write!(f, "line {line}, column {}, {path}: {}", self.column, self.text),
+        }
+    }
+}
+
+/// The first faults, and the number of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems {
+    first: Vec<Problem>,
+    count: usize,
+}
+
+impl Problems {
+    /// Adds one; it is kept if it is among the first by place. At the same place the earlier found stands first.
+    pub fn add(&mut self, problem: Problem) {
+        self.count += 1;
+        let place = |problem: &Problem| (problem.file, problem.line, problem.column);
+        let at = self.first.partition_point(|kept| place(kept) <= place(&problem));
+        if at < SHOWN {
+            self.first.insert(at, problem);
+            self.first.truncate(SHOWN);
+        }
+    }
+
+    /// Adds those that another thread found.
+    pub fn append(&mut self, other: Problems) {
+        let unseen = other.count - other.first.len();
+        other.first.into_iter().for_each(|problem| self.add(problem));
+        self.count += unseen;
+    }
+
+    /// Counts faults that are known not to be among the first.
+    pub(crate) fn add_unseen(&mut self, count: usize) {
+        self.count += count;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// All that were found, also those beyond the first.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The first, in the order of the files.
+    pub fn first(&self) -> &[Problem] {
+        &self.first
+    }
+
+    /// Nothing, or the error of kind `input` that lists them; a file is named at each where there are several.
+    pub fn into_result(self, files: &[PathBuf]) -> anyhow::Result<()> {
+        if self.is_empty() { Ok(()) } else { Err(error::input(self.report(files))) }
+    }
+
+    fn report(&self, files: &[PathBuf]) -> String {
+        let name = |problem: &Problem| files.get(problem.file).map_or(Path::new("data"), PathBuf::as_path).display();
+        if let ([only], 1) = (self.first.as_slice(), self.count) {
+            // "data.json holds …" is a sentence, "data.json: line 3 …" a place.
+            let colon = if only.line == 0 { "" } else { ":" };
+            return format!("{}{colon} {only}", name(only));
+        }
+        let one_file = files.len() == 1;
+        let mut lines = vec![if one_file {
+            format!("{}: {} problems", files[0].display(), self.count)
+        } else {
+            format!("{} problems in {} files", self.count, files.len())
+        }];
+        lines.extend(self.first.iter().map(|problem| {
+            let colon = if problem.line == 0 { "" } else { ":" };
+            if one_file { format!("  {problem}") } else { format!("  {}{colon} {problem}", name(problem)) }
+        }));
+        if self.count > self.first.len() {
+            lines.push(format!("  … and {} more", self.count - self.first.len()));
+        }
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,404 @@
+//! Reads the files of a data set as a stream of batches: the reader cuts, under a lock; whoever has a batch parses it, in parallel.
+//! Memory holds a batch for each of them, whatever the size of the files.
+
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, io};
+
+use anyhow::Result;
+use serde::de::IgnoredAny;
+#[cfg(test)]
+use serde_json::Value;
+
+use crate::base::{error, signals};
+use crate::data::parse::conversation::Conversation;
+use crate::data::parse::format::Shape;
+use crate::data::parse::{diagnostic, fast};
+#[cfg(test)]
+use crate::data::read::files::expand;
+use crate::data::read::files::unreadable;
+use crate::data::read::problem::{Problem, Problems, SHOWN};
+use crate::data::read::source;
+use crate::data::read::split::{Fault, SIZES, Sizes, Splitter};
+
+type Source = Box<dyn Read + Send>;
+
+/// The files of a data set, read one after the other.
+pub struct Reader {
+    files: Vec<PathBuf>,
+    sizes: Sizes,
+    /// Which file is read, or comes next.
+    file: usize,
+    source: Option<Source>,
+    buffer: Vec<u8>,
+    /// The source has no more.
+    last: bool,
+    splitter: Splitter,
+    /// Line and column of the buffer's first byte, from 1.
+    place: (usize, usize),
+    /// Known from the file's first item.
+    shape: Option<Shape>,
+    /// Items in the batches so far: of this file, of all.
+    in_file: usize,
+    in_all: usize,
+    done: Arc<AtomicU64>,
+    total: u64,
+}
+
+/// Some items of one file, in its own text.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    text: Vec<u8>,
+    items: Vec<Range<usize>>,
+    faults: Vec<Fault>,
+    shape: Shape,
+    place: (usize, usize),
+    file: usize,
+    in_file: usize,
+    /// Index of its first item within the data set.
+    first: usize,
+}
+
+impl Reader {
+    /// Opens nothing yet; the sizes are asked for. `files` as [`expand`] gives them.
+    ///
+    /// # Errors
+    /// Kind `input` if a file is not there.
+    pub fn open(files: Vec<PathBuf>) -> Result<Reader> {
+        Reader::with_sizes(files, SIZES)
+    }
+
+    pub(crate) fn with_sizes(files: Vec<PathBuf>, sizes: Sizes) -> Result<Reader> {
+        let lengths = files.iter().map(|file| fs::metadata(file).map(|found| found.len()).map_err(|cause| unreadable(file, &cause)));
+        let total = lengths.sum::<Result<u64>>()?;
+        Ok(Reader {
+            files,
+            sizes,
+            file: 0,
+            source: None,
+            buffer: Vec::new(),
+            last: false,
+            splitter: Splitter::new(sizes),
+            place: (1, 1),
+            shape: None,
+            in_file: 0,
+            in_all: 0,
+            done: Arc::new(AtomicU64::new(0)),
+            total,
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Bytes of the files that were read so far, packed as they are on disk.
+    pub fn bytes_done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all files.
+    pub fn bytes_total(&self) -> u64 {
+        self.total
+    }
+
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// The next items, 256 KiB of them or one that is larger; `None` at the end. Faults between items travel in the batch.
+    ///
+    /// # Errors
+    /// Kind `input` if a file cannot be read or unpacked; `interrupted`.
+    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        signals::check()?;
+        loop {
+            if self.source.is_none() {
+                let Some(path) = self.files.get(self.file) else { return Ok(None) };
+                let source = source::open(path, &self.done).map_err(|cause| broken_file(path, &cause))?;
+                self.begin(source);
+            }
+            let path = &self.files[self.file];
+            fill(&mut self.source, &mut self.buffer, self.sizes.block, &mut self.last).map_err(|cause| broken_file(path, &cause))?;
+            if let Some(batch) = self.cut() {
+                return Ok(Some(batch));
+            }
+        }
+    }
+
+    /// Begins a file.
+    fn begin(&mut self, source: Source) {
+        self.source = Some(source);
+        self.buffer.clear();
+        self.last = false;
+        self.splitter = Splitter::new(self.sizes);
+        self.place = (1, 1);
+        self.shape = None;
+        self.in_file = 0;
+    }
+
+    /// What is whole in the buffer, as a batch; `None` if more bytes are wanted.
+    fn cut(&mut self) -> Option<Batch> {
+        self.splitter.split(&self.buffer, self.last);
+        let ended = self.splitter.done();
+        if self.shape.is_none() {
+            self.recognize();
+            if self.shape.is_none() && self.splitter.lone_object() {
+                if !ended {
+                    // One object of another kind, or the first of many: the next bytes tell.
+                    return None;
+                }
+                self.one_object();
+            }
+        }
+        let settled = if ended { self.buffer.len() } else { self.splitter.settled() };
+        if self.splitter.items.is_empty() && self.splitter.faults.is_empty() && !ended {
+            // White space, or the beginning of an item.
+            self.forget(settled);
+            return None;
+        }
+        let batch = self.batch(settled);
+        if ended {
+            self.source = None;
+            self.file += 1;
+            self.buffer = Vec::new();
+        }
+        batch
+    }
+
+    /// The file's shape, from the first item that tells.
+    fn recognize(&mut self) {
+        const LOOKED_AT: usize = 16;
+        let items = self.splitter.items.iter().take(LOOKED_AT);
+        self.shape = items.map(|item| &self.buffer[item.clone()]).find_map(Shape::of);
+        if let Some(shape) = self.shape.filter(|shape| *shape != Shape::Messages) {
+            info!("{} reads as {shape}", self.files[self.file].display());
+        }
+    }
+
+    /// A file of one object that is no conversation in any shape was meant as something else.
+    fn one_object(&mut self) {
+        let Some(item) = self.splitter.items.first().cloned() else { return };
+        if serde_json::from_slice::<IgnoredAny>(&self.buffer[item.clone()]).is_ok() {
+            self.splitter.items.clear();
+            let text = "the file is one object, not a list; write [{\"messages\": [...]}, ...]".into();
+            self.splitter.faults.push(Fault { at: Some(item.start), text });
+        }
+    }
+
+    /// Lets go of bytes that nobody needs.
+    fn forget(&mut self, settled: usize) {
+        if settled > 0 {
+            self.place = moved(self.place, &self.buffer[..settled]);
+            self.splitter.rebase(settled);
+            self.buffer.drain(..settled);
+        }
+    }
+
+    fn batch(&mut self, settled: usize) -> Option<Batch> {
+        let mut rest = Vec::with_capacity(self.sizes.block + (self.buffer.len() - settled));
+        rest.extend_from_slice(&self.buffer[settled..]);
+        let mut text = std::mem::replace(&mut self.buffer, rest);
+        text.truncate(settled);
+        let items = std::mem::take(&mut self.splitter.items);
+        let faults = std::mem::take(&mut self.splitter.faults);
+        self.splitter.rebase(settled);
+        let place = self.place;
+        self.place = moved(place, &text);
+        if items.is_empty() && faults.is_empty() {
+            return None;
+        }
+        let (in_file, first) = (self.in_file, self.in_all);
+        self.in_file += items.len();
+        self.in_all += items.len();
+        let shape = self.shape.unwrap_or(Shape::Messages);
+        Some(Batch { text, items, faults, shape, place, file: self.file, in_file, first })
+    }
+}
+
+impl Batch {
+    /// The conversations; what is wrong is added to `problems`, and the item left out.
+    pub fn conversations(&self, problems: &mut Problems) -> Vec<Conversation> {
+        let mut cursor = Cursor { at: 0, place: self.place };
+        for fault in &self.faults {
+            let (line, column) = fault.at.map_or((0, 0), |at| cursor.move_to(at, &self.text));
+            problems.add(Problem { file: self.file, line, column, path: String::new(), text: fault.text.clone() });
+        }
+        let mut cursor = Cursor { at: 0, place: self.place };
+        let mut conversations = Vec::with_capacity(self.items.len());
+        for (i, range) in self.items.iter().enumerate() {
+            let item = &self.text[range.clone()];
+            let plain = if self.shape == Shape::Messages { std::str::from_utf8(item).ok().and_then(fast::conversation) } else { None };
+            let made = plain.or_else(|| {
+                let mut found = Vec::new();
+                let path = format!("[{}]", self.in_file + i);
+                let made = diagnostic::read(item, &path, self.shape, &mut |offset, path, text| found.push((offset, path, text)));
+                found.sort_by_key(|(offset, ..)| *offset);
+                problems.add_unseen(found.len().saturating_sub(SHOWN));
+                for (offset, path, text) in found.into_iter().take(SHOWN) {
+                    let (line, column) = cursor.move_to(range.start + offset, &self.text);
+                    problems.add(Problem { file: self.file, line, column, path, text });
+                }
+                made
+            });
+            conversations.extend(made.map(|made| Conversation { index: self.first + i, ..made }));
+        }
+        conversations
+    }
+}
+
+/// Line and column of an offset that only grows, so that each byte is counted once.
+struct Cursor {
+    at: usize,
+    place: (usize, usize),
+}
+
+impl Cursor {
+    fn move_to(&mut self, at: usize, text: &[u8]) -> (usize, usize) {
+        self.place = moved(self.place, &text[self.at..at]);
+        self.at = at;
+        self.place
+    }
+}
+
+/// Reads until the buffer has `block` bytes more than it had, or the source ends.
+fn fill(source: &mut Option<Source>, buffer: &mut Vec<u8>, block: usize, last: &mut bool) -> io::Result<()> {
+    let Some(source) = source.as_mut().filter(|_| !*last) else { return Ok(()) };
+    let mut len = buffer.len();
+    let wanted = if len < block { block } else { len + block };
+    buffer.resize(wanted, 0);
+    while !*last && len < wanted {
+        match source.read(&mut buffer[len..]) {
+            Ok(0) => *last = true,
+            Ok(read) => len += read,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    buffer.truncate(len);
+    Ok(())
+}
+
+fn broken_file(path: &Path, cause: &io::Error) -> anyhow::Error {
+    if cause.raw_os_error().is_some() {
+        return unreadable(path, cause);
+    }
+    error::input(format!("data set {}: the packed data are damaged or cut off ({cause}); fetch or pack the file again", path.display()))
+}
+
+/// The place, from 1, after these bytes.
+fn moved((line, column): (usize, usize), bytes: &[u8]) -> (usize, usize) {
+    let characters = |bytes: &[u8]| bytes.iter().filter(|byte| byte.cast_signed() >= -0x40).count();
+    match memchr::memrchr(b'\n', bytes) {
+        None => (line, column + characters(bytes)),
+        Some(end) => (line + memchr::memchr_iter(b'\n', &bytes[..=end]).count(), 1 + characters(&bytes[end + 1..])),
+    }
+}
+
+/// What a check saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub files: usize,
+    pub conversations: usize,
+    pub messages: usize,
+}
+
+/// Reads everything on all cores and keeps nothing.
+///
+/// # Errors
+/// Kind `input`: a file that cannot be read, or the list of everything that is wrong; `interrupted`.
+pub fn check_files(files: &[PathBuf]) -> Result<Count> {
+    let reader = Mutex::new(Some(Reader::open(files.to_vec())?));
+    let work = || -> Result<(Count, Problems)> {
+        let (mut count, mut problems) = (Count::default(), Problems::default());
+        loop {
+            let batch = {
+                let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+                let next = reader.as_mut().map_or(Ok(None), Reader::next_batch);
+                if next.is_err() {
+                    // The others end too.
+                    *reader = None;
+                }
+                next?
+            };
+            let Some(batch) = batch else { return Ok((count, problems)) };
+            for conversation in batch.conversations(&mut problems) {
+                count.conversations += 1;
+                count.messages += conversation.messages.len();
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let mut sum = Count { files: files.len(), ..Count::default() };
+    let mut problems = Problems::default();
+    let mut failed = None;
+    for part in parts {
+        match part {
+            Ok((count, found)) => {
+                sum.conversations += count.conversations;
+                sum.messages += count.messages;
+                problems.append(found);
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => problems.into_result(files).map(|()| sum),
+    }
+}
+
+#[cfg(test)]
+impl Batch {
+    /// Index of the first item within the data set, from 0.
+    pub(crate) fn first_index(&self) -> usize {
+        self.first
+    }
+
+    /// Number of items, sound or not.
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// The items' own text, in UTF-8 if they are sound.
+    pub(crate) fn items(&self) -> impl Iterator<Item = &[u8]> {
+        self.items.iter().map(|item| &self.text[item.clone()])
+    }
+}
+
+/// The conversations of a file or a pattern, each an object with `messages` and whatever else stood there.
+///
+/// # Errors
+/// Kind `input`: no such file, not UTF-8, not JSON, not a list, or conversations that nothing can be learned from.
+#[cfg(test)]
+pub(crate) fn read_conversations(path: &Path) -> Result<Vec<Value>> {
+    let files = expand(&[path.to_string_lossy()])?;
+    let mut reader = Reader::open(files)?;
+    let (mut values, mut problems) = (Vec::new(), Problems::default());
+    while let Some(batch) = reader.next_batch()? {
+        for conversation in batch.conversations(&mut problems) {
+            if !problems.is_empty() {
+                break;
+            }
+            let mut value = conversation.to_value();
+            if batch.shape == Shape::Messages
+                && let Some(item) = batch.items.get(conversation.index - batch.first)
+                && let Ok(Value::Object(mut whole)) = serde_json::from_slice(&batch.text[item.clone()])
+            {
+                whole.insert("messages".into(), value["messages"].take());
+                value = Value::Object(whole);
+            }
+            values.push(value);
+        }
+    }
+    problems.into_result(reader.files()).map(|()| values)
+}

@@ -1,0 +1,8 @@
+//! A conversation into texts with the places of its turns, by the model's chat template.
+
+pub(crate) mod jinja_methods;
+pub(crate) mod rendering;
+pub(crate) mod template;
+pub(crate) mod template_cache;
+pub(crate) mod thinking;
+pub(crate) mod turns;

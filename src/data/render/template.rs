@@ -1,0 +1,326 @@
+//! The model's own chat template, rendered here as transformers renders it.
+//!
+//! Jinja is minijinja's, with what `apply_chat_template` adds (transformers' `chat_template_utils.py`): `trim_blocks`,
+//! `lstrip_blocks`, Python's methods on strings, `raise_exception`, `tojson` in Python's form, `{% generation %}`. What is not known
+//! to come out the same is an error that says so ([`Failure::Unsupported`]), and then transformers itself must render.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Enumerator, Kwargs, Object, Value};
+use minijinja::{Environment, Error, ErrorKind, State};
+use serde_json::Value as Json;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::base::error;
+use crate::data::parse::conversation::{Conversation, Message};
+use crate::data::render::jinja_methods;
+
+/// Templates whose renderings were compared with transformers' (`tests/python/test_templates.py`), by [`ChatTemplate::digest`].
+/// Any other is compared on the user's own conversations, for which Python must run.
+pub const COMPARED: &str = include_str!("compared_templates.txt");
+
+/// A model's chat template and what it may name.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    /// Hash of the template and of the special tokens that it may write.
+    pub digest: u128,
+    /// Whether it was compared with transformers in our tests.
+    pub compared: bool,
+    /// Why it cannot be used here at all.
+    pub unsupported: Option<String>,
+    source: String,
+    environment: Arc<Environment<'static>>,
+    special_tokens: Arc<[(String, Value)]>,
+    with_tools: bool,
+}
+
+/// Why a conversation has no text.
+#[derive(Debug)]
+pub enum Failure {
+    /// The template itself refused it (`raise_exception`).
+    Refused(String),
+    /// minijinja failed, or does not do it as Python does.
+    Unsupported(String),
+}
+
+/// What `raise_exception` was given.
+#[derive(Debug)]
+struct Raised(String);
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Raised {}
+
+const NAME: &str = "chat";
+/// The template for conversations with tools, where the model has one of its own.
+const TOOLS: &str = "tool_use";
+
+impl ChatTemplate {
+    /// The template of the model in `folder`: `chat_template.jinja`, else `chat_template` in tokenizer_config.json.
+    ///
+    /// # Errors
+    /// Kind `model`: there is none, or a file that is not JSON.
+    pub fn open(folder: &Path) -> Result<ChatTemplate> {
+        let config_path = folder.join("tokenizer_config.json");
+        let config = match std::fs::read(&config_path) {
+            Ok(bytes) => serde_json::from_slice::<Json>(&bytes)
+                .map_err(|cause| error::model(format!("{} is broken: {cause}; copy or download it again", config_path.display())))?,
+            Err(_) => Json::Null,
+        };
+        let named = |name: &str| match &config["chat_template"] {
+            Json::String(text) if name == "default" => Some(text.clone()),
+            Json::Array(list) => {
+                let own = list.iter().find(|one| one["name"] == name)?;
+                own["template"].as_str().map(ToString::to_string)
+            }
+            Json::Object(map) => map.get(name)?.as_str().map(ToString::to_string),
+            _ => None,
+        };
+        let file = |path: &str| std::fs::read_to_string(folder.join(path)).ok();
+        let Some(main) = file("chat_template.jinja").or_else(|| named("default")) else {
+            return Err(error::model(format!(
+                "the tokenizer of {} has no chat template, so conversations cannot be written for it; use the model's chat or instruct \
+                 version, or put a chat_template.jinja into its folder",
+                folder.display()
+            )));
+        };
+        let tools = file("additional_chat_templates/tool_use.jinja").or_else(|| named(TOOLS));
+        Ok(ChatTemplate::new(&main, tools.as_deref(), special_tokens(&config)))
+    }
+
+    fn new(main: &str, tools: Option<&str>, special_tokens: Vec<(String, String)>) -> ChatTemplate {
+        let hash = xxh3_128(main.as_bytes());
+        let line = format!("{hash:032x}");
+        let compared = tools.is_none() && COMPARED.lines().any(|known| known.starts_with(&line));
+        let all = format!("{main}\0{}\0{special_tokens:?}", tools.unwrap_or_default());
+        let mut environment = environment();
+        let mut added = environment.add_template_owned(NAME, without_generation(main));
+        if let (Ok(()), Some(tools)) = (&added, tools) {
+            added = environment.add_template_owned(TOOLS, without_generation(tools));
+        }
+        ChatTemplate {
+            digest: xxh3_128(all.as_bytes()),
+            compared,
+            unsupported: added.err().map(|cause| cause.to_string()),
+            source: main.to_string(),
+            environment: Arc::new(environment),
+            special_tokens: special_tokens.into_iter().map(|(name, text)| (name, Value::from(text))).collect(),
+            with_tools: tools.is_some(),
+        }
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// A conversation, ready to be rendered from its beginning up to any message.
+    pub fn prepare(&self, conversation: &Conversation) -> Prepared<'_> {
+        let mut globals: Vec<(String, Value)> = self.special_tokens.to_vec();
+        let tools = conversation.tools.as_ref().map_or(Value::from(()), to_value);
+        let name = if self.with_tools && conversation.tools.is_some() { TOOLS } else { NAME };
+        globals.push(("tools".into(), tools));
+        globals.push(("documents".into(), conversation.documents.as_ref().map_or(Value::from(()), to_value)));
+        globals.extend(conversation.chat_template_kwargs.iter().map(|(name, value)| (name.clone(), to_value(value))));
+        Prepared {
+            template: self,
+            name,
+            messages: conversation.messages.iter().map(|message| Value::from_object(Shown::new(message))).collect(),
+            globals: Arc::new(globals),
+        }
+    }
+}
+
+/// A conversation as the template sees it.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    template: &'a ChatTemplate,
+    name: &'static str,
+    messages: Vec<Value>,
+    globals: Arc<Vec<(String, Value)>>,
+}
+
+impl Prepared<'_> {
+    /// The text of the first `count` messages; `prompt`: with the opening of the next answer.
+    pub fn render(&self, count: usize, prompt: bool) -> Result<String, Failure> {
+        self.render_messages(self.messages[..count].to_vec(), prompt)
+    }
+
+    /// As `render`, with one more message behind them.
+    pub fn render_with(&self, count: usize, message: &Message) -> Result<String, Failure> {
+        let mut messages = self.messages[..count].to_vec();
+        messages.push(Value::from_object(Shown::new(message)));
+        self.render_messages(messages, false)
+    }
+
+    fn render_messages(&self, messages: Vec<Value>, prompt: bool) -> Result<String, Failure> {
+        if let Some(why) = &self.template.unsupported {
+            return Err(Failure::Unsupported(why.clone()));
+        }
+        let context = Context { messages: Value::from(messages), prompt, globals: Arc::clone(&self.globals) };
+        let template = self.template.environment.get_template(self.name).map_err(failure)?;
+        template.render(Value::from_object(context)).map_err(failure)
+    }
+}
+
+fn failure(cause: Error) -> Failure {
+    let mut link: Option<&dyn std::error::Error> = Some(&cause);
+    while let Some(error) = link {
+        if let Some(raised) = error.downcast_ref::<Raised>() {
+            return Failure::Refused(raised.0.clone());
+        }
+        link = error.source();
+    }
+    Failure::Unsupported(cause.to_string())
+}
+
+/// The template's variables.
+#[derive(Debug)]
+struct Context {
+    messages: Value,
+    prompt: bool,
+    globals: Arc<Vec<(String, Value)>>,
+}
+
+impl Object for Context {
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        match key {
+            "messages" => Some(self.messages.clone()),
+            "add_generation_prompt" => Some(Value::from(self.prompt)),
+            // The last of a name wins: a conversation's own words stand behind the special tokens.
+            _ => self.globals.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.clone()),
+        }
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+}
+
+/// A message as the template sees it: what is null is not there, and content always is.
+#[derive(Debug)]
+struct Shown {
+    role: Value,
+    content: Value,
+    fields: Vec<(String, Value)>,
+}
+
+/// Names under which reasoning comes; the first is the one that templates read.
+pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+impl Shown {
+    fn new(message: &Message) -> Shown {
+        let mut fields: Vec<(String, Value)> = message.fields.iter().map(|(name, value)| (name.clone(), to_value(value))).collect();
+        // transformers fills the one name from the others (`_alias_reasoning_fields`).
+        let get = |name: &&str| message.fields.get(*name);
+        if let Some(reasoning) = REASONING.iter().find_map(get).map(to_value) {
+            for name in ["reasoning_content", "thinking"] {
+                match fields.iter_mut().find(|(known, _)| known == name) {
+                    Some((_, value)) if name == "reasoning_content" => *value = reasoning.clone(),
+                    Some(_) => {}
+                    None => fields.push((name.into(), reasoning.clone())),
+                }
+            }
+        }
+        Shown { role: Value::from(message.role.as_str()), content: Value::from(message.content.as_str()), fields }
+    }
+}
+
+impl Object for Shown {
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        match key {
+            "role" => Some(self.role.clone()),
+            "content" => Some(self.content.clone()),
+            _ => self.fields.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone()),
+        }
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        let names = ["role", "content"].into_iter().chain(self.fields.iter().map(|(name, _)| name.as_str()));
+        Enumerator::Values(names.map(Value::from).collect())
+    }
+}
+
+/// JSON as the template's values.
+fn to_value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(flag) => Value::from(*flag),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(whole), _) => Value::from(whole),
+            (_, Some(whole)) => Value::from(whole),
+            _ => Value::from(number.as_f64().unwrap_or_default()),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => Value::from(items.iter().map(to_value).collect::<Vec<_>>()),
+        Json::Object(map) => Value::from_pairs(map.iter().map(|(name, value)| (name.clone(), to_value(value)))),
+    }
+}
+
+/// `bos_token` and its like, as text.
+fn special_tokens(config: &Json) -> Vec<(String, String)> {
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"]
+        .into_iter()
+        .filter_map(|name| {
+            let token = &config[name];
+            Some((name.to_string(), token.as_str().or_else(|| token["content"].as_str())?.to_string()))
+        })
+        .collect()
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("Jinja's own delimiters");
+    environment.set_syntax(syntax);
+    environment.set_unknown_method_callback(jinja_methods::method);
+    environment.set_formatter(|output, _, value| match jinja_methods::text(value)? {
+        Some(text) => Ok(output.write_str(&text)?),
+        None => Ok(output.write_str(value.as_str().unwrap_or_default())?),
+    });
+    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+    });
+    environment.add_filter("tojson", |_: &State, value: Value, options: Kwargs| -> Result<Value, Error> {
+        let text = jinja_methods::json(&value, &jinja_methods::JsonOptions::of(&options)?)?;
+        options.assert_all_used()?;
+        Ok(Value::from(text))
+    });
+    environment
+        .add_filter("string", |value: Value| -> Result<Value, Error> { Ok(jinja_methods::text(&value)?.map_or(value, Value::from)) });
+    environment.add_filter("trim", |text: Value, characters: Option<String>| -> Result<Value, Error> {
+        let text = jinja_methods::text(&text)?.unwrap_or_else(|| text.as_str().unwrap_or_default().to_string());
+        Ok(Value::from(jinja_methods::strip(&text, characters.as_deref(), true, true)))
+    });
+    environment
+}
+
+/// transformers' tag that marks the assistant's words, as a condition that always holds: blocks nest and end alike.
+fn without_generation(template: &str) -> String {
+    let mut text = String::with_capacity(template.len());
+    let mut rest = template;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at);
+        text.push_str(before);
+        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
+        let word = tag[2..end].trim_end_matches("%}").trim_matches(['-', '+']).trim();
+        match word {
+            "generation" => text.push_str(&tag[..end].replace("generation", "if true")),
+            "endgeneration" => text.push_str(&tag[..end].replace("endgeneration", "endif")),
+            _ => text.push_str(&tag[..end]),
+        }
+        rest = &tag[end..];
+    }
+    text + rest
+}

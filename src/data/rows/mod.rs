@@ -1,0 +1,9 @@
+//! Samples of token ids and labels: made on all cores, kept as Arrow in the cache.
+
+pub(crate) mod arrow;
+pub(crate) mod cache;
+pub(crate) mod counts;
+pub(crate) mod findings;
+pub(crate) mod options;
+pub(crate) mod prepare;
+pub(crate) mod sample;

@@ -1,0 +1,202 @@
+//! Goes through a data set as `prepare` does and keeps no rows: counts, lengths, findings, and some samples to look at.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::base::error;
+use crate::data::check_files;
+use crate::data::engine::{Dataset, Engine, Transformers, held_out};
+use crate::data::parse::conversation::Role;
+use crate::data::read::problem::Problem;
+use crate::data::render::rendering;
+use crate::data::rows::counts::Counts;
+use crate::data::rows::findings::{Findings, TooLong};
+use crate::data::rows::prepare::{Made, Row, Sink};
+use crate::data::survey::lengths::Lengths;
+use crate::data::survey::preview::{Preview, pieces};
+
+/// Which conversations are to be looked at.
+#[derive(Clone, Debug)]
+pub enum Chosen {
+    /// The first so many.
+    First(usize),
+    /// These, by their index within the data set, from 0.
+    Indices(Vec<usize>),
+}
+
+impl Chosen {
+    fn has(&self, index: usize) -> bool {
+        match self {
+            Chosen::First(count) => index < *count,
+            Chosen::Indices(indices) => indices.contains(&index),
+        }
+    }
+}
+
+/// What a data set is.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    pub counts: Counts,
+    /// Rows held out for evaluation, of `counts.rows`.
+    pub eval_rows: u64,
+    /// The first faults of the files, and the number of all.
+    pub problems: Vec<Problem>,
+    pub problem_count: u64,
+    /// Why training would refuse the data, besides the faults in the files.
+    pub errors: Vec<String>,
+    /// What deserves a look.
+    pub warnings: Vec<String>,
+    /// The first samples of more than `max_length` tokens, and the number of all.
+    pub too_long: Vec<TooLong>,
+    pub too_long_count: u64,
+    /// Messages by role.
+    pub roles: Vec<(&'static str, u64)>,
+    /// Of the rows.
+    pub lengths: Lengths,
+    pub longest_targets: u32,
+    pub previews: Vec<Preview>,
+}
+
+/// Surveys a data set. `tell` gets bytes done and bytes in all, and may end it with an error.
+///
+/// # Errors
+/// Kind `input` for a file that cannot be read, and where only transformers could render the template, is not there, and the files have
+/// faults; kind `model` for a model folder without a tokenizer or a chat template; kind `setup` where transformers is needed.
+pub fn survey(
+    dataset: &Dataset,
+    cache: &Path,
+    transformers: &dyn Transformers,
+    chosen: &Chosen,
+    tell: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<Survey> {
+    let mut engine = Engine::open(&dataset.model_folder, Some(cache))?;
+    let tell = RefCell::new(tell);
+    let parts = dataset.options.eval_split > 0.0;
+    let ran = engine.run(dataset, transformers, true, || Ok(Tally::new(chosen, parts, &tell)));
+    let (counts, findings, tally, _) = ran.map_err(|failure| {
+        // Whatever is missing to go on, faults of the data are found without it.
+        if error::Error::of(&failure).kind == error::Kind::Setup { check_files(&dataset.files).err().unwrap_or(failure) } else { failure }
+    })?;
+    let options = &dataset.options;
+    let mut errors = findings.sentences(&counts, options);
+    let mut eval_rows = 0;
+    if let Some(conversations) = tally.conversations.as_ref().filter(|conversations| !conversations.is_empty()) {
+        match held_out(conversations, options) {
+            Ok(held_out) => eval_rows = conversations.iter().filter(|number| held_out.contains(number)).count() as u64,
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    let Findings { problems, too_long, .. } = &findings;
+    Ok(Survey {
+        eval_rows,
+        problems: problems.first().to_vec(),
+        problem_count: problems.count() as u64,
+        errors,
+        warnings: warnings(&counts, &findings, chosen),
+        too_long: too_long.first.clone(),
+        too_long_count: too_long.count,
+        roles: Role::ALL.iter().map(|role| role.as_str()).zip(tally.roles).collect(),
+        lengths: tally.lengths,
+        longest_targets: tally.longest_targets,
+        previews: tally.looked_at.iter().map(|(row, tokens)| preview(&engine, row, tokens)).collect(),
+        counts,
+    })
+}
+
+/// Ids and labels of a row.
+type Tokens = (Vec<i32>, Vec<i32>);
+
+fn preview(engine: &Engine, row: &Row, (input_ids, labels): &Tokens) -> Preview {
+    Preview {
+        conversation: row.conversation,
+        message: row.message,
+        tokens: row.length,
+        kept: row.kept,
+        target_tokens: row.targets,
+        pieces: pieces(&engine.tokenizer, input_ids, labels),
+    }
+}
+
+fn warnings(counts: &Counts, findings: &Findings, chosen: &Chosen) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Chosen::Indices(indices) = chosen
+        && let Some(beyond) = indices.iter().find(|index| **index as u64 >= counts.conversations)
+    {
+        warnings.push(format!("there is no conversation [{beyond}] to show: {} were read, counted from 0", counts.conversations));
+    }
+    if counts.forged_control_tokens > 0 {
+        warnings.push(format!(
+            "{} conversations spell a control token such as <|im_end|> in a text: {}; it is trained on as text, as it should be where it is \
+             meant so",
+            counts.forged_control_tokens,
+            findings.forged.named(Clone::clone)
+        ));
+    }
+    if counts.duplicates > 0 {
+        warnings.push(format!(
+            "{} conversations are equal to an earlier one: {}",
+            counts.duplicates,
+            findings.duplicates.named(Clone::clone)
+        ));
+    }
+    warnings
+}
+
+/// Counts rows as they come.
+struct Tally<'a, 'b> {
+    chosen: &'a Chosen,
+    tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
+    roles: [u64; Role::ALL.len()],
+    lengths: Lengths,
+    longest_targets: u32,
+    /// The conversation of each row, where some are to be held out.
+    conversations: Option<Vec<u32>>,
+    looked_at: Vec<(Row, Tokens)>,
+}
+
+impl<'a, 'b> Tally<'a, 'b> {
+    fn new(chosen: &'a Chosen, parts: bool, tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>) -> Tally<'a, 'b> {
+        Tally {
+            chosen,
+            tell,
+            roles: [0; Role::ALL.len()],
+            lengths: Lengths::default(),
+            longest_targets: 0,
+            conversations: parts.then(Vec::new),
+            looked_at: Vec::new(),
+        }
+    }
+}
+
+impl Sink for Tally<'_, '_> {
+    fn take(&mut self, made: Made) -> Result<()> {
+        self.roles.iter_mut().zip(made.roles).for_each(|(all, more)| *all += more);
+        let mut kept_row = 0;
+        for row in made.rows {
+            if row.kept > 0 {
+                self.lengths.add(row.kept);
+                self.longest_targets = self.longest_targets.max(row.targets);
+                self.conversations.iter_mut().for_each(|all| all.push(row.conversation as u32));
+            }
+            if self.chosen.has(row.conversation) {
+                let tokens = if row.kept > 0 { made.tokens.get(kept_row) } else { Default::default() };
+                self.looked_at.push((row.clone(), (tokens.0.to_vec(), tokens.1.to_vec())));
+            }
+            kept_row += usize::from(row.kept > 0);
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, done: u64, total: u64) -> Result<()> {
+        (self.tell.borrow_mut())(done, total)
+    }
+}
+
+impl Preview {
+    /// `[3]`, or `[3].messages[5]`.
+    pub fn place(&self) -> String {
+        rendering::place(self.conversation, self.message)
+    }
+}

@@ -1,0 +1,123 @@
+//! Words to tokens, with what a thread remembers of words it has seen.
+//!
+//! Most words of a text are short and come again. So they are kept by their own bytes, sixteen at a time, in a table that fits into
+//! a core's cache; only a word that is not there is looked up in the vocabulary or merged.
+
+use crate::data::tokenizer::bpe::merge_all;
+use crate::data::tokenizer::pretokenize::Words;
+use crate::data::tokenizer::vocabulary::{Vocabulary, hash};
+
+/// What a thread keeps between texts.
+#[derive(Debug)]
+pub struct Scratch {
+    short: Box<[Pair]>,
+    long: Box<[Long]>,
+    symbols: Vec<u32>,
+}
+
+/// Pairs of words of up to 15 bytes and 3 tokens; 64 bytes each, 2 MiB in all.
+const SHORT: usize = 1 << 15;
+const SHORT_TOKENS: usize = 3;
+
+/// Two words of one slot, the newer first; one line of a cache.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+struct Pair([Short; 2]);
+
+/// Longer words, or of more tokens; 128 bytes each, 2 MiB in all.
+const LONG: usize = 1 << 14;
+const LONG_BYTES: usize = 62;
+const LONG_TOKENS: usize = 16;
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(32))]
+struct Short {
+    /// See [`Words::key`]; 0 for none.
+    key: u128,
+    tokens: [u32; SHORT_TOKENS],
+    count: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(128))]
+struct Long {
+    length: u8,
+    count: u8,
+    word: [u8; LONG_BYTES],
+    tokens: [u32; LONG_TOKENS],
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch {
+            short: vec![Pair::default(); SHORT].into_boxed_slice(),
+            long: vec![Long { length: 0, count: 0, word: [0; LONG_BYTES], tokens: [0; LONG_TOKENS] }; LONG].into_boxed_slice(),
+            symbols: Vec::new(),
+        }
+    }
+}
+
+impl Scratch {
+    /// Appends the tokens of a text in normal form.
+    pub(crate) fn encode_words(&mut self, vocabulary: &Vocabulary, text: &str, ids: &mut Vec<u32>) {
+        let mut words = Words::new(text, vocabulary.pattern);
+        while let Some((word, key)) = words.next_key() {
+            let at = slot_of(key) & (SHORT - 1);
+            let [newer, older] = &self.short[at].0;
+            let found = if newer.key == key { newer } else { older };
+            if found.key == key && key != 0 {
+                // A copy of a fixed length is cheaper than one of the right length.
+                let end = ids.len() + found.count as usize;
+                ids.extend_from_slice(&found.tokens);
+                ids.truncate(end);
+            } else {
+                self.another(vocabulary, word, key, at, ids);
+            }
+        }
+    }
+
+    /// Appends the tokens of a word that is not at its place, and puts it there.
+    fn another(&mut self, vocabulary: &Vocabulary, word: &[u8], key: u128, at: usize, ids: &mut Vec<u32>) {
+        let begin = ids.len();
+        self.long(vocabulary, word, ids);
+        let made = &ids[begin..];
+        if made.len() <= SHORT_TOKENS && key != 0 {
+            let mut new = Short { key, count: made.len() as u32, ..Short::default() };
+            new.tokens[..made.len()].copy_from_slice(made);
+            let slot = &mut self.short[at].0;
+            *slot = [new, slot[0]];
+        }
+    }
+
+    /// Appends the tokens of a word.
+    fn long(&mut self, vocabulary: &Vocabulary, word: &[u8], ids: &mut Vec<u32>) {
+        let hash = hash(word);
+        if let Some(token) = vocabulary.word(word, hash) {
+            ids.push(token);
+            return;
+        }
+        let slot = &mut self.long[hash as usize & (LONG - 1)];
+        if word.len() == slot.length as usize && slot.word[..word.len()] == *word {
+            ids.extend_from_slice(&slot.tokens[..slot.count as usize]);
+            return;
+        }
+        self.symbols.clear();
+        self.symbols.extend(word.iter().map(|byte| vocabulary.byte(*byte)));
+        merge_all(vocabulary, &mut self.symbols);
+        if word.len() <= LONG_BYTES && self.symbols.len() <= LONG_TOKENS {
+            slot.length = word.len() as u8;
+            slot.count = self.symbols.len() as u8;
+            slot.word[..word.len()].copy_from_slice(word);
+            slot.tokens[..self.symbols.len()].copy_from_slice(&self.symbols);
+        }
+        ids.extend_from_slice(&self.symbols);
+    }
+}
+
+/// Both halves of a key, multiplied and folded.
+#[inline]
+fn slot_of(key: u128) -> usize {
+    let (low, high) = (key as u64, (key >> 64) as u64);
+    let product = u128::from(low ^ 0x9E37_79B9_7F4A_7C15) * u128::from(high ^ 0xD1B5_4A32_D192_ED03);
+    (product as u64 ^ (product >> 64) as u64) as usize
+}

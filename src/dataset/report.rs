@@ -1,0 +1,172 @@
+//! The report of `check`: what a data set is, what is wrong with it, and what training on it will take.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::data::{Bin, Chosen, Counts, Dataset, Preview, Survey, TooLong, Transformers};
+use crate::estimate::{Estimate, Rows, Settings, Time};
+use crate::python::Probe;
+use crate::{data, estimate, python};
+
+/// Everything that `check` found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Whether training would take the data: no problems, no errors.
+    pub ok: bool,
+    pub files: Vec<PathBuf>,
+    /// The folder of the model whose tokenizer and chat template were used.
+    pub model: PathBuf,
+    /// The first faults in the files, by their place.
+    pub problems: Vec<Fault>,
+    /// All of them.
+    pub problem_count: u64,
+    /// Why training would refuse, besides the faults in the files.
+    pub errors: Vec<String>,
+    pub warnings: Vec<String>,
+    pub counts: Counts,
+    /// Rows that `eval_split` holds out, of `counts.rows`.
+    pub eval_rows: u64,
+    /// Messages by role.
+    pub roles: Map<String, Value>,
+    pub lengths: LengthReport,
+    pub too_long: TooLongReport,
+    pub previews: Vec<Preview>,
+    pub estimate: Estimate,
+}
+
+/// A fault in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    pub file: PathBuf,
+    /// From 1; 0 for a fault of the whole file.
+    pub line: usize,
+    /// From 1, in characters; 0 for a fault of the whole file.
+    pub column: usize,
+    /// Place in the JSON, such as `[3].messages[1].role`; empty where it has none.
+    pub path: String,
+    pub text: String,
+}
+
+/// Tokens of the rows, after truncation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LengthReport {
+    pub median: u32,
+    pub p90: u32,
+    pub p99: u32,
+    pub max: u32,
+    pub histogram: Vec<Bin>,
+}
+
+/// Samples of more than `max_length` tokens, before anything is cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooLongReport {
+    pub count: u64,
+    /// The first of them.
+    pub first: Vec<TooLong>,
+}
+
+impl CheckReport {
+    /// Makes the report. `params`: those of `check`, resolved. `tell` gets bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// As [`data::survey`]'s and the estimate's; with `probe`, what Python raises.
+    pub(crate) fn of(
+        dataset: &Dataset,
+        params: &Map<String, Value>,
+        transformers: &dyn Transformers,
+        tell: &mut dyn FnMut(u64, u64) -> Result<()>,
+    ) -> Result<CheckReport> {
+        let settings: Settings = serde_json::from_value(Value::Object(params.clone()))?;
+        let survey = data::survey(dataset, &data::cache_folder(), transformers, &chosen(params)?, tell)?;
+        let rows = Rows {
+            train: survey.counts.rows - survey.eval_rows,
+            longest: u64::from(survey.lengths.max()),
+            longest_targets: u64::from(survey.longest_targets),
+            tokens: survey.counts.tokens,
+            targets: survey.counts.target_tokens,
+        };
+        let (mut estimate, refusals) = estimate::estimate(&dataset.model_folder, &settings, rows)?;
+        let mut errors = survey.errors.clone();
+        errors.extend(refusals);
+        let ok = survey.problem_count == 0 && errors.is_empty();
+        if params["probe"] == Value::Bool(true) {
+            match time(dataset, params, &settings, &survey, &estimate)? {
+                Ok(time) => estimate.time = Some(time),
+                Err(why) => estimate.missing.push(format!("time: {why}")),
+            }
+        }
+        let Survey { counts, eval_rows, warnings, previews, too_long, too_long_count, lengths, .. } = survey;
+        let problems = survey.problems.into_iter().map(|problem| Fault {
+            file: dataset.files.get(problem.file).cloned().unwrap_or_default(),
+            line: problem.line,
+            column: problem.column,
+            path: problem.path,
+            text: problem.text,
+        });
+        Ok(CheckReport {
+            ok,
+            files: dataset.files.clone(),
+            model: dataset.model_folder.clone(),
+            problems: problems.collect(),
+            problem_count: survey.problem_count,
+            errors,
+            warnings,
+            counts,
+            eval_rows,
+            roles: survey.roles.into_iter().map(|(role, count)| (role.to_string(), count.into())).collect(),
+            lengths: LengthReport {
+                median: lengths.quantile(0.5),
+                p90: lengths.quantile(0.9),
+                p99: lengths.quantile(0.99),
+                max: lengths.max(),
+                histogram: lengths.histogram(),
+            },
+            too_long: TooLongReport { count: too_long_count, first: too_long },
+            previews,
+            estimate,
+        })
+    }
+}
+
+fn chosen(params: &Map<String, Value>) -> Result<Chosen> {
+    match &params["show_index"] {
+        Value::Null => Ok(Chosen::First(serde_json::from_value(params["show"].clone())?)),
+        indices => Ok(Chosen::Indices(serde_json::from_value(indices.clone())?)),
+    }
+}
+
+/// Times a row of median length and mean share of targets, and reckons from there by tokens, layers and steps.
+fn time(
+    dataset: &Dataset,
+    params: &Map<String, Value>,
+    settings: &Settings,
+    survey: &Survey,
+    estimate: &Estimate,
+) -> Result<Result<Time, String>> {
+    let (counts, tokens) = (&survey.counts, u64::from(survey.lengths.quantile(0.5)));
+    if counts.rows == 0 || survey.counts.rows == survey.eval_rows {
+        return Ok(Err("there is no row to time".into()));
+    }
+    let targets = (tokens * counts.target_tokens / counts.tokens).clamp(1, tokens.saturating_sub(1).max(1));
+    let probe = Probe {
+        folder: &dataset.model_folder,
+        tokens,
+        targets,
+        device: settings.device.as_str(),
+        dtype: settings.dtype.as_str(),
+        full: settings.task == estimate::Task::FinetuneFull,
+        lora_rank: settings.lora_rank,
+        target_modules: settings.target_modules.as_deref(),
+        offline: params["offline"] == Value::Bool(true),
+    };
+    let timed = python::time_rows(&probe)?;
+    let train = (counts.rows - survey.eval_rows) as f64;
+    let epochs = settings.num_epochs;
+    let tokens_seen = counts.tokens as f64 / counts.rows as f64 * train * epochs;
+    let passes = tokens_seen / tokens as f64 * timed.row_seconds;
+    let seconds = passes + timed.step_seconds * estimate.steps as f64;
+    Ok(Ok(Time { seconds, tokens_per_second: tokens_seen / seconds, row_tokens: tokens, row_target_tokens: targets }))
+}

@@ -1,0 +1,114 @@
+//! What the package's own scripts and the tests call: no part of what users rely on.
+
+use std::path::PathBuf;
+
+use ::log::Level;
+use pyo3::IntoPyObjectExt;
+use pyo3::prelude::*;
+
+use crate::base::{assets, error, files, logging};
+use crate::python::convert::to_object;
+use crate::python::exceptions::to_python;
+use crate::{data, gguf};
+
+#[pyfunction]
+#[pyo3(name = "log")]
+fn log_record(level: u32, origin: &str, text: &str) {
+    let level = match level {
+        0..20 => Level::Debug,
+        20..30 => Level::Info,
+        30..40 => Level::Warn,
+        _ => Level::Error,
+    };
+    logging::emit(level, origin, text);
+}
+
+#[pyfunction]
+fn publish_folder(py: Python<'_>, made: PathBuf, target: PathBuf) -> PyResult<()> {
+    py.detach(|| files::publish_folder(&made, &target)).map_err(to_python)
+}
+
+#[pyfunction]
+fn digest(py: Python<'_>, files: Vec<PathBuf>) -> PyResult<String> {
+    py.detach(|| data::digest(&files)).map(|digest| format!("{digest:032x}")).map_err(to_python)
+}
+
+/// A text, its turns' places in bytes, and the message it is for.
+type Rendered = (String, Vec<(usize, usize, usize)>, Option<usize>);
+
+#[pyfunction]
+fn render_chat(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> PyResult<Vec<Py<PyAny>>> {
+    let all = py.detach(|| data::render_chat(&folder, &conversations)).map_err(to_python)?;
+    let each = all.into_iter().map(|rendered| match rendered {
+        Err(why) => why.into_py_any(py),
+        Ok(renderings) => {
+            let plain = renderings.into_iter().map(|one| {
+                let turns = one.turns.iter().map(|turn| (turn.prompt_end, turn.target_start, turn.target_end)).collect();
+                (one.text, turns, one.message)
+            });
+            plain.collect::<Vec<Rendered>>().into_py_any(py)
+        }
+    });
+    each.collect()
+}
+
+#[pyfunction]
+fn tokenizer_head(py: Python<'_>, path: PathBuf) -> PyResult<Py<PyAny>> {
+    let head = py.detach(|| data::tokenizer_head(&path)).map_err(to_python)?;
+    to_object(py, &serde_json::to_value(head).map_err(|error| to_python(error.into()))?)
+}
+
+#[pyfunction]
+fn tokenize(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> PyResult<(bool, Vec<Vec<u32>>)> {
+    py.detach(|| data::tokenize(&folder, &texts)).map_err(to_python)
+}
+
+#[pyfunction]
+fn tokenize_by_library(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> PyResult<Vec<Vec<u32>>> {
+    py.detach(|| data::tokenize_by_library(&folder, &texts)).map_err(to_python)
+}
+
+#[pyfunction]
+fn embedded_text(path: &str) -> PyResult<&'static str> {
+    assets::text(path).ok_or_else(|| to_python(error::input(format!("nothing of the name {path} is embedded"))))
+}
+
+/// What LoRA takes where neither the user nor a continued adapter decides, by the names of the parameters.
+#[pyfunction]
+fn lora_defaults(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    to_object(py, &crate::params::lora_defaults::all())
+}
+
+/// Where everything is kept that can be made again.
+#[pyfunction]
+fn cache_folder() -> PathBuf {
+    data::cache_folder()
+}
+
+#[pyfunction]
+fn write_gguf(py: Python<'_>, plan_path: PathBuf, progress: Py<PyAny>) -> PyResult<u64> {
+    let mut tell = |done: u64, total: u64, name: &str| {
+        Python::attach(|py| {
+            py.check_signals()?;
+            progress.call1(py, (done, total, name)).map(drop)
+        })
+        .map_err(anyhow::Error::from)
+    };
+    py.detach(|| gguf::write(&plan_path, &mut tell)).map_err(to_python)
+}
+
+/// Adds them to the module.
+pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(log_record, module)?)?;
+    module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
+    module.add_function(wrap_pyfunction!(digest, module)?)?;
+    module.add_function(wrap_pyfunction!(render_chat, module)?)?;
+    module.add_function(wrap_pyfunction!(tokenizer_head, module)?)?;
+    module.add_function(wrap_pyfunction!(tokenize, module)?)?;
+    module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
+    module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
+    module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
+    module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
+    module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
+    Ok(())
+}

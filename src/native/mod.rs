@@ -1,0 +1,198 @@
+//! Python to Rust: the native module `pyrust_nn._core`. What users call stands here: the tasks' functions are made from their rows.
+
+mod internal;
+mod tensors;
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyCFunction, PyDict, PyList, PyTuple};
+use serde_json::{Map, Value};
+
+use crate::base::error;
+use crate::params::command::DatasetCommand;
+use crate::params::interface::Interface;
+use crate::params::param::MODEL;
+use crate::params::task::Task;
+use crate::pipeline::Pipeline;
+use crate::python::convert::{to_object, to_value};
+use crate::python::exceptions;
+use crate::python::exceptions::to_python;
+use crate::reference::Function;
+use crate::session::names::runs_dir;
+use crate::session::status;
+use crate::step::request::{Outcome, Request};
+use crate::step::run_step;
+use crate::tasks::{DATASET_COMMANDS, TASKS};
+use crate::{cli, pipeline};
+
+/// A step's summary as a dict, or its exception with the summary on it.
+fn outcome(py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
+    let summary = to_object(py, &serde_json::to_value(&outcome.summary).map_err(|error| to_python(error.into()))?)?;
+    match outcome.error {
+        None => Ok(summary),
+        Some(error) => {
+            let raised = to_python(error);
+            raised.value(py).setattr("summary", summary)?;
+            Err(raised)
+        }
+    }
+}
+
+/// A task as a Python function `(session, subject, *, parameters)`.
+fn task_function<'py>(py: Python<'py>, task: &'static Task) -> PyResult<Bound<'py, PyCFunction>> {
+    let function = Function::of_task(task);
+    let (name, subject) = (function.name, function.subject.name);
+    made_function(py, &function, move |py, args, keywords| {
+        let mut given = arguments(name, &["session", subject], args, keywords)?;
+        let session = match given.shift_remove("session") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(session)) => Some(session),
+            Some(other) => return Err(to_python(error::usage(format!("session must be a text or None, not {other}")))),
+        };
+        let request = Request::new(task, session, given, Interface::Python);
+        outcome(py, py.detach(|| run_step(request)))
+    })
+}
+
+/// A command about a data set as a Python function `(model, *, parameters)`.
+fn command_function<'py>(py: Python<'py>, command: &'static DatasetCommand) -> PyResult<Bound<'py, PyCFunction>> {
+    let function = Function::of_command(command);
+    made_function(py, &function, move |py, args, keywords| {
+        let given = arguments(command.function, &[MODEL.name], args, keywords)?;
+        let mut on_progress = |_, _| Python::attach(|py| py.check_signals().map_err(anyhow::Error::from));
+        to_object(py, &py.detach(|| (command.run)(given, Interface::Python, &mut on_progress)).map_err(to_python)?)
+    })
+}
+
+/// `call` under the name and with the docstring of `function`.
+fn made_function<'py>(
+    py: Python<'py>,
+    function: &Function,
+    call: impl Fn(Python<'_>, &Bound<'_, PyTuple>, Option<&Bound<'_, PyDict>>) -> PyResult<Py<PyAny>> + Send + Sync + 'static,
+) -> PyResult<Bound<'py, PyCFunction>> {
+    let name: &'static std::ffi::CStr = Box::leak(CString::new(function.name)?.into_boxed_c_str());
+    let doc: &'static std::ffi::CStr = Box::leak(CString::new(function.docstring())?.into_boxed_c_str());
+    PyCFunction::new_closure(py, Some(name), Some(doc), move |args: &Bound<'_, PyTuple>, keywords: Option<&Bound<'_, PyDict>>| {
+        cli::show_by_default();
+        call(args.py(), args, keywords)
+    })
+}
+
+/// Arguments by name; those of `positions` may come by position.
+fn arguments(
+    function: &str,
+    positions: &[&str],
+    args: &Bound<'_, PyTuple>,
+    keywords: Option<&Bound<'_, PyDict>>,
+) -> PyResult<Map<String, Value>> {
+    if args.len() > positions.len() {
+        return Err(PyTypeError::new_err(format!("{function}() takes {} by position, the rest by name", positions.join(" and "))));
+    }
+    let mut given = Map::new();
+    for (position, value) in positions.iter().zip(args.iter()) {
+        given.insert((*position).to_string(), argument(function, position, &value)?);
+    }
+    for (key, value) in keywords.into_iter().flatten() {
+        let key: String = key.extract()?;
+        if given.insert(key.clone(), argument(function, &key, &value)?).is_some() {
+            return Err(PyTypeError::new_err(format!("{function}() got {key} twice")));
+        }
+    }
+    Ok(given)
+}
+
+fn argument(function: &str, name: &str, value: &Bound<'_, PyAny>) -> PyResult<Value> {
+    to_value(value).map_err(|raised| PyTypeError::new_err(format!("{function}() got {name}: {}", raised.value(value.py()))))
+}
+
+#[pyfunction]
+#[pyo3(signature = (session, lines=None, *, runs_dir=None))]
+fn get_status(py: Python<'_>, session: &str, lines: Option<usize>, runs_dir: Option<PathBuf>) -> PyResult<String> {
+    py.detach(|| status::read_log(&self::runs_dir(runs_dir.as_deref()), session, lines)).map_err(to_python)
+}
+
+#[pyfunction]
+#[pyo3(signature = (*, runs_dir=None))]
+fn list_sessions(py: Python<'_>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny>> {
+    let sessions = py.detach(|| status::list_sessions(runs_dir.as_deref())).map_err(to_python)?;
+    to_object(py, &serde_json::to_value(sessions).map_err(|error| to_python(error.into()))?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (path=None, *, session=None, **overrides))]
+fn run_pipeline(
+    py: Python<'_>,
+    path: Option<PathBuf>,
+    session: Option<String>,
+    overrides: Option<&Bound<'_, PyDict>>,
+) -> PyResult<Py<PyAny>> {
+    let overrides = match overrides.map(|dict| to_value(dict.as_any())).transpose()? {
+        Some(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    cli::show_by_default();
+    let path = path.unwrap_or_else(|| Path::new(pipeline::FILE).to_path_buf());
+    let results = py.detach(|| {
+        let plan = Pipeline::read(&path)?.with(overrides, session, Interface::Python)?;
+        plan.run(|_| {})
+    });
+    summaries(py, results.map_err(to_python)?)
+}
+
+#[pyfunction]
+#[pyo3(signature = (session, step=None, *, runs_dir=None))]
+fn resume(py: Python<'_>, session: &str, step: Option<&str>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny>> {
+    cli::show_by_default();
+    let results = py.detach(|| pipeline::remaining(runs_dir.as_deref(), session, step, Interface::Python)?.run(|_| {}));
+    summaries(py, results.map_err(to_python)?)
+}
+
+/// The summaries of steps that ran in order, or the exception of the one that failed.
+fn summaries(py: Python<'_>, outcomes: Vec<Outcome>) -> PyResult<Py<PyAny>> {
+    let list = PyList::empty(py);
+    for one in outcomes {
+        list.append(outcome(py, one)?)?;
+    }
+    Ok(list.into_any().unbind())
+}
+
+#[pyfunction]
+#[pyo3(signature = (argv=None))]
+fn main(py: Python<'_>, argv: Option<Vec<String>>) -> PyResult<i32> {
+    let argv = match argv {
+        Some(argv) => std::iter::once("pyrust-nn".to_string()).chain(argv).collect(),
+        None => py.import("sys")?.getattr("argv")?.extract()?,
+    };
+    Ok(i32::from(py.detach(|| cli::run_command_line(argv))))
+}
+
+#[pyfunction]
+fn set_console(on: bool) {
+    cli::set_console(on);
+}
+
+#[pymodule]
+pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("EMBEDDED", crate::python::started())?;
+    exceptions::add_to(module)?;
+    for task in TASKS {
+        module.add(task.function, task_function(py, task)?)?;
+    }
+    for command in DATASET_COMMANDS {
+        module.add(command.function, command_function(py, command)?)?;
+    }
+    module.add_function(wrap_pyfunction!(run_pipeline, module)?)?;
+    module.add_function(wrap_pyfunction!(resume, module)?)?;
+    module.add_function(wrap_pyfunction!(get_status, module)?)?;
+    module.add_function(wrap_pyfunction!(list_sessions, module)?)?;
+    module.add_function(wrap_pyfunction!(set_console, module)?)?;
+    module.add_function(wrap_pyfunction!(main, module)?)?;
+    internal::add_to(module)?;
+    tensors::add_to(module)?;
+    Ok(())
+}

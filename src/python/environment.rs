@@ -1,0 +1,379 @@
+//! The Python environment that the binary embeds: found, judged by its installed packages, or made. No Python runs here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::base::{assets, error, files};
+
+/// The interpreter that this binary links (none in the wheel, where Python is already running).
+pub const PYTHON_HOME: &str = env!("PYRUST_NN_PYTHON_HOME");
+pub const PYTHON_EXECUTABLE: &str = env!("PYRUST_NN_PYTHON_EXECUTABLE");
+pub const PYTHON_VERSION: &str = env!("PYRUST_NN_PYTHON_VERSION");
+
+/// Names the environments that `setup` made, the only ones that it changes.
+const MARK: &str = "pyrust-nn.json";
+
+/// What the download weighs: the locked list on Linux with CUDA's libraries, which are nearly all of it.
+pub const DOWNLOAD: &str = "about 3 GB to download, 6 GB on disk";
+
+/// An environment: a folder with `bin/python`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Environment {
+    pub folder: PathBuf,
+    /// Why this one: the flag, variable or place it came from.
+    pub from: String,
+}
+
+/// A package that an environment lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    pub name: String,
+    pub wanted: String,
+    pub found: Option<String>,
+}
+
+impl std::fmt::Display for Lack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.found {
+            Some(found) => write!(f, "{} {found} (needs {})", self.name, self.wanted),
+            None => write!(f, "{} ({})", self.name, self.wanted),
+        }
+    }
+}
+
+impl Environment {
+    pub fn python(&self) -> PathBuf {
+        self.folder.join("bin/python")
+    }
+
+    /// Whether `setup` made it.
+    pub fn is_ours(&self) -> bool {
+        self.folder.join(MARK).is_file()
+    }
+
+    /// The interpreter's version as the environment's own record says, such as `3.11.7`.
+    pub fn version(&self) -> Option<String> {
+        let text = fs::read_to_string(self.folder.join("pyvenv.cfg")).ok()?;
+        text.lines().find_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            matches!(key.trim(), "version" | "version_info").then(|| value.trim().to_string())
+        })
+    }
+
+    /// Why it cannot be embedded, or nothing.
+    pub fn unfit(&self) -> Option<String> {
+        if !self.folder.is_dir() {
+            return Some(format!("{} does not exist", self.folder.display()));
+        }
+        if !self.python().exists() {
+            return Some(format!("{} has no working bin/python; it is broken or no environment", self.folder.display()));
+        }
+        let version = self.version()?;
+        let same = version == PYTHON_VERSION || version.starts_with(&format!("{PYTHON_VERSION}."));
+        (!same).then(|| format!("{} has Python {version}, this binary embeds {PYTHON_VERSION}", self.folder.display()))
+    }
+
+    /// The packages of pyproject.toml that it lacks.
+    pub fn lacks(&self) -> Vec<Lack> {
+        let installed = installed(&self.site_packages());
+        requirements()
+            .into_iter()
+            .filter_map(|(name, wanted)| {
+                let found = installed.get(&normal(&name)).cloned();
+                let fits = found.as_ref().is_some_and(|found| fits(found, &wanted));
+                (!fits).then_some(Lack { name, wanted, found })
+            })
+            .collect()
+    }
+
+    pub fn site_packages(&self) -> PathBuf {
+        self.folder.join(format!("lib/python{PYTHON_VERSION}/site-packages"))
+    }
+}
+
+/// Where an environment may be, in the order in which they are asked: the given one alone, else VIRTUAL_ENV, `.venv` in the
+/// working directory, `.venv` in the checkout that this binary was built from.
+pub fn candidates(given: Option<&Path>) -> Vec<Environment> {
+    let one = |folder: PathBuf, from: &str| Environment { folder: std::path::absolute(&folder).unwrap_or(folder), from: from.into() };
+    if let Some(folder) = given {
+        return vec![one(folder.to_path_buf(), "--python-env")];
+    }
+    if let Some(folder) = std::env::var_os("PYRUST_NN_PYTHON_ENV").filter(|folder| !folder.is_empty()) {
+        return vec![one(folder.into(), "PYRUST_NN_PYTHON_ENV")];
+    }
+    let mut all = Vec::new();
+    if let Some(folder) = std::env::var_os("VIRTUAL_ENV").filter(|folder| !folder.is_empty()) {
+        all.push(one(folder.into(), "VIRTUAL_ENV"));
+    }
+    all.push(one(".venv".into(), "./.venv"));
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if checkout.join("Cargo.toml").is_file() {
+        let own = one(checkout.join(".venv"), "the checkout's .venv");
+        if !all.iter().any(|known| known.folder == own.folder) {
+            all.push(own);
+        }
+    }
+    all
+}
+
+/// The environment of the Python that runs this program, where Python is the program.
+pub fn of_host(prefix: PathBuf) -> Environment {
+    Environment { folder: prefix, from: "the Python that runs this".into() }
+}
+
+/// An environment that can be embedded and holds everything.
+pub fn find(given: Option<&Path>) -> Result<Environment> {
+    let candidates = candidates(given);
+    if let Some(found) = candidates.iter().find(|one| one.unfit().is_none() && one.lacks().is_empty()) {
+        return Ok(found.clone());
+    }
+    let reasons: Vec<String> = candidates
+        .iter()
+        .map(|one| {
+            let why = one.unfit().unwrap_or_else(|| {
+                let lacks: Vec<String> = one.lacks().iter().map(ToString::to_string).collect();
+                format!("{} lacks {}", one.folder.display(), lacks.join(", "))
+            });
+            format!("{}: {why}", one.from)
+        })
+        .collect();
+    Err(error::setup(format!(
+        "no Python environment holds what is needed; `pyrust-nn setup` makes one ({DOWNLOAD}), --python-env names another\n  {}",
+        reasons.join("\n  ")
+    )))
+}
+
+/// Finds an environment, or makes the last of the candidates (the checkout's `.venv`, else `./.venv`).
+pub fn find_or_make(given: Option<&Path>, offline: bool) -> Result<Environment> {
+    match find(given) {
+        Ok(found) => Ok(found),
+        Err(lacking) if offline => Err(lacking.context("setup needs the network, which --offline forbids")),
+        Err(_) => {
+            let target = candidates(given).pop().ok_or_else(|| error::setup("no place for an environment"))?;
+            make(&target)?;
+            Ok(target)
+        }
+    }
+}
+
+/// Makes an environment from the locked list, or completes one that `setup` made before.
+pub fn make(target: &Environment) -> Result<()> {
+    let folder = &target.folder;
+    if folder.exists() && !target.is_ours() && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(error::setup(format!(
+            "{} exists and was not made by `pyrust-nn setup`, so nothing is installed into it; install the packages there yourself \
+             (requirements.txt), move it away, or name another with --python-env",
+            folder.display()
+        )));
+    }
+    if PYTHON_EXECUTABLE.is_empty() {
+        return Err(error::setup("this build embeds no Python; install the packages with pip into the environment that runs it"));
+    }
+    let _lock = claim(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    if target.unfit().is_none() && target.lacks().is_empty() {
+        return Ok(()); // another process was here meanwhile
+    }
+    info!("making a Python environment in {}: {DOWNLOAD}", folder.display());
+    if target.unfit().is_some() {
+        for entry in fs::read_dir(folder)?.flatten().filter(|entry| entry.file_name() != MARK) {
+            files::remove(&entry.path())?;
+        }
+        let venv = run(Command::new(PYTHON_EXECUTABLE).args(["-I", "-m", "venv"]).arg(folder));
+        venv.context("Python's venv module failed; on Debian and Ubuntu it is the package python3-venv")?;
+    }
+    let list = folder.join("requirements.txt");
+    files::write_whole(&list, assets::text("requirements.txt").unwrap_or_default().as_bytes())?;
+    install(target, &list)?;
+    let lacks = target.lacks();
+    if !lacks.is_empty() {
+        let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
+        return Err(error::setup(format!("{} still lacks {} after the installation", folder.display(), lacks.join(", "))));
+    }
+    info!("the Python environment {} is ready", folder.display());
+    Ok(())
+}
+
+/// Marks a folder as ours before anything is in it, so that an interrupted `setup` is gone on with, and waits for another process
+/// that is at it, as long as what it gives lives.
+fn claim(folder: &Path) -> std::io::Result<File> {
+    fs::create_dir_all(folder)?;
+    let mut mark = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(folder.join(MARK))?;
+    if mark.try_lock().is_err() {
+        info!("another process is making the environment in {}; waiting for it", folder.display());
+        mark.lock()?;
+    }
+    if mark.metadata()?.len() == 0 {
+        writeln!(mark, "{}", serde_json::json!({"made_by": "pyrust-nn setup", "version": env!("CARGO_PKG_VERSION")}))?;
+    }
+    Ok(mark)
+}
+
+/// Installs the locked list, every file checked against its hash: by uv, which is quick, else by pip, which knows a site's own settings.
+fn install(target: &Environment, list: &Path) -> Result<()> {
+    let python = target.python();
+    let pip = |arguments: &[&str]| {
+        let mut command = Command::new(&python);
+        command.args(["-I", "-m", "pip", "--disable-pip-version-check"]).args(arguments);
+        command
+    };
+    let uv_only = target.folder.join("requirements-uv.txt");
+    files::write_whole(&uv_only, locked_entry("uv").as_bytes())?;
+    let uv = run(pip(&["install", "--quiet", "--require-hashes", "-r"]).arg(&uv_only)).and_then(|()| {
+        run(Command::new(&python)
+            .args(["-I", "-m", "uv", "pip", "install", "--require-hashes", "--python"])
+            .arg(&python)
+            .arg("-r")
+            .arg(list))
+    });
+    if let Err(cause) = uv {
+        warning!("uv could not install ({cause:#}); trying pip, which takes longer");
+        run(pip(&["install", "--require-hashes", "-r"]).arg(list))
+            .context("the packages could not be installed; check the network and the space on the disk, then run `pyrust-nn setup` again: it goes on where it stopped")?;
+    }
+    Ok(())
+}
+
+/// One package's lines in the locked list.
+fn locked_entry(name: &str) -> String {
+    let mut lines = assets::text("requirements.txt").unwrap_or_default().lines().skip_while(|line| !line.starts_with(&format!("{name}==")));
+    let first = lines.next().unwrap_or_default();
+    std::iter::once(first).chain(lines.take_while(|line| line.trim_start().starts_with("--hash"))).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Runs a command; what it prints goes to stderr, so that stdout stays the caller's.
+fn run(command: &mut Command) -> Result<()> {
+    let shown = format!("{command:?}");
+    let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status();
+    let status = status.map_err(|cause| error::setup(format!("{shown} cannot be started: {cause}")))?;
+    if status.success() { Ok(()) } else { Err(error::setup(format!("{shown} ended with {status}"))) }
+}
+
+/// The names and ranges in pyproject.toml.
+pub fn requirements() -> Vec<(String, String)> {
+    let text = assets::text("pyproject.toml").unwrap_or_default();
+    let table: toml::Table = toml::from_str(text).unwrap_or_default();
+    let list = table.get("project").and_then(|project| project.get("dependencies")).and_then(toml::Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(toml::Value::as_str)
+        .map(|line| {
+            let at = line.find(['>', '<', '=']).unwrap_or(line.len());
+            (line[..at].trim().to_string(), line[at..].trim().to_string())
+        })
+        .collect()
+}
+
+/// Names (normalized) and versions of what is installed.
+pub fn installed(site_packages: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(site_packages).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let (name, version) = name.strip_suffix(".dist-info")?.rsplit_once('-')?;
+            Some((normal(name), version.to_string()))
+        })
+        .collect()
+}
+
+fn normal(name: &str) -> String {
+    name.to_lowercase().replace(['_', '.'], "-")
+}
+
+/// Whether a version lies in a range such as `>=2.15,<3`; local parts (`+cpu`) do not count.
+fn fits(version: &str, range: &str) -> bool {
+    let numbers = |text: &str| -> Vec<u64> {
+        let text = text.split('+').next().unwrap_or_default();
+        text.split('.').map(|part| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)).collect()
+    };
+    let compare = |a: &str, b: &str| {
+        let (mut a, mut b) = (numbers(a), numbers(b));
+        let length = a.len().max(b.len());
+        a.resize(length, 0);
+        b.resize(length, 0);
+        a.cmp(&b)
+    };
+    range.split(',').map(str::trim).filter(|part| !part.is_empty()).all(|part| {
+        if let Some(least) = part.strip_prefix(">=") {
+            compare(version, least).is_ge()
+        } else if let Some(limit) = part.strip_prefix('<') {
+            compare(version, limit).is_lt()
+        } else {
+            false
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_pip_reads_them() {
+        for (version, range, wanted) in [
+            ("2.15.0", ">=2.15,<3", true),
+            ("2.15.0+cpu", ">=2.15,<3", true),
+            ("2.9.1", ">=2.15,<3", false),
+            ("3.0", ">=2.15,<3", false),
+            ("0.19", ">=0.19,<0.20", true),
+            ("0.20.0", ">=0.19,<0.20", false),
+        ] {
+            assert_eq!(fits(version, range), wanted, "{version} in {range}");
+        }
+    }
+
+    #[test]
+    fn every_requirement_has_a_range_that_is_understood_and_a_lock() {
+        let requirements = requirements();
+        assert!(requirements.len() > 5);
+        for (name, range) in requirements {
+            let least = range.split(',').next().unwrap().trim_start_matches(">=");
+            assert!(fits(least, &range), "{name} {range}");
+            let entry = locked_entry(&name);
+            assert!(entry.contains("--hash=sha256:"), "{name} is not locked; run `make lock`");
+            let locked = entry.split("==").nth(1).unwrap().split_whitespace().next().unwrap();
+            assert!(fits(locked, &range), "{name} is locked at {locked}, outside {range}; run `make lock`");
+        }
+        assert!(locked_entry("uv").contains("--hash=sha256:"));
+    }
+
+    #[test]
+    fn an_environment_of_somebody_else_is_never_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("pyvenv.cfg"), "version = 3.11.0\n").unwrap();
+        let target = Environment { folder: folder.path().to_path_buf(), from: "test".into() };
+        let message = make(&target).unwrap_err().to_string();
+        assert!(message.contains("not made by"), "{message}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_interrupted_setup_leaves_a_folder_that_the_next_one_goes_on_with() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join(".venv");
+        let lock = claim(&folder).unwrap();
+        let target = Environment { folder: folder.clone(), from: "test".into() };
+        assert!(target.is_ours(), "marked before anything else is there");
+        fs::create_dir(folder.join("bin")).unwrap(); // as far as venv came
+        let waiting = std::thread::spawn(move || claim(&folder).map(drop));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!waiting.is_finished(), "a second one waits for the first");
+        drop(lock);
+        waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn another_python_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("bin")).unwrap();
+        fs::write(folder.path().join("bin/python"), "").unwrap();
+        fs::write(folder.path().join("pyvenv.cfg"), "version = 3.7.2\n").unwrap();
+        let why = Environment { folder: folder.path().to_path_buf(), from: "test".into() }.unfit().unwrap();
+        assert!(why.contains("3.7.2") && why.contains(PYTHON_VERSION), "{why}");
+    }
+}

@@ -1,0 +1,149 @@
+//! Errors and exceptions, in both directions: the classes of the package, the one map to them and the one back.
+
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple, PyType};
+
+use crate::base::error::{Error, Kind};
+use crate::base::signals::interrupted;
+
+/// Exception classes by kind. `interrupted` is Python's own KeyboardInterrupt.
+const CLASSES: [(Kind, &str, &str); 8] = [
+    (Kind::Usage, "UsageError", "A parameter or name is wrong."),
+    (Kind::Input, "InputError", "The data are wrong."),
+    (Kind::Model, "ModelError", "The model cannot be had or used."),
+    (Kind::Setup, "SetupError", "Python or its packages are missing."),
+    (Kind::Busy, "BusyError", "Another step holds the process or the session."),
+    (Kind::Io, "StorageError", "A file cannot be read or written."),
+    (Kind::Script, "ScriptError", "A script raised."),
+    (Kind::Internal, "InternalError", "A fault of Pyrust-NN itself."),
+];
+
+static BASE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static BY_KIND: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+
+/// The class above all of ours.
+pub(crate) fn base_class(py: Python<'_>) -> Bound<'_, PyType> {
+    let made = BASE.get_or_init(py, || {
+        let doc = "Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None.";
+        let class = new_class(py, "PyrustNNError", doc, "internal", &[&py.get_type::<PyException>()]).and_then(|class| {
+            class.setattr("summary", py.None())?;
+            class.setattr("causes", PyTuple::empty(py))?;
+            Ok(class)
+        });
+        class.expect("a class of a fixed name can be made").unbind()
+    });
+    made.bind(py).clone()
+}
+
+fn classes(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let made = BY_KIND.get_or_try_init(py, || {
+        let all = PyDict::new(py);
+        for (kind, name, doc) in CLASSES {
+            let (base, value_error) = (base_class(py), py.get_type::<PyValueError>());
+            let wrong_value = kind.exit_code() == 2;
+            let bases: &[_] = if wrong_value { &[&base, &value_error] } else { &[&base] };
+            all.set_item(kind.name(), new_class(py, name, doc, kind.name(), bases)?)?;
+        }
+        PyResult::Ok(all.unbind())
+    })?;
+    Ok(made.bind(py).clone())
+}
+
+/// `class <name>(<bases>): kind = <kind>`.
+fn new_class<'py>(py: Python<'py>, name: &str, doc: &str, kind: &str, bases: &[&Bound<'py, PyType>]) -> PyResult<Bound<'py, PyType>> {
+    let namespace = PyDict::new(py);
+    namespace.set_item("__module__", "pyrust_nn")?;
+    namespace.set_item("__doc__", doc)?;
+    namespace.set_item("kind", kind)?;
+    Ok(py.get_type::<PyType>().call1((name, PyTuple::new(py, bases)?, namespace))?.cast_into()?)
+}
+
+/// The one map from errors to exceptions.
+pub(crate) fn to_python(error: anyhow::Error) -> PyErr {
+    // What a callback raised goes on as it is.
+    let error = match error.downcast::<PyErr>() {
+        Ok(raised) => return raised,
+        Err(error) => error,
+    };
+    let error = Error::of(&error);
+    if error.kind == Kind::Interrupted {
+        return PyKeyboardInterrupt::new_err(error.message);
+    }
+    Python::attach(|py| {
+        let made = classes(py).and_then(|classes| {
+            let class = classes.get_item(error.kind.name())?.ok_or_else(|| PyTypeError::new_err("every kind has a class"))?;
+            let causes: String = error.causes.iter().map(|cause| format!("\ncaused by: {cause}")).collect();
+            let value = class.call1((format!("{}{causes}", error.message),))?;
+            value.setattr("causes", PyTuple::new(py, &error.causes)?)?;
+            Ok(value)
+        });
+        made.map_or_else(|raised| raised, PyErr::from_value)
+    })
+}
+
+/// The kind that the exceptions of `pyrust_nn` carry as `kind`.
+pub(crate) fn is_ours(py: Python<'_>, raised: &PyErr) -> Option<Kind> {
+    let class = base_class(py);
+    if !raised.is_instance(py, &class) {
+        return None;
+    }
+    let kind: String = raised.value(py).getattr("kind").and_then(|kind| kind.extract()).ok()?;
+    Kind::from_name(&kind)
+}
+
+/// Kind, message, causes and traceback of an exception.
+pub(crate) fn from_python(py: Python<'_>, raised: PyErr) -> anyhow::Error {
+    let kind =
+        if raised.is_instance_of::<PyKeyboardInterrupt>(py) { Kind::Interrupted } else { is_ours(py, &raised).unwrap_or(Kind::Script) };
+    let text = raised.value(py).str().map(|text| text.to_string()).unwrap_or_default();
+    let message = match kind {
+        Kind::Interrupted => interrupted().to_string(),
+        Kind::Script => one_line(py, &raised),
+        _ => text,
+    };
+    let mut causes = Vec::new();
+    let mut link = raised.clone_ref(py);
+    while let Some(next) = link.cause(py).or_else(|| context(py, &link)) {
+        causes.push(one_line(py, &next));
+        link = next;
+        if causes.len() == 16 {
+            break;
+        }
+    }
+    let traceback = traceback(py, &raised);
+    Error { causes, traceback, ..Error::new(kind, message) }.into()
+}
+
+/// `Type: text`.
+fn one_line(py: Python<'_>, raised: &PyErr) -> String {
+    let name = raised.get_type(py).name().map(|name| name.to_string()).unwrap_or_default();
+    let text = raised.value(py).str().map(|text| text.to_string()).unwrap_or_default();
+    if text.is_empty() { name } else { format!("{name}: {text}") }
+}
+
+/// What was being handled when it was raised, unless `raise … from None`.
+fn context(py: Python<'_>, raised: &PyErr) -> Option<PyErr> {
+    let value = raised.value(py);
+    if value.getattr("__suppress_context__").and_then(|flag| flag.extract::<bool>()).unwrap_or(true) {
+        return None;
+    }
+    let context = value.getattr("__context__").ok()?;
+    (!context.is_none()).then(|| PyErr::from_value(context))
+}
+
+fn traceback(py: Python<'_>, raised: &PyErr) -> Option<String> {
+    let lines = py.import("traceback").and_then(|module| module.call_method1("format_exception", (raised.value(py),))).ok()?;
+    Some(lines.extract::<Vec<String>>().ok()?.concat())
+}
+
+/// Adds the classes to the module.
+pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("PyrustNNError", base_class(py))?;
+    for (kind, name, _) in CLASSES {
+        module.add(name, classes(py)?.get_item(kind.name())?)?;
+    }
+    Ok(())
+}

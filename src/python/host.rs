@@ -1,0 +1,26 @@
+//! What a running script tells whoever started it. A session's step implements it; so can another rank, a test or a server.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+/// Takes what a script tells. An error raises in the script.
+pub(crate) trait StepHost: Send + Sync {
+    /// How far the step is: `done` of `total`, and what else is worth showing.
+    ///
+    /// # Errors
+    /// Kind `interrupted`, after Ctrl-C.
+    fn progress(&self, done: u64, total: u64, text: &str) -> Result<()>;
+
+    /// One line of metrics, a JSON object.
+    fn metric(&self, line: &str) -> Result<()>;
+
+    /// A file or a model's folder that the parameter `name` stands for.
+    fn depends_on(&self, name: &str, path: &Path) -> Result<()>;
+
+    /// A finished folder is to become the checkpoint `target`.
+    fn publish_checkpoint(&self, made: &Path, target: &Path) -> Result<()>;
+
+    /// Text of an answer as it is generated.
+    fn stream(&self, text: &str);
+}

@@ -1,0 +1,19 @@
+//! The side that calls Python: its environment, the interpreter, scripts, exceptions and values. It knows no session and no step; what a
+//! script tells goes to a [`host::StepHost`]. PyO3 appears here and in `native/` alone.
+
+pub(crate) mod convert;
+pub(crate) mod environment;
+pub(crate) mod exceptions;
+pub(crate) mod host;
+pub(crate) mod interpreter;
+pub(crate) mod probe;
+pub(crate) mod script;
+pub(crate) mod transformers;
+
+pub use pyo3;
+
+pub(crate) use exceptions::from_python;
+pub(crate) use interpreter::{EnvironmentChoice, finish, host_prefix, note_signals, started, use_environment, with_python};
+pub(crate) use probe::{Probe, time_rows};
+pub(crate) use script::{ScriptCall, call_script, called_user_script};
+pub(crate) use transformers::{PythonTransformers, json_lines, tokenizer_folder};

@@ -1,0 +1,100 @@
+//! Calls a script's `run(params, session)` and reads its answer.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use pyo3::prelude::*;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::base::signals;
+use crate::base::signals::Handlers;
+use crate::python::exceptions::{from_python, to_python};
+use crate::python::host::StepHost;
+use crate::python::interpreter;
+
+/// A script, and what it is called with.
+pub(crate) struct ScriptCall<'a> {
+    pub session: &'a str,
+    pub step: &'a str,
+    pub session_folder: &'a Path,
+    pub step_folder: &'a Path,
+    pub script: &'a Path,
+    /// Whether the values of a user's script come from the command line, as text.
+    pub from_text: bool,
+    /// The user's own script, whose PARAMS are to be checked.
+    pub user_script: bool,
+    pub params: &'a Map<String, Value>,
+    pub host: Arc<dyn StepHost>,
+    /// The checkpoint that a training resumes from.
+    pub checkpoint: Option<&'a Path>,
+}
+
+/// What a script gave back.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Answer {
+    pub outputs: Map<String, Value>,
+    pub metrics: Map<String, Value>,
+    /// Parameters that the script resolved.
+    pub params: Map<String, Value>,
+    pub result: Value,
+    /// For session.json: versions, device.
+    pub facts: Map<String, Value>,
+}
+
+/// The host, as the script's session calls it.
+#[pyclass(frozen)]
+struct NativeHost(Arc<dyn StepHost>);
+
+#[pymethods]
+impl NativeHost {
+    fn progress(&self, py: Python<'_>, done: u64, total: u64, text: &str) -> PyResult<()> {
+        py.detach(|| self.0.progress(done, total, text)).map_err(to_python)
+    }
+
+    fn metric(&self, line: &str) -> PyResult<()> {
+        self.0.metric(line).map_err(to_python)
+    }
+
+    fn depends_on(&self, py: Python<'_>, name: &str, folder: PathBuf) -> PyResult<()> {
+        py.detach(|| self.0.depends_on(name, &folder)).map_err(to_python)
+    }
+
+    fn publish_checkpoint(&self, py: Python<'_>, made: PathBuf, target: PathBuf) -> PyResult<()> {
+        py.detach(|| self.0.publish_checkpoint(&made, &target)).map_err(to_python)
+    }
+
+    fn stream(&self, py: Python<'_>, text: &str) {
+        py.detach(|| self.0.stream(text));
+    }
+}
+
+static USER_SCRIPT: AtomicBool = AtomicBool::new(false);
+
+/// Whether a script of the user's own has run, of which nobody knows what it leaves to the end of the process.
+pub(crate) fn called_user_script() -> bool {
+    USER_SCRIPT.load(Ordering::Relaxed)
+}
+
+pub(crate) fn call_script(call: &ScriptCall<'_>) -> Result<Answer> {
+    USER_SCRIPT.fetch_or(call.user_script, Ordering::Relaxed);
+    interpreter::start()?;
+    let _signals = Handlers::keep();
+    let offline = call.params.get("offline") == Some(&Value::Bool(true));
+    let about = serde_json::json!({
+        "id": call.session, "step": call.step, "folder": call.session_folder, "step_folder": call.step_folder,
+        "script": call.script, "user_script": call.user_script, "from_text": call.from_text, "offline": offline,
+        "checkpoint": call.checkpoint, "own_interpreter": interpreter::started(),
+    });
+    let params = Value::Object(call.params.clone()).to_string();
+    signals::check()?;
+    let answer: String = Python::attach(|py| {
+        let native = NativeHost(Arc::clone(&call.host));
+        let run = || py.import("pyrust_nn._host")?.call_method1("call", (native, about.to_string(), params))?.extract();
+        run().map_err(|raised| from_python(py, raised))
+    })?;
+    serde_json::from_str(&answer).context("the script's answer does not have the form {outputs, metrics, params, result}")
+}

@@ -1,0 +1,149 @@
+//! From a name to an artifact: an existing path, then a session's step, then a name on the hub.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::base::error;
+use crate::session::summary::{Status, Summary};
+
+/// The model made on the spot.
+pub const TINY: &str = "builtin:tiny";
+
+/// What the caller wants of a step that may have made several things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArtifactKind {
+    Model,
+    Adapter,
+}
+
+/// The absolute folder of a model or adapter, or (for a model) `builtin:tiny` or a hub name as it is.
+///
+/// `name` may be a folder, a step's folder, `<session>/<step>` below `runs`, or `@<step>` of the session `session`.
+pub fn artifact(name: &str, runs: &Path, session: &str, wanted: ArtifactKind) -> Result<String> {
+    if name == TINY && wanted == ArtifactKind::Model {
+        return Ok(name.to_string());
+    }
+    if name.starts_with("builtin:") {
+        return Err(error::usage(match wanted {
+            ArtifactKind::Model => format!("there is no {name}; the model made on the spot is {TINY}"),
+            ArtifactKind::Adapter => format!("{name} is no adapter; give a folder with adapter_config.json or <session>/<step>"),
+        }));
+    }
+    let (path, shown) = match name.strip_prefix('@') {
+        Some(step) => (Some(runs.join(session).join(step)), format!("step {step} of session {session}")),
+        None => {
+            let candidates = [PathBuf::from(name), runs.join(name)];
+            (candidates.into_iter().find(|path| path.exists()), name.to_string())
+        }
+    };
+    match path {
+        Some(path) if path.is_dir() => {
+            let folder = made_by_step(&path, &shown, wanted)?.unwrap_or(path);
+            let folder = std::fs::canonicalize(&folder).map_err(|_| {
+                error::model(format!("{shown}: {} was made by this step and is gone; run the step again", folder.display()))
+            })?;
+            Ok(folder.to_string_lossy().into_owned())
+        }
+        Some(path) if path.exists() => Err(error::model(format!("{} is a file; give the model's folder", path.display()))),
+        Some(path) => Err(error::model(format!("there is no {shown} ({} does not exist); run that step first", path.display()))),
+        None if wanted == ArtifactKind::Adapter => Err(error::model(format!(
+            "there is no adapter {name}: neither a folder nor a step in {}; give a folder with adapter_config.json or <session>/<step>",
+            runs.display()
+        ))),
+        None if is_hub_name(name) => Ok(name.to_string()),
+        None => Err(error::model(format!(
+            "there is no model {name}: not a folder, not a step in {}, and no name that the hub could have; check the path",
+            runs.display()
+        ))),
+    }
+}
+
+/// What the step whose folder this is has made; nothing where it is no step's folder.
+fn made_by_step(folder: &Path, shown: &str, wanted: ArtifactKind) -> Result<Option<PathBuf>> {
+    let Some(summary) = Summary::read(folder)? else { return Ok(None) };
+    if summary.status == Status::Failure {
+        return Err(error::model(format!(
+            "{shown} failed and made nothing to go on with; see its error in {}",
+            folder.join("summary.json").display()
+        )));
+    }
+    let output = |name: &str| summary.outputs.get(name).and_then(|path| path.as_str());
+    let made = match wanted {
+        ArtifactKind::Model => output("model").or_else(|| output("adapter")),
+        ArtifactKind::Adapter => output("adapter"),
+    };
+    let session = folder.parent().unwrap_or(folder);
+    match made {
+        Some(made) => Ok(Some(session.join(made))),
+        None => Err(error::model(format!(
+            "{shown} made no {}, it made: {}",
+            if wanted == ArtifactKind::Model { "model" } else { "adapter" },
+            if summary.outputs.is_empty() { "nothing".to_string() } else { summary.outputs.keys().cloned().collect::<Vec<_>>().join(", ") }
+        ))),
+    }
+}
+
+/// The folder of a hub model that was downloaded before, in the hub's own cache (`HF_HUB_CACHE`, `HF_HOME`), with its tokenizer.
+pub(crate) fn downloaded(name: &str) -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set("HF_HOME").or_else(|| Some(set("HOME")?.join(".cache/huggingface")))?;
+    let model = set("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")).join(format!("models--{}", name.replace('/', "--")));
+    let commit = std::fs::read_to_string(model.join("refs/main")).ok()?;
+    let folder = model.join("snapshots").join(commit.trim());
+    folder.join("tokenizer.json").is_file().then_some(folder)
+}
+
+/// `name` or `owner/name`, as the hub allows.
+fn is_hub_name(name: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 96
+            && !part.starts_with(['.', '-'])
+            && !part.ends_with(['.', '-'])
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let mut parts = name.split('/');
+    matches!((parts.next(), parts.next(), parts.next()), (Some(a), b, None) if part(a) && b.is_none_or(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::base::files;
+
+    #[test]
+    fn a_path_then_a_step_then_a_hub_name() {
+        let runs = tempfile::tempdir().unwrap();
+        let step = runs.path().join("s1/finetune_lora");
+        std::fs::create_dir_all(step.join("adapter")).unwrap();
+        let mut summary = Summary::new("finetune_lora", "s1", "finetune_lora");
+        summary.outputs.insert("adapter".into(), json!("finetune_lora/adapter"));
+        files::write_json(&step.join("summary.json"), &summary).unwrap();
+        let wanted = std::fs::canonicalize(step.join("adapter")).unwrap();
+        for name in ["s1/finetune_lora", "@finetune_lora", step.to_str().unwrap(), wanted.to_str().unwrap()] {
+            assert_eq!(artifact(name, runs.path(), "s1", ArtifactKind::Adapter).unwrap(), wanted.to_str().unwrap(), "{name}");
+        }
+        for name in ["Qwen/Qwen1.5-0.5B-Chat", "gpt2", TINY] {
+            assert_eq!(artifact(name, runs.path(), "s1", ArtifactKind::Model).unwrap(), name);
+        }
+        for name in ["./nowhere", "/no/such/folder", "a/b/c", "builtin:huge", "@no_step", "Qwen/.."] {
+            assert!(artifact(name, runs.path(), "s1", ArtifactKind::Model).is_err(), "{name}");
+        }
+        assert!(artifact("Qwen/an-adapter", runs.path(), "s1", ArtifactKind::Adapter).is_err());
+    }
+
+    #[test]
+    fn a_failed_step_is_refused_with_the_place_of_its_error() {
+        let runs = tempfile::tempdir().unwrap();
+        let step = runs.path().join("s1/a");
+        std::fs::create_dir_all(&step).unwrap();
+        let mut summary = Summary::new("finetune_full", "s1", "a");
+        summary.status = Status::Failure;
+        files::write_json(&step.join("summary.json"), &summary).unwrap();
+        let message = artifact("@a", runs.path(), "s1", ArtifactKind::Model).unwrap_err().to_string();
+        assert!(message.contains("failed") && message.contains("summary.json"), "{message}");
+    }
+}

@@ -1,0 +1,58 @@
+//! The lock of a session: one process at a time. It is the system's, so it ends with its process.
+
+use std::fs;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::base::clock::now;
+use crate::base::error;
+
+/// Who holds a session's lock: its `{pid, host, start}`, or nothing.
+pub fn lock_owner(folder: &Path) -> Option<Value> {
+    let mut file = File::open(folder.join("lock")).ok()?;
+    match file.try_lock_shared() {
+        Ok(()) => None,
+        Err(_) => {
+            let mut text = String::new();
+            file.read_to_string(&mut text).ok()?;
+            Some(serde_json::from_str(&text).unwrap_or(Value::Null))
+        }
+    }
+}
+
+pub(crate) fn lock(folder: &Path, id: &str) -> Result<File> {
+    let path = folder.join("lock");
+    let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+    // A reader that looks whether the lock is held takes it for an instant: try for a while.
+    let until = Instant::now() + Duration::from_millis(300);
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Err(TryLockError::WouldBlock) => {
+                let owner = lock_owner(folder).unwrap_or(Value::Null);
+                return Err(error::busy(format!(
+                    "session {id} is in use by process {} on {} since {}; wait for it, or use another session",
+                    owner["pid"],
+                    owner["host"].as_str().unwrap_or("?"),
+                    owner["start"].as_str().unwrap_or("?")
+                )));
+            }
+            Err(TryLockError::Error(cause)) => return Err(cause).with_context(|| format!("{} cannot be locked", path.display())),
+        }
+    }
+    let owner = json!({"pid": std::process::id(), "host": host(), "start": now()});
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(owner.to_string().as_bytes())?;
+    Ok(file)
+}
+
+pub(crate) fn host() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "?".into(), |name| name.trim().to_string())
+}

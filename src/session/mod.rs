@@ -1,0 +1,17 @@
+//! Sessions: `runs/<id>/` with its lock, its log, `session.json` and the summaries of its steps; and what is read from them.
+
+pub(crate) mod artifact;
+pub(crate) mod lock;
+pub(crate) mod names;
+pub(crate) mod process;
+pub(crate) mod record;
+pub(crate) mod status;
+pub(crate) mod summary;
+
+pub use names::new_session_id;
+pub(crate) use names::runs_dir;
+pub(crate) use process::ProcessGuard;
+pub(crate) use record::Session;
+pub use status::{SessionState, StepState, get_status, list_sessions};
+pub(crate) use status::{read_log, session_state};
+pub use summary::{Status, Summary, write_summary};

@@ -1,0 +1,169 @@
+//! A session: `runs/<id>/` with its lock, its log and `session.json`, the list of everything that was run in it.
+
+use std::fs;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use crate::base::clock::now;
+use crate::base::error::Kind;
+use crate::base::{error, files};
+use crate::session::lock::{host, lock};
+use crate::session::names::check_name;
+
+/// A session that this process has the lock of.
+#[derive(Debug)]
+pub struct Session {
+    pub id: String,
+    /// `runs/<id>`, absolute.
+    pub folder: PathBuf,
+    record: Map<String, Value>,
+    /// Held until the session is dropped; the system lets go of it if the process dies.
+    lock: File,
+}
+
+impl Drop for Session {
+    /// Closing the file would not do: a process that a script has forked has it open, too.
+    fn drop(&mut self) {
+        drop(self.lock.unlock());
+    }
+}
+
+impl Session {
+    /// Opens or makes a session and locks it.
+    pub fn open(runs: &Path, id: &str) -> Result<Session> {
+        check_name("session", id)?;
+        let folder = runs.join(id);
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("session folder {} cannot be made; choose another with --runs-dir", folder.display()))?;
+        let folder = fs::canonicalize(&folder)?;
+        let lock = lock(&folder, id)?;
+        let record = read_record(&folder)?.unwrap_or_else(|| {
+            let record = json!({"id": id, "created": now(), "version": env!("CARGO_PKG_VERSION"), "state": "running",
+                "platform": platform(), "python": null, "packages": {}, "gpu": null, "seeds": {}, "sha256": {}, "invocations": []});
+            record.as_object().cloned().unwrap_or_default()
+        });
+        Ok(Session { id: id.to_string(), folder, record, lock })
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.folder.join("pipeline.log")
+    }
+
+    /// Notes that a step begins.
+    pub fn begin(&mut self, task: &str, step: &str, argv: &[String]) -> Result<()> {
+        self.record.insert("state".into(), "running".into());
+        self.record.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+        if let Some(Value::Array(invocations)) = self.record.get_mut("invocations") {
+            invocations.push(json!({"task": task, "step": step, "argv": argv, "pid": std::process::id(), "started_at": now(), "finished_at": null, "status": null}));
+        }
+        self.save()
+    }
+
+    /// Notes how it ended, and the kind of its error.
+    pub fn end(&mut self, status: crate::Status, kind: Option<Kind>) -> Result<()> {
+        let status = serde_json::to_value(status)?;
+        let state = if kind == Some(Kind::Interrupted) { "interrupted".into() } else { status.as_str().unwrap_or_default().to_lowercase() };
+        self.record.insert("state".into(), state.into());
+        if let Some(Value::Object(last)) = self.record.get_mut("invocations").and_then(Value::as_array_mut).and_then(|all| all.last_mut()) {
+            last.insert("finished_at".into(), now().into());
+            last.insert("status".into(), status);
+            last.insert("error".into(), kind.map(Kind::name).into());
+        }
+        self.save()
+    }
+
+    /// Notes facts under one of the record's names; objects are joined. Written at the next begin or end.
+    pub fn note(&mut self, name: &str, value: Value) {
+        match (self.record.get_mut(name), value) {
+            (Some(Value::Object(known)), Value::Object(more)) => known.extend(more),
+            (_, value) => drop(self.record.insert(name.to_string(), value)),
+        }
+    }
+
+    fn save(&self) -> Result<()> {
+        files::write_json(&self.folder.join("session.json"), &self.record)
+    }
+}
+
+/// The record of a session; nothing where there is none.
+pub fn read_record(folder: &Path) -> Result<Option<Map<String, Value>>> {
+    let path = folder.join("session.json");
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
+            error::input(format!("{} is damaged ({cause}); move it away to go on, the steps are not affected", path.display()))
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+fn platform() -> Value {
+    let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        text.lines().find_map(|line| line.strip_prefix("model name").map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_string()))
+    });
+    let memory =
+        fs::read_to_string("/proc/meminfo").ok().and_then(|text| text.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()));
+    json!({"os": std::env::consts::OS, "arch": std::env::consts::ARCH, "host": host(), "cpu": cpu,
+        "cores": std::thread::available_parallelism().map_or(1, usize::from), "memory_bytes": memory.map(|kb| kb * 1024)})
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::session::lock::lock_owner;
+    use crate::session::names::new_session_id;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_accepted_name_stays_in_its_folder(name in ".{0,140}") {
+            if check_name("session", &name).is_ok() {
+                let path = Path::new("runs").join(&name);
+                prop_assert_eq!(path.parent(), Some(Path::new("runs")));
+                prop_assert!(path.components().all(|part| matches!(part, std::path::Component::Normal(_))));
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_leave_the_folder_are_refused() {
+        for name in ["../x", "a/b", "", ".", "..", ".hidden", "a b", "ä", "a\0b", &"a".repeat(129)] {
+            assert!(check_name("session", name).is_err(), "{name:?}");
+        }
+        for name in ["s1", "2026-11-24_run.3", &"a".repeat(128)] {
+            assert!(check_name("session", name).is_ok(), "{name:?}");
+        }
+        assert!(check_name("session", &new_session_id()).is_ok());
+    }
+
+    #[test]
+    fn one_owner_at_a_time_and_the_lock_names_it() {
+        let runs = tempfile::tempdir().unwrap();
+        let first = Session::open(runs.path(), "s1").unwrap();
+        let refused = Session::open(runs.path(), "s1").unwrap_err().to_string();
+        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        assert!(lock_owner(&first.folder).is_some());
+        let folder = first.folder.clone();
+        drop(first);
+        assert!(lock_owner(&folder).is_none());
+        Session::open(runs.path(), "s1").unwrap();
+    }
+
+    #[test]
+    fn every_invocation_is_kept() {
+        let runs = tempfile::tempdir().unwrap();
+        for step in ["a", "b"] {
+            let mut session = Session::open(runs.path(), "s1").unwrap();
+            session.begin("merge", step, &["pyrust-nn".into(), "merge".into()]).unwrap();
+            session.end(crate::Status::Success, None).unwrap();
+        }
+        let record = read_record(&runs.path().join("s1")).unwrap().unwrap();
+        let steps: Vec<_> = record["invocations"].as_array().unwrap().iter().map(|one| one["step"].as_str().unwrap()).collect();
+        assert_eq!(steps, ["a", "b"]);
+        assert_eq!(record["state"], "success");
+    }
+}

@@ -1,0 +1,181 @@
+//! What happened, read from the files alone: no lock, no Python, so that it answers while a step runs.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::base::error;
+use crate::session::lock::lock_owner;
+use crate::session::names::{check_name, runs_dir};
+use crate::session::record::read_record;
+use crate::session::summary::{Status, Summary};
+
+/// A session's log, whole. Runs directory: PYRUST_NN_RUNS, else `runs`.
+pub fn get_status(session: &str) -> Result<String> {
+    read_log(&runs_dir(None), session, None)
+}
+
+/// The last lines of a session's log, or all.
+pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<String> {
+    let folder = existing(runs, session)?;
+    let path = folder.join("pipeline.log");
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    };
+    Ok(match lines {
+        None => text,
+        Some(count) => {
+            let mut last = VecDeque::with_capacity(count.min(4096));
+            for line in text.lines() {
+                if last.len() == count {
+                    last.pop_front();
+                }
+                if count > 0 {
+                    last.push_back(line);
+                }
+            }
+            last.into_iter().flat_map(|line| [line, "\n"]).collect()
+        }
+    })
+}
+
+/// One step's state.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepState {
+    pub step: String,
+    pub task: String,
+    /// `success`, `failure`, `running` or `interrupted` (by Ctrl-C or SIGTERM, or its process is gone and left no summary).
+    pub state: String,
+    pub started_at: String,
+    pub finished_at: Option<String>,
+}
+
+/// One session's state.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionState {
+    pub session: String,
+    pub created: String,
+    /// As of the last step.
+    pub state: String,
+    pub steps: Vec<StepState>,
+}
+
+/// The state of one session.
+pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
+    let folder = existing(runs, session)?;
+    let record = read_record(&folder)?.unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let running = lock_owner(&folder).is_some();
+    let invocations = record.get("invocations").and_then(Value::as_array).cloned().unwrap_or_default();
+    let last = invocations.len().saturating_sub(1);
+    let mut steps: Vec<StepState> = Vec::new();
+    for (i, one) in invocations.iter().enumerate() {
+        let state = match one["status"].as_str() {
+            Some(_) if one["error"] == "interrupted" => "interrupted".into(),
+            Some(status) => status.to_lowercase(),
+            None if running && i == last => "running".into(),
+            None => "interrupted".into(),
+        };
+        let step = StepState {
+            step: text(&one["step"]),
+            task: text(&one["task"]),
+            state,
+            started_at: text(&one["started_at"]),
+            finished_at: one["finished_at"].as_str().map(ToString::to_string),
+        };
+        // An attempt that failed beside an earlier success did not touch it: both are shown.
+        let stands = ["failure", "interrupted"].contains(&step.state.as_str()) && succeeded(&folder.join(&step.step));
+        let step = if stands { StepState { step: format!("{}.failed", step.step), ..step } } else { step };
+        steps.retain(|earlier| earlier.step != step.step);
+        steps.push(step);
+    }
+    let state = steps.last().map_or("empty".to_string(), |step| step.state.clone());
+    Ok(SessionState { session: session.to_string(), created: text(record.get("created").unwrap_or(&Value::Null)), state, steps })
+}
+
+/// All sessions, oldest first. Runs directory: `runs`, else PYRUST_NN_RUNS, else `runs`.
+pub fn list_sessions(runs: Option<&Path>) -> Result<Vec<SessionState>> {
+    let runs = runs_dir(runs);
+    let entries = match fs::read_dir(&runs) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", runs.display())),
+    };
+    let mut sessions = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().join("session.json").is_file() && check_name("session", &name).is_ok() {
+            // One damaged record must not hide the others.
+            sessions.push(session_state(&runs, &name).unwrap_or_else(|_| SessionState {
+                session: name,
+                created: String::new(),
+                state: "damaged".into(),
+                steps: Vec::new(),
+            }));
+        }
+    }
+    sessions.sort_by(|a, b| (&a.created, &a.session).cmp(&(&b.created, &b.session)));
+    Ok(sessions)
+}
+
+fn succeeded(step: &Path) -> bool {
+    matches!(Summary::read(step), Ok(Some(summary)) if summary.status == Status::Success)
+}
+
+pub(crate) fn existing(runs: &Path, session: &str) -> Result<std::path::PathBuf> {
+    check_name("session", session)?;
+    let folder = runs.join(session);
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    let known: Vec<String> = fs::read_dir(runs)
+        .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    let near = error::did_you_mean(session, known.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?"));
+    Err(error::usage(format!(
+        "there is no session {session} in {}{}",
+        runs.display(),
+        near.unwrap_or_else(|| "; `pyrust-nn sessions` lists them, --runs-dir names another folder".into())
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::record::Session;
+
+    #[test]
+    fn an_open_step_is_running_and_without_its_process_interrupted() {
+        let runs = tempfile::tempdir().unwrap();
+        let mut session = Session::open(runs.path(), "s1").unwrap();
+        session.begin("merge", "merge", &[]).unwrap();
+        assert_eq!(session_state(runs.path(), "s1").unwrap().state, "running");
+        drop(session);
+        let state = session_state(runs.path(), "s1").unwrap();
+        assert_eq!((state.state.as_str(), state.steps[0].state.as_str()), ("interrupted", "interrupted"));
+        fs::create_dir(runs.path().join("s2")).unwrap();
+        fs::write(runs.path().join("s2/session.json"), "{").unwrap();
+        let listed: Vec<_> = list_sessions(Some(runs.path())).unwrap().into_iter().map(|one| (one.session, one.state)).collect();
+        assert_eq!(listed, [("s2".into(), "damaged".into()), ("s1".into(), "interrupted".to_string())]);
+    }
+
+    #[test]
+    fn the_last_lines_of_the_log() {
+        let runs = tempfile::tempdir().unwrap();
+        fs::create_dir(runs.path().join("demo1")).unwrap();
+        assert_eq!(read_log(runs.path(), "demo1", None).unwrap(), "");
+        fs::write(runs.path().join("demo1/pipeline.log"), "a\nb\nc\n").unwrap();
+        for (count, wanted) in [(None, "a\nb\nc\n"), (Some(2), "b\nc\n"), (Some(0), ""), (Some(9), "a\nb\nc\n")] {
+            assert_eq!(read_log(runs.path(), "demo1", count).unwrap(), wanted);
+        }
+        let message = read_log(runs.path(), "demo2", None).unwrap_err().to_string();
+        assert!(message.contains("did you mean demo1?"), "{message}");
+    }
+}

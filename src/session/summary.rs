@@ -1,0 +1,85 @@
+//! What a step leaves behind: `summary.json`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::base::clock::now;
+use crate::base::error::Error;
+use crate::base::files;
+use crate::session::names::{check_name, runs_dir};
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    Success,
+    Failure,
+}
+
+/// The record of one step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub task: String,
+    pub session: String,
+    pub step: String,
+    pub status: Status,
+    /// Every parameter, resolved.
+    pub params: Map<String, Value>,
+    /// `model`, `adapter`, `gguf` (a list), `answers`: paths relative to the session's folder.
+    pub outputs: Map<String, Value>,
+    pub metrics: Map<String, Value>,
+    /// What the script gave back besides: the answers of an inference, or null.
+    #[serde(default)]
+    pub result: Value,
+    pub error: Option<Error>,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    pub finished_at: String,
+    pub duration_s: f64,
+}
+
+impl Summary {
+    /// A summary that starts now, of a step of the user's own making; fill in the rest and call [`write_summary`].
+    pub fn new(task: impl Into<String>, session: impl Into<String>, step: impl Into<String>) -> Summary {
+        let now = now();
+        Summary {
+            task: task.into(),
+            session: session.into(),
+            step: step.into(),
+            status: Status::Success,
+            params: Map::new(),
+            outputs: Map::new(),
+            metrics: Map::new(),
+            result: Value::Null,
+            error: None,
+            started_at: now.clone(),
+            finished_at: now,
+            duration_s: 0.0,
+        }
+    }
+
+    /// Reads `<folder>/summary.json`; nothing where there is none.
+    pub fn read(folder: &Path) -> Result<Option<Summary>> {
+        let path = folder.join("summary.json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+        };
+        let summary = serde_json::from_slice(&bytes).with_context(|| format!("{} is not a summary; remove it to go on", path.display()))?;
+        Ok(Some(summary))
+    }
+}
+
+/// Writes a step's summary into its folder in the session (runs directory: PYRUST_NN_RUNS, else `runs`); gives its path.
+pub fn write_summary(summary: &Summary) -> Result<PathBuf> {
+    check_name("session", &summary.session)?;
+    check_name("step", &summary.step)?;
+    let folder = runs_dir(None).join(&summary.session).join(&summary.step);
+    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let path = folder.join("summary.json");
+    files::write_json(&path, summary)?;
+    Ok(path)
+}

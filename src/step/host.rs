@@ -1,0 +1,51 @@
+//! A session's step as the host of its script: progress to the terminal and the log, metrics and checkpoints into the step's folder,
+//! dependencies into its inputs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+
+use crate::base::progress::{Progress, Update};
+use crate::base::{files, progress, signals};
+use crate::python::host::StepHost;
+use crate::step::checkpoints;
+use crate::step::inputs::Recorder;
+
+pub(crate) struct SessionHost {
+    metrics: PathBuf,
+    progress: Mutex<Progress>,
+    recorder: Arc<Recorder>,
+}
+
+impl SessionHost {
+    pub(crate) fn new(step: &str, folder: &Path, recorder: Arc<Recorder>) -> SessionHost {
+        SessionHost { metrics: folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(step)), recorder }
+    }
+}
+
+impl StepHost for SessionHost {
+    /// A step that runs on another thread than Python's first gets no KeyboardInterrupt, so Ctrl-C is looked for here as well.
+    fn progress(&self, done: u64, total: u64, text: &str) -> Result<()> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).report(Update { done, total, text });
+        signals::check()
+    }
+
+    fn metric(&self, line: &str) -> Result<()> {
+        files::append_line(&self.metrics, line).and_then(|()| signals::check())
+    }
+
+    fn depends_on(&self, name: &str, path: &Path) -> Result<()> {
+        self.recorder.add(name, path)
+    }
+
+    fn publish_checkpoint(&self, made: &Path, target: &Path) -> Result<()> {
+        self.recorder.copy_to(made)?;
+        files::sync(&self.metrics)?;
+        checkpoints::publish(made, target)
+    }
+
+    fn stream(&self, text: &str) {
+        progress::stream(text);
+    }
+}

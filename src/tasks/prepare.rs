@@ -1,0 +1,62 @@
+//! Prepare a data set: rows of token ids and labels, kept in the cache.
+
+use crate::base::progress;
+use crate::base::progress::Bytes;
+use crate::data::Prepared;
+use crate::dataset::open;
+use crate::params::command::DatasetCommand;
+use crate::params::interface::Interface;
+use crate::params::prelude::*;
+use crate::params::validate::resolve;
+use crate::python::PythonTransformers;
+use crate::{data, python};
+
+data_params! {
+    [dataset_params]
+    /// Prepare a data set: rows of token ids and labels, kept in the cache.
+    PrepareParams {
+    }
+}
+
+impl PrepareParams {
+    /// Defaults, and the data set.
+    pub fn new(dataset_path: impl Into<PathBuf>) -> Self {
+        Self { dataset_path: vec![dataset_path.into()], ..Self::default() }
+    }
+}
+
+pub(crate) static COMMAND: DatasetCommand = DatasetCommand {
+    name: "prepare",
+    function: "prepare_dataset",
+    about: "Prepare a data set: rows of token ids and labels as Arrow, kept in the cache",
+    params: PrepareParams::params,
+    returns: "PreparedDataset",
+    run: |given, interface, on_progress| Ok(serde_json::to_value(prepare(given, interface, on_progress)?)?),
+};
+
+/// Prepares a data set for a model: token ids and labels as an Arrow IPC stream in the user's cache.
+///
+/// `model` is a folder, a session's step, `builtin:tiny` or a hub name. Python starts only for what Rust cannot do: a model to be made or
+/// downloaded, a chat template that was never compared with transformers, Parquet and similar formats.
+///
+/// # Errors
+/// Kind `input` (faults in the data, all listed), `usage`, `model`, `setup`, `io`.
+pub fn prepare_dataset(model: &str, params: &PrepareParams) -> Result<Prepared> {
+    let mut given = params.given()?;
+    given.insert(MODEL.name.into(), model.into());
+    prepare(given, Interface::Rust, &mut |_, _| Ok(()))
+}
+
+fn prepare(given: Map<String, Value>, interface: Interface, on_progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Prepared> {
+    let params = resolve(COMMAND.name, COMMAND.all_params(), given, interface)?;
+    // Where Python is the host it has its own signal handlers, and `on_progress` asks it.
+    let _handlers = python::note_signals();
+    let dataset = open(&params)?;
+    let mut bytes = Bytes::new(COMMAND.name);
+    let prepared = data::prepare_dataset(&dataset, &data::cache_folder(), &PythonTransformers, &mut |done, total| {
+        bytes.report(done, total);
+        on_progress(done, total)
+    });
+    progress::clear();
+    prepared
+}

@@ -1,0 +1,31 @@
+//! A script of the user's own, as a step.
+
+use crate::params::prelude::*;
+use crate::session::Summary;
+use crate::tasks::call::run_task;
+
+step_params! {
+    []
+    /// Run your own script: a file with `run(params, session) -> dict`.
+    ScriptParams {
+        /// The script's own parameters, checked against its PARAMS.
+        unset params: Map<String, Value> = Map::new(), Kind::Object;
+    }
+}
+
+pub(crate) static TASK: Task = Task {
+    name: "script",
+    function: "run_script",
+    about: "Run your own script",
+    subject: &SCRIPT,
+    params: ScriptParams::params,
+    script: None,
+};
+
+/// Runs a Python script with `run(params, session) -> dict`.
+///
+/// # Errors
+/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+pub fn run_script(session: &str, script: &str, params: &ScriptParams) -> Result<Summary> {
+    run_task(&TASK, session, script, params)
+}

@@ -1,0 +1,107 @@
+//! What holds for every task: its definition, its script and the files here agree.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Map, json};
+
+use super::*;
+use crate::base::assets;
+use crate::params::interface::Interface;
+use crate::params::param::TaskParams;
+use crate::params::validate::resolve;
+
+#[test]
+fn every_file_here_is_in_a_list() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tasks");
+    let files: BTreeSet<String> =
+        std::fs::read_dir(here).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let tasks = TASKS.iter().map(|task| task.name).chain(DATASET_COMMANDS.iter().map(|command| command.name));
+    let listed = tasks.chain(["mod", "call", "tests"]).map(|name| format!("{name}.rs")).collect();
+    assert_eq!(files, listed);
+}
+
+/// The words after `params.` in a text.
+fn used(text: &str) -> BTreeSet<String> {
+    text.match_indices("params.")
+        .filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.'))
+        .map(|(at, word)| text[at + word.len()..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+        .collect()
+}
+
+/// The modules of `pyrust_nn` that a text imports.
+fn imported(text: &str) -> BTreeSet<String> {
+    let words = text.match_indices("from pyrust_nn.").map(|(at, word)| &text[at + word.len()..]);
+    words.map(|rest| rest.split_whitespace().next().unwrap_or_default().to_string()).collect()
+}
+
+/// What Rust itself uses of every task, so that scripts need not.
+const RUST: [&str; 6] = ["step", "overwrite", "dry_run", "offline", "runs_dir", "script"];
+
+#[test]
+fn a_script_and_what_it_shares_use_exactly_their_parameters() {
+    for task in TASKS.iter().filter(|task| task.script.is_some()) {
+        let (mut words, mut seen, mut texts) = (BTreeSet::new(), BTreeSet::new(), vec![task.source("").unwrap()]);
+        while let Some(text) = texts.pop() {
+            words.extend(used(&text));
+            for module in imported(&text).into_iter().filter(|module| seen.insert(module.clone())) {
+                texts.extend(assets::text(&format!("python/pyrust_nn/{module}.py")).map(ToString::to_string));
+            }
+        }
+        let defined: BTreeSet<String> =
+            task.all_params().map(|param| param.name.to_string()).filter(|name| !RUST.contains(&name.as_str())).collect();
+        if ["convert_lora_to_gguf", "flatten"].contains(&task.name) {
+            words.insert("device".into()); // no model is computed there, so any device will do
+        }
+        assert_eq!(words, defined, "scripts/{} and the definition differ", task.script.unwrap());
+    }
+}
+
+#[test]
+fn a_task_s_name_is_a_name_at_every_door() {
+    for task in TASKS {
+        assert_eq!(task_named(task.name).unwrap().name, task.name);
+        assert!(task.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+    }
+    assert!(task_named("finetune_lra").unwrap_err().to_string().contains("did you mean finetune_lora?"));
+}
+
+#[test]
+fn unset_fields_are_not_given_and_set_ones_are() {
+    let given = FinetuneLoraParams { lora_rank: 8, ..FinetuneLoraParams::new("data.json") }.given().unwrap();
+    assert_eq!(given["lora_rank"], 8);
+    assert_eq!(given["dataset_path"], json!(["data.json"]));
+    for name in ["lora_alpha", "lora_dropout", "checkpoint_lora", "target_modules", "step", "runs_dir"] {
+        assert!(!given.contains_key(name), "{name} was never set");
+    }
+}
+
+#[test]
+fn defaults_lie_within_their_own_bounds() {
+    let required = Map::from_iter([("dataset_path".to_string(), json!("data.json"))]);
+    for params in [FinetuneFullParams::params(), FinetuneLoraParams::params()] {
+        resolve("task", params, required.clone(), Interface::Rust).unwrap();
+    }
+    for params in [
+        QuantizeModelParams::params(),
+        ConvertModelToGgufParams::params(),
+        InferenceParams::params(),
+        FlattenParams::params(),
+        MergeParams::params(),
+    ] {
+        resolve("task", params, Map::new(), Interface::Rust).unwrap();
+    }
+}
+
+#[test]
+fn a_struct_built_in_rust_meets_the_same_bounds() {
+    let new = || FinetuneLoraParams::new("data.json");
+    for (params, named) in [
+        (FinetuneLoraParams { num_epochs: -1.0, ..new() }, "num_epochs"),
+        (FinetuneLoraParams { learning_rate: f64::NAN, ..new() }, "learning_rate"),
+        (FinetuneLoraParams { lora_dropout: Some(f64::INFINITY), ..new() }, "lora_dropout"),
+    ] {
+        let error = resolve("finetune_lora", FinetuneLoraParams::params(), params.given().unwrap(), Interface::Rust).unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
+    }
+}
