@@ -64,7 +64,8 @@ impl CommandLine {
 /// Where a word stands that is neither a command nor a pipeline file, that is the error, and not the words behind it.
 fn misspelt(argv: &[String]) -> Option<clap::Error> {
     let mut command = CommandLine::command();
-    let matches = command.clone().ignore_errors(true).try_get_matches_from(argv).ok()?;
+    let any = |arg: clap::Arg| arg.num_args(0..).value_parser(clap::builder::ValueParser::string());
+    let matches = command.clone().mut_arg("file", any).try_get_matches_from(argv).ok()?;
     let word = matches.get_raw("file")?.next()?.to_string_lossy().into_owned();
     let why = pipeline_file(&word).err()?;
     Some(command.error(ErrorKind::InvalidSubcommand, format!("{word} is {why}")))
