@@ -141,7 +141,9 @@ mod tests {
             while let Some(text) = texts.pop() {
                 words.extend(used(&text));
                 for module in imported(&text).into_iter().filter(|module| seen.insert(module.clone())) {
-                    texts.extend(embedded::text(&format!("python/pyrust_nn/{module}.py")).map(ToString::to_string));
+                    let path = format!("python/pyrust_nn/{}", module.replace('.', "/"));
+                    let found = embedded::text(&format!("{path}.py")).or_else(|| embedded::text(&format!("{path}/__init__.py")));
+                    texts.extend(found.map(ToString::to_string));
                 }
             }
             let defined: BTreeSet<String> =

@@ -117,8 +117,8 @@ unsafe fn set(config: *mut ffi::PyConfig, field: impl Fn(*mut ffi::PyConfig) -> 
 /// Makes `pyrust_nn` importable from the binary's own files, which win over an installed one.
 fn prepare(py: Python<'_>, environment: &Environment) -> PyResult<()> {
     let modules = PyDict::new(py);
-    for (name, path, text) in embedded::modules() {
-        modules.set_item(name, (path, text))?;
+    for module in embedded::modules() {
+        modules.set_item(module.name, (module.path, module.text, module.package))?;
     }
     let globals = PyDict::new(py);
     globals.set_item("MODULES", modules)?;
@@ -131,7 +131,7 @@ fn prepare(py: Python<'_>, environment: &Environment) -> PyResult<()> {
 /// stays: libraries report its end as leaks of theirs.
 pub(crate) fn finish() {
     if started() {
-        let done = Python::attach(|py| py.import("pyrust_nn._host")?.call_method0("finish").map(drop));
+        let done = Python::attach(|py| py.import("pyrust_nn._runtime.host")?.call_method0("finish").map(drop));
         if let Err(raised) = done {
             Python::attach(|py| raised.print(py));
         }

@@ -111,7 +111,7 @@ pub(crate) fn call_script(call: &Call<'_>) -> Result<Answer> {
             progress: Mutex::new(Progress::new(call.step)),
             recorder: Arc::clone(call.recorder),
         };
-        let run = || py.import("pyrust_nn._host")?.call_method1("call", (native, about.to_string(), params))?.extract();
+        let run = || py.import("pyrust_nn._runtime.host")?.call_method1("call", (native, about.to_string(), params))?.extract();
         run().map_err(|raised| from_python(py, raised))
     })?;
     serde_json::from_str(&answer).context("the script's answer does not have the form {outputs, metrics, params, result}")

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 import pyrust_nn
-from pyrust_nn.rows import Rows, Sample
+from pyrust_nn.training.rows import PreparedRows, Row
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
@@ -23,8 +23,8 @@ class Prepared:
     """What became of a data set: its report, and its rows in memory."""
 
     report: dict[str, Any]
-    samples: list[Sample]
-    held_out: list[Sample]
+    samples: list[Row]
+    held_out: list[Row]
 
 
 def model_folder(tokenizer: Any, template: str | None = None) -> str:
@@ -52,9 +52,9 @@ def write(conversations: list[Any], path: Path | None = None) -> str:
     return str(path)
 
 
-def rows(path: str | None) -> list[Sample]:
+def rows(path: str | None) -> list[Row]:
     """All rows of a prepared file."""
-    mapped = Rows(path) if path else []
+    mapped = PreparedRows(path) if path else []
     return [mapped[i] for i in range(len(mapped))]
 
 
@@ -76,13 +76,13 @@ def system(content: str) -> dict[str, Any]:
     return {"role": "system", "content": content}
 
 
-def stretches(sample: Sample) -> list[tuple[int, int]]:
+def stretches(sample: Row) -> list[tuple[int, int]]:
     """[(first, last + 1)] of each stretch of targets."""
     mask = [0, *(sample.labels != -100).astype(int).tolist(), 0]
     edges = [i - 1 for i in range(1, len(mask)) if mask[i] != mask[i - 1]]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def target_texts(tokenizer: Any, sample: Sample) -> list[str]:
+def target_texts(tokenizer: Any, sample: Row) -> list[str]:
     """The text of each stretch of targets."""
     return [tokenizer.decode(sample.input_ids[a:b]) for a, b in stretches(sample)]

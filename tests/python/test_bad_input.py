@@ -63,7 +63,7 @@ def pickled(folder: Path) -> Path:
     """A model that is whole but for its weights, which are a pickle."""
     from safetensors.torch import load_file
 
-    from pyrust_nn.tiny import tiny_model_folder
+    from pyrust_nn.models.tiny import tiny_model_folder
 
     made = folder / "pickled"
     shutil.copytree(tiny_model_folder(), made)

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 
 import pyrust_nn
 from pyrust_nn import InputError, ModelError
-from pyrust_nn.models import load_tokenizer, shared_tokenizer
-from pyrust_nn.rows import IGNORED, Rows
-from pyrust_nn.tiny import tiny_model_folder
+from pyrust_nn.models.tiny import tiny_model_folder
+from pyrust_nn.models.tokenizers import load_tokenizer, shared_tokenizer
+from pyrust_nn.training.rows import IGNORED, PreparedRows
 
 EMPTY_THINKING = "<think>\n\n</think>\n\n"
 
@@ -355,7 +355,7 @@ def test_the_datasets_library_reads_the_rows(tiny, data_json):
     made = pyrust_nn.prepare_dataset("builtin:tiny", dataset_path=data_json)
     read = datasets.Dataset.from_file(made["path"])
     assert read.column_names == ["input_ids", "labels"] and len(read) == made["rows"]
-    mapped = Rows(made["path"])
+    mapped = PreparedRows(made["path"])
     for i in (0, len(mapped) - 1):
         assert read[i] == {"input_ids": mapped[i].input_ids.tolist(), "labels": mapped[i].labels.tolist()}
     assert mapped.lengths().tolist() == [len(row) for row in read["input_ids"]]

@@ -18,12 +18,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
-from pyrust_nn.attention import packed_attention
-from pyrust_nn.batches import MAX_TOKENS, Batches, Layout, length, target_tokens
-from pyrust_nn.layers import fused_layers
-from pyrust_nn.loss import TargetLoss
-from pyrust_nn.rows import Rows
-from pyrust_nn.tiny import tiny_model_folder
+from pyrust_nn.cpu.packed_attention import packed_attention
+from pyrust_nn.cpu.patching import patched_layers
+from pyrust_nn.models.tiny import tiny_model_folder
+from pyrust_nn.training.batches import MAX_TOKENS, BatchLayout, MicroBatching, row_length, target_tokens
+from pyrust_nn.training.rows import PreparedRows
+from pyrust_nn.training.target_loss import TargetLoss
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Report = Callable[..., Any]
@@ -179,10 +179,10 @@ def kept_by_a_training(model: Any, rows: list[Any], budget: int) -> int:
             alive.append(storage)  # or its address would be given to another
         return tensor
 
-    batches = Batches(Layout.PACKED, budget)
-    part = max(batches.cut(rows), key=lambda part: sum(map(length, part)))
+    batches = MicroBatching(BatchLayout.PACKED, budget)
+    part = max(batches.split(rows), key=lambda part: sum(map(row_length, part)))
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with packed_attention(model, torch.float32), fused_layers(model), TargetLoss(model, in_place=True), hooks:
+    with packed_attention(model, torch.float32), patched_layers(model), TargetLoss(model, in_place=True), hooks:
         model(**batches.inputs(part), num_items_in_batch=target_tokens(part))
     return sum(kept.values())
 
@@ -202,7 +202,7 @@ def test_memory_is_what_a_training_takes(report: Report, tiny: Path, tmp_path: P
     assert made["weights"] == sum(one.nbytes for one in model.parameters())
     assert made["gradients"] == sum(one.nbytes for one in learning)
     assert made["optimizer"] == 2 * sum(one.nbytes for one in learning)
-    prepared = Rows(pyrust_nn.prepare_dataset(tiny, dataset_path=path)["path"])
+    prepared = PreparedRows(pyrust_nn.prepare_dataset(tiny, dataset_path=path)["path"])
     rows = [prepared[i] for i in range(batch * accumulation)]
     kept = kept_by_a_training(model, rows, MAX_TOKENS["cpu"])
     # The last layer is counted whole, and a budget may not be filled.

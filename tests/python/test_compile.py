@@ -18,7 +18,7 @@ from transformers import Qwen3_5TextConfig
 
 import pyrust_nn
 from pyrust_nn import InputError
-from pyrust_nn.compiling import check_compilable
+from pyrust_nn.training.compiling import check_compilable
 
 TINY = "builtin:tiny"
 GIVEN: dict[str, Any] = {"num_epochs": 2, "batch_size": 4, "save_steps": 2, "logging_steps": 1, "learning_rate": 1e-3, "eval_split": 0.1}

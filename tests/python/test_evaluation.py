@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures import plain_loss, write
 from safetensors.torch import load_file
-from talks import plain_loss, write
 
 import pyrust_nn
-from pyrust_nn.models import model_folder
+from pyrust_nn.models.sources import model_folder
 
 TINY = "builtin:tiny"
 GIVEN: dict[str, Any] = {"num_epochs": 8, "batch_size": 2, "learning_rate": 2e-2, "lora_dropout": 0, "scheduler": "constant"}

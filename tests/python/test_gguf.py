@@ -120,7 +120,7 @@ def change(path: Path, **values: Any) -> None:
 @pytest.fixture(scope="session")
 def tiny(cache: Path) -> Path:
     """The folder of builtin:tiny."""
-    from pyrust_nn.tiny import tiny_model_folder
+    from pyrust_nn.models.tiny import tiny_model_folder
 
     return tiny_model_folder()
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 import pyrust_nn
 from pyrust_nn import InputError
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.models.tokenizers import load_tokenizer
 
 CONTROL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>"]
 

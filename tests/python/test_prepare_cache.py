@@ -14,7 +14,7 @@ from engine import assistant, model_folder, rows, user, write
 
 import pyrust_nn
 from pyrust_nn import PyrustNNError
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.models.tokenizers import load_tokenizer
 
 
 @pytest.fixture(scope="session")

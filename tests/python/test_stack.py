@@ -12,12 +12,14 @@ from typing import Any
 import peft
 import pytest
 import torch
+from fixtures import answer_loss
 from safetensors.torch import load_file
-from talks import answer_loss
 from transformers import AutoModelForCausalLM
 
 import pyrust_nn
-from pyrust_nn.models import load_model, load_tokenizer, model_folder
+from pyrust_nn.models.loading import load_model
+from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.tokenizers import load_tokenizer
 
 GIVEN: dict[str, Any] = {"num_epochs": 4, "batch_size": 2, "learning_rate": 1e-2, "lora_dropout": 0.2, "logging_steps": 1, "device": "cpu"}
 # Ranks, scales and modules differ: 8/4 everywhere, 6/√8 on two, 5/2 on all seven again.

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyrust_nn import InputError, ModelError, _core
-from pyrust_nn.chat import ChatRenderer
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.chat.renderer import ChatRenderer
+from pyrust_nn.models.tokenizers import load_tokenizer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMPARED = dict(line.split(" ", 1)[::-1] for line in (CHECKOUT / "src/data/compared_templates.txt").read_text().splitlines())

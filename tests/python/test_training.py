@@ -17,13 +17,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 import pyrust_nn
-from pyrust_nn import InputError, ModelError, UsageError, training
-from pyrust_nn.batches import Batches, Layout
-from pyrust_nn.models import load_tokenizer, model_folder
-from pyrust_nn.rows import Rows, Sample
-from pyrust_nn.saving import TokenizerFiles
-from pyrust_nn.trainer import EpochSampler
-from pyrust_nn.training import TrainingData, train
+from pyrust_nn import InputError, ModelError, UsageError
+from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.tokenizers import TokenizerFiles, load_tokenizer
+from pyrust_nn.training import loop
+from pyrust_nn.training.batches import BatchLayout, MicroBatching
+from pyrust_nn.training.loop import train
+from pyrust_nn.training.preparation import TrainingData
+from pyrust_nn.training.rows import PreparedRows, Row
+from pyrust_nn.training.trainer import EpochSampler
 
 TINY = "builtin:tiny"
 ENDS = {"<|im_end|>", "<|endoftext|>"}
@@ -36,8 +38,8 @@ def write(path, conversations):
 
 def encoded(dataset):
     """Its rows, as copies that a test may change."""
-    rows = Rows(pyrust_nn.prepare_dataset(TINY, dataset_path=dataset, max_length=999)["path"])
-    return [Sample(row.input_ids.copy(), row.labels.copy()) for row in rows]
+    rows = PreparedRows(pyrust_nn.prepare_dataset(TINY, dataset_path=dataset, max_length=999)["path"])
+    return [Row(row.input_ids.copy(), row.labels.copy()) for row in rows]
 
 
 def talk(question, answer):
@@ -324,8 +326,8 @@ def test_a_weight_that_broke_in_the_last_step_is_found(tokenizer, samples, tmp_p
         self.model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
         plain(self)
 
-    plain = training.ConversationTrainer.check_weights
-    monkeypatch.setattr(training.ConversationTrainer, "check_weights", break_one)
+    plain = loop.ConversationTrainer.check_weights
+    monkeypatch.setattr(loop.ConversationTrainer, "check_weights", break_one)
     with pytest.raises(ModelError, match="weights became infinite or no numbers"):
         run_training(small_model(), tokenizer, samples, tmp_path)
 
@@ -503,14 +505,14 @@ def test_an_evaluation_is_of_tokens_alone_where_experts_have_a_router(tokenizer,
 def test_padding_changes_nothing_that_is_learned(tokenizer, samples, tmp_path, monkeypatch):
     one, other, padded = small_model(), small_model(), []
 
-    class Padded(Batches):
+    class Padded(MicroBatching):
         def inputs(self, rows):
             made = super().inputs(rows)
             padded.append("attention_mask" in made)
             return made
 
     first = run_training(one, tokenizer, samples, tmp_path, held_out=samples[:3])
-    monkeypatch.setattr(training, "pick_batches", lambda *given: Padded(Layout.PADDED, 10**6))
+    monkeypatch.setattr(loop, "choose_batching", lambda *given: Padded(BatchLayout.PADDED, 10**6))
     second = run_training(other, tokenizer, samples, tmp_path, held_out=samples[:3])
     assert any(padded)
     for name in ("first_loss", "last_loss", "eval_loss"):
@@ -623,7 +625,7 @@ def test_lora_plus_is_pefts_own(tokenizer, samples, tmp_path):
 
 def test_an_8_bit_optimizer_learns_with_moments_of_a_byte(tokenizer, samples, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(training.ConversationTrainer, "check_weights", lambda self: kept.append(self.optimizer))
+    monkeypatch.setattr(loop.ConversationTrainer, "check_weights", lambda self: kept.append(self.optimizer))
     model = small_model(hidden_size=64, intermediate_size=128)
     figures = run_training(model, tokenizer, samples, tmp_path, optimizer="adamw_8bit", num_epochs=4, learning_rate=1e-2)
     assert figures["last_loss"] < figures["first_loss"] - 0.5
