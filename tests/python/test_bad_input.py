@@ -30,7 +30,7 @@ def as_file(folder: Path, text: str) -> Path:
 
 DATA = {
     "invalid JSON": ('[\n  {"messages": [}\n]', ["line 2, column 17", "invalid JSON"]),
-    "cut off": ('[{"messages": [', ["line 1", "invalid JSON", "EOF"]),
+    "truncated": ('[{"messages": [', ["line 1", "invalid JSON", "EOF"]),
     "not a list": ('{"a": 1}', ["not a list"]),
     "a number": ("12", ["not a list"]),
     "empty list": ("[]", ["holds no conversations"]),

@@ -122,10 +122,10 @@ def test_a_divergence_names_the_last_good_checkpoint(runs: Path, taught: Path) -
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"eval_steps": 3}, "eval_steps needs something to evaluate on"),
+        ({"eval_steps": 3}, "eval_steps needs data to evaluate on"),
         ({"early_stopping_patience": 3}, "early_stopping_patience needs"),
         ({"load_best_model_at_end": True}, "load_best_model_at_end needs"),
-        ({"eval_split": 0.5, "eval_dataset_path": "taught.json"}, "both say"),
+        ({"eval_split": 0.5, "eval_dataset_path": "taught.json"}, "cannot both be set"),
         ({"eval_dataset_path": "nowhere.json"}, "there is no data set nowhere.json"),
     ],
 )

@@ -231,8 +231,8 @@ def test_what_cannot_be_stacked_or_is_not_whole_is_refused_with_the_cure(home: P
 
     upon = {"checkpoint_lora": tower[0], "checkpoint_mode": "stack"}
     refused(pyrust_nn.InputError, "checkpoint_mode stack needs an adapter.*checkpoint_lora", checkpoint_mode="stack")
-    refused(pyrust_nn.InputError, "use_dora does not go with checkpoint_mode stack", **upon, use_dora=True)
-    refused(pyrust_nn.InputError, "cannot be continued so: lora_rank is 4.*stack", checkpoint_lora=tower[0], lora_rank=8)
+    refused(pyrust_nn.InputError, "use_dora cannot be combined with checkpoint_mode stack", **upon, use_dora=True)
+    refused(pyrust_nn.InputError, "cannot be continued with these parameters: lora_rank is 4.*stack", checkpoint_lora=tower[0], lora_rank=8)
 
     def edited(source: Path, name: str, file: str = "adapter_config.json", **settings: Any) -> Path:
         copy = Path(shutil.copytree(source, runs / name))
@@ -243,7 +243,7 @@ def test_what_cannot_be_stacked_or_is_not_whole_is_refused_with_the_cure(home: P
     (dora / "lineage.json").unlink()
     refused(pyrust_nn.ModelError, "cannot be part of a stack: it has magnitudes.*merge", **(upon | {"checkpoint_lora": dora}))
 
-    with pytest.raises(pyrust_nn.ModelError, match=r"stacked upon others.*flatten"):
+    with pytest.raises(pyrust_nn.ModelError, match=r"stacked on others.*flatten"):
         pyrust_nn.convert_lora_to_gguf("s", tower[1], runs_dir=runs)
     for name, setting in (("DoRA", {"use_dora": True}), ("alora", {"alora_invocation_tokens": [1]})):
         of_variants = edited(tower[1], "variant" + name[:3], **setting)

@@ -225,7 +225,7 @@ def test_a_scaled_loss_is_refused_where_gradients_are_in_place():
     model = qwen()
     with TargetLoss(model, in_place=True):
         value = model(**batch()).loss
-    with pytest.raises(RuntimeError, match="not scaled"):
+    with pytest.raises(RuntimeError, match="without this scale"):
         (value * 2).backward()
 
 

@@ -67,7 +67,7 @@ class ChatRenderer:
         """Raises ModelError if `tokenizer` has no template."""
         if not tokenizer.chat_template:
             raise ModelError(
-                f"the tokenizer of {tokenizer.name_or_path} has no chat template, so conversations cannot be rendered "
+                f"the tokenizer of {tokenizer.name_or_path} has no chat template, so conversations cannot be written "
                 "for it; use the model's chat or instruct version, or put a chat_template.jinja into its folder"
             )
         self.tokenizer = tokenizer
@@ -112,7 +112,7 @@ class ChatRenderer:
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **self.options)
         except (jinja2.TemplateError, TypeError, ValueError) as cause:
-            raise InputError(f"conversation {place}: the model's chat template refuses it: {cause}; change or remove it") from cause
+            raise InputError(f"conversation {place}: the model's chat template refuses it: {cause}; change it or leave it out") from cause
 
     def _turn(self, messages: list[ChatMessage], i: int, place: str) -> tuple[str, Turn]:
         """The text up to the end of turn `i` as inference would see it, and the turn's offsets in it."""
@@ -137,7 +137,7 @@ class ChatRenderer:
         header = self.render(messages[:1], place, prompt=True).removeprefix(without)
         at = text.find(header)
         if at < 0:
-            raise InputError(f"conversation {place}: the template renders no answer as the first message; begin with a user's message")
+            raise InputError(f"conversation {place}: the template shows no answer here; begin with a user's message")
         return text[: at + len(header)]
 
     def _answer_text(self, messages: list[ChatMessage], text: str, prompt: str, place: str) -> str:
