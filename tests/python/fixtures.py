@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from pyrust_nn.models.tokenizers import load_tokenizer
 
 
-def write(path: Path, talks: list[tuple[str, str]]) -> Path:
+def write(path: Path, pairs: list[tuple[str, str]]) -> Path:
     """Questions and answers as a data set."""
-    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in talks]
+    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs]
     path.write_text(json.dumps(rows))
     return path
 

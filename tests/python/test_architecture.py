@@ -1,4 +1,4 @@
-"""The structure of the Python half: imports without circles, short files, one module that writes."""
+"""The structure of the Python half: imports without circles, short files, one module that writes files."""
 
 from __future__ import annotations
 

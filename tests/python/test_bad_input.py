@@ -1,4 +1,4 @@
-"""What is wrong is named, with place, cause and cure; a Failure summary is left, and what was made before is not touched."""
+"""Invalid input: the message names problem, place and fix; a Failure summary is written; earlier results are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Micro-batches: nothing lost, nothing doubled, and no row sees another."""
+"""Micro-batches: every row occurs exactly once, and no row sees another."""
 
 from types import SimpleNamespace
 

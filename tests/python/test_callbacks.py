@@ -1,4 +1,4 @@
-"""Remaining time, progress bar and metrics.jsonl, driven by events as Trainer sends them, on a clock of our own."""
+"""Remaining time, progress bar and metrics.jsonl, driven by Trainer's events on a simulated clock."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Rendering, token ids and labels, against transformers' and TRL's own masks and against what inference sees."""
+"""Rendering, token ids and labels, compared with the masks of transformers and TRL and with the prompts of inference."""
 
 import functools
 import re
@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from engine import SHARED, assistant, model_folder, prepare, stretches, target_texts, user, with_template
+from data_engine import SHARED, assistant, model_folder, prepare, target_spans, target_texts, user, with_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -149,7 +149,7 @@ def test_targets_are_the_words_and_the_prompt_is_what_inference_sees(qwen, name,
     assert got == expected
 
     rendered = [{"role": m["role"], "content": m["content"]} for m in messages]
-    places = [(sample, start) for sample in encoded.samples for start, _ in stretches(sample)]
+    places = [(sample, start) for sample in encoded.samples for start, _ in target_spans(sample)]
     recut_before = False
     for i, (sample, start) in zip(trained, places, strict=True):
         prompt = tokenizer.apply_chat_template(rendered[:i], add_generation_prompt=True, return_dict=False)

@@ -1,4 +1,4 @@
-"""`compile`: the same training by compiled layers, saved under the same names, resumed, and refused where it cannot be."""
+"""`compile`: training with compiled layers gives the same results, saved names and resumes; unsupported models are refused."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ GIVEN: dict[str, Any] = {"num_epochs": 2, "batch_size": 4, "save_steps": 2, "log
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve conversations of different lengths."""
     path = tmp_path_factory.mktemp("compile") / "few.json"
-    talks = [(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
-    path.write_text(json.dumps([{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in talks]))
+    pairs = [(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
+    path.write_text(json.dumps([{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs]))
     return path
 
 

@@ -1,4 +1,4 @@
-"""How processes and steps end: signals, closed pipes, kills in the worst moment, and what a user's script leaves to the end."""
+"""How processes and steps end: signals, closed pipes, kills at the worst moment, what user scripts leave behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation while training: what it measures, which checkpoints stay, when the training ends."""
+"""Evaluation during training: its loss, the checkpoints kept, early stopping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fused pieces and the layers made of them, against plain transformers and peft with autograd alone."""
+"""Fused operations and patched layers, compared with plain transformers and peft under autograd."""
 
 import copy
 from types import SimpleNamespace

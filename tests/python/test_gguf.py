@@ -1,4 +1,4 @@
-"""GGUF files: equal to llama.cpp's own, equal to the model's weights by other readers, and refused where they cannot be."""
+"""GGUF files: equal to llama.cpp's, equal to the model's weights in other readers, or refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def converted(summary: dict[str, Any], runs: Path) -> list[Path]:
 
 
 def stored(weights: torch.Tensor, kind: str) -> np.ndarray:
-    """What a reader gets back of weights in a number format, computed apart from the writer."""
+    """What a reader gets from weights of a type, computed independently of the writer."""
     numbers = weights.float()
     if kind == "F16":
         numbers = numbers.half().float()

@@ -1,4 +1,4 @@
-"""Importing for a step: what it leaves out, and that nothing of it stays behind."""
+"""The imports of a step: what is left out, and that the changes are undone."""
 
 import gc
 import json
@@ -94,8 +94,8 @@ print(json.dumps(seen))
 
 def test_a_training_does_not_load_what_it_does_not_use(tmp_path):
     data = tmp_path / "data.json"
-    talk = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This."}]
-    data.write_text(json.dumps([{"messages": talk}] * 2), encoding="utf-8")
+    messages = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This."}]
+    data.write_text(json.dumps([{"messages": messages}] * 2), encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", UNUSED, data, tmp_path / "runs"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])

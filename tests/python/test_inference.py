@@ -1,4 +1,4 @@
-"""Inference: answers are the model's own, prompts come in every form, and faults in them are named."""
+"""Inference: answers equal the model's own, prompts of every form, errors in prompts."""
 
 from __future__ import annotations
 

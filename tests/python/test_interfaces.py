@@ -1,4 +1,4 @@
-"""The binary, the Python module and the Rust crate are one thing with one set of names; each is run from outside the checkout."""
+"""The binary, the Python module and the Rust crate have the same names and results; each runs outside of the checkout."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ def test_a_host_s_other_threads_keep_their_streams(runs: Path, tmp_path: Path, c
     (tmp_path / "mine.py").write_text("import time\ndef run(params, session):\n    print('of the step')\n    time.sleep(0.5)\n")
     ready, go = threading.Event(), threading.Event()
 
-    def talk() -> None:
+    def print_line() -> None:
         ready.set()
         go.wait()
         print("of the host")
 
-    thread = threading.Thread(target=talk)
+    thread = threading.Thread(target=print_line)
     thread.start()
     ready.wait()
     threading.Timer(0.25, go.set).start()

@@ -1,4 +1,4 @@
-"""Where an adapter comes from, and what it forgets on its way."""
+"""The lineage of an adapter, and what it forgets over its stages."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def base(tmp_path: Path) -> Path:
 @pytest.fixture
 def stages(tmp_path: Path) -> list[Path]:
     """Three data sets that have little in common."""
-    talks = ("first", "It is one."), ("second", "They are two, or so."), ("third", "Three of a kind!")
-    return [write(tmp_path / f"{name}.json", [(f"The {name}, {i}?", answer) for i in range(4)]) for name, answer in talks]
+    answers = ("first", "It is one."), ("second", "They are two, or so."), ("third", "Three of a kind!")
+    return [write(tmp_path / f"{name}.json", [(f"The {name}, {i}?", answer) for i in range(4)]) for name, answer in answers]
 
 
 def sha256(path: Path) -> str:

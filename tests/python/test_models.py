@@ -1,4 +1,4 @@
-"""Models: the one made on the spot, every family's loading, adapters and merging, and what is refused."""
+"""Models: the built-in one, loading of every family, adapters and merging, refused models."""
 
 from __future__ import annotations
 

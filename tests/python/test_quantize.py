@@ -1,4 +1,4 @@
-"""Quantizing: the new folder is smaller, loads with plain transformers, and still knows its answers."""
+"""Quantization: the new folder is smaller, loads with plain transformers, and gives the trained answers."""
 
 from __future__ import annotations
 

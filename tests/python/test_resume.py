@@ -1,4 +1,4 @@
-"""What was interrupted goes on: killed, stopped or damaged, a training ends in the bytes of one that nobody disturbed."""
+"""Resuming: a training that was killed, stopped or damaged ends with the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ OUTPUT = {"finetune_full": "model/model.safetensors", "finetune_lora": "adapter/
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve conversations of different lengths."""
     path = tmp_path_factory.mktemp("data") / "few.json"
-    talks = [(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
-    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in talks]
+    pairs = [(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
+    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs]
     path.write_text(json.dumps(rows))
     return path
 

@@ -1,4 +1,4 @@
-"""The loss at target tokens alone, against transformers' own: same number, same gradients."""
+"""The loss at target tokens only, compared with transformers' loss: same value, same gradients."""
 
 import copy
 

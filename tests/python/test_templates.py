@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from engine import SHARED, assistant, model_folder, prepare, target_texts, user, with_template
+from data_engine import SHARED, assistant, model_folder, prepare, target_texts, user, with_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from engine import SHARED, assistant, model_folder, prepare, user
+from data_engine import SHARED, assistant, model_folder, prepare, user
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer

@@ -1,4 +1,4 @@
-"""Fine-tuning as a user meets it: what is learned, what is saved, what is refused, what the figures say."""
+"""Fine-tuning from the outside: what is learned, saved, refused and reported."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def encoded(dataset):
     return [Row(row.input_ids.copy(), row.labels.copy()) for row in rows]
 
 
-def talk(question, answer):
+def conversation(question, answer):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
@@ -54,13 +54,13 @@ def tokenizer():
 @pytest.fixture
 def few(tmp_path):
     """Eleven conversations of different lengths."""
-    return write(tmp_path / "few.json", [talk(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(11)])
+    return write(tmp_path / "few.json", [conversation(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(11)])
 
 
 @pytest.fixture
 def same(tmp_path):
     """Four times one conversation: whichever is trained on or held out, its loss can be computed."""
-    return write(tmp_path / "same.json", [talk("What is it?", "A pipeline, written twice.")] * 4)
+    return write(tmp_path / "same.json", [conversation("What is it?", "A pipeline, written twice.")] * 4)
 
 
 def folder(runs, summary, kind):
@@ -131,7 +131,7 @@ def test_full_fine_tune_learns_and_its_folder_is_a_model_like_the_first(runs, da
     mean = sum(r["loss"] * n for r, n in zip((r for r in records if "loss" in r), covered, strict=True)) / steps
     assert mean == pytest.approx(figures["train_loss"], rel=1e-5)
 
-    # transformers loads it, in the base's number format, with the stop set and the template; nothing is pickled
+    # transformers loads it, in the base's dtype, with the stop set and the template; nothing is pickled
     model = AutoModelForCausalLM.from_pretrained(saved)
     tokenizer = AutoTokenizer.from_pretrained(saved)
     assert {tokenizer.decode(token) for token in model.generation_config.eos_token_id} == ENDS
@@ -430,7 +430,7 @@ def run_training(model, tokenizer, samples, folder, held_out=(), loraplus_ratio=
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory):
     """Twelve rows of different lengths."""
-    conversations = [talk(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
+    conversations = [conversation(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
     return encoded(write(tmp_path_factory.mktemp("samples") / "data.json", conversations))
 
 
@@ -772,7 +772,7 @@ def test_an_epoch_has_every_row_exactly_once_in_steps_of_batch_times_accumulatio
     tmp_path_factory, tokenizer, rows, batch, accumulation, epochs, budget, packing
 ):
     folder = tmp_path_factory.mktemp("s")
-    samples = encoded(write(folder / "data.json", [talk("q", "a " * (1 + i % 4)) for i in range(rows)]))
+    samples = encoded(write(folder / "data.json", [conversation("q", "a " * (1 + i % 4)) for i in range(rows)]))
     for i, sample in enumerate(samples):
         sample.input_ids[0] = i  # the row's name
     seen = []

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pyrust_nn import InputError, SetupError
 from pyrust_nn.cpu.packed_attention import PACKED_ATTENTION, can_pack, rows_attention
+from pyrust_nn.models.sources import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def check_compiler(device: torch.device) -> None:
     except Exception as cause:
         raise SetupError(
             "compile is on, and torch.compile failed on a small test function; it needs a C++ compiler and Python's headers "
-            f"(on Debian and Ubuntu: apt install g++ python3-dev). Install them, or turn compile off. The error was: {_first_line(cause)}"
+            f"(on Debian and Ubuntu: apt install g++ python3-dev). Install them, or turn compile off. The error was: {first_line(cause)}"
         ) from cause
     finally:
         torch.compiler.reset()
@@ -94,7 +95,3 @@ def _uncompiled_attention(*args: Any, row_lengths: _HiddenLengths | None = None,
     lengths = row_lengths.lengths if row_lengths else None
     kwargs["row_lengths"] = lengths
     return rows_attention(*args, **kwargs)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Small data sets put through the data engine, as the tests want them."""
+"""Prepares small data sets by the native data engine for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Conversation = dict[str, Any]
 
 @dataclass
 class Prepared:
-    """What became of a data set: its report, and its rows in memory."""
+    """A prepared data set: its report, and its rows in memory."""
 
     report: dict[str, Any]
     samples: list[Row]
@@ -76,13 +76,13 @@ def system(content: str) -> dict[str, Any]:
     return {"role": "system", "content": content}
 
 
-def stretches(sample: Row) -> list[tuple[int, int]]:
-    """[(first, last + 1)] of each stretch of targets."""
+def target_spans(sample: Row) -> list[tuple[int, int]]:
+    """[(first, last + 1)] of each span of targets."""
     mask = [0, *(sample.labels != -100).astype(int).tolist(), 0]
     edges = [i - 1 for i in range(1, len(mask)) if mask[i] != mask[i - 1]]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def target_texts(tokenizer: Any, sample: Row) -> list[str]:
-    """The text of each stretch of targets."""
-    return [tokenizer.decode(sample.input_ids[a:b]) for a, b in stretches(sample)]
+    """The text of each span of targets."""
+    return [tokenizer.decode(sample.input_ids[a:b]) for a, b in target_spans(sample)]
