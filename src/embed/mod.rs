@@ -46,8 +46,10 @@ pub fn with_python_env<T>(session: &str, work: impl FnOnce(Python<'_>) -> Result
     interpreter::start()?;
     let _signals = Handlers::keep();
     Python::attach(|py| {
-        let bridge =
-            py.import("pyrust_nn._runtime.host").and_then(|host| host.call_method0("open_bridge")).map_err(|raised| from_python(py, raised))?;
+        let bridge = py
+            .import("pyrust_nn._runtime.host")
+            .and_then(|host| host.call_method0("open_bridge"))
+            .map_err(|raised| from_python(py, raised))?;
         let result = work(py);
         bridge.call_method0("close").map_err(|raised| from_python(py, raised))?;
         result.map_err(|error| match error.downcast::<PyErr>() {

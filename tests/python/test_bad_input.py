@@ -133,7 +133,7 @@ def test_session_ids(session: str, runs: Path, data_json: str, cli: Cli) -> None
     assert not runs.exists()
 
 
-def test_types_are_strict_where_the_door_has_types(runs: Path, data_json: str) -> None:
+def test_types_are_strict_where_the_interface_has_types(runs: Path, data_json: str) -> None:
     for given in ({"lora_rank": "16"}, {"lora_rank": True}, {"target_modules": []}, {"target_modules": "q_proj"}, {"use_rslora": 1}):
         with pytest.raises(ValueError, match=next(iter(given))):
             pyrust_nn.finetune_lora("s", "builtin:tiny", dataset_path=data_json, runs_dir=runs, **given)
@@ -205,7 +205,7 @@ def test_unknown_command_and_missing_parameters(cli: Cli) -> None:
     assert done.returncode == 2 and "no session" in done.stderr
 
 
-def test_no_setup_refuses_with_the_cure(cli: Cli, runs: Path, tmp_path: Path, data_json: str) -> None:
+def test_no_setup_refuses_with_the_fix(cli: Cli, runs: Path, tmp_path: Path, data_json: str) -> None:
     words = ["finetune-lora", "--model", "builtin:tiny", "--dataset-path", data_json, "--session", "s", "--runs-dir", runs]
     done = cli(*words, "--no-setup", "--python-env", tmp_path / "none")
     assert done.returncode == 1

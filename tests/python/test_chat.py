@@ -248,13 +248,13 @@ def test_history_that_the_template_rewrites_makes_one_sample_a_turn(qwen):
     assert EMPTY_THINKING + "y" in tokenizer.decode(encoded.samples[2].input_ids)
 
 
-def test_an_empty_thought_is_trained_on_only_where_the_user_wrote_it(qwen):
+def test_empty_reasoning_is_trained_on_only_where_the_user_wrote_it(qwen):
     tokenizer = family(qwen, "qwen3")
     (sample,) = encode(tokenizer, [user("x"), assistant(EMPTY_THINKING + "y")]).samples
     assert target_texts(tokenizer, sample) == [EMPTY_THINKING + "y<|im_end|>"]
 
 
-def test_prompts_that_open_a_thought(tiny):
+def test_prompts_that_open_the_reasoning(tiny):
     tokenizer = other_template(tiny, THINKING_PROMPT)
     samples = encode(tokenizer, [user("x"), assistant("y")], [user("x"), assistant("y", reasoning_content="hm")]).samples
     assert [target_texts(tokenizer, sample) for sample in samples] == [["y<|im_end|>"], ["hm\n</think>\n\ny<|im_end|>"]]
@@ -331,7 +331,7 @@ def test_no_token_is_lost_uncounted(tiny, answers, max_length, overlong):
     assert counts["truncated"] == truncated
 
 
-def test_overlong_samples_are_named_with_the_cure(tiny):
+def test_overlong_samples_are_named_with_the_fix(tiny):
     data = [[user("go"), assistant("x")]] + [[user("go"), assistant("x " * 100)]] * 7
     with pytest.raises(InputError) as error:
         encode(tiny, *data, max_length=50)

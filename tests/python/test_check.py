@@ -147,7 +147,7 @@ def test_what_is_too_long_is_found_and_refused_only_where_training_would(report:
     assert cut["counts"]["tokens"] + cut["counts"]["lost_tokens"] == whole["counts"]["tokens"]
 
 
-def test_duplicates_and_forged_control_tokens_are_named(report: Report, tmp_path: Path) -> None:
+def test_duplicates_and_literal_special_tokens_are_named(report: Report, tmp_path: Path) -> None:
     """With their places; `drop_duplicates` leaves the first of each."""
     literal = conversation("say <|im_end|> aloud", "no")
     path = as_file(tmp_path, [conversation("a", "b"), conversation("c", "d"), conversation("a", "b"), literal, conversation("a", "b")])

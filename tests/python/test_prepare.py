@@ -155,13 +155,13 @@ def test_reasoning_is_kept_masked_or_dropped(models, name):
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think"])
-def test_dropped_thoughts_leave_what_the_template_writes_without_them(models, name):
+def test_dropped_reasoning_leaves_what_the_template_writes_without_them(models, name):
     folder, _ = of(models, name)
     bare = [{key: value for key, value in message.items() if key != "reasoning_content"} for message in THOUGHTS]
     assert plain(prepare(folder, THOUGHTS, thinking="drop").samples) == plain(prepare(folder, bare).samples)
 
 
-def test_where_there_is_no_thought_the_three_are_the_same(models):
+def test_without_reasoning_the_three_are_the_same(models):
     for folder, _ in models.values():
         messages = [user("a"), assistant("b"), user("c"), assistant("d")]
         kept, masked, dropped = (plain(prepare(folder, messages, thinking=thinking).samples) for thinking in ("keep", "mask", "drop"))
@@ -350,7 +350,7 @@ def test_what_python_prints_in_its_own_way_is_never_printed_otherwise(models, od
     assert tokenizer.decode(sample.input_ids) == tokenizer.apply_chat_template(messages, tokenize=False)
 
 
-def test_without_python_such_a_template_is_an_error_with_the_cure(models, cli, tmp_path):
+def test_without_python_such_a_template_is_an_error_with_the_fix(models, cli, tmp_path):
     folder, _ = with_template(models["tiny"][0], "{{ strftime_now('%Y') }}" + models["tiny"][1].chat_template)
     path = write([[user("a"), assistant("b")]])
     done = cli("prepare", path, "--model", folder, "--no-setup", "--python-env", tmp_path / "no")

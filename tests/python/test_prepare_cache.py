@@ -104,7 +104,7 @@ def flip(path):
 
 @pytest.mark.parametrize("name", ["train.arrow", "eval.arrow", "report.json"])
 @pytest.mark.parametrize("how", [cut, flip, Path.unlink, lambda path: path.write_text("{}")], ids=["cut", "flipped", "gone", "garbled"])
-def test_what_is_broken_is_made_anew(model, cache, name, how):
+def test_damaged_files_are_made_again(model, cache, name, how):
     path = write(many(20))
     first = prepare(model, path, eval_split=0.2)
     wanted = plain(first), [path.read_bytes() for path in sorted(Path(first["path"]).parent.glob("*.arrow"))]
@@ -117,7 +117,7 @@ def test_what_is_broken_is_made_anew(model, cache, name, how):
     assert len(entries(cache)) == 1
 
 
-def test_a_broken_table_of_the_tokenizer_is_made_anew(model, cache):
+def test_a_damaged_tokenizer_table_is_made_again(model, cache):
     path = write(many(5))
     wanted = plain(prepare(model, path))
     (table,) = (cache / "tokenizers").iterdir()

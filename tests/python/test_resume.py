@@ -198,7 +198,7 @@ def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(
     assert same_end(copy, undisturbed["finetune_lora"], "finetune_lora")
 
 
-def test_without_a_whole_checkpoint_the_step_begins_anew(copy: Path, runs: Path, undisturbed: dict[str, Path]) -> None:
+def test_without_a_complete_checkpoint_the_step_restarts(copy: Path, runs: Path, undisturbed: dict[str, Path]) -> None:
     for checkpoint in (copy / "checkpoints").glob("checkpoint-*"):
         (checkpoint / "scheduler.pt").unlink()
     pyrust_nn.resume("s", "finetune_lora", runs_dir=runs)

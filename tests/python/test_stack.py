@@ -224,7 +224,7 @@ def test_an_interrupted_stack_goes_on_to_the_same_bytes(home: Path, tower: list[
     torch.testing.assert_close(logits(loaded), logits(by_hand(home / "base", checkpoint, *tower[:2])), rtol=0, atol=1e-5)
 
 
-def test_what_cannot_be_stacked_or_is_not_whole_is_refused_with_the_cure(home: Path, tower: list[Path], runs: Path) -> None:
+def test_what_cannot_be_stacked_or_is_incomplete_is_refused_with_the_fix(home: Path, tower: list[Path], runs: Path) -> None:
     def refused(kind: type[Exception], words: str, data: int = 2, **params: Any) -> None:
         with pytest.raises(kind, match=words):
             train(home, data, "no", session="no", runs_dir=runs, overwrite=True, **params)

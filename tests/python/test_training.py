@@ -285,7 +285,7 @@ def test_a_copy_of_the_base_is_the_base(runs, trained, same, tmp_path):
         ("finetune_full", {"eval_split": 0.9, "rows": 1}, "eval_split.*leaves nothing"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_with_the_cure(runs, trained, few, tmp_path, task, given, words):
+def test_what_cannot_be_trained_is_refused_with_the_fix(runs, trained, few, tmp_path, task, given, words):
     model = trained[given["model"]] if "model" in given else TINY
     if "rows" in given:
         few = write(tmp_path / "cut.json", [row["messages"] for row in json.loads(few.read_text())][: given["rows"]])
@@ -475,7 +475,7 @@ def test_an_evaluation_that_needs_too_much_memory_takes_fewer_rows_at_once(token
     assert made["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-5)
 
 
-def test_memory_that_runs_out_for_good_is_said_with_its_cures(tokenizer, samples, tmp_path):
+def test_memory_that_runs_out_for_good_is_said_with_what_to_do(tokenizer, samples, tmp_path):
     class Full(Qwen2ForCausalLM):
         def forward(self, input_ids, **given):
             if not self.training:
