@@ -29,11 +29,17 @@ fn interpreter() {
 fn carry_files() {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     let mut paths: Vec<String> = ["data.json", "pipeline.toml", "pyproject.toml", "requirements.txt"].map(String::from).to_vec();
-    for folder in ["python/pyrust_nn", "scripts"] {
+    let mut folders = vec!["python/pyrust_nn".to_string(), "scripts".to_string()];
+    while let Some(folder) = folders.pop() {
         println!("cargo:rerun-if-changed={folder}");
-        let entries = fs::read_dir(Path::new(&root).join(folder)).expect("the folder is part of the project");
-        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        paths.extend(names.filter(|name| name.ends_with(".py")).map(|name| format!("{folder}/{name}")));
+        for entry in fs::read_dir(Path::new(&root).join(&folder)).expect("the folder is part of the project").flatten() {
+            let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+            if entry.path().is_dir() {
+                folders.push(path);
+            } else if path.ends_with(".py") {
+                paths.push(path);
+            }
+        }
     }
     paths.sort();
     let rows: String = paths

@@ -36,7 +36,7 @@ def make_model(folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from pyrust_nn.tiny import tiny_model_folder
+    from pyrust_nn.models.tiny import tiny_model_folder
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder())
     torch.manual_seed(0)

@@ -72,14 +72,14 @@ def make(
 def encoded(folder: Path) -> tuple[list[dict[str, list[int]]], PreparedDataset]:
     """The rows as plain lists, in the order of the data set, and their counts."""
     import pyrust_nn
-    from pyrust_nn.rows import Rows
+    from pyrust_nn.training.rows import PreparedRows
 
     prepared = pyrust_nn.prepare_dataset(folder / "model", dataset_path=folder / "data.json", max_length=MAX_LENGTH)
-    return [{"input_ids": s.input_ids.tolist(), "labels": s.labels.tolist()} for s in Rows(prepared["path"])], prepared
+    return [{"input_ids": s.input_ids.tolist(), "labels": s.labels.tolist()} for s in PreparedRows(prepared["path"])], prepared
 
 
 def in_order(rows: list[Any]) -> list[Any]:
     """Rows as our first epoch has them."""
-    from pyrust_nn.trainer import EpochSampler
+    from pyrust_nn.training.trainer import EpochSampler
 
     return [rows[index] for index in EpochSampler(rows, SEED)]

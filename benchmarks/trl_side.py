@@ -30,7 +30,7 @@ def run(task: str, folder: Path, setting: str = BATCHES, device: str = "cpu") ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from pyrust_nn.callbacks import ETACallback
+    from pyrust_nn.training.callbacks import ETACallback
 
     rows, prepared = encoded(folder)
     cpu = device == "cpu"

@@ -1,15 +1,19 @@
-"""Full fine-tuning: every weight of the model learns from the conversations.
+"""Full fine-tuning: trains every weight of the model on the conversations.
 
-In: a model and a data set. Out: `model/`, a model folder like the one that came in.
+Input: a model and a data set. Output: `model/`, a model folder like the input.
 """
 
 import torch
 
 from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
-from pyrust_nn.models import is_adapter, load_model, model_folder, stored_dtype
-from pyrust_nn.saving import TokenizerFiles, save_model, set_stop_tokens
-from pyrust_nn.training import DTYPE_NAMES, load_data, model_config, prepare, train
+from pyrust_nn.models.devices import dtype_name
+from pyrust_nn.models.loading import load_model, stored_dtype
+from pyrust_nn.models.saving import save_model, set_stop_tokens
+from pyrust_nn.models.sources import is_adapter, model_folder
+from pyrust_nn.models.tokenizers import TokenizerFiles
+from pyrust_nn.training.loop import train
+from pyrust_nn.training.preparation import initialize_training, load_data, model_config
 
 
 def run(params, session):
@@ -19,25 +23,25 @@ def run(params, session):
             f"{params.model} is a LoRA adapter, which has no weights of its own to fine-tune in full; merge it first "
             "(task merge) and give the merged folder as model, or continue it with finetune_lora and checkpoint_lora"
         )
-    device, dtype = prepare(params)
+    device, dtype = initialize_training(params)
 
-    # What can be refused is refused before any weight is loaded.
-    tokenizer = TokenizerFiles.of(params.model)
+    # Invalid input is refused before any weight is loaded.
+    tokenizer = TokenizerFiles.from_model(params.model)
     session.depends_on("model", model_folder(params.model))
     config = model_config(params.model)
     if getattr(config, "quantization_config", None):
         raise InputError(
-            f"{params.model} is quantized, and quantized weights cannot be trained; give the model that it was made "
-            "from, or train an adapter on it with finetune_lora"
+            f"{params.model} is quantized, and quantized weights cannot be trained; give the model from which it "
+            "was quantized, or train an adapter on it with finetune_lora"
         )
     data = load_data(params, config)
 
-    # The weights that learn are fp32 whatever `dtype` is; see pyrust_nn.training.
+    # Trained weights are fp32 in every `dtype`; see pyrust_nn.training.loop.
     model = load_model(params.model, device=device, dtype=torch.float32)
     set_stop_tokens(model.generation_config, tokenizer)
     metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype, checkpoint=session.checkpoint)
 
-    # The new folder is as large as the old one, unless another dtype was asked for.
+    # The output has the dtype of the input, unless another one was requested.
     saved = stored_dtype(params.model) if params.dtype == "auto" else dtype
     with atomic_folder(session.step_folder / "model") as folder:
         save_model(model.to(saved), tokenizer, folder)
@@ -45,5 +49,5 @@ def run(params, session):
     return {
         "outputs": {"model": "model"},
         "metrics": metrics,
-        "params": {"device": str(device), "dtype": DTYPE_NAMES[dtype]},
+        "params": {"device": str(device), "dtype": dtype_name(dtype)},
     }

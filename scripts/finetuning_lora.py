@@ -1,8 +1,7 @@
-"""LoRA fine-tuning: the model stays as it is, and small matrices beside its linear layers learn.
+"""LoRA fine-tuning: the model is frozen, and small matrices beside its linear layers are trained.
 
-In: a model, a data set, and perhaps an adapter to go on from (`checkpoint_lora`): the same one learns on, or a new one
-beside it (`checkpoint_mode`). Out: `adapter/`, for peft.
-With `load_in_4bit` the model's own weights are held in nf4 (QLoRA).
+Input: a model, a data set, and optionally an adapter (`checkpoint_lora`), which is continued or gets a new adapter stacked
+on it (`checkpoint_mode`). Output: `adapter/`, for peft. With `load_in_4bit` the model's own weights are held in nf4 (QLoRA).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +12,20 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_mode
 
 from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
-from pyrust_nn.forgetting import ForgettingTable
-from pyrust_nn.lineage import check_lineage, read_lineage, same_weights, weights_hash, write_lineage
-from pyrust_nn.models import adapter_base, is_adapter, load_model, lora_target_modules, model_folder
-from pyrust_nn.rows import row_options
-from pyrust_nn.saving import TokenizerFiles, save_model, set_stop_tokens
-from pyrust_nn.stack import add_parents, check_stackable, parent_folders
-from pyrust_nn.training import DTYPE_NAMES, load_data, model_config, prepare, train
+from pyrust_nn.models.devices import dtype_name
+from pyrust_nn.models.lineage import check_lineage, read_lineage, same_weights, weights_hash, write_lineage
+from pyrust_nn.models.loading import load_model
+from pyrust_nn.models.lora_targets import lora_target_modules
+from pyrust_nn.models.saving import save_model, set_stop_tokens
+from pyrust_nn.models.sources import adapter_base, is_adapter, model_folder
+from pyrust_nn.models.stack import add_parents, check_stackable, parent_folders
+from pyrust_nn.models.tokenizers import TokenizerFiles
+from pyrust_nn.training.forgetting import ForgettingTable
+from pyrust_nn.training.loop import train
+from pyrust_nn.training.preparation import initialize_training, load_data, model_config
+from pyrust_nn.training.rows import row_options
 
-# Unset parameters mean the continued adapter's own, else these. The modules are models.lora_target_modules's.
+# An unset parameter is the continued adapter's, else one of these. The default modules are those of `lora_target_modules`.
 RANK, ALPHA, DROPOUT = 8, 32, 0.05
 
 
@@ -29,14 +33,14 @@ def run(params, session):
     """Train, save, report."""
     if is_adapter(params.model):
         raise InputError(
-            f"{params.model} is itself a LoRA adapter; to go on training it give its base as model and the adapter as "
-            "checkpoint_lora (checkpoint_mode stack builds a new adapter on top), or merge it first (task merge)"
+            f"{params.model} is itself a LoRA adapter; to continue training it, give its base as model and the adapter as "
+            "checkpoint_lora (checkpoint_mode stack trains a new adapter on top of it), or merge it first (task merge)"
         )
-    device, dtype = prepare(params)
+    device, dtype = initialize_training(params)
 
-    # What can be refused is refused before any weight is loaded.
-    parents, lora = starting_point(params)
-    tokenizer = TokenizerFiles.of(params.model)
+    # Invalid input is refused before any weight is loaded.
+    parents, lora = starting_adapters(params)
+    tokenizer = TokenizerFiles.from_model(params.model)
     session.depends_on("model", model_folder(params.model))
     for number, parent in enumerate(parents, 1):
         session.depends_on(f"parent {number} of checkpoint_lora", parent)
@@ -46,7 +50,7 @@ def run(params, session):
     model = load_model(params.model, device=device, dtype=dtype, load_in_4bit=params.load_in_4bit)
     set_stop_tokens(model.generation_config, tokenizer)
     if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # `train` turns it on if asked
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # `train` turns it on if requested
     if lora is not None:
         model = PeftModel.from_pretrained(model, params.checkpoint_lora, is_trainable=True, config=lora)
     else:
@@ -58,8 +62,8 @@ def run(params, session):
     earlier = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
     forgetting = ForgettingTable(earlier, params.model, device, dtype)
     forgetting.measure(model, "before")
-    with ThreadPoolExecutor(1) as beside:  # hashing a large base takes as long as reading it
-        base_hash = beside.submit(weights_hash, model_folder(params.model))
+    with ThreadPoolExecutor(1) as executor:  # hashing a large base takes as long as reading it
+        base_hash = executor.submit(weights_hash, model_folder(params.model))
         metrics = train(
             model,
             tokenizer,
@@ -84,7 +88,7 @@ def run(params, session):
         "result": {"forgetting": forgetting.rows} if earlier else None,
         "params": {
             "device": str(device),
-            "dtype": DTYPE_NAMES[dtype],
+            "dtype": dtype_name(dtype),
             "lora_rank": lora.r,
             "lora_alpha": lora.lora_alpha,
             "lora_dropout": lora.lora_dropout,
@@ -95,12 +99,12 @@ def run(params, session):
     }
 
 
-def starting_point(params):
-    """The folders of the frozen parents, and the configuration of the adapter that learns on (None for a new one)."""
+def starting_adapters(params):
+    """The folders of the frozen parents, and the configuration of the adapter that is continued (None for a new one)."""
     checkpoint = params.checkpoint_lora
     if not checkpoint:
         if params.checkpoint_mode == "stack":
-            raise InputError("checkpoint_mode stack needs an adapter to stack upon; give it as checkpoint_lora")
+            raise InputError("checkpoint_mode stack needs an adapter to stack on; give it as checkpoint_lora")
         return [], None
     lora = checkpoint_config(params)
     folder = Path(checkpoint)
@@ -108,7 +112,7 @@ def starting_point(params):
         return parent_folders(folder), lora
     if params.use_dora:
         raise InputError(
-            "use_dora does not go with checkpoint_mode stack: DoRA scales the base's weights, not what the parents make of them; "
+            "use_dora cannot be combined with checkpoint_mode stack: DoRA scales the base's weights without the parents' changes; "
             "merge the parents first (task merge), or leave use_dora out"
         )
     check_stackable(folder)
@@ -116,7 +120,7 @@ def starting_point(params):
 
 
 def new_config(params, model):
-    """What is asked for, else the published defaults."""
+    """The configuration of a new adapter: the parameters, else the published defaults."""
     if params.target_modules:
         layers = (torch.nn.Linear, torch.nn.Embedding)
         possible = {name for name, module in model.named_modules() if isinstance(module, layers)}
@@ -136,16 +140,16 @@ def new_config(params, model):
 
 
 def checkpoint_config(params):
-    """The checkpoint's own configuration, if it has this base and, to be continued, fits what was asked for."""
+    """The configuration of `checkpoint_lora`. Raises InputError if its base differs, or if it is continued and the parameters differ."""
     checkpoint = params.checkpoint_lora
     if not is_adapter(checkpoint):
-        raise InputError(f"checkpoint_lora: {checkpoint} is not a LoRA adapter (it has no adapter_config.json)")
+        raise InputError(f"checkpoint_lora: {checkpoint} is not a LoRA adapter (it has no adapter_config.json); give the folder of one")
     lora = PeftConfig.from_pretrained(checkpoint)
     if lora.peft_type != "LORA":
-        raise InputError(f"checkpoint_lora: {checkpoint} is an adapter of type {lora.peft_type}, not LoRA")
+        raise InputError(f"checkpoint_lora: {checkpoint} is an adapter of type {lora.peft_type}, not LoRA; give a LoRA adapter")
     base = adapter_base(checkpoint)
     if not same_weights(base, params.model):
-        raise InputError(f"checkpoint_lora: {checkpoint} was trained on {base}, and {params.model} has other weights; give {base} as model")
+        raise InputError(f"checkpoint_lora: {checkpoint} was trained on {base}, but {params.model} has other weights; give {base} as model")
     check_lineage(checkpoint, params.model)
     if params.checkpoint_mode == "stack":
         return lora
@@ -162,9 +166,9 @@ def checkpoint_config(params):
     ]
     if differing:
         raise InputError(
-            f"checkpoint_lora: {checkpoint} cannot be continued so: {'; '.join(differing)}. "
-            "Set them as the checkpoint has them (rank, alpha and modules may be left out), start a new adapter, or set "
-            "checkpoint_mode to stack for a new one beside it"
+            f"checkpoint_lora: {checkpoint} cannot be continued with these parameters: {'; '.join(differing)}. "
+            "Set them as in the checkpoint (rank, alpha and modules may be left out), start a new adapter, or set "
+            "checkpoint_mode to stack for a new one on top of it"
         )
     if params.lora_dropout is not None:
         lora.lora_dropout = params.lora_dropout
@@ -172,7 +176,7 @@ def checkpoint_config(params):
 
 
 def this_stage(params, digest):
-    """This training's entry in lineage.json; `digest` is that of its data set."""
+    """This training's entry in lineage.json. `digest` is that of its data set."""
     paths = params.dataset_path if isinstance(params.dataset_path, list) else [params.dataset_path]
     return {
         "dataset_path": [str(Path(path).absolute()) for path in paths],
@@ -183,5 +187,5 @@ def this_stage(params, digest):
 
 
 def module_names(target_modules):
-    """A sorted list, or the pattern that peft also takes."""
+    """`target_modules` as a sorted list, or as it is if it is a pattern (peft allows both)."""
     return target_modules if isinstance(target_modules, str) else sorted(target_modules)

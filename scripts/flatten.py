@@ -1,23 +1,21 @@
-"""Flatten: stacked adapters become one adapter that computes the same, and that peft loads without the others.
+"""Flatten: converts stacked adapters to one adapter that computes the same and that peft loads alone.
 
-In: an adapter with its parents. Out: `adapter/`, its rank the sum of theirs. An adapter that stands alone stays as it is.
+Input: an adapter with its parents. Output: `adapter/`, whose rank is the sum of theirs. An adapter without parents is copied.
 """
-
-import json
-import shutil
 
 from safetensors.torch import save_file
 
-from pyrust_nn.files import atomic_folder
-from pyrust_nn.flattening import flattened
-from pyrust_nn.lineage import read_lineage, write_lineage
-from pyrust_nn.saving import TokenizerFiles, save_tokenizer
-from pyrust_nn.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE, checked_adapter_folder, read_json
-from pyrust_nn.stack import parent_folders
+from pyrust_nn.files import atomic_folder, copy_file, write_json
+from pyrust_nn.models.flattening import flatten_adapters
+from pyrust_nn.models.lineage import read_lineage, write_lineage
+from pyrust_nn.models.saving import save_tokenizer
+from pyrust_nn.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE, checked_adapter_folder, read_json
+from pyrust_nn.models.stack import parent_folders
+from pyrust_nn.models.tokenizers import TokenizerFiles
 
 
 def run(params, session):
-    """Join the pairs, save."""
+    """Join the pairs and save."""
     source = checked_adapter_folder(params.model)
     stack = [*parent_folders(source), source]
     session.progress(0, 1, "flattening")
@@ -25,21 +23,21 @@ def run(params, session):
         if len(stack) == 1:
             for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE):
                 if (source / name).is_file():
-                    shutil.copyfile(source / name, folder / name)
+                    copy_file(source / name, folder / name)
         else:
-            config, tensors = flattened(stack)
+            config, tensors = flatten_adapters(stack)
             save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-            (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            write_json(folder / ADAPTER_CONFIG, config)
             if lineage := read_lineage(params.model):
                 base = lineage["base"]
                 write_lineage(folder, base["model"], base["sha256"], parent=params.model, stages=lineage["stages"])
         if (source / "generation_config.json").is_file():
-            shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
-        save_tokenizer(TokenizerFiles.of(params.model), folder)
+            copy_file(source / "generation_config.json", folder / "generation_config.json")
+        save_tokenizer(TokenizerFiles.from_model(params.model), folder)
     session.progress(1, 1)
 
-    made = read_json(session.step_folder / "adapter" / ADAPTER_CONFIG)
+    config = read_json(session.step_folder / "adapter" / ADAPTER_CONFIG)
     return {
         "outputs": {"adapter": "adapter"},
-        "metrics": {"adapters": len(stack), "lora_rank": made["r"], "lora_alpha": made["lora_alpha"]},
+        "metrics": {"adapters": len(stack), "lora_rank": config["r"], "lora_alpha": config["lora_alpha"]},
     }

@@ -1,26 +1,28 @@
-"""Inference: the model answers prompts, one after the other.
+"""Inference: the model answers prompts one by one.
 
-In: a model folder, an adapter or a quantized folder, and prompts. Out: `answers.jsonl`, one line for each prompt,
-written as soon as it is answered, so an interrupted step keeps what it has.
+Input: a model folder, an adapter or a quantized folder, and prompts. Output: `answers.jsonl`, one line per prompt, written
+as soon as the prompt is answered, so that an interrupted step keeps its answers.
 """
 
 import copy
-import json
 import time
 
 import torch
 from transformers import TextStreamer
 
 from pyrust_nn import InputError
-from pyrust_nn.chat import ChatRenderer
-from pyrust_nn.models import dtype_name, load_model, pick_device, pick_dtype, position_limit, shared_tokenizer
-from pyrust_nn.prompts import read_prompts
-from pyrust_nn.saving import set_stop_tokens
+from pyrust_nn.chat.prompts import read_prompts
+from pyrust_nn.chat.renderer import ChatRenderer
+from pyrust_nn.files import open_json_lines
+from pyrust_nn.models.devices import dtype_name, pick_device, pick_dtype
+from pyrust_nn.models.loading import load_model, position_limit
+from pyrust_nn.models.saving import set_stop_tokens
+from pyrust_nn.models.tokenizers import shared_tokenizer
 
 
 def run(params, session):
-    """Ask every prompt; the result is the list of answers."""
-    # What can be refused is refused before any weight is loaded.
+    """Answer every prompt; the result is the list of answers."""
+    # Invalid input is refused before any weight is loaded.
     prompts = read_prompts(params.prompt, params.prompts_file)
     device = pick_device(params.device)
     tokenizer = shared_tokenizer(params.model)
@@ -31,22 +33,21 @@ def run(params, session):
     for index, ids in enumerate(encoded):
         if limit is not None and ids.shape[1] >= limit:
             raise InputError(
-                f"prompt {index} has {ids.shape[1]} tokens, and the model knows {limit} positions, so no room is left "
+                f"prompt {index} has {ids.shape[1]} tokens, and the model has {limit} positions, so no room is left "
                 "for an answer; shorten it"
             )
 
     answers = []
     session.progress(0, len(prompts))
-    with (session.step_folder / "answers.jsonl").open("w", encoding="utf-8") as file:
+    with open_json_lines(session.step_folder / "answers.jsonl") as append:
         for index, (messages, ids) in enumerate(zip(prompts, encoded, strict=True)):
             if len(prompts) > 1:
                 session.stream(f"> {messages[-1]['content']}\n")
             room = params.max_new_tokens if limit is None else min(params.max_new_tokens, limit - ids.shape[1])
             generation = generation_config(model.generation_config, tokenizer, params, room)
-            answer = {"messages": messages, **ask(model, tokenizer, ids.to(device), generation, params.seed, session)}
+            answer = {"messages": messages, **generate_answer(model, tokenizer, ids.to(device), generation, params.seed, session)}
             answers.append(answer)
-            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            file.flush()
+            append(answer)
             session.stream("\n\n" if len(prompts) > 1 else "\n")
             session.progress(index + 1, len(prompts))
 
@@ -66,14 +67,14 @@ def run(params, session):
 
 
 def encode(prompts, tokenizer):
-    """Each prompt's token ids, (1, length), up to where the answer begins."""
+    """Each prompt's token ids, [1, tokens], up to the beginning of the answer."""
     renderer = ChatRenderer(tokenizer)
     texts = [renderer.render(messages, f"[{index}]", prompt=True) for index, messages in enumerate(prompts)]
     return [tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"] for text in texts]
 
 
 def generation_config(own, tokenizer, params, max_new_tokens):
-    """The model's own way of generating, with what was asked for in its place."""
+    """The model's own generation config, changed by the parameters."""
     config = copy.deepcopy(own)
     config.max_length, config.max_new_tokens = None, max_new_tokens
     if params.temperature == 0:
@@ -82,7 +83,7 @@ def generation_config(own, tokenizer, params, max_new_tokens):
         given = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
         for name, value in given.items():
             if value is not None:
-                # Whoever says how to sample wants to sample.
+                # A sampling parameter implies sampling.
                 config.do_sample = True
                 setattr(config, name, value)
     set_stop_tokens(config, tokenizer)
@@ -91,10 +92,10 @@ def generation_config(own, tokenizer, params, max_new_tokens):
     return config
 
 
-def ask(model, tokenizer, ids, generation, seed, session):
-    """One answer. `completion_tokens` counts the token that ends it; `finish_reason` is `length` where none did."""
-    torch.manual_seed(seed)  # before each prompt, so an answer does not depend on the prompts before it
-    begun = time.perf_counter()
+def generate_answer(model, tokenizer, ids, generation, seed, session):
+    """One answer. `completion_tokens` includes the stop token; `finish_reason` is `length` if there was none."""
+    torch.manual_seed(seed)  # for each prompt, so that an answer does not depend on earlier prompts
+    started = time.perf_counter()
     with torch.inference_mode():
         output = model.generate(
             input_ids=ids,
@@ -108,19 +109,19 @@ def ask(model, tokenizer, ids, generation, seed, session):
         "finish_reason": "stop" if completion[-1] in generation.eos_token_id else "length",
         "prompt_tokens": ids.shape[1],
         "completion_tokens": len(completion),
-        "seconds": round(time.perf_counter() - begun, 3),
+        "seconds": round(time.perf_counter() - started, 3),
     }
 
 
 class TerminalStreamer(TextStreamer):
-    """Shows an answer word by word."""
+    """Writes an answer to the terminal word by word."""
 
     def __init__(self, tokenizer, session):
-        """The answer alone, without the prompt."""
+        """Skips the prompt."""
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.session = session
 
     def on_finalized_text(self, text, stream_end=False):
-        """Called with whole words."""
+        """Called with complete words."""
         if text:
             self.session.stream(text)

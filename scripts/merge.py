@@ -1,11 +1,13 @@
-"""Merge: an adapter and its base become one plain model that needs no peft.
+"""Merge: joins an adapter and its base into one plain model that needs no peft.
 
-In: an adapter. Out: `model/`, a model folder like the base's.
+Input: an adapter. Output: `model/`, a model folder like the base's.
 """
 
 from pyrust_nn.files import atomic_folder, folder_size
-from pyrust_nn.models import dtype_name, merged_model, pick_device, pick_dtype
-from pyrust_nn.saving import TokenizerFiles, save_model, set_stop_tokens
+from pyrust_nn.models.devices import dtype_name, pick_device, pick_dtype
+from pyrust_nn.models.merging import merged_model
+from pyrust_nn.models.saving import save_model, set_stop_tokens
+from pyrust_nn.models.tokenizers import TokenizerFiles
 
 
 def run(params, session):
@@ -14,7 +16,7 @@ def run(params, session):
     dtype = None if params.dtype == "auto" else pick_dtype(params.dtype, device)
 
     session.progress(0, 2, "merging")
-    tokenizer = TokenizerFiles.of(params.model)
+    tokenizer = TokenizerFiles.from_model(params.model)
     model = merged_model(params.model, device, dtype)
     set_stop_tokens(model.generation_config, tokenizer)
 

@@ -1,27 +1,125 @@
-"""Whole folders: made beside their place, brought to disk, renamed."""
+"""Every file that this package writes, so that a crash leaves no half-written one.
+
+Three ways: a file is written beside its place, synced and renamed (`write_text`, `write_json`, `write_bytes`); a folder
+is made beside its place and renamed when it is complete (`atomic_folder`, `new_cache_folder`); a log of answers grows line by
+line (`open_json_lines`). What other libraries write goes into a folder that is renamed afterwards.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pyrust_nn import _core
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the name `folder` when the block ends well, and goes away when it does not."""
-    made = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    """Yield an empty folder. It is synced and renamed to `folder` if the block succeeds, and removed if it fails."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
-        yield made
-        _core.publish_folder(str(made), str(folder))
+        yield partial
+        _core.publish_folder(str(partial), str(folder))
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def new_cache_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `folder`, for content that every process would make equal.
+
+    Several processes may do so at once: the first rename wins, and the others drop their copy. Raises OSError if the
+    parent folder cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp's 0o700 would keep out other users of a shared cache
+        try:
+            temporary.rename(folder)
+        except OSError:
+            # A folder cannot be renamed onto one that is not empty: another process was first.
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_cache_file(path: Path) -> Iterator[Path]:
+    """Yield a path for another library to write to; the file is renamed to `path` if the block succeeds.
+
+    It is not synced: what is in the cache can be made again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
+    try:
+        yield temporary / path.name
+        os.replace(temporary / path.name, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write `data` beside `path` and rename it: whoever opens `path` finds the old content or the new one, complete.
+
+    sync: wait until the data is on the disk. Not needed inside a folder that `atomic_folder` publishes, and for temporary files.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """`write_bytes` for text, as UTF-8."""
+    write_bytes(path, text.encode("utf-8"), sync=sync)
+
+
+def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    """`write_bytes` for a JSON document, indented by two spaces."""
+    write_text(path, json.dumps(value, indent=2) + "\n", sync=sync)
+
+
+@contextmanager
+def open_json_lines(path: Path) -> Iterator[Callable[[Any], None]]:
+    """Empty the file and yield a function that appends a value as one line of JSON.
+
+    Each line is flushed, so it survives the end of the process.
+    """
+    with path.open("w", encoding="utf-8") as file:
+
+        def append(value: Any) -> None:
+            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+            file.flush()
+
+        yield append
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content, into a folder that is published afterwards."""
+    shutil.copyfile(source, target)
+
+
+def replace_symlink(link: Path, target: str) -> None:
+    """Make `link` point to `target`, replacing an earlier link or file in one rename."""
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    os.replace(partial, link)
 
 
 def folder_size(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The shapes of what the functions take and give."""
+"""The types of what the functions take and return."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+ChatMessage = dict[str, Any]
+"""A message with everything that a chat template may read: role, content, tool_calls, reasoning_content."""
 
 
 class StepError(TypedDict):
@@ -39,7 +43,7 @@ class Summary(TypedDict):
 
 
 class Counts(TypedDict):
-    """What became of the data; explained in docs/data.md."""
+    """Counts of the prepared data; explained in docs/data.md."""
 
     conversations: int
     rows: int
@@ -56,7 +60,7 @@ class Counts(TypedDict):
 
 
 class PreparedDataset(Counts):
-    """A data set as rows to train on."""
+    """A data set prepared as rows to train on."""
 
     path: str
     eval_path: str | None
@@ -66,7 +70,7 @@ class PreparedDataset(Counts):
 
 
 class DataFault(TypedDict):
-    """A fault in a file; line and column count from 1, and are 0 for a fault of the whole file."""
+    """An error in a file. Line and column count from 1; they are 0 for an error of the whole file."""
 
     file: str
     line: int
@@ -75,13 +79,13 @@ class DataFault(TypedDict):
     text: str
 
 
-# `from` is a keyword of Python, so this one cannot be written as a class.
+# `from` is a Python keyword, so this cannot be a class.
 LengthBin = TypedDict("LengthBin", {"from": int, "to": int, "rows": int})
-"""How many rows have `from` to `to` tokens, both included."""
+"""The number of rows with `from` to `to` tokens, both inclusive."""
 
 
 class Lengths(TypedDict):
-    """Tokens of the rows, after truncation."""
+    """The rows' numbers of tokens, after truncation."""
 
     median: int
     p90: int
@@ -98,14 +102,14 @@ class TooLongSample(TypedDict):
 
 
 class TooLong(TypedDict):
-    """How many samples are too long, and the first of them."""
+    """The number of samples that are too long, and the first of them."""
 
     count: int
     first: list[TooLongSample]
 
 
 class Piece(TypedDict):
-    """A token of a sample, or several that only together are text."""
+    """A token of a sample, or several tokens that are only together valid text."""
 
     text: str
     tokens: int
@@ -114,7 +118,7 @@ class Piece(TypedDict):
 
 
 class SamplePreview(TypedDict):
-    """A sample as its tokens; without pieces if it is left out."""
+    """A sample as its tokens; without pieces if it is dropped."""
 
     conversation: int
     message: int | None
@@ -125,7 +129,7 @@ class SamplePreview(TypedDict):
 
 
 class MemoryEstimate(TypedDict):
-    """Bytes of memory, by what holds them; the formulas stand in docs/check.md."""
+    """Bytes of memory by purpose; the formulas are in docs/check.md."""
 
     weights: int
     gradients: int
@@ -136,7 +140,7 @@ class MemoryEstimate(TypedDict):
 
 
 class DiskEstimate(TypedDict):
-    """Bytes on the disk; `checkpoint` is the size of one."""
+    """Bytes on disk; `checkpoint` is the size of one checkpoint."""
 
     output: int
     checkpoints: int
@@ -145,7 +149,7 @@ class DiskEstimate(TypedDict):
 
 
 class TimeEstimate(TypedDict):
-    """A rough time of all steps, extrapolated from the row described."""
+    """A rough time of all steps, extrapolated from one row."""
 
     seconds: float
     tokens_per_second: float
@@ -154,7 +158,7 @@ class TimeEstimate(TypedDict):
 
 
 class Estimate(TypedDict):
-    """What training will take. What is None could not be reckoned, and `missing` says why."""
+    """What training will need. Values that could not be estimated are None, and `missing` says why."""
 
     task: Literal["finetune_full", "finetune_lora"]
     device: Literal["cpu", "cuda"]
@@ -170,7 +174,7 @@ class Estimate(TypedDict):
 
 
 class CheckReport(TypedDict):
-    """What `check_dataset` found; `ok` says whether training would take the data."""
+    """What `check_dataset` found; `ok` says whether training would accept the data."""
 
     ok: bool
     files: list[str]

@@ -20,7 +20,7 @@ pub(crate) struct Adapter {
 }
 
 impl Adapter {
-    /// As training chooses them (`lora_target_modules` in `pyrust_nn.models`): what is asked for, else every linear layer of the blocks.
+    /// As training chooses them (`lora_target_modules` in `pyrust_nn.models.lora_targets`): what is asked for, else every linear layer of the blocks.
     /// The error is the sentence that training would end with.
     pub(crate) fn of(model: &Model, settings: &Settings) -> Result<Adapter, String> {
         let rank = settings.lora_rank.unwrap_or(RANK);

@@ -8,12 +8,12 @@
 //! | gradients | `4 N` | `4 A` |
 //! | optimizer | `8 N`: AdamW's two moments in fp32 (arXiv 1711.05101) | `8 A` |
 //!
-//! What learns is fp32 in every dtype (see `pyrust_nn.training`). With `load_in_4bit` a linear layer of the blocks takes half a byte a
+//! What learns is fp32 in every dtype (see `pyrust_nn.training.loop`). With `load_in_4bit` a linear layer of the blocks takes half a byte a
 //! number and 4 bytes for each 64 of them (nf4, arXiv 2305.14314), and what is not linear is fp32.
 //!
 //! Activations are what autograd keeps for the backward pass of one micro-batch: as many tokens of a step as `max_tokens_per_batch` lets
 //! through, or the longest row. For a token and a layer with `h` hidden, `i` intermediate features, `q` and `k` features of all query and
-//! all key heads and `H` heads, counted after `pyrust_nn.fused` for fp32 on a CPU, and elsewhere after transformers' Qwen2 with scaled dot
+//! all key heads and `H` heads, counted after `pyrust_nn.cpu.fused_ops` for fp32 on a CPU, and elsewhere after transformers' Qwen2 with scaled dot
 //! product attention (which keeps no `tokens * tokens` matrix):
 //!
 //! | | fp32 on a CPU, numbers of 4 bytes | fp32 on CUDA, numbers | bf16, bytes |

@@ -130,7 +130,7 @@ fn a_folder_without_weights_leaves_steps() {
 #[test]
 fn the_budget_of_a_micro_batch_is_trainings() {
     let [cpu, cuda] = memory::MAX_TOKENS;
-    let batches = include_str!("../../python/pyrust_nn/batches.py").replace('_', "");
+    let batches = include_str!("../../python/pyrust_nn/training/batches.py").replace('_', "");
     assert!(batches.contains(&format!("MAXTOKENS = {{\"cpu\": {cpu}, \"cuda\": {cuda}}}")), "batches.py has another budget");
 }
 
@@ -138,6 +138,6 @@ fn the_budget_of_a_micro_batch_is_trainings() {
 fn logits_are_reckoned_in_the_chunks_that_training_computes() {
     let [cpu, cuda] = memory::CHUNK_MIB;
     let line = format!("CHUNK_BYTES = {{\"cpu\": {cpu} << 20, \"cuda\": {cuda} << 20}}");
-    let training = include_str!("../../python/pyrust_nn/cross_entropy.py");
+    let training = include_str!("../../python/pyrust_nn/training/linear_cross_entropy.py");
     assert!(training.lines().any(|written| written == line), "cross_entropy.py has no line {line}");
 }

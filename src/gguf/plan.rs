@@ -1,4 +1,4 @@
-//! What is to be written: the JSON document that `pyrust_nn.gguf_plan` makes.
+//! What is to be written: the JSON document that `pyrust_nn.gguf_export.plan` makes.
 //!
 //! ```json
 //! {

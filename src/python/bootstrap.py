@@ -1,4 +1,4 @@
-"""Run once when the embedded interpreter has started: MODULES is {name: (path, text)}, EXECUTABLE the environment's python."""
+"""Run once when the embedded interpreter has started: MODULES is {name: (path, text, is_package)}, EXECUTABLE the environment's python."""
 
 import importlib.abc
 import importlib.util
@@ -14,7 +14,7 @@ class Carried(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def find_spec(self, fullname, path=None, target=None):
         if fullname not in MODULES:
             return None
-        spec = importlib.util.spec_from_loader(fullname, self, origin=MODULES[fullname][0], is_package=fullname == "pyrust_nn")
+        spec = importlib.util.spec_from_loader(fullname, self, origin=MODULES[fullname][0], is_package=self.is_package(fullname))
         spec.has_location = True
         return spec
 
@@ -26,7 +26,7 @@ class Carried(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         exec(compile(self.get_source(module.__name__), MODULES[module.__name__][0], "exec"), module.__dict__)
 
     def is_package(self, fullname):
-        return fullname == "pyrust_nn"
+        return MODULES[fullname][2]
 
 
 sys.modules["pyrust_nn._core"] = _core

@@ -147,8 +147,8 @@ unsafe fn set(config: *mut ffi::PyConfig, field: impl Fn(*mut ffi::PyConfig) -> 
 /// Makes `pyrust_nn` importable from the binary's own files, which win over an installed one.
 fn prepare(py: Python<'_>, environment: &Environment) -> PyResult<()> {
     let modules = PyDict::new(py);
-    for (name, path, text) in assets::modules() {
-        modules.set_item(name, (path, text))?;
+    for module in assets::modules() {
+        modules.set_item(module.name, (module.path, module.text, module.package))?;
     }
     let globals = PyDict::new(py);
     globals.set_item("MODULES", modules)?;
@@ -161,7 +161,7 @@ fn prepare(py: Python<'_>, environment: &Environment) -> PyResult<()> {
 /// stays: libraries report its end as leaks of theirs.
 pub(crate) fn finish() {
     if started() {
-        let done = Python::attach(|py| py.import("pyrust_nn._host")?.call_method0("finish").map(drop));
+        let done = Python::attach(|py| py.import("pyrust_nn._runtime.host")?.call_method0("finish").map(drop));
         if let Err(raised) = done {
             Python::attach(|py| raised.print(py));
         }
@@ -186,8 +186,10 @@ pub(crate) fn with_python<T>(work: impl FnOnce(Python<'_>) -> Result<T>) -> Resu
     start()?;
     let _signals = Handlers::keep();
     Python::attach(|py| {
-        let bridge =
-            py.import("pyrust_nn._host").and_then(|host| host.call_method0("open_bridge")).map_err(|raised| from_python(py, raised))?;
+        let bridge = py
+            .import("pyrust_nn._runtime.host")
+            .and_then(|host| host.call_method0("open_bridge"))
+            .map_err(|raised| from_python(py, raised))?;
         let result = work(py);
         bridge.call_method0("close").map_err(|raised| from_python(py, raised))?;
         result.map_err(|error| match error.downcast::<PyErr>() {

@@ -39,7 +39,7 @@ pub(crate) fn time_rows(probe: &Probe<'_>) -> Result<Timed> {
     let _signals = Handlers::keep();
     let wanted = serde_json::to_string(probe)?;
     let answer: String = Python::attach(|py| {
-        let called = || py.import("pyrust_nn.probe")?.call_method1("time_rows", (wanted,))?.extract();
+        let called = || py.import("pyrust_nn.training.probe")?.call_method1("time_rows", (wanted,))?.extract();
         called().map_err(|raised| from_python(py, raised))
     })?;
     serde_json::from_str(&answer).context("the probe's answer does not have the form {row_seconds, step_seconds}")

@@ -93,7 +93,7 @@ pub(crate) fn call_script(call: &ScriptCall<'_>) -> Result<Answer> {
     signals::check()?;
     let answer: String = Python::attach(|py| {
         let native = NativeHost(Arc::clone(&call.host));
-        let run = || py.import("pyrust_nn._host")?.call_method1("call", (native, about.to_string(), params))?.extract();
+        let run = || py.import("pyrust_nn._runtime.host")?.call_method1("call", (native, about.to_string(), params))?.extract();
         run().map_err(|raised| from_python(py, raised))
     })?;
     serde_json::from_str(&answer).context("the script's answer does not have the form {outputs, metrics, params, result}")

@@ -23,14 +23,14 @@ impl Transformers for PythonTransformers {
             Err(error) => return Err(error),
         }
         let made = Python::attach(|py| {
-            let made = || py.import("pyrust_nn.chat")?.call_method1("renderer_for", (folder,));
+            let made = || py.import("pyrust_nn.chat.renderer")?.call_method1("renderer_for", (folder,));
             made().map(Bound::unbind).map_err(|raised| from_python(py, raised))
         });
         Ok(Some(Box::new(PythonRenderer(Mutex::new(made?)))))
     }
 }
 
-/// `pyrust_nn.chat.ChatRenderer`, which renders one conversation at a time.
+/// `pyrust_nn.chat.renderer.ChatRenderer`, which renders one conversation at a time.
 struct PythonRenderer(Mutex<Py<PyAny>>);
 
 /// A text, its turns' places in characters, and the message it is for.
@@ -65,12 +65,12 @@ impl Render for PythonRenderer {
 
 /// The folder with the tokenizer of a model that must be made or downloaded first, or of an adapter.
 pub(crate) fn tokenizer_folder(model: &str, offline: bool) -> Result<PathBuf> {
-    call("sources", "tokenizer_folder", (model, offline))
+    call("models.sources", "tokenizer_source", (model, offline))
 }
 
 /// A data set of the `datasets` library as a file of JSON lines in the cache.
 pub(crate) fn json_lines(path: &Path) -> Result<PathBuf> {
-    call("foreign", "json_lines", (path,))
+    call("hf_datasets", "json_lines", (path,))
 }
 
 fn call<'a, A>(module: &str, function: &str, arguments: A) -> Result<PathBuf>

@@ -45,7 +45,9 @@ fn a_script_and_what_it_shares_use_exactly_their_parameters() {
         while let Some(text) = texts.pop() {
             words.extend(used(&text));
             for module in imported(&text).into_iter().filter(|module| seen.insert(module.clone())) {
-                texts.extend(assets::text(&format!("python/pyrust_nn/{module}.py")).map(ToString::to_string));
+                let path = format!("python/pyrust_nn/{}", module.replace('.', "/"));
+                let found = assets::text(&format!("{path}.py")).or_else(|| assets::text(&format!("{path}/__init__.py")));
+                texts.extend(found.map(ToString::to_string));
             }
         }
         let defined: BTreeSet<String> =

@@ -1,4 +1,4 @@
-"""What the tests share: the sample data, a runs folder each, models trained once, and the binary."""
+"""Shared fixtures: the sample data, a runs folder per test, models trained once, the binary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARED = CHECKOUT.parent / "shared"
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the tests' own, for this process and those it starts."""
+    """A separate cache for this process and its children."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["PYRUST_NN_CACHE"] = str(folder)
     os.environ.pop("PYRUST_NN_RUNS", None)
@@ -27,13 +27,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test leans on the checkout as its working directory."""
+    """No test depends on the checkout as its working directory."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A runs folder of the test's own."""
+    """A separate runs folder."""
     return tmp_path / "runs"
 
 
@@ -51,7 +51,7 @@ def conversations(data_json: str) -> list[list[dict[str, str]]]:
 
 @pytest.fixture(scope="session")
 def sample(data_json: str) -> dict[str, dict[str, Any]]:
-    """The sample pipeline's steps by name, each with the parameters that it gets."""
+    """The sample pipeline's steps by name, each with its parameters."""
     table = tomllib.loads((CHECKOUT / "pipeline.toml").read_text(encoding="utf-8"))
     only = table.pop("for", {}).get("builtin:tiny", {})
     common = {key: value for key, value in table.items() if key not in ("step", "session")}
@@ -65,7 +65,7 @@ def sample(data_json: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, sample: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Folders of the sample pipeline's full fine-tune (`full`) and of the LoRA upon it (`lora`)."""
+    """Folders of the sample pipeline's full fine-tune (`full`) and of the LoRA trained on it (`lora`)."""
     import pyrust_nn
 
     runs = tmp_path_factory.mktemp("trained")
@@ -89,7 +89,7 @@ def binary() -> Path:
 
 @pytest.fixture
 def cli(binary: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the binary with these words."""
+    """Run the binary with these arguments."""
 
     def run(*words: str | Path, timeout: float = 300, **more: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run([str(binary), *map(str, words)], capture_output=True, text=True, timeout=timeout, **more)

@@ -1,4 +1,4 @@
-"""What is wrong is named, with place, cause and cure; a Failure summary is left, and what was made before is not touched."""
+"""Invalid input: the message names problem, place and fix; a Failure summary is written; earlier results are kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def as_file(folder: Path, text: str) -> Path:
 
 DATA = {
     "invalid JSON": ('[\n  {"messages": [}\n]', ["line 2, column 17", "invalid JSON"]),
-    "cut off": ('[{"messages": [', ["line 1", "invalid JSON", "EOF"]),
+    "truncated": ('[{"messages": [', ["line 1", "invalid JSON", "EOF"]),
     "not a list": ('{"a": 1}', ["not a list"]),
     "a number": ("12", ["not a list"]),
     "empty list": ("[]", ["holds no conversations"]),
@@ -63,7 +63,7 @@ def pickled(folder: Path) -> Path:
     """A model that is whole but for its weights, which are a pickle."""
     from safetensors.torch import load_file
 
-    from pyrust_nn.tiny import tiny_model_folder
+    from pyrust_nn.models.tiny import tiny_model_folder
 
     made = folder / "pickled"
     shutil.copytree(tiny_model_folder(), made)
@@ -133,7 +133,7 @@ def test_session_ids(session: str, runs: Path, data_json: str, cli: Cli) -> None
     assert not runs.exists()
 
 
-def test_types_are_strict_where_the_door_has_types(runs: Path, data_json: str) -> None:
+def test_types_are_strict_where_the_interface_has_types(runs: Path, data_json: str) -> None:
     for given in ({"lora_rank": "16"}, {"lora_rank": True}, {"target_modules": []}, {"target_modules": "q_proj"}, {"use_rslora": 1}):
         with pytest.raises(ValueError, match=next(iter(given))):
             pyrust_nn.finetune_lora("s", "builtin:tiny", dataset_path=data_json, runs_dir=runs, **given)
@@ -205,7 +205,7 @@ def test_unknown_command_and_missing_parameters(cli: Cli) -> None:
     assert done.returncode == 2 and "no session" in done.stderr
 
 
-def test_no_setup_refuses_with_the_cure(cli: Cli, runs: Path, tmp_path: Path, data_json: str) -> None:
+def test_no_setup_refuses_with_the_fix(cli: Cli, runs: Path, tmp_path: Path, data_json: str) -> None:
     words = ["finetune-lora", "--model", "builtin:tiny", "--dataset-path", data_json, "--session", "s", "--runs-dir", runs]
     done = cli(*words, "--no-setup", "--python-env", tmp_path / "none")
     assert done.returncode == 1

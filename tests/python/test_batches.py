@@ -1,4 +1,4 @@
-"""Micro-batches: nothing lost, nothing doubled, and no row sees another."""
+"""Micro-batches: every row occurs exactly once, and no row sees another."""
 
 from types import SimpleNamespace
 
@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from pyrust_nn import InputError
-from pyrust_nn.attention import can_pack, packed_attention
-from pyrust_nn.batches import Batches, Layout, length, target_tokens
-from pyrust_nn.rows import IGNORED
-from pyrust_nn.training import pick_batches
+from pyrust_nn.cpu.packed_attention import can_pack, packed_attention
+from pyrust_nn.training.batches import BatchLayout, MicroBatching, row_length, target_tokens
+from pyrust_nn.training.preparation import choose_batching
+from pyrust_nn.training.rows import IGNORED
 
 SIZES = {
     "vocab_size": 97,
@@ -63,23 +63,23 @@ def row(size, seed=0, words=97):
     return SimpleNamespace(input_ids=ids, labels=labels)
 
 
-@given(sizes=st.lists(st.integers(1, 60), max_size=40), budget=st.integers(1, 150), layout=st.sampled_from(Layout))
+@given(sizes=st.lists(st.integers(1, 60), max_size=40), budget=st.integers(1, 150), layout=st.sampled_from(BatchLayout))
 def test_every_token_is_in_one_micro_batch_within_the_budget(sizes, budget, layout):
     rows = [row(size, seed) for seed, size in enumerate(sizes)]
-    batches = Batches(layout, budget)
-    parts = batches.cut(rows)
+    batches = MicroBatching(layout, budget)
+    parts = batches.split(rows)
     assert sorted(id(one) for part in parts for one in part) == sorted(map(id, rows))
     for part in parts:
         inputs = batches.inputs(part)
         cells = inputs["input_ids"].numel()
         assert cells <= budget or len(part) == 1
-        assert layout is Layout.PADDED or cells == sum(map(length, part))
+        assert layout is BatchLayout.PADDED or cells == sum(map(row_length, part))
         # What the model is given is the rows, token by token.
-        if layout is Layout.PACKED:
+        if layout is BatchLayout.PACKED:
             found = zip(*(inputs[name][0].split(inputs["row_lengths"]) for name in ("input_ids", "labels", "position_ids")), strict=True)
             for one, (ids, labels, positions) in zip(part, found, strict=True):
                 assert ids.tolist() == one.input_ids.tolist() and labels.tolist() == one.labels.tolist()
-                assert positions.tolist() == list(range(length(one)))
+                assert positions.tolist() == list(range(row_length(one)))
         else:
             mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
             for one, ids, labels, real in zip(part, inputs["input_ids"], inputs["labels"], mask, strict=True):
@@ -90,12 +90,12 @@ def test_every_token_is_in_one_micro_batch_within_the_budget(sizes, budget, layo
 
 
 def test_short_rows_share_a_micro_batch():
-    parts = Batches(Layout.PACKED, 100).cut([row(size) for size in (10, 60, 40, 90, 30, 30, 40)])
-    assert [sum(map(length, part)) for part in parts] == [100, 100, 100]
+    parts = MicroBatching(BatchLayout.PACKED, 100).split([row(size) for size in (10, 60, 40, 90, 30, 30, 40)])
+    assert [sum(map(row_length, part)) for part in parts] == [100, 100, 100]
 
 
 def test_micro_batches_are_as_even_as_their_number_allows():
-    sizes = lambda rows: [sum(map(length, part)) for part in Batches(Layout.PACKED, 100).cut([row(size) for size in rows])]  # noqa: E731
+    sizes = lambda rows: [sum(map(row_length, part)) for part in MicroBatching(BatchLayout.PACKED, 100).split([row(size) for size in rows])]  # noqa: E731
     assert sizes([60, 40, 30]) == [60, 70]
     assert sizes([99, 2]) == [99, 2]
     assert sizes([300, 20, 30]) == [300, 50]
@@ -118,7 +118,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_the_rows_alone(name):
     expected = {at: p.grad.clone() for at, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     with packed_attention(model, torch.float32):
-        loss = model(**Batches(Layout.PACKED, 99).inputs(rows), num_items_in_batch=count).loss
+        loss = model(**MicroBatching(BatchLayout.PACKED, 99).inputs(rows), num_items_in_batch=count).loss
     loss.backward()
     assert loss.item() == pytest.approx(total, rel=1e-5)
     for at, gradient in expected.items():
@@ -129,7 +129,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_the_rows_alone(name):
 def test_a_row_does_not_feel_its_neighbours(name):
     torch.manual_seed(0)
     model = MODELS[name]().eval()
-    batches, middle = Batches(Layout.PACKED, 99), row(12, 5)
+    batches, middle = MicroBatching(BatchLayout.PACKED, 99), row(12, 5)
     found = []
     for seed in (1, 2):
         inputs = batches.inputs([row(8, seed), middle, row(10, seed + 10)])
@@ -147,8 +147,8 @@ def test_recurrent_layers_are_not_packed():
     params = SimpleNamespace(packing="auto", neftune_alpha=None, max_tokens_per_batch=None)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert can_pack(Qwen3Config(**SIZES)) and not can_pack(recurrent)
-    assert [pick_batches(params, recurrent, device).layout for device in (cpu, cuda)] == [Layout.EQUAL, Layout.PADDED]
-    assert pick_batches(params, Qwen3Config(**SIZES), cpu) == Batches(Layout.PACKED, 768)
+    assert [choose_batching(params, recurrent, device).layout for device in (cpu, cuda)] == [BatchLayout.EQUAL, BatchLayout.PADDED]
+    assert choose_batching(params, Qwen3Config(**SIZES), cpu) == MicroBatching(BatchLayout.PACKED, 768)
     params.packing = "on"
     with pytest.raises(InputError, match=r"packing cannot be on: some layers of this model are recurrent"):
-        pick_batches(params, recurrent, cpu)
+        choose_batching(params, recurrent, cpu)

@@ -1,4 +1,4 @@
-"""Remaining time, progress bar and metrics.jsonl, driven by events as Trainer sends them, on a clock of our own."""
+"""Remaining time, progress bar and metrics.jsonl, driven by Trainer's events on a simulated clock."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl
 
-from pyrust_nn.callbacks import ETACallback, MetricsCallback, ProgressCallback, TrainingMeter, clock_time
+from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressCallback, TrainingMeter, format_duration
 
 
 class FakeTraining:
@@ -167,4 +167,4 @@ def test_the_last_step_is_logged():
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (42, "0:42"), (59.6, "1:00"), (725, "12:05"), (10807, "3:00:07")])
 def test_clock_time(seconds, text):
-    assert clock_time(seconds) == text
+    assert format_duration(seconds) == text

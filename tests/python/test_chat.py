@@ -1,4 +1,4 @@
-"""Rendering, token ids and labels, against transformers' and TRL's own masks and against what inference sees."""
+"""Rendering, token ids and labels, compared with the masks of transformers and TRL and with the prompts of inference."""
 
 import functools
 import re
@@ -7,16 +7,16 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from engine import SHARED, assistant, model_folder, prepare, stretches, target_texts, user, with_template
+from data_engine import SHARED, assistant, model_folder, prepare, target_spans, target_texts, user, with_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import pyrust_nn
 from pyrust_nn import InputError, ModelError
-from pyrust_nn.models import load_tokenizer, shared_tokenizer
-from pyrust_nn.rows import IGNORED, Rows
-from pyrust_nn.tiny import tiny_model_folder
+from pyrust_nn.models.tiny import tiny_model_folder
+from pyrust_nn.models.tokenizers import load_tokenizer, shared_tokenizer
+from pyrust_nn.training.rows import IGNORED, PreparedRows
 
 EMPTY_THINKING = "<think>\n\n</think>\n\n"
 
@@ -149,7 +149,7 @@ def test_targets_are_the_words_and_the_prompt_is_what_inference_sees(qwen, name,
     assert got == expected
 
     rendered = [{"role": m["role"], "content": m["content"]} for m in messages]
-    places = [(sample, start) for sample in encoded.samples for start, _ in stretches(sample)]
+    places = [(sample, start) for sample in encoded.samples for start, _ in target_spans(sample)]
     recut_before = False
     for i, (sample, start) in zip(trained, places, strict=True):
         prompt = tokenizer.apply_chat_template(rendered[:i], add_generation_prompt=True, return_dict=False)
@@ -248,13 +248,13 @@ def test_history_that_the_template_rewrites_makes_one_sample_a_turn(qwen):
     assert EMPTY_THINKING + "y" in tokenizer.decode(encoded.samples[2].input_ids)
 
 
-def test_an_empty_thought_is_trained_on_only_where_the_user_wrote_it(qwen):
+def test_empty_reasoning_is_trained_on_only_where_the_user_wrote_it(qwen):
     tokenizer = family(qwen, "qwen3")
     (sample,) = encode(tokenizer, [user("x"), assistant(EMPTY_THINKING + "y")]).samples
     assert target_texts(tokenizer, sample) == [EMPTY_THINKING + "y<|im_end|>"]
 
 
-def test_prompts_that_open_a_thought(tiny):
+def test_prompts_that_open_the_reasoning(tiny):
     tokenizer = other_template(tiny, THINKING_PROMPT)
     samples = encode(tokenizer, [user("x"), assistant("y")], [user("x"), assistant("y", reasoning_content="hm")]).samples
     assert [target_texts(tokenizer, sample) for sample in samples] == [["y<|im_end|>"], ["hm\n</think>\n\ny<|im_end|>"]]
@@ -331,7 +331,7 @@ def test_no_token_is_lost_uncounted(tiny, answers, max_length, overlong):
     assert counts["truncated"] == truncated
 
 
-def test_overlong_samples_are_named_with_the_cure(tiny):
+def test_overlong_samples_are_named_with_the_fix(tiny):
     data = [[user("go"), assistant("x")]] + [[user("go"), assistant("x " * 100)]] * 7
     with pytest.raises(InputError) as error:
         encode(tiny, *data, max_length=50)
@@ -355,7 +355,7 @@ def test_the_datasets_library_reads_the_rows(tiny, data_json):
     made = pyrust_nn.prepare_dataset("builtin:tiny", dataset_path=data_json)
     read = datasets.Dataset.from_file(made["path"])
     assert read.column_names == ["input_ids", "labels"] and len(read) == made["rows"]
-    mapped = Rows(made["path"])
+    mapped = PreparedRows(made["path"])
     for i in (0, len(mapped) - 1):
         assert read[i] == {"input_ids": mapped[i].input_ids.tolist(), "labels": mapped[i].labels.tolist()}
     assert mapped.lengths().tolist() == [len(row) for row in read["input_ids"]]

@@ -1,4 +1,4 @@
-"""`check` says what a data set is, what is wrong with it, and what training on it will take."""
+"""`check`: the description of a data set, its errors, and the estimate of training on it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
-from pyrust_nn.attention import packed_attention
-from pyrust_nn.batches import MAX_TOKENS, Batches, Layout, length, target_tokens
-from pyrust_nn.layers import fused_layers
-from pyrust_nn.loss import TargetLoss
-from pyrust_nn.rows import Rows
-from pyrust_nn.tiny import tiny_model_folder
+from pyrust_nn.cpu.packed_attention import packed_attention
+from pyrust_nn.cpu.patching import patched_layers
+from pyrust_nn.models.tiny import tiny_model_folder
+from pyrust_nn.training.batches import MAX_TOKENS, BatchLayout, MicroBatching, row_length, target_tokens
+from pyrust_nn.training.rows import PreparedRows
+from pyrust_nn.training.target_loss import TargetLoss
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Report = Callable[..., Any]
@@ -47,7 +47,7 @@ def report(cli: Cli, tiny: Path) -> Report:
     return check
 
 
-def talk(question: str, *answers: str) -> dict[str, Any]:
+def conversation(question: str, *answers: str) -> dict[str, Any]:
     """A conversation in which each answer follows the same question."""
     messages = []
     for answer in answers:
@@ -95,7 +95,7 @@ def test_counts_equal_those_of_transformers(report: Report, tiny: Path, data_jso
 
 def test_what_is_marked_are_the_assistants_words_and_the_end_of_the_turn(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     """Without colours targets stand in brackets, in every turn; scripts whose characters take several tokens stay whole."""
-    path = as_file(tmp_path, [talk("What?", "Plain words.", "日本 🙂\nin two lines")])
+    path = as_file(tmp_path, [conversation("What?", "Plain words.", "日本 🙂\nin two lines")])
     done = cli("check", path, "--model", tiny, "--python-env", "/nonexistent")
     assert done.returncode == 0, done.stderr
     marked = [words.replace("\n  ", "\n") for words in re.findall("⟦(.*?)⟧", done.stdout.split("\n", 2)[2], re.DOTALL)]
@@ -119,7 +119,7 @@ def test_the_pieces_of_a_preview_are_the_whole_rendering(report: Report, tiny: P
 def test_every_fault_is_listed_with_its_place_and_the_rest_is_counted(report: Report, cli: Cli, tiny: Path, tmp_path: Path) -> None:
     """The exit code is 2, and the sound conversations are in the figures."""
     path = tmp_path / "data.json"
-    good = json.dumps(talk("a", "b"))
+    good = json.dumps(conversation("a", "b"))
     path.write_text(f'[{good},\n{{"messages": 5}},\n{{"messages": [{{"role": "human", "content": "x"}}]}}, {good}]', encoding="utf-8")
     made = report(path, code=2)
     assert not made["ok"] and made["problem_count"] == 2 and made["counts"]["conversations"] == 2
@@ -147,12 +147,12 @@ def test_what_is_too_long_is_found_and_refused_only_where_training_would(report:
     assert cut["counts"]["tokens"] + cut["counts"]["lost_tokens"] == whole["counts"]["tokens"]
 
 
-def test_duplicates_and_forged_control_tokens_are_named(report: Report, tmp_path: Path) -> None:
+def test_duplicates_and_literal_special_tokens_are_named(report: Report, tmp_path: Path) -> None:
     """With their places; `drop_duplicates` leaves the first of each."""
-    forged = talk("say <|im_end|> aloud", "no")
-    path = as_file(tmp_path, [talk("a", "b"), talk("c", "d"), talk("a", "b"), forged, talk("a", "b")])
+    literal = conversation("say <|im_end|> aloud", "no")
+    path = as_file(tmp_path, [conversation("a", "b"), conversation("c", "d"), conversation("a", "b"), literal, conversation("a", "b")])
     made = report(path)
-    assert (made["counts"]["duplicates"], made["counts"]["rows"], made["counts"]["forged_control_tokens"]) == (2, 5, 1)
+    assert (made["counts"]["duplicates"], made["counts"]["rows"], made["counts"]["literal_control_tokens"]) == (2, 5, 1)
     assert any("[2], [4]" in warning for warning in made["warnings"])
     assert any("[3].messages[0]" in warning for warning in made["warnings"])
     assert report(path, "--drop-duplicates")["counts"]["rows"] == 3
@@ -179,10 +179,10 @@ def kept_by_a_training(model: Any, rows: list[Any], budget: int) -> int:
             alive.append(storage)  # or its address would be given to another
         return tensor
 
-    batches = Batches(Layout.PACKED, budget)
-    part = max(batches.cut(rows), key=lambda part: sum(map(length, part)))
+    batches = MicroBatching(BatchLayout.PACKED, budget)
+    part = max(batches.split(rows), key=lambda part: sum(map(row_length, part)))
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with packed_attention(model, torch.float32), fused_layers(model), TargetLoss(model, in_place=True), hooks:
+    with packed_attention(model, torch.float32), patched_layers(model), TargetLoss(model, in_place=True), hooks:
         model(**batches.inputs(part), num_items_in_batch=target_tokens(part))
     return sum(kept.values())
 
@@ -191,7 +191,7 @@ def kept_by_a_training(model: Any, rows: list[Any], budget: int) -> int:
 @pytest.mark.parametrize(("batch", "accumulation"), [(1, 1), (8, 1), (1, 8), (16, 4)])
 def test_memory_is_what_a_training_takes(report: Report, tiny: Path, tmp_path: Path, task: str, batch: int, accumulation: int) -> None:
     """Weights, gradients and moments to the byte; what autograd keeps nearly, however a step is spread over passes."""
-    path = as_file(tmp_path, [talk(f"Question {i:02}?", "Answer. " * 12) for i in range(64)])
+    path = as_file(tmp_path, [conversation(f"Question {i:02}?", "Answer. " * 12) for i in range(64)])
     words = ["--task", task, "--device", "cpu", "--batch-size", str(batch), "--gradient-accumulation-steps", str(accumulation)]
     made = report(path, *words, "--show", "0")["estimate"]["memory"]
     model: Any = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).train()
@@ -202,7 +202,7 @@ def test_memory_is_what_a_training_takes(report: Report, tiny: Path, tmp_path: P
     assert made["weights"] == sum(one.nbytes for one in model.parameters())
     assert made["gradients"] == sum(one.nbytes for one in learning)
     assert made["optimizer"] == 2 * sum(one.nbytes for one in learning)
-    prepared = Rows(pyrust_nn.prepare_dataset(tiny, dataset_path=path)["path"])
+    prepared = PreparedRows(pyrust_nn.prepare_dataset(tiny, dataset_path=path)["path"])
     rows = [prepared[i] for i in range(batch * accumulation)]
     kept = kept_by_a_training(model, rows, MAX_TOKENS["cpu"])
     # The last layer is counted whole, and a budget may not be filled.
@@ -221,7 +221,7 @@ def test_an_adapters_parameters_are_pefts(report: Report, tiny: Path, data_json:
 
 
 def test_an_adapter_as_model_is_refused_as_training_refuses_it(cli: Cli, trained: dict[str, str], data_json: str) -> None:
-    """With the cure."""
+    """With the fix."""
     done = cli("check", data_json, "--model", trained["lora"], "--offline")
     assert done.returncode == 2 and "itself a LoRA adapter" in done.stdout and "checkpoint_lora" in done.stdout
 
@@ -261,7 +261,7 @@ def on_a_terminal(binary: Path, *words: str | Path, **environment: str) -> str:
 
 def test_colours_are_for_terminals_that_want_them(binary: Path, tiny: Path, tmp_path: Path) -> None:
     """What is trained on is underlined there; NO_COLOR brings the brackets."""
-    path = as_file(tmp_path, [talk("a", "words")])
+    path = as_file(tmp_path, [conversation("a", "words")])
     environment = {name: "" for name in ("NO_COLOR",)}
     colored = on_a_terminal(binary, "check", path, "--model", tiny, **environment)
     assert "\x1b[4;32mw" in colored and "⟦words" not in colored
@@ -271,7 +271,7 @@ def test_colours_are_for_terminals_that_want_them(binary: Path, tiny: Path, tmp_
 
 def test_no_escape_in_the_data_reaches_the_terminal(cli: Cli, binary: Path, tiny: Path, tmp_path: Path) -> None:
     """Neither from a sample nor from the words about a fault."""
-    path = as_file(tmp_path, [talk("\x1b[2J\x1b]0;title\x07 \u009b31m \u202e", "\x1b[31mred")])
+    path = as_file(tmp_path, [conversation("\x1b[2J\x1b]0;title\x07 \u009b31m \u202e", "\x1b[31mred")])
     for text in (cli("check", path, "--model", tiny, "-v").stdout, on_a_terminal(binary, "check", path, "--model", tiny, NO_COLOR="1")):
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", text)
         assert "␛[2J" in text.replace("│", "")

@@ -1,4 +1,4 @@
-"""`compile`: the same training by compiled layers, saved under the same names, resumed, and refused where it cannot be."""
+"""`compile`: training with compiled layers gives the same results, saved names and resumes; unsupported models are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import Qwen3_5TextConfig
 
 import pyrust_nn
 from pyrust_nn import InputError
-from pyrust_nn.compiling import check_compilable
+from pyrust_nn.training.compiling import check_compilable
 
 TINY = "builtin:tiny"
 GIVEN: dict[str, Any] = {"num_epochs": 2, "batch_size": 4, "save_steps": 2, "logging_steps": 1, "learning_rate": 1e-3, "eval_split": 0.1}
@@ -28,8 +28,8 @@ GIVEN: dict[str, Any] = {"num_epochs": 2, "batch_size": 4, "save_steps": 2, "log
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve conversations of different lengths."""
     path = tmp_path_factory.mktemp("compile") / "few.json"
-    talks = [(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
-    path.write_text(json.dumps([{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in talks]))
+    pairs = [(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
+    path.write_text(json.dumps([{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs]))
     return path
 
 
@@ -86,7 +86,7 @@ def test_a_killed_compiled_training_goes_on(runs: Path, few: Path, binary: Path)
     assert losses(step) == pytest.approx(losses(runs / "plain/finetune_lora"), rel=1e-4)
 
 
-def test_without_a_compiler_it_is_refused_with_the_cure(
+def test_without_a_compiler_it_is_refused_with_the_fix(
     runs: Path, few: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     words = ("finetune-lora", "--session", "s", "--model", TINY, "--dataset-path", few, "--runs-dir", runs, "--compile")

@@ -1,4 +1,4 @@
-"""How processes and steps end: signals, closed pipes, kills in the worst moment, and what a user's script leaves to the end."""
+"""How processes and steps end: signals, closed pipes, kills at the worst moment, what user scripts leave behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import pyrust_nn
-from pyrust_nn.models import model_folder
+from pyrust_nn.models.sources import model_folder
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

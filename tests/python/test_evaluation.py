@@ -1,4 +1,4 @@
-"""Evaluation while training: what it measures, which checkpoints stay, when the training ends."""
+"""Evaluation during training: its loss, the checkpoints kept, early stopping."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures import plain_loss, write
 from safetensors.torch import load_file
-from talks import plain_loss, write
 
 import pyrust_nn
-from pyrust_nn.models import model_folder
+from pyrust_nn.models.sources import model_folder
 
 TINY = "builtin:tiny"
 GIVEN: dict[str, Any] = {"num_epochs": 8, "batch_size": 2, "learning_rate": 2e-2, "lora_dropout": 0, "scheduler": "constant"}
@@ -122,10 +122,10 @@ def test_a_divergence_names_the_last_good_checkpoint(runs: Path, taught: Path) -
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"eval_steps": 3}, "eval_steps needs something to evaluate on"),
+        ({"eval_steps": 3}, "eval_steps needs data to evaluate on"),
         ({"early_stopping_patience": 3}, "early_stopping_patience needs"),
         ({"load_best_model_at_end": True}, "load_best_model_at_end needs"),
-        ({"eval_split": 0.5, "eval_dataset_path": "taught.json"}, "both say"),
+        ({"eval_split": 0.5, "eval_dataset_path": "taught.json"}, "cannot both be set"),
         ({"eval_dataset_path": "nowhere.json"}, "there is no data set nowhere.json"),
     ],
 )

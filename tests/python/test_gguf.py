@@ -1,4 +1,4 @@
-"""GGUF files: equal to llama.cpp's own, equal to the model's weights by other readers, and refused where they cannot be."""
+"""GGUF files: equal to llama.cpp's, equal to the model's weights in other readers, or refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def converted(summary: dict[str, Any], runs: Path) -> list[Path]:
 
 
 def stored(weights: torch.Tensor, kind: str) -> np.ndarray:
-    """What a reader gets back of weights in a number format, computed apart from the writer."""
+    """What a reader gets from weights of a type, computed independently of the writer."""
     numbers = weights.float()
     if kind == "F16":
         numbers = numbers.half().float()
@@ -120,7 +120,7 @@ def change(path: Path, **values: Any) -> None:
 @pytest.fixture(scope="session")
 def tiny(cache: Path) -> Path:
     """The folder of builtin:tiny."""
-    from pyrust_nn.tiny import tiny_model_folder
+    from pyrust_nn.models.tiny import tiny_model_folder
 
     return tiny_model_folder()
 
@@ -395,7 +395,7 @@ def test_a_quantized_folder_is_refused(make: Callable[..., Path], runs: Path) ->
     folder = make("qwen2")
     quantized = pyrust_nn.quantize_model("s", folder, bits=8, runs_dir=runs)
     message = refused(pyrust_nn.convert_model_to_gguf, runs / "s" / quantized["outputs"]["model"], runs)
-    assert "quantized by bitsandbytes" in message and "convert the model that they were quantized from" in message
+    assert "quantized by bitsandbytes" in message and "convert the model from which they were quantized" in message
 
 
 def test_a_model_that_is_no_language_model_of_qwen_s_is_refused(make: Callable[..., Path], runs: Path) -> None:
@@ -433,7 +433,7 @@ def test_damaged_weights_are_refused(make: Callable[..., Path], runs: Path) -> N
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     message = refused(pyrust_nn.convert_model_to_gguf, folder, runs)
-    assert "model.safetensors is no whole safetensors file" in message and "download it again" in message
+    assert "model.safetensors is not a complete safetensors file" in message and "download it again" in message
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(make: Callable[..., Path], runs: Path) -> None:

@@ -1,4 +1,4 @@
-"""Importing for a step: what it leaves out, and that nothing of it stays behind."""
+"""The imports of a step: what is left out, and that the changes are undone."""
 
 import gc
 import json
@@ -9,13 +9,13 @@ import pytest
 
 LOOK = """
 import gc, json, sys
-from pyrust_nn._imports import quick_imports
+from pyrust_nn._runtime.imports import fast_imports
 
 class Seen(list):
     pass
 
 cycle = Seen(); cycle.append(cycle)
-with quick_imports({own}):
+with fast_imports({own}):
     inside = gc.isenabled()
     import torch, bitsandbytes
     late = "torch._dynamo.backends.debugging" not in sys.modules
@@ -42,9 +42,9 @@ def test_imports_neither_collect_nor_compile_and_leave_both_as_they_were(own):
 
 
 CALL = """
-from pyrust_nn._imports import LateCompiling
+from pyrust_nn._runtime.imports import DeferredCompile
 import torch
-late = LateCompiling()
+late = DeferredCompile()
 late.find_spec("bitsandbytes")
 asked = []
 late._compile = lambda function, **options: asked.append(options) or (lambda x: 2 * function(x))
@@ -65,11 +65,11 @@ def test_what_is_decorated_is_compiled_by_its_first_call():
 
 
 def test_collections_stay_off_where_they_were_off():
-    from pyrust_nn._imports import quick_imports
+    from pyrust_nn._runtime.imports import fast_imports
 
     gc.disable()
     try:
-        with quick_imports(own_interpreter=False):
+        with fast_imports(own_interpreter=False):
             pass
         assert not gc.isenabled()
     finally:
@@ -94,8 +94,8 @@ print(json.dumps(seen))
 
 def test_a_training_does_not_load_what_it_does_not_use(tmp_path):
     data = tmp_path / "data.json"
-    talk = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This."}]
-    data.write_text(json.dumps([{"messages": talk}] * 2), encoding="utf-8")
+    messages = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This."}]
+    data.write_text(json.dumps([{"messages": messages}] * 2), encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", UNUSED, data, tmp_path / "runs"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
@@ -103,11 +103,11 @@ def test_a_training_does_not_load_what_it_does_not_use(tmp_path):
 
 
 def test_a_stand_in_is_imported_at_the_first_look_and_errors_come_out(tmp_path, monkeypatch):
-    from pyrust_nn._imports import StandIn
+    from pyrust_nn._runtime.imports import LazyModule
 
     (tmp_path / "broken_one.py").write_text("import no_such_module_anywhere", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(sys.modules, "broken_one", StandIn("broken_one"))
+    monkeypatch.setitem(sys.modules, "broken_one", LazyModule("broken_one"))
     with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
         _ = sys.modules["broken_one"].anything
     with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):

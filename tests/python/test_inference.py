@@ -1,4 +1,4 @@
-"""Inference: answers are the model's own, prompts come in every form, and faults in them are named."""
+"""Inference: answers equal the model's own, prompts of every form, errors in prompts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
-from pyrust_nn.prompts import read_prompts
+from pyrust_nn.chat.prompts import read_prompts
 
 QUESTION = "What is a session?"
 SCRIPT = Path(__file__).parents[2] / "scripts" / "inference.py"
@@ -117,7 +117,7 @@ def test_a_sample_does_not_depend_on_the_prompts_before_it(runs: Path) -> None:
 
 
 def test_temperature_0_takes_the_likeliest_token(runs: Path) -> None:
-    from pyrust_nn.tiny import tiny_model_folder
+    from pyrust_nn.models.tiny import tiny_model_folder
 
     greedy = plain_answer(str(tiny_model_folder()), [{"role": "user", "content": "Hi"}], max_new_tokens=12)
     assert sampled(runs, "a", temperature=0.0, seed=1) == sampled(runs, "b", temperature=0.0, seed=2) == greedy
@@ -129,7 +129,7 @@ def test_temperature_0_takes_the_likeliest_token(runs: Path) -> None:
 def test_unset_sampling_is_the_models_own(trained: dict[str, str], runs: Path, tmp_path: Path) -> None:
     import shutil
 
-    from pyrust_nn.tiny import tiny_model_folder
+    from pyrust_nn.models.tiny import tiny_model_folder
 
     folder = shutil.copytree(tiny_model_folder(), tmp_path / "sampling")
     config = json.loads((folder / "generation_config.json").read_text())

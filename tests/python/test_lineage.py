@@ -1,4 +1,4 @@
-"""Where an adapter comes from, and what it forgets on its way."""
+"""The lineage of an adapter, and what it forgets over its stages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from talks import plain_loss, write
+from fixtures import plain_loss, write
 
 import pyrust_nn
-from pyrust_nn.models import model_folder
+from pyrust_nn.models.sources import model_folder
 
 GIVEN: dict[str, Any] = {"num_epochs": 6, "batch_size": 2, "learning_rate": 1e-2, "lora_dropout": 0.1, "logging_steps": 1}
 
@@ -27,8 +27,8 @@ def base(tmp_path: Path) -> Path:
 @pytest.fixture
 def stages(tmp_path: Path) -> list[Path]:
     """Three data sets that have little in common."""
-    talks = ("first", "It is one."), ("second", "They are two, or so."), ("third", "Three of a kind!")
-    return [write(tmp_path / f"{name}.json", [(f"The {name}, {i}?", answer) for i in range(4)]) for name, answer in talks]
+    answers = ("first", "It is one."), ("second", "They are two, or so."), ("third", "Three of a kind!")
+    return [write(tmp_path / f"{name}.json", [(f"The {name}, {i}?", answer) for i in range(4)]) for name, answer in answers]
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Models: the one made on the spot, every family's loading, adapters and merging, and what is refused."""
+"""Models: the built-in one, loading of every family, adapters and merging, refused models."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
-from pyrust_nn import models, tiny
-from pyrust_nn.models import TOKENIZER_FILES
-from pyrust_nn.saving import TokenizerFiles
+from pyrust_nn.models import devices, loading, lora_targets, merging, sources, tiny, tokenizers
+from pyrust_nn.models.tokenizers import TOKENIZER_FILES, TokenizerFiles
 
 CPU = torch.device("cpu")
 
@@ -72,7 +71,7 @@ def test_the_tiny_model_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_processes_may_make_the_tiny_model_at_the_same_time(tmp_path: Path) -> None:
-    code = "from pyrust_nn.tiny import tiny_model_folder; print(tiny_model_folder())"
+    code = "from pyrust_nn.models.tiny import tiny_model_folder; print(tiny_model_folder())"
     environment = {**os.environ, "PYRUST_NN_CACHE": str(tmp_path)}
     makers = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) for _ in range(4)]
     folders = {maker.communicate(timeout=120)[0].decode().strip() for maker in makers}
@@ -97,7 +96,7 @@ def test_the_tiny_tokenizer_cuts_text_as_qwen2s_does() -> None:
     parts = json.loads((tiny.tiny_model_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     assert parts["pre_tokenizer"]["pretokenizers"][0]["pattern"] == {"Regex": PRETOKENIZE_REGEX}
     assert parts["normalizer"] == {"type": "NFC"}
-    tokenizer = models.load_tokenizer("builtin:tiny")
+    tokenizer = tokenizers.load_tokenizer("builtin:tiny")
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
     text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
     assert text == ("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
@@ -108,7 +107,7 @@ def test_the_tiny_tokenizer_cuts_text_as_qwen2s_does() -> None:
 def test_the_tiny_tokenizer_can_write_any_text(text: str) -> None:
     import unicodedata
 
-    tokenizer = models.load_tokenizer("builtin:tiny")
+    tokenizer = tokenizers.load_tokenizer("builtin:tiny")
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == unicodedata.normalize("NFC", text)
 
@@ -165,18 +164,18 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_every_family_loads_as_transformers_loads_it(family: tuple[Path, set[str]]) -> None:
     folder, _ = family
     ids = torch.randint(0, 320, (2, 9), generator=torch.Generator().manual_seed(1))
-    ours = models.load_model(str(folder), device=CPU, dtype=torch.float32)
+    ours = loading.load_model(str(folder), device=CPU, dtype=torch.float32)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert type(ours) is type(theirs) and not ours.training
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=0)
-    assert models.load_model(str(folder), device=CPU, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert loading.load_model(str(folder), device=CPU, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_lora_adapts_every_linear_layer_of_the_blocks_but_what_routes(family: tuple[Path, set[str]]) -> None:
     folder, targets = family
-    model = models.load_model(str(folder), device=CPU, dtype=torch.float32)
-    assert set(models.lora_target_modules(model)) == targets
-    adapted = get_peft_model(model, LoraConfig(target_modules=models.lora_target_modules(model)))
+    model = loading.load_model(str(folder), device=CPU, dtype=torch.float32)
+    assert set(lora_targets.lora_target_modules(model)) == targets
+    adapted = get_peft_model(model, LoraConfig(target_modules=lora_targets.lora_target_modules(model)))
     places = {name for name, _ in adapted.named_parameters() if "lora_A" in name}
     assert all(".layers." in name for name in places)
     assert not any("lm_head" in name or ".gate." in name or "shared_expert_gate" in name for name in places)
@@ -187,7 +186,7 @@ def test_the_text_part_of_a_model_that_also_sees_is_loaded(tmp_path: Path) -> No
     whole = transformers.Qwen3_5ForConditionalGeneration(config).eval()
     whole.save_pretrained(tmp_path)
     ids = torch.arange(8)[None]
-    text = models.load_model(str(tmp_path), device=CPU, dtype=torch.float32)
+    text = loading.load_model(str(tmp_path), device=CPU, dtype=torch.float32)
     assert not any("visual" in name for name, _ in text.named_parameters())
     torch.testing.assert_close(text(ids).logits, whole(input_ids=ids).logits)
 
@@ -212,7 +211,7 @@ def test_an_adapter_answers_as_peft_says(adapter: Path) -> None:
     without = base(ids).logits
     expected = PeftModel.from_pretrained(base, str(adapter)).eval()(ids).logits
     assert not torch.allclose(expected, without, atol=1e-2)
-    loaded = models.load_model(str(adapter), device=CPU, dtype=torch.float32)
+    loaded = loading.load_model(str(adapter), device=CPU, dtype=torch.float32)
     torch.testing.assert_close(loaded(ids).logits, expected, rtol=0, atol=0)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
@@ -220,7 +219,7 @@ def test_an_adapter_answers_as_peft_says(adapter: Path) -> None:
 def test_merging_rounds_the_exact_sum_once(adapter: Path) -> None:
     weights = load_file(tiny.tiny_model_folder() / "model.safetensors")
     lora = load_file(adapter / "adapter_model.safetensors")
-    merged = models.merged_model(str(adapter), CPU, torch.bfloat16).state_dict()
+    merged = merging.merged_model(str(adapter), CPU, torch.bfloat16).state_dict()
     changed = 0
     for name, weight in weights.items():
         a = lora.get(f"base_model.model.{name.replace('.weight', '.lora_A.weight')}")
@@ -236,8 +235,8 @@ def test_merging_rounds_the_exact_sum_once(adapter: Path) -> None:
 
 
 def test_merging_keeps_the_bases_number_format_unless_told(adapter: Path) -> None:
-    assert models.merged_model(str(adapter), CPU, None).dtype == torch.float32
-    assert models.merged_model(str(adapter), CPU, torch.float16).dtype == torch.float16
+    assert merging.merged_model(str(adapter), CPU, None).dtype == torch.float32
+    assert merging.merged_model(str(adapter), CPU, torch.float16).dtype == torch.float16
 
 
 def test_merge_makes_a_plain_model_with_the_adapters_answers(trained: dict[str, str], runs: Path) -> None:
@@ -275,7 +274,7 @@ def test_a_tokenizer_of_an_older_kind_is_saved_as_transformers_saves_it(tmp_path
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "Qwen2Tokenizer"}))
     (folder / "tokenizer.json").unlink()
-    files = TokenizerFiles.of(str(folder))
+    files = TokenizerFiles.from_model(str(folder))
     plain = AutoTokenizer.from_pretrained(folder, local_files_only=True)  # which is written down
     plain.save_pretrained(tmp_path / "plain")
     files.save_pretrained(tmp_path / "files")
@@ -290,7 +289,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
     whole = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(whole[: len(whole) // 2])
     with pytest.raises(pyrust_nn.ModelError, match=r"tokenizer\.json is broken"):
-        TokenizerFiles.of(str(folder))
+        TokenizerFiles.from_model(str(folder))
 
 
 def test_only_adapters_are_merged(trained: dict[str, str], runs: Path) -> None:
@@ -304,33 +303,33 @@ def write_base(adapter: Path, base: Any) -> None:
 
 
 def test_an_adapters_base_is_found_by_folder_name_or_hub_name(adapter: Path) -> None:
-    assert models.is_adapter(str(adapter)) and not models.is_adapter("builtin:tiny")
-    assert models.adapter_base(str(adapter)) == str(tiny.tiny_model_folder())
+    assert sources.is_adapter(str(adapter)) and not sources.is_adapter("builtin:tiny")
+    assert sources.adapter_base(str(adapter)) == str(tiny.tiny_model_folder())
     for base in ("builtin:tiny", "Qwen/Qwen1.5-0.5B-Chat"):
         write_base(adapter, base)
-        assert models.adapter_base(str(adapter)) == base
+        assert sources.adapter_base(str(adapter)) == base
 
 
 def test_an_adapter_whose_base_has_moved_says_where_to_write_the_new_place(adapter: Path) -> None:
     write_base(adapter, "/moved/away")
     with pytest.raises(pyrust_nn.ModelError, match=r"/moved/away does not exist.*adapter_config.json"):
-        models.adapter_base(str(adapter))
+        sources.adapter_base(str(adapter))
     write_base(adapter, None)
     with pytest.raises(pyrust_nn.ModelError, match="does not name its base"):
-        models.adapter_base(str(adapter))
+        sources.adapter_base(str(adapter))
 
 
 def test_an_adapter_for_another_model_is_refused(adapter: Path, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(transformers.Qwen2Config(**SMALL)).save_pretrained(tmp_path / "other")
     write_base(adapter, str(tmp_path / "other"))
     with pytest.raises(pyrust_nn.ModelError, match="does not fit its base"):
-        models.load_model(str(adapter), device=CPU, dtype=torch.float32)
+        loading.load_model(str(adapter), device=CPU, dtype=torch.float32)
 
 
 def test_an_adapter_without_safe_weights_is_refused(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(pyrust_nn.ModelError, match="pickle"):
-        models.load_model(str(adapter), device=CPU, dtype=torch.float32)
+        loading.load_model(str(adapter), device=CPU, dtype=torch.float32)
 
 
 # ---- what is refused ----
@@ -344,7 +343,7 @@ def copy(tmp_path: Path) -> Path:
 
 def refused(folder: Path | str) -> str:
     with pytest.raises(pyrust_nn.ModelError) as raised:
-        models.load_model(str(folder), device=CPU, dtype=torch.float32)
+        loading.load_model(str(folder), device=CPU, dtype=torch.float32)
     return str(raised.value)
 
 
@@ -400,11 +399,11 @@ def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(pyrust_nn.InputError, match="cuda:99"):
-        models.pick_device("cuda:99")
+        devices.pick_device("cuda:99")
 
 
 def test_number_formats_by_name_and_by_device() -> None:
-    assert models.pick_dtype("auto", CPU) == torch.float32
+    assert devices.pick_dtype("auto", CPU) == torch.float32
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
-        assert models.pick_dtype(name, CPU) == dtype
-        assert models.dtype_name(dtype) == name
+        assert devices.pick_dtype(name, CPU) == dtype
+        assert devices.dtype_name(dtype) == name

@@ -1,4 +1,4 @@
-"""What a data set becomes: forged control tokens, thoughts, what is too long, duplicates, what is held out, and forms of files."""
+"""Prepared data sets: literal special tokens, reasoning, overlong rows, duplicates, the evaluation split, file formats."""
 
 import gzip
 import json
@@ -6,14 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from engine import SHARED, assistant, model_folder, prepare, rows, stretches, system, target_texts, user, with_template, write
+from data_engine import SHARED, assistant, model_folder, prepare, rows, system, target_spans, target_texts, user, with_template, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import pyrust_nn
 from pyrust_nn import InputError
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.models.tokenizers import load_tokenizer
 
 CONTROL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>"]
 
@@ -48,7 +48,7 @@ def plain(samples):
 
 # Control tokens in the user's own texts
 
-forged = st.lists(
+special_texts = st.lists(
     st.one_of(st.sampled_from([*CONTROL, "<|im_end|>\n<|im_start|>assistant\n", "<|im_", "\ufdd0", "\n"]), st.text("ab é<|>", max_size=4)),
     max_size=5,
 )
@@ -70,7 +70,7 @@ def segments(tokenizer, parts):
 
 @pytest.mark.parametrize("name", ["tiny", "qwen2's own"])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(texts=st.lists(forged.map(lambda parts: "x" + "".join(parts) + "x"), min_size=3, max_size=3))
+@given(texts=st.lists(special_texts.map(lambda parts: "x" + "".join(parts) + "x"), min_size=3, max_size=3))
 def test_control_tokens_spelled_in_texts_stay_text(models, name, texts):
     folder, tokenizer = of(models, name)
     said = dict(zip(("system", "user", "assistant"), texts, strict=True))
@@ -83,7 +83,7 @@ def test_control_tokens_spelled_in_texts_stay_text(models, name, texts):
     (sample,) = prepared.samples
     assert sample.input_ids.tolist() == segments(tokenizer, parts)
     assert prepared.report["forged_control_tokens"] == any(token in text for text in texts for token in CONTROL)
-    ((begin, stop),) = stretches(sample)
+    ((begin, stop),) = target_spans(sample)
     assert sample.input_ids[begin:stop].tolist() == segments(tokenizer, target)
     assert stop == len(sample.input_ids) - len(tokenizer("\n")["input_ids"])
 
@@ -122,7 +122,7 @@ def test_control_tokens_spelled_anywhere_else_stay_text_too(models, name):
         count = [sum(int(token) in control for token in sample.input_ids) for sample in (one, other)]
         assert count[0] == count[1]
         text = tokenizer.decode(one.input_ids).replace("<|im_end|>?", "<|im_e_d|>?")
-        assert len(stretches(one)) == len(stretches(other)) and "\ufdd0" not in text
+        assert len(target_spans(one)) == len(target_spans(other)) and "\ufdd0" not in text
 
 
 # Thoughts
@@ -131,7 +131,7 @@ THOUGHTS = [user("1+1?"), assistant("2", reasoning_content="easy"), user("2+2?")
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think", "qwen3_5_nothink"])
-def test_thoughts_are_kept_masked_or_dropped(models, name):
+def test_reasoning_is_kept_masked_or_dropped(models, name):
     folder, tokenizer = of(models, name)
     spelled = [
         {
@@ -155,13 +155,13 @@ def test_thoughts_are_kept_masked_or_dropped(models, name):
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think"])
-def test_dropped_thoughts_leave_what_the_template_writes_without_them(models, name):
+def test_dropped_reasoning_leaves_what_the_template_writes_without_them(models, name):
     folder, _ = of(models, name)
     bare = [{key: value for key, value in message.items() if key != "reasoning_content"} for message in THOUGHTS]
     assert plain(prepare(folder, THOUGHTS, thinking="drop").samples) == plain(prepare(folder, bare).samples)
 
 
-def test_where_there_is_no_thought_the_three_are_the_same(models):
+def test_without_reasoning_the_three_are_the_same(models):
     for folder, _ in models.values():
         messages = [user("a"), assistant("b"), user("c"), assistant("d")]
         kept, masked, dropped = (plain(prepare(folder, messages, thinking=thinking).samples) for thinking in ("keep", "mask", "drop"))
@@ -350,7 +350,7 @@ def test_what_python_prints_in_its_own_way_is_never_printed_otherwise(models, od
     assert tokenizer.decode(sample.input_ids) == tokenizer.apply_chat_template(messages, tokenize=False)
 
 
-def test_without_python_such_a_template_is_an_error_with_the_cure(models, cli, tmp_path):
+def test_without_python_such_a_template_is_an_error_with_the_fix(models, cli, tmp_path):
     folder, _ = with_template(models["tiny"][0], "{{ strftime_now('%Y') }}" + models["tiny"][1].chat_template)
     path = write([[user("a"), assistant("b")]])
     done = cli("prepare", path, "--model", folder, "--no-setup", "--python-env", tmp_path / "no")

@@ -1,4 +1,4 @@
-"""The cache of prepared data sets: found again, never half, never wrong."""
+"""The cache of prepared data sets: reused, never incomplete, never wrong."""
 
 import os
 import shutil
@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from engine import assistant, model_folder, rows, user, write
+from data_engine import assistant, model_folder, rows, user, write
 
 import pyrust_nn
 from pyrust_nn import PyrustNNError
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.models.tokenizers import load_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +104,7 @@ def flip(path):
 
 @pytest.mark.parametrize("name", ["train.arrow", "eval.arrow", "report.json"])
 @pytest.mark.parametrize("how", [cut, flip, Path.unlink, lambda path: path.write_text("{}")], ids=["cut", "flipped", "gone", "garbled"])
-def test_what_is_broken_is_made_anew(model, cache, name, how):
+def test_damaged_files_are_made_again(model, cache, name, how):
     path = write(many(20))
     first = prepare(model, path, eval_split=0.2)
     wanted = plain(first), [path.read_bytes() for path in sorted(Path(first["path"]).parent.glob("*.arrow"))]
@@ -117,7 +117,7 @@ def test_what_is_broken_is_made_anew(model, cache, name, how):
     assert len(entries(cache)) == 1
 
 
-def test_a_broken_table_of_the_tokenizer_is_made_anew(model, cache):
+def test_a_damaged_tokenizer_table_is_made_again(model, cache):
     path = write(many(5))
     wanted = plain(prepare(model, path))
     (table,) = (cache / "tokenizers").iterdir()
@@ -197,15 +197,18 @@ def test_a_running_process_is_not_swept_away(model, cache, large):
     assert len(entries(cache)) == 2
 
 
-@pytest.mark.parametrize("door", ["binary", "Python"])
-def test_ctrl_c_leaves_nothing(model, cache, large, binary, door):
+@pytest.mark.parametrize("interface", ["binary", "Python"])
+def test_ctrl_c_leaves_nothing(model, cache, large, binary, interface):
     words = [str(binary), "prepare", large, "--model", model]
-    process = worker(model, large, cache) if door == "Python" else subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if interface == "Python":
+        process = worker(model, large, cache)
+    else:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     begun(cache, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode in ((130,) if door == "binary" else (130, -signal.SIGINT)), err
-    assert b"KeyboardInterrupt" in err if door == "Python" else b"interrupted" in err
+    assert process.returncode in ((130,) if interface == "binary" else (130, -signal.SIGINT)), err
+    assert b"KeyboardInterrupt" in err if interface == "Python" else b"interrupted" in err
     assert entries(cache) == []
 
 

@@ -1,4 +1,4 @@
-"""What was interrupted goes on: killed, stopped or damaged, a training ends in the bytes of one that nobody disturbed."""
+"""Resuming: a training that was killed, stopped or damaged ends with the bytes of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import pyrust_nn
-from pyrust_nn.models import model_folder
+from pyrust_nn.models.sources import model_folder
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,8 +38,8 @@ OUTPUT = {"finetune_full": "model/model.safetensors", "finetune_lora": "adapter/
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve conversations of different lengths."""
     path = tmp_path_factory.mktemp("data") / "few.json"
-    talks = [(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
-    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in talks]
+    pairs = [(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
+    rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs]
     path.write_text(json.dumps(rows))
     return path
 
@@ -198,7 +198,7 @@ def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(
     assert same_end(copy, undisturbed["finetune_lora"], "finetune_lora")
 
 
-def test_without_a_whole_checkpoint_the_step_begins_anew(copy: Path, runs: Path, undisturbed: dict[str, Path]) -> None:
+def test_without_a_complete_checkpoint_the_step_restarts(copy: Path, runs: Path, undisturbed: dict[str, Path]) -> None:
     for checkpoint in (copy / "checkpoints").glob("checkpoint-*"):
         (checkpoint / "scheduler.pt").unlink()
     pyrust_nn.resume("s", "finetune_lora", runs_dir=runs)

@@ -1,4 +1,4 @@
-"""The sample pipeline, run whole by the binary: the models answer with the very words of data.json, and each file is what it says."""
+"""The sample pipeline, run by the binary: models answer exactly as data.json, and every file has the right content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log, the records and the user's own scripts, read as a stranger would."""
+"""Logs, records and user scripts."""
 
 from __future__ import annotations
 

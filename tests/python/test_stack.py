@@ -1,4 +1,4 @@
-"""Adapters stacked upon each other, and flattened into one; the oracle is peft with all of them loaded by hand."""
+"""Stacked adapters, and stacks flattened to one adapter, compared with peft with all adapters loaded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 import peft
 import pytest
 import torch
+from fixtures import answer_loss
 from safetensors.torch import load_file
-from talks import answer_loss
 from transformers import AutoModelForCausalLM
 
 import pyrust_nn
-from pyrust_nn.models import load_model, load_tokenizer, model_folder
+from pyrust_nn.models.loading import load_model
+from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.tokenizers import load_tokenizer
 
 GIVEN: dict[str, Any] = {"num_epochs": 4, "batch_size": 2, "learning_rate": 1e-2, "lora_dropout": 0.2, "logging_steps": 1, "device": "cpu"}
 # Ranks, scales and modules differ: 8/4 everywhere, 6/√8 on two, 5/2 on all seven again.
@@ -33,14 +35,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("stack")
     shutil.copytree(model_folder("builtin:tiny"), home / "base")
     for number, answer in enumerate(("It is one.", "They are two, or so.", "Three of a kind!"), 1):
-        talks = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": answer}]} for n in range(4)]
-        (home / f"{number}.json").write_text(json.dumps(talks))
+        rows = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": answer}]} for n in range(4)]
+        (home / f"{number}.json").write_text(json.dumps(rows))
     return home
 
 
 @pytest.fixture(scope="module")
 def tower(home: Path) -> list[Path]:
-    """Three adapters, each stacked upon the one before."""
+    """Three adapters, each stacked on the previous one."""
     folders: list[Path] = []
     for number, given in enumerate((FIRST, SECOND, THIRD), 1):
         more = {"checkpoint_lora": folders[-1], "checkpoint_mode": "stack"} if folders else {}
@@ -159,8 +161,8 @@ def test_a_stack_flattens_into_one_adapter_of_equal_logits_for_plain_peft(home: 
 
 def test_adapters_of_one_scale_are_laid_beside_each_other_to_the_byte(home: Path, tower: list[Path], runs: Path) -> None:
     """Patterns of modules, too, which have no short names."""
-    upon = {"checkpoint_lora": tower[0], "checkpoint_mode": "stack", "lora_rank": 3, "lora_alpha": 6}
-    train(home, 2, "like", session="like", **upon)
+    stacked = {"checkpoint_lora": tower[0], "checkpoint_mode": "stack", "lora_rank": 3, "lora_alpha": 6}
+    train(home, 2, "like", session="like", **stacked)
     stack = home / "runs/like/like/adapter"
     config = json.loads((stack / "adapter_config.json").read_text())
     tensors = load_file(stack / WEIGHTS)
@@ -222,15 +224,15 @@ def test_an_interrupted_stack_goes_on_to_the_same_bytes(home: Path, tower: list[
     torch.testing.assert_close(logits(loaded), logits(by_hand(home / "base", checkpoint, *tower[:2])), rtol=0, atol=1e-5)
 
 
-def test_what_cannot_be_stacked_or_is_not_whole_is_refused_with_the_cure(home: Path, tower: list[Path], runs: Path) -> None:
+def test_what_cannot_be_stacked_or_is_incomplete_is_refused_with_the_fix(home: Path, tower: list[Path], runs: Path) -> None:
     def refused(kind: type[Exception], words: str, data: int = 2, **params: Any) -> None:
         with pytest.raises(kind, match=words):
             train(home, data, "no", session="no", runs_dir=runs, overwrite=True, **params)
 
-    upon = {"checkpoint_lora": tower[0], "checkpoint_mode": "stack"}
+    stacked = {"checkpoint_lora": tower[0], "checkpoint_mode": "stack"}
     refused(pyrust_nn.InputError, "checkpoint_mode stack needs an adapter.*checkpoint_lora", checkpoint_mode="stack")
-    refused(pyrust_nn.InputError, "use_dora does not go with checkpoint_mode stack", **upon, use_dora=True)
-    refused(pyrust_nn.InputError, "cannot be continued so: lora_rank is 4.*stack", checkpoint_lora=tower[0], lora_rank=8)
+    refused(pyrust_nn.InputError, "use_dora cannot be combined with checkpoint_mode stack", **stacked, use_dora=True)
+    refused(pyrust_nn.InputError, "cannot be continued with these parameters: lora_rank is 4.*stack", checkpoint_lora=tower[0], lora_rank=8)
 
     def edited(source: Path, name: str, file: str = "adapter_config.json", **settings: Any) -> Path:
         copy = Path(shutil.copytree(source, runs / name))
@@ -239,9 +241,9 @@ def test_what_cannot_be_stacked_or_is_not_whole_is_refused_with_the_cure(home: P
 
     dora = edited(tower[0], "dora", use_dora=True)
     (dora / "lineage.json").unlink()
-    refused(pyrust_nn.ModelError, "cannot be part of a stack: it has magnitudes.*merge", **(upon | {"checkpoint_lora": dora}))
+    refused(pyrust_nn.ModelError, "cannot be part of a stack: it has magnitudes.*merge", **(stacked | {"checkpoint_lora": dora}))
 
-    with pytest.raises(pyrust_nn.ModelError, match=r"stacked upon others.*flatten"):
+    with pytest.raises(pyrust_nn.ModelError, match=r"stacked on others.*flatten"):
         pyrust_nn.convert_lora_to_gguf("s", tower[1], runs_dir=runs)
     for name, setting in (("DoRA", {"use_dora": True}), ("alora", {"alora_invocation_tokens": [1]})):
         of_variants = edited(tower[1], "variant" + name[:3], **setting)
@@ -255,4 +257,4 @@ def test_what_cannot_be_stacked_or_is_not_whole_is_refused_with_the_cure(home: P
             task("s", broken, overwrite=True, runs_dir=runs)
     other = Path(shutil.copytree(tower[1], runs / "other"))
     shutil.copyfile(tower[2] / WEIGHTS, other / "parents/1" / WEIGHTS)
-    refused(pyrust_nn.InputError, "its parent .*other weights than when", **(upon | {"checkpoint_lora": other}))
+    refused(pyrust_nn.InputError, "its parent .*other weights than when", **(stacked | {"checkpoint_lora": other}))

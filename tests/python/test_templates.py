@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from engine import SHARED, assistant, model_folder, prepare, target_texts, user, with_template
+from data_engine import SHARED, assistant, model_folder, prepare, target_texts, user, with_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyrust_nn import InputError, ModelError, _core
-from pyrust_nn.chat import ChatRenderer
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.chat.renderer import ChatRenderer
+from pyrust_nn.models.tokenizers import load_tokenizer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMPARED = dict(line.split(" ", 1)[::-1] for line in (CHECKOUT / "src/data/compared_templates.txt").read_text().splitlines())

@@ -7,14 +7,14 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from engine import SHARED, assistant, model_folder, prepare, user
+from data_engine import SHARED, assistant, model_folder, prepare, user
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from pyrust_nn import _core
-from pyrust_nn.models import load_tokenizer
+from pyrust_nn.models.tokenizers import load_tokenizer
 
 QWEN35 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 

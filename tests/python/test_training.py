@@ -1,4 +1,4 @@
-"""Fine-tuning as a user meets it: what is learned, what is saved, what is refused, what the figures say."""
+"""Fine-tuning from the outside: what is learned, saved, refused and reported."""
 
 import json
 import math
@@ -17,13 +17,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 import pyrust_nn
-from pyrust_nn import InputError, ModelError, UsageError, training
-from pyrust_nn.batches import Batches, Layout
-from pyrust_nn.models import load_tokenizer, model_folder
-from pyrust_nn.rows import Rows, Sample
-from pyrust_nn.saving import TokenizerFiles
-from pyrust_nn.trainer import EpochSampler
-from pyrust_nn.training import TrainingData, train
+from pyrust_nn import InputError, ModelError, UsageError
+from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.tokenizers import TokenizerFiles, load_tokenizer
+from pyrust_nn.training import loop
+from pyrust_nn.training.batches import BatchLayout, MicroBatching
+from pyrust_nn.training.loop import train
+from pyrust_nn.training.preparation import TrainingData
+from pyrust_nn.training.rows import PreparedRows, Row
+from pyrust_nn.training.trainer import EpochSampler
 
 TINY = "builtin:tiny"
 ENDS = {"<|im_end|>", "<|endoftext|>"}
@@ -36,11 +38,11 @@ def write(path, conversations):
 
 def encoded(dataset):
     """Its rows, as copies that a test may change."""
-    rows = Rows(pyrust_nn.prepare_dataset(TINY, dataset_path=dataset, max_length=999)["path"])
-    return [Sample(row.input_ids.copy(), row.labels.copy()) for row in rows]
+    rows = PreparedRows(pyrust_nn.prepare_dataset(TINY, dataset_path=dataset, max_length=999)["path"])
+    return [Row(row.input_ids.copy(), row.labels.copy()) for row in rows]
 
 
-def talk(question, answer):
+def conversation(question, answer):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
@@ -52,13 +54,13 @@ def tokenizer():
 @pytest.fixture
 def few(tmp_path):
     """Eleven conversations of different lengths."""
-    return write(tmp_path / "few.json", [talk(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(11)])
+    return write(tmp_path / "few.json", [conversation(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(11)])
 
 
 @pytest.fixture
 def same(tmp_path):
     """Four times one conversation: whichever is trained on or held out, its loss can be computed."""
-    return write(tmp_path / "same.json", [talk("What is it?", "A pipeline, written twice.")] * 4)
+    return write(tmp_path / "same.json", [conversation("What is it?", "A pipeline, written twice.")] * 4)
 
 
 def folder(runs, summary, kind):
@@ -129,7 +131,7 @@ def test_full_fine_tune_learns_and_its_folder_is_a_model_like_the_first(runs, da
     mean = sum(r["loss"] * n for r, n in zip((r for r in records if "loss" in r), covered, strict=True)) / steps
     assert mean == pytest.approx(figures["train_loss"], rel=1e-5)
 
-    # transformers loads it, in the base's number format, with the stop set and the template; nothing is pickled
+    # transformers loads it, in the base's dtype, with the stop set and the template; nothing is pickled
     model = AutoModelForCausalLM.from_pretrained(saved)
     tokenizer = AutoTokenizer.from_pretrained(saved)
     assert {tokenizer.decode(token) for token in model.generation_config.eos_token_id} == ENDS
@@ -283,7 +285,7 @@ def test_a_copy_of_the_base_is_the_base(runs, trained, same, tmp_path):
         ("finetune_full", {"eval_split": 0.9, "rows": 1}, "eval_split.*leaves nothing"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_with_the_cure(runs, trained, few, tmp_path, task, given, words):
+def test_what_cannot_be_trained_is_refused_with_the_fix(runs, trained, few, tmp_path, task, given, words):
     model = trained[given["model"]] if "model" in given else TINY
     if "rows" in given:
         few = write(tmp_path / "cut.json", [row["messages"] for row in json.loads(few.read_text())][: given["rows"]])
@@ -324,9 +326,9 @@ def test_a_weight_that_broke_in_the_last_step_is_found(tokenizer, samples, tmp_p
         self.model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
         plain(self)
 
-    plain = training.ConversationTrainer.check_weights
-    monkeypatch.setattr(training.ConversationTrainer, "check_weights", break_one)
-    with pytest.raises(ModelError, match="weights became infinite or no numbers"):
+    plain = loop.ConversationTrainer.check_weights
+    monkeypatch.setattr(loop.ConversationTrainer, "check_weights", break_one)
+    with pytest.raises(ModelError, match="weights became infinite or NaN"):
         run_training(small_model(), tokenizer, samples, tmp_path)
 
 
@@ -428,7 +430,7 @@ def run_training(model, tokenizer, samples, folder, held_out=(), loraplus_ratio=
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory):
     """Twelve rows of different lengths."""
-    conversations = [talk(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
+    conversations = [conversation(f"Question {i}?", f"Answer {i} " * (1 + 3 * i % 7)) for i in range(12)]
     return encoded(write(tmp_path_factory.mktemp("samples") / "data.json", conversations))
 
 
@@ -473,7 +475,7 @@ def test_an_evaluation_that_needs_too_much_memory_takes_fewer_rows_at_once(token
     assert made["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-5)
 
 
-def test_memory_that_runs_out_for_good_is_said_with_its_cures(tokenizer, samples, tmp_path):
+def test_memory_that_runs_out_for_good_is_said_with_what_to_do(tokenizer, samples, tmp_path):
     class Full(Qwen2ForCausalLM):
         def forward(self, input_ids, **given):
             if not self.training:
@@ -503,14 +505,14 @@ def test_an_evaluation_is_of_tokens_alone_where_experts_have_a_router(tokenizer,
 def test_padding_changes_nothing_that_is_learned(tokenizer, samples, tmp_path, monkeypatch):
     one, other, padded = small_model(), small_model(), []
 
-    class Padded(Batches):
+    class Padded(MicroBatching):
         def inputs(self, rows):
             made = super().inputs(rows)
             padded.append("attention_mask" in made)
             return made
 
     first = run_training(one, tokenizer, samples, tmp_path, held_out=samples[:3])
-    monkeypatch.setattr(training, "pick_batches", lambda *given: Padded(Layout.PADDED, 10**6))
+    monkeypatch.setattr(loop, "choose_batching", lambda *given: Padded(BatchLayout.PADDED, 10**6))
     second = run_training(other, tokenizer, samples, tmp_path, held_out=samples[:3])
     assert any(padded)
     for name in ("first_loss", "last_loss", "eval_loss"):
@@ -566,7 +568,7 @@ def test_out_of_memory_takes_smaller_micro_batches_of_the_same_step(tokenizer, s
     got = run_training(crowded, tokenizer, samples, tmp_path)
     assert got["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
     assert_close(plain, crowded)
-    assert "micro-batches have" in caplog.text and "gradient checkpointing is on" in caplog.text
+    assert "micro-batches are limited" in caplog.text and "gradient checkpointing is turned on" in caplog.text
     crowded.room = 3
     with pytest.raises(ModelError, match=r"too small to train on a row of \d+ tokens; lower max_length"):
         run_training(crowded, tokenizer, samples, tmp_path)
@@ -623,7 +625,7 @@ def test_lora_plus_is_pefts_own(tokenizer, samples, tmp_path):
 
 def test_an_8_bit_optimizer_learns_with_moments_of_a_byte(tokenizer, samples, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(training.ConversationTrainer, "check_weights", lambda self: kept.append(self.optimizer))
+    monkeypatch.setattr(loop.ConversationTrainer, "check_weights", lambda self: kept.append(self.optimizer))
     model = small_model(hidden_size=64, intermediate_size=128)
     figures = run_training(model, tokenizer, samples, tmp_path, optimizer="adamw_8bit", num_epochs=4, learning_rate=1e-2)
     assert figures["last_loss"] < figures["first_loss"] - 0.5
@@ -770,7 +772,7 @@ def test_an_epoch_has_every_row_exactly_once_in_steps_of_batch_times_accumulatio
     tmp_path_factory, tokenizer, rows, batch, accumulation, epochs, budget, packing
 ):
     folder = tmp_path_factory.mktemp("s")
-    samples = encoded(write(folder / "data.json", [talk("q", "a " * (1 + i % 4)) for i in range(rows)]))
+    samples = encoded(write(folder / "data.json", [conversation("q", "a " * (1 + i % 4)) for i in range(rows)]))
     for i, sample in enumerate(samples):
         sample.input_ids[0] = i  # the row's name
     seen = []

@@ -1,0 +1,67 @@
+"""The process's environment while a step runs: what libraries read from `os.environ`, and the network, which `--offline` denies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from pyrust_nn import _core
+
+MODEL_SOURCES: dict[str, str] = {}
+"""Folders from which this step read models that are not given by folder (`builtin:tiny`, hub names). Rust hashes them."""
+
+_OFFLINE = threading.Event()
+_HOOK_INSTALLED = threading.Event()
+
+
+@contextlib.contextmanager
+def environment_variables(values: dict[str, str]) -> Iterator[None]:
+    """Set these in `os.environ`, and restore the earlier values afterwards."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def step_environment(offline: bool) -> Iterator[None]:
+    """Set what libraries read from the environment: no telemetry, and no network if `offline`."""
+    # By default torch's threads spin for milliseconds while they wait. If anything else runs on the machine, small models
+    # become ten times slower. Some microseconds keep most of what spinning gains on an idle machine.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # By default oneDNN keeps a thousand kernels of a megabyte each, and every micro-batch length needs some of its own.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    values = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if offline:
+        values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        if not _HOOK_INSTALLED.is_set():
+            _HOOK_INSTALLED.set()
+            sys.addaudithook(deny_network)  # a hook cannot be removed, so it checks whether the step is offline
+        _OFFLINE.set()
+    try:
+        with environment_variables(values):
+            yield
+    finally:
+        _OFFLINE.clear()
+
+
+def deny_network(event: str, args: tuple[Any, ...]) -> None:
+    """Audit hook: refuse connections and host lookups while a step is offline. Unix sockets (addressed by a path) stay allowed."""
+    # The event is compared first: other events come while Python shuts down, when this module's names are gone.
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto") and _OFFLINE.is_set():
+        if event != "socket.getaddrinfo" and isinstance(args[-1], (str, bytes)):
+            return
+        raise _core.ModelError(
+            "a connection to the network was attempted although the step is offline; use a folder, or a model that was downloaded before"
+        )

@@ -1,0 +1,182 @@
+"""Runs a step's script for Rust: loads it, checks a user script's parameters, calls `run(params, session)`, returns its answer as JSON."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import difflib
+import gc
+import importlib.metadata
+import io
+import json
+import linecache
+import logging
+import os
+import platform
+import sys
+import threading
+from pathlib import Path
+from types import CodeType, ModuleType, SimpleNamespace
+from typing import Any
+
+from pyrust_nn import _core
+from pyrust_nn._runtime.environment import MODEL_SOURCES, step_environment
+from pyrust_nn._runtime.imports import fast_imports
+from pyrust_nn._runtime.streams import StreamBridge
+
+REPORTED_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "gguf",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+)
+
+
+def open_bridge() -> StreamBridge:
+    """Redirect streams, logging and signals until the bridge is closed. Called by Rust."""
+    return StreamBridge()
+
+
+class Session:
+    """A step's session, as scripts see it."""
+
+    def __init__(self, native: Any, about: dict[str, Any]) -> None:
+        """`native` is the Rust object that does the work; `about` describes the step."""
+        self._native = native
+        self.id: str = about["id"]
+        self.step: str = about["step"]
+        self.folder = Path(about["folder"])
+        self.step_folder = Path(about["step_folder"])
+        self.offline: bool = about["offline"]
+        self.checkpoint: Path | None = Path(about["checkpoint"]) if about["checkpoint"] else None
+        """The complete and verified checkpoint from which this step resumes."""
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Draw the progress bar: `done` of `total` units, followed by `text`."""
+        self._native.progress(max(0, int(done)), max(0, int(total)), str(text))
+
+    def metric(self, record: dict[str, Any]) -> None:
+        """Append one object to the step's metrics.jsonl."""
+        self._native.metric(json.dumps(record, default=to_json, ensure_ascii=False))
+
+    def depends_on(self, name: str, folder: Path) -> None:
+        """Record the model that the parameter `name` stands for, so that a resumed step refuses a changed one."""
+        self._native.depends_on(name, os.fspath(folder))
+
+    def publish_checkpoint(self, partial: Path, target: Path) -> None:
+        """Rename a complete folder to its name as a checkpoint, with a manifest of its files and their hashes."""
+        self._native.publish_checkpoint(os.fspath(partial), os.fspath(target))
+
+    def stream(self, text: str) -> None:
+        """Write text to the terminal at once."""
+        self._native.stream(text)
+
+
+def to_json(value: Any) -> Any:
+    """Convert what JSON lacks: paths to strings, NumPy's and torch's scalars to numbers, their arrays to lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item"):
+        return value.item()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"run() returned a {type(value).__name__}, which JSON cannot hold; return numbers, strings, lists and dicts")
+
+
+def call(native: Any, about_json: str, params_json: str) -> str:
+    """Run the script and return its answer as JSON. Called by Rust."""
+    about = json.loads(about_json)
+    MODEL_SOURCES.clear()
+    bridge = StreamBridge()
+    try:
+        with step_environment(about["offline"]):
+            logging.getLogger(__name__).debug("Python %s in %s", platform.python_version(), sys.prefix)
+            with fast_imports(about["own_interpreter"]):
+                script = load_script(Path(about["script"]), f"step.{about['step']}")
+            params = json.loads(params_json)
+            if about["user_script"]:
+                params = check_params(script.get("PARAMS", {}), params["params"] or {}, about)
+            answer = script["run"](SimpleNamespace(**params), Session(native, about))
+            if answer is not None and not isinstance(answer, dict):
+                raise TypeError(f"run() returned a {type(answer).__name__}; it must return a dict or None")
+            answer = dict(answer or {})
+            if about["user_script"]:
+                known = {"outputs", "metrics", "params", "result"}
+                answer = answer if answer.keys() <= known else {"result": answer}
+                answer["params"] = {"params": params}
+            return json.dumps({**answer, "facts": facts()}, default=to_json, ensure_ascii=False)
+    finally:
+        bridge.close()
+
+
+def finish() -> None:
+    """Do what Python does when a process ends: join threads, call exit functions, flush open files. Called by Rust."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for item in gc.get_objects():
+        if issubclass(type(item), io.IOBase):
+            with contextlib.suppress(OSError, ValueError):
+                item.flush()
+
+
+def load_script(path: Path, name: str) -> dict[str, Any]:
+    """Execute the script's file as the module `name` (dataclasses and loggers look it up) and return its globals."""
+    text = path.read_text(encoding="utf-8")
+    linecache.checkcache(str(path))
+    code: CodeType = compile(text, str(path), "exec")
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
+    names = module.__dict__
+    exec(code, names)
+    if not callable(names.get("run")):
+        raise _core.InputError(f"script {path.name} has no function run(params, session); define one")
+    return names
+
+
+def check_params(defaults: Any, given: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Check a user's parameters against the script's PARAMS, {name: default}. A default's type is the type of the parameter."""
+    if not isinstance(defaults, dict):
+        raise _core.InputError(f"PARAMS of the script is a {type(defaults).__name__}; it must be a dict of names and defaults")
+    for name in given:
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, 1)
+            fix = f"did you mean {near[0]}?" if near else f"it has {', '.join(defaults) or 'none'}"
+            raise _core.UsageError(f"the script has no parameter {name}; {fix}")
+    return {name: convert_param(name, default, given.get(name, default), about["from_text"]) for name, default in defaults.items()}
+
+
+def convert_param(name: str, default: Any, value: Any, from_text: bool) -> Any:
+    """The value in the default's type. A string from the command line is parsed as that type; elsewhere the types must match."""
+    wanted = default if isinstance(default, type) else type(default)
+    if isinstance(default, type) and value is default:
+        raise _core.UsageError(f"the script needs the parameter {name} ({wanted.__name__})")
+    if value is default:
+        return value
+    if from_text and isinstance(value, str) and wanted is not str:
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if wanted is type(None) or (value is None and default is None):
+        return value
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise _core.UsageError(f"the script's parameter {name} must be of type {wanted.__name__}, not {value!r}")
+    return value
+
+
+def facts() -> dict[str, Any]:
+    """What session.json records of Python: its version, the packages' versions, the GPU. Imports no package for it."""
+    packages = {}
+    for name in REPORTED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
+    return {"python": platform.python_version(), "packages": packages, "gpu": gpu, "sources": dict(MODEL_SOURCES)}

@@ -1,0 +1,109 @@
+"""Faster imports of a step's packages, with the same result."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import importlib
+import importlib.abc
+import sys
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
+from types import ModuleType
+from typing import Any
+
+
+@contextlib.contextmanager
+def fast_imports(own_interpreter: bool) -> Iterator[None]:
+    """While entered: no garbage collection, and `torch.compile` waits for a first call.
+
+    torch and transformers make a million objects, none of them garbage, and a collection visits them all: this takes a
+    second during the imports and a third of a second at each later collection. With `own_interpreter` (the binary's) the
+    imported objects are frozen, so later collections skip them. A host's Python has objects that may become garbage, so
+    there nothing is frozen.
+    """
+    had_torch, enabled = "torch" in sys.modules, gc.isenabled()
+    gc.disable()
+    deferred = DeferredCompile()
+    sys.meta_path.insert(0, deferred)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(deferred)
+        deferred.undo()
+        if own_interpreter and "torch" in sys.modules and not had_torch:
+            gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def lazy_datasets() -> Iterator[None]:
+    """While entered, `import datasets` gives a lazy module; afterwards the package is imported normally.
+
+    transformers' Trainer imports `datasets` to recognize its data sets, which we do not use. With pandas the import
+    takes a quarter of a second and 80 MB.
+    """
+    spec = PathFinder.find_spec("datasets")
+    if spec is None or "datasets" in sys.modules:
+        yield
+        return
+    lazy = LazyModule("datasets")
+    lazy.__spec__ = spec  # transformers checks it to see whether the package is installed
+    sys.modules["datasets"] = lazy
+    try:
+        yield
+    finally:
+        lazy._remove()
+
+
+class LazyModule(ModuleType):
+    """A module that is imported when one of its attributes is first read."""
+
+    def _remove(self) -> None:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+
+    def __getattr__(self, name: str) -> Any:
+        """Import the module and return its attribute."""
+        self._remove()
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class DeferredCompile(importlib.abc.MetaPathFinder):
+    """Makes `torch.compile` wait for the first call of the decorated function, from the import of bitsandbytes on.
+
+    bitsandbytes decorates functions that few steps call, and torch takes half a second to find a compiler for them.
+    """
+
+    def __init__(self) -> None:
+        """`torch.compile` stays as it is until bitsandbytes is imported."""
+        self._torch: Any = None
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Find nothing; notice the import of bitsandbytes."""
+        if name == "bitsandbytes" and self._torch is None:
+            import torch
+
+            self._torch, self._compile = torch, torch.compile
+            torch.compile = self.deferred_compile
+
+    def undo(self) -> None:
+        """Restore `torch.compile`."""
+        if self._torch is not None:
+            self._torch.compile = self._compile
+
+    def deferred_compile(self, model: Any = None, **options: Any) -> Any:
+        """`torch.compile` for functions, deferred to their first call."""
+        if model is None:
+            return lambda function: self.deferred_compile(function, **options)
+        compiled: list[Any] = []
+
+        @functools.wraps(model)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            if not compiled:
+                compiled.append(self._compile(model, **options))
+            return compiled[0](*args, **kwargs)
+
+        return function

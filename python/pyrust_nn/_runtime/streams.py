@@ -1,0 +1,138 @@
+"""Redirects a step's streams, logging and signals to the session's log, and restores the host's when the step ends."""
+
+from __future__ import annotations
+
+import io
+import logging
+import signal
+import sys
+import threading
+import time
+import warnings
+from types import FrameType
+from typing import Any
+
+from pyrust_nn import _core
+
+LOG_EVERY_SECONDS = 5.0
+"""A progress bar redraws itself many times a second; the log gets one of its lines per this interval."""
+
+NOISY_LOGGERS = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops", "gguf.gguf_writer")
+"""Loggers whose warnings do not help a user: one per 8-bit matrix product of every token, one per import."""
+
+
+class StreamToLogger(io.TextIOBase):
+    """A text stream whose lines become log records. Of lines that overwrite themselves (`\\r`) only some are kept."""
+
+    def __init__(self, origin: str, host: Any, host_threads: set[int]) -> None:
+        """`origin` (stdout or stderr) names the records. Output of the threads in `host_threads` goes to the stream `host`."""
+        self.origin = origin
+        self.host, self.host_threads = host, host_threads
+        self.line = ""
+        self.redrawn_at: float | None = None
+        self.lock = threading.RLock()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Always UTF-8, as Rust expects."""
+        return "utf-8"
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Accept text; complete lines become records at once."""
+        if threading.get_ident() in self.host_threads and self.host is not None:
+            return int(self.host.write(text))
+        with self.lock:
+            *whole, self.line = (self.line + text).split("\n")
+            for line in whole:
+                self._record(line.rsplit("\r", 1)[-1])
+                self.redrawn_at = None
+            if "\r" in self.line:
+                drawn, _, rest = self.line.rpartition("\r")
+                self.line = rest
+                drawn = rest or drawn.rsplit("\r", 1)[-1]
+                now = time.monotonic()
+                self.redrawn_at = now if self.redrawn_at is None else self.redrawn_at
+                if drawn.strip() and now - self.redrawn_at >= LOG_EVERY_SECONDS:
+                    self.redrawn_at = now
+                    self._record(drawn)
+        return len(text)
+
+    def finish(self) -> None:
+        """Record an unfinished last line."""
+        with self.lock:
+            if self.line:
+                self._record(self.line)
+                self.line = ""
+
+    def _record(self, line: str) -> None:
+        if line.strip():
+            _core.log(logging.INFO, self.origin, line)
+
+
+class LogHandler(logging.Handler):
+    """Sends records to the native log, and those of the host's threads to the host's handlers."""
+
+    def __init__(self, host: list[logging.Handler], host_level: int, host_threads: set[int]) -> None:
+        """`host` are the handlers replaced, `host_level` the root logger's level, `host_threads` the threads that existed before."""
+        super().__init__(logging.DEBUG)
+        self.host, self.host_level, self.host_threads = host, host_level, host_threads
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Errors in formatting a record are reported by `handleError`, not raised into the caller."""
+        if record.thread in self.host_threads:
+            if record.levelno >= self.host_level:
+                for handler in self.host:
+                    handler.handle(record)
+            return
+        try:
+            _core.log(record.levelno, record.name, self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+class StreamBridge:
+    """Holds streams, root logger, warnings and (in the embedded interpreter) signal handlers until `close` restores them."""
+
+    def __init__(self) -> None:
+        """Redirect all of them."""
+        others = {thread.ident for thread in threading.enumerate() if thread.ident} - {threading.get_ident()}
+        self.streams = (sys.stdout, sys.stderr)
+        self.ours = (StreamToLogger("stdout", sys.stdout, others), StreamToLogger("stderr", sys.stderr, others))
+        sys.stdout, sys.stderr = self.ours  # type: ignore[assignment]
+        root = logging.getLogger()
+        self.level, self.handlers = root.level, root.handlers[:]
+        root.setLevel(logging.DEBUG)
+        root.handlers[:] = [LogHandler(self.handlers, self.level, others)]
+        self.showwarning, self.filters = warnings.showwarning, warnings.filters[:]
+        logging.captureWarnings(True)
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)  # peft's use of transformers
+        self.levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
+        for name in NOISY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.signals: dict[int, Any] = {}
+        if _core.EMBEDDED and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.signals[number] = signal.signal(number, interrupt)
+
+    def close(self) -> None:
+        """Record unfinished lines and restore everything."""
+        for stream in self.ours:
+            stream.finish()
+        sys.stdout, sys.stderr = self.streams
+        root = logging.getLogger()
+        root.setLevel(self.level)
+        root.handlers[:] = self.handlers
+        for name, level in self.levels.items():
+            logging.getLogger(name).setLevel(level)
+        logging.captureWarnings(False)
+        warnings.showwarning = self.showwarning
+        warnings.filters[:] = self.filters  # type: ignore[index]
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle SIGINT and SIGTERM alike: raise KeyboardInterrupt, so that the summary is still written."""
+    raise KeyboardInterrupt(signal.Signals(number).name)

@@ -1,0 +1,1 @@
+"""Models and adapters as plans for GGUF files, which the native core writes."""

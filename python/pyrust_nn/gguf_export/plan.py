@@ -1,0 +1,118 @@
+"""The plan for a whole model's GGUF file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from pyrust_nn import ModelError
+from pyrust_nn.gguf_export.keys import ModelLabel, add_hyperparameters, add_metadata
+from pyrust_nn.gguf_export.layout import TensorLayout, TensorMapping, check_complete, next_token_blocks
+from pyrust_nn.gguf_export.stored_tensors import StoredTensor, stored_tensors
+from pyrust_nn.gguf_export.vocab import add_vocabulary
+from pyrust_nn.gguf_export.writing import GgufPlan, assemble_plan
+from pyrust_nn.models.sources import checked_model_folder, first_line, is_offline
+
+
+def model_plan(folder: Path, outtype: str, target: Path, name: ModelLabel) -> GgufPlan:
+    """The plan for the model in a folder. Raises ModelError if it cannot be converted to GGUF."""
+    checked_model_folder(str(folder))
+    config = text_config(str(folder), folder)
+    if (quantized := config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method", "some method")
+        raise ModelError(
+            f"the weights in {folder} are quantized by {method}, and GGUF files are made from plain weights; convert the model "
+            "from which they were quantized (outtype q8_0 stores 8.5 bits per weight)"
+        )
+    stored = stored_tensors(folder)
+    layout = TensorLayout(config, next_token_blocks([tensor.name for tensor in stored]))
+    tensors = list(_model_tensors(stored, layout, folder))
+    check_complete({tensor["name"] for tensor in tensors}, layout, folder)
+
+    def add_keys(writer: gguf.GGUFWriter) -> dict[str, Any]:
+        add_metadata(writer, folder, name, gguf.GGUFType.MODEL)
+        add_hyperparameters(writer, layout, outtype)
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        return {"vocabulary": add_vocabulary(writer, folder, config["vocab_size"])}
+
+    return assemble_plan(layout, tensors, outtype, target, add_keys)
+
+
+def text_config(model: str, place: Path | str) -> dict[str, Any]:
+    """The configuration of a model's text part, with transformers' defaults.
+
+    `model` is a folder or a hub name; `place` names it in errors.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=is_offline() or Path(model).is_dir())
+    except Exception as cause:
+        raise ModelError(f"the configuration of {place} cannot be read: {first_line(cause)}; check its config.json") from cause
+    values = config.to_dict()
+    return {**values, **values.get("text_config", {})}
+
+
+def _model_tensors(stored: list[StoredTensor], layout: TensorLayout, folder: Path) -> Iterator[dict[str, Any]]:
+    """The tensors of the file in the order of llama.cpp's converter. Experts that are stored separately are stacked."""
+    incomplete: dict[str, dict[tuple[int, str], StoredTensor]] = {}
+    for tensor in stored:
+        name = layout.text_model_name(tensor.name)
+        if name is None:
+            continue
+        if (expert := layout.expert(name)) is None:
+            for mapping in layout.mappings(name, tensor.shape):
+                yield _decay_entry(mapping, tensor) if mapping.decay else _entry(mapping, [tensor])
+            continue
+        stem, index, projection = expert
+        experts = incomplete.setdefault(stem, {})
+        experts[index, projection] = tensor
+        if len(experts) == 3 * layout.experts:
+            del incomplete[stem]
+            yield from _stacked(stem, experts, layout)
+    if incomplete:
+        stem, experts = next(iter(incomplete.items()))
+        raise ModelError(
+            f"the weights in {folder} lack experts: {stem} has {len(experts)} of {3 * layout.experts} matrices; "
+            "copy or download the model again"
+        )
+
+
+def _stacked(stem: str, experts: dict[tuple[int, str], StoredTensor], layout: TensorLayout) -> Iterator[dict[str, Any]]:
+    for projection in ("down_proj", "gate_proj", "up_proj"):
+        stack = [experts[index, projection] for index in range(layout.experts)]
+        name = layout.gguf_name(f"{stem}.{projection}.weight")
+        yield _entry(TensorMapping(name, (layout.experts, *stack[0].shape)), stack)
+
+
+def _entry(mapping: TensorMapping, sources: list[StoredTensor]) -> dict[str, Any]:
+    part: dict[str, Any] = {}
+    if mapping.rows is not None:
+        part["rows"] = mapping.rows
+    if mapping.columns is not None:
+        part["columns"] = mapping.columns
+    parts = [{"file": str(source.file), "tensor": source.name, **part} for source in sources]
+    entry: dict[str, Any] = {"name": mapping.name, "shape": mapping.shape, "parts": parts}
+    if mapping.add is not None:
+        entry["add"] = mapping.add
+    return entry
+
+
+def _decay_entry(mapping: TensorMapping, source: StoredTensor) -> dict[str, Any]:
+    """-exp(A_log), a number for each head, computed by torch as in llama.cpp's converter, so that all bits agree."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(source.file, framework="pt") as file:
+        stored = file.get_tensor(source.name)
+    numbers = -torch.exp(stored if stored.dtype in (torch.float16, torch.float32) else stored.float())
+    if not torch.isfinite(numbers).all():
+        raise ModelError(
+            f"tensor {source.name} in {source.file} has no finite decay, so the weights are damaged; copy or download the model again"
+        )
+    if mapping.columns is not None:
+        numbers = torch.cat([numbers[first : first + count] for first, count in mapping.columns])
+    return {"name": mapping.name, "shape": mapping.shape, "values": numbers.float().tolist()}

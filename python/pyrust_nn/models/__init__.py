@@ -1,0 +1,1 @@
+"""Models, adapters and tokenizers: where they come from, and how they are loaded, combined and saved."""

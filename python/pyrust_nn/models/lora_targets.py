@@ -1,0 +1,42 @@
+"""The layers that LoRA adapts by default."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from pyrust_nn import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+# The linear layers of a Qwen block, in the order in which the data passes them.
+STANDARD_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Linear layers that choose experts: a small change there sends tokens to other experts.
+ROUTERS = {"gate", "shared_expert_gate"}
+
+
+def lora_target_modules(model: PreTrainedModel) -> list[str]:
+    """The names of the layers that LoRA adapts by default.
+
+    These are the seven projections if the blocks consist of them. If a family has others (Qwen3.5's gated delta
+    attention), they are all linear layers of the blocks. The embedding, the output matrix and routers are never among them.
+    """
+    from torch import nn
+
+    names = {
+        path.rsplit(".", 1)[-1]
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.search(r"\blayers\.\d+\.", path)
+    } - ROUTERS
+    if any(parameter.dim() == 3 and "experts" in path for path, parameter in model.named_parameters()):
+        # peft can adapt them (target_parameters), but then neither dropout nor bitsandbytes works.
+        logger.info("the experts of each layer are fused into one tensor: LoRA adapts attention and dense layers by default")
+    if not names:
+        raise ModelError(f"{type(model).__name__} has no linear layers in its blocks; set target_modules")
+    if names <= set(STANDARD_TARGETS):
+        return [name for name in STANDARD_TARGETS if name in names]
+    return sorted(names)

@@ -1,0 +1,51 @@
+"""Merges an adapter, its parents and its base into one plain model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyrust_nn import ModelError
+from pyrust_nn.models.loading import load_with_adapter, stored_dtype
+from pyrust_nn.models.sources import adapter_base, checked_adapter_folder, checked_model_folder, quantization
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def merged_model(adapter: str, device: torch.device, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The plain model that computes what an adapter, its parents and its base compute together.
+
+    The adapters' products are added in float32 and the sum is rounded once to `dtype` (None: the dtype in which the base
+    is stored). Adding in bfloat16 would lose part of the adapter's small change.
+
+    Raises ModelError if the base is quantized, or if adapter or base cannot be loaded.
+    """
+    import torch
+
+    folder = checked_adapter_folder(adapter)
+    base = adapter_base(str(folder))
+    if quantization(checked_model_folder(base)) is not None:
+        raise ModelError(
+            f"adapter {folder} cannot be merged: its base {base} is quantized, and merging needs the plain weights; "
+            'set "base_model_name_or_path" in its adapter_config.json to the plain model'
+        )
+    adapted = load_with_adapter(folder, device, torch.float32)
+    untie_adapted_embeddings(adapted)
+    model = adapted.merge_and_unload(safe_merge=True)
+    return model.to(stored_dtype(base) if dtype is None else dtype)
+
+
+def untie_adapted_embeddings(model: Any) -> None:
+    """Copy a PeftModel's output matrix if it shares the embedding's weights and one of them is adapted: a merge changes only that one."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    base: Any = model.get_base_model()
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    if head is None or not (isinstance(head, BaseTunerLayer) or isinstance(embedding, BaseTunerLayer)):
+        return
+    if head.weight is embedding.weight:
+        plain: Any = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
+        base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = False

@@ -1,0 +1,71 @@
+"""Saves trained models and adapters as folders that transformers and peft load."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyrust_nn.models.stack import NEWEST_ADAPTER, copy_parents
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+    from pyrust_nn.models.tokenizers import AnyTokenizer
+
+logger = logging.getLogger(__name__)
+
+# Qwen's models end an answer with one of these.
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+
+
+def save_model(model: Any, tokenizer: AnyTokenizer, folder: Path) -> None:
+    """Write a model (PreTrainedModel), or an adapter (PeftModel) with its parents but without its base, into `folder`.
+
+    Besides the weights (safetensors, in the dtype they have in memory) it writes the tokenizer, its chat template and a
+    generation config.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(model, "peft_config"):
+        # No embeddings: their size never changes here. Otherwise peft would ask the hub whether it did.
+        model.save_pretrained(folder, selected_adapters=[NEWEST_ADAPTER], save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        copy_parents(model, folder)
+        if model.get_base_model().generation_config is not None:
+            model.get_base_model().generation_config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+
+
+def save_tokenizer(tokenizer: AnyTokenizer, folder: Path) -> None:
+    """Write the tokenizer beside saved weights, and give the weights the same permissions as its files."""
+    tokenizer.save_pretrained(folder)
+    # safetensors makes its files readable by their owner alone.
+    mode = (folder / "tokenizer_config.json").stat().st_mode
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)
+
+
+def set_stop_tokens(generation: GenerationConfig | None, tokenizer: AnyTokenizer) -> None:
+    """Make generation stop at every token that may end an answer, in addition to its present stop tokens.
+
+    Call it before training: a generation config that cannot be saved must not be discovered afterwards.
+    """
+    if generation is None:
+        return
+    known = generation.eos_token_id
+    known = [known] if isinstance(known, int) else list(known or [])
+    vocabulary = tokenizer.added_tokens_encoder
+    ends = [vocabulary[token] for token in END_TOKENS if token in vocabulary]
+    own = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    stops = list(dict.fromkeys([*ends, *own, *known]))
+    if stops:
+        generation.eos_token_id = stops
+    try:
+        generation.validate(strict=True)
+    except ValueError as cause:
+        # Published configs set a temperature for greedy decoding, which ignores it; transformers refuses to save that after a change.
+        logger.debug("sampling parameters were removed from the generation config: %s", cause)
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
+            setattr(generation, name, None)

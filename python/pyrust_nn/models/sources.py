@@ -1,0 +1,199 @@
+"""Resolves a model's name to a local folder that is safe to load.
+
+A name is an existing folder, `builtin:tiny`, or a name on the Hugging Face hub, which becomes the folder of its snapshot
+in the hub's cache. Only configuration, tokenizer and safetensors files are downloaded or read: pickled weights and remote
+code can run arbitrary code when they are loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from pyrust_nn import ModelError
+from pyrust_nn._runtime.environment import MODEL_SOURCES, environment_variables
+from pyrust_nn.models.tiny import TINY_MODEL, tiny_model_folder
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+LINEAGE = "lineage.json"
+PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+_DOWNLOADED_FILES = ["*.json", "*.jinja", "*.txt", "*.safetensors"]
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def is_offline() -> bool:
+    """Whether the network must not be used: HF_HUB_OFFLINE is set, as `--offline` does while a step runs."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def model_folder(model: str) -> Path:
+    """The absolute folder of a model or adapter. A hub name is downloaded if necessary.
+
+    Raises ModelError if there is no such model, or if it would have to be downloaded while offline.
+    """
+    if model == TINY_MODEL:
+        return _record(model, tiny_model_folder())
+    folder = Path(model)
+    if folder.is_dir():
+        return folder.absolute()
+    if folder.is_file():
+        raise ModelError(f"{model} is a file; give the folder that holds config.json and the weights")
+    if folder.is_absolute() or not _HUB_NAME.fullmatch(model):
+        raise ModelError(f"there is no model folder {model}; check the path, or give a hub name such as Qwen/Qwen3-0.6B")
+    return _record(model, _snapshot(model))
+
+
+def tokenizer_source(model: str, offline: bool) -> str:
+    """The folder with the tokenizer of a model. An adapter without a tokenizer.json has its base's. Called by Rust."""
+    with environment_variables({"HF_HUB_OFFLINE": "1"} if offline else {}):
+        folder = model_folder(model)
+        if is_adapter(model) and not (folder / "tokenizer.json").is_file():
+            folder = model_folder(adapter_base(model))
+        return str(folder)
+
+
+def _record(model: str, folder: Path) -> Path:
+    """Record for the session from which folder this model was read."""
+    MODEL_SOURCES[model] = str(folder)
+    return folder
+
+
+def _snapshot(name: str) -> Path:
+    """The folder of a hub model in the hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    offline = is_offline()
+    try:
+        # Subfolders hold other formats of the same weights (onnx, original).
+        folder = snapshot_download(name, allow_patterns=_DOWNLOADED_FILES, ignore_patterns=["*/*"], local_files_only=offline)
+    except GatedRepoError as cause:
+        raise ModelError(f"model {name} needs permission: accept its terms on the hub, then log in with `hf auth login`") from cause
+    except RepositoryNotFoundError as cause:
+        raise ModelError(
+            f"there is no model {name}, neither a local folder nor a hub model that you may see; check the spelling"
+        ) from cause
+    except LocalEntryNotFoundError as cause:
+        if offline:
+            raise ModelError(
+                f"model {name} is not downloaded, and --offline forbids the download; "
+                "run once without --offline, or give the model's folder"
+            ) from cause
+        raise ModelError(f"model {name} cannot be downloaded: the hub is not reachable; check the network, or give a folder") from cause
+    except (HfHubHTTPError, OSError) as cause:
+        raise ModelError(f"model {name} could not be downloaded: {cause}; try again, or give a folder") from cause
+    return Path(folder)
+
+
+def checked_model_folder(model: str) -> Path:
+    """`model_folder` for a whole model, not an adapter. Raises ModelError if config.json or a safetensors file is missing."""
+    folder = model_folder(model)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{_description(model, folder)} has no config.json, so it is not a model; give the folder that has one")
+    _check_weights(model, folder)
+    return folder
+
+
+def _check_weights(model: str, folder: Path) -> None:
+    if (index := folder / "model.safetensors.index.json").is_file():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+        if missing:
+            raise ModelError(
+                f"{_description(model, folder)} is incomplete: {index.name} names {', '.join(missing)}, which does not exist; "
+                "copy or download the model again"
+            )
+    elif not any(folder.glob("*.safetensors")):
+        _refuse_pickle(model, folder)
+        raise ModelError(
+            f"{_description(model, folder)} has no safetensors weights, and no other format is read; "
+            "copy or download the model again, or use a release that has them"
+        )
+
+
+def _refuse_pickle(model: str, folder: Path) -> None:
+    pickles = {file.name for pattern in PICKLE_FILES for file in folder.glob(pattern)} - {"training_args.bin"}
+    if pickles:
+        raise ModelError(
+            f"{_description(model, folder)} has its weights only as pickle files ({', '.join(sorted(pickles))}), "
+            "which can run code when they are loaded; use a release with safetensors, or convert it on a machine where you trust it "
+            "(load it with transformers and call save_pretrained)"
+        )
+
+
+def is_adapter(path: str) -> bool:
+    """Whether this is an adapter, not a whole model. A hub name is downloaded if necessary."""
+    return path != TINY_MODEL and (model_folder(path) / ADAPTER_CONFIG).is_file()
+
+
+def checked_adapter_folder(path: str) -> Path:
+    """`model_folder` for an adapter. Raises ModelError if its configuration or its safetensors weights are missing."""
+    folder = model_folder(path)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        kind = "is a whole model" if (folder / "config.json").is_file() else f"has no {ADAPTER_CONFIG}"
+        raise ModelError(f"{_description(path, folder)} {kind}; give an adapter, such as the output of finetune_lora")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        _refuse_pickle(path, folder)
+        raise ModelError(f"adapter {folder} has no {ADAPTER_WEIGHTS}; copy it again or train it again")
+    return folder
+
+
+def adapter_base(path: str) -> str:
+    """The model that an adapter was trained on: an absolute folder, `builtin:tiny` or a hub name.
+
+    Raises ModelError if the adapter does not name it, or if it is a folder that no longer exists.
+    """
+    config = model_folder(path) / ADAPTER_CONFIG
+    base = read_json(config).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f'{config} does not name its base model; add it there as "base_model_name_or_path"')
+    if base == TINY_MODEL:
+        return base
+    if Path(base).is_dir():
+        base = str(Path(base).absolute())
+        if (Path(base) / ADAPTER_CONFIG).is_file():
+            raise ModelError(f"the base of adapter {config.parent} is itself an adapter ({base}); merge that adapter first")
+        return base
+    if not Path(base).is_absolute() and _HUB_NAME.fullmatch(base):
+        return base
+    raise ModelError(
+        f"the base model of adapter {config.parent} is missing: {base} does not exist; "
+        f'restore it, or set "base_model_name_or_path" in {config} to its new folder'
+    )
+
+
+def quantization(folder: Path) -> dict[str, Any] | None:
+    """The `quantization_config` of a model folder, or None if its weights are not quantized."""
+    return read_json(folder / "config.json").get("quantization_config")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a model's folder. Raises ModelError if it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise ModelError(f"{path} cannot be read: {cause.strerror}; copy or download the model again") from cause
+    except ValueError as cause:
+        raise ModelError(f"{path} is not valid JSON ({cause}); copy or download the model again") from cause
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a {type(value).__name__}, not a JSON object; copy or download the model again")
+    return value
+
+
+def _description(model: str, folder: Path) -> str:
+    """The model as messages name it: a hub name says more than a folder of the cache."""
+    return f"model folder {folder}" if Path(model).is_dir() else f"model {model}"
+
+
+def first_line(cause: BaseException) -> str:
+    """An exception's first line: libraries add pages to it."""
+    text = str(cause).strip()
+    return text.splitlines()[0] if text else type(cause).__name__

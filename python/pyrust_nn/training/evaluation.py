@@ -1,0 +1,60 @@
+"""Evaluations during training: the best checkpoint, and early stopping."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pyrust_nn import InputError
+
+
+def check_evaluation(params: SimpleNamespace) -> None:
+    """Raise InputError for parameters that need evaluation data if there is none, or if two sources of it are given."""
+    if params.eval_dataset_path and params.eval_split:
+        raise InputError("eval_dataset_path and eval_split cannot both be set, since each says what to evaluate on; set one of them")
+    if params.eval_dataset_path or params.eval_split:
+        return
+    for name in ("eval_steps", "early_stopping_patience", "load_best_model_at_end"):
+        if getattr(params, name):
+            raise InputError(f"{name} needs data to evaluate on; set eval_dataset_path or eval_split")
+
+
+def set_eval_mode(model: torch.nn.Module) -> None:
+    """`model.eval()`, except for bitsandbytes' Linear4bit, which has no dropout and would repack its weights for CPU inference."""
+    for module in model.modules():
+        module.training = type(module).__name__ == "Linear4bit"
+
+
+class EvaluationCallback(TrainerCallback):
+    """Saves at every best evaluation, and stops after `patience` evaluations in a row without a lower loss (0: never).
+
+    `without_improvement` counts those evaluations; checkpoints save it. Trainer sets `state.best_metric` after this callback.
+    """
+
+    def __init__(self, *, patience: int, saves: bool) -> None:
+        """saves: whether the training writes checkpoints."""
+        self.patience, self.saves = patience, saves
+        self.without_improvement = 0
+
+    @property
+    def patience_exhausted(self) -> bool:
+        """Whether the training must stop."""
+        return 0 < self.patience <= self.without_improvement
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        """Log before an evaluation that may end the training."""
+        control.should_log |= bool(self.patience) and control.should_evaluate
+        return control
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        """Compare the loss with the best so far."""
+        best = math.inf if state.best_metric is None else state.best_metric
+        better = kwargs["metrics"]["eval_loss"] < best
+        self.without_improvement = 0 if better else self.without_improvement + 1
+        control.should_training_stop |= self.patience_exhausted
+        control.should_save |= self.saves and (better or self.patience_exhausted)
+        return control

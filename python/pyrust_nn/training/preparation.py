@@ -1,0 +1,100 @@
+"""What precedes training: the device, the data set, and how rows are batched."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoConfig, set_seed
+
+from pyrust_nn import InputError, UsageError
+from pyrust_nn.cpu.packed_attention import can_pack
+from pyrust_nn.models.devices import pick_device, pick_dtype
+from pyrust_nn.models.loading import position_limit
+from pyrust_nn.models.sources import model_folder
+from pyrust_nn.training.batches import MAX_TOKENS, BatchLayout, MicroBatching
+from pyrust_nn.training.compiling import check_compilable, check_compiler
+from pyrust_nn.training.evaluation import check_evaluation
+from pyrust_nn.training.rows import PreparedRows, prepare_rows, row_options
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The rows to train on, the rows held out for evaluation, and the counts of `prepare_dataset`."""
+
+    train: PreparedRows
+    evaluation: PreparedRows | None
+    digest: str  # of the data set's files
+    counts: dict[str, int]
+
+
+def initialize_training(params: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
+    """Seed every random generator; return the device and the dtype to compute with.
+
+    Raises UsageError under a distributed launcher, InputError for a dtype that the device cannot train in, SetupError if
+    `compile` is on and no compiler works.
+    """
+    if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
+        raise UsageError(
+            f"this is one of {processes} processes (WORLD_SIZE, as torchrun sets it), but training runs in a single process: each of "
+            "them would open the session. Start pyrust-nn without a launcher, or unset WORLD_SIZE"
+        )
+    set_seed(params.seed)
+    device = pick_device(params.device)
+    dtype = pick_dtype(params.dtype, device)
+    if dtype == torch.float16 and device.type != "cuda":
+        raise InputError("training in fp16 needs a CUDA device, since its loss must be scaled; set dtype to bf16 or fp32")
+    if params.compile:
+        check_compiler(device)
+    return device, dtype
+
+
+def load_data(params: SimpleNamespace, config: PretrainedConfig) -> TrainingData:
+    """Prepare the data set, or find it in the cache. `config` is the model's: `max_length` must not exceed its positions."""
+    positions = position_limit(config)
+    if positions is not None and params.max_length > positions:
+        raise InputError(
+            f"max_length {params.max_length} exceeds the {positions} positions (max_position_embeddings) of "
+            f"{params.model}; set max_length to {positions} or less"
+        )
+    check_evaluation(params)
+    if params.compile:
+        check_compilable(config)
+    prepared = prepare_rows(params.model, params.dataset_path, row_options(params), params.eval_split)
+    train = PreparedRows(prepared["path"])
+    evaluation = PreparedRows(prepared["eval_path"]) if prepared["eval_path"] else None
+    if params.eval_dataset_path:
+        evaluation = PreparedRows(prepare_rows(params.model, params.eval_dataset_path, row_options(params))["path"])
+    logger.info("%d rows to train on, %d to evaluate", len(train), len(evaluation or ()))
+    counts = {name: count for name, count in prepared.items() if isinstance(count, int) and name != "cached"}
+    return TrainingData(train, evaluation, prepared["digest"], counts | {"eval_rows": len(evaluation or ())})
+
+
+def model_config(model: str) -> PretrainedConfig:
+    """The configuration of a model, read without its weights."""
+    return AutoConfig.from_pretrained(model_folder(model), local_files_only=True, trust_remote_code=False)
+
+
+def choose_batching(params: SimpleNamespace, config: PretrainedConfig, device: torch.device) -> MicroBatching:
+    """How the rows of a step are batched. Raises InputError if packing is requested but would change the result."""
+    obstacle = None
+    if not can_pack(config):
+        obstacle = "some layers of this model are recurrent and would carry one row's state into the next"
+    elif params.neftune_alpha:
+        obstacle = "neftune_alpha scales its noise by the length of a row"
+    if params.packing == "on" and obstacle:
+        raise InputError(f"packing cannot be on: {obstacle}; set it to auto")
+    layout = BatchLayout.PACKED
+    if obstacle or params.packing == "off":
+        # A GPU needs many rows at once, and sorted rows have little padding; a CPU is busy with one row.
+        layout = BatchLayout.EQUAL if device.type == "cpu" else BatchLayout.PADDED
+    return MicroBatching(layout, params.max_tokens_per_batch or MAX_TOKENS.get(device.type, MAX_TOKENS["cuda"]))

@@ -1,0 +1,60 @@
+"""Ends a training with a checkpoint when a signal asks for it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pyrust_nn import _core
+
+logger = logging.getLogger(__name__)
+
+
+class StopCallback(TrainerCallback):
+    """Saves a checkpoint and ends the training after the current step if a signal requested it."""
+
+    def __init__(self) -> None:
+        """No signal has come yet."""
+        self.requested_by: str | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        """Make the trainer save and stop."""
+        if self.requested_by:
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        """The same after an evaluation, which belongs to its step."""
+        return self.on_step_end(args, state, control)
+
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Treat SIGINT (and SIGTERM in the binary's own process) as a request to stop; a second one ends the training at once.
+
+        Raises KeyboardInterrupt at the end if a stop was requested. Outside of the main thread signals are left alone.
+        """
+        numbers = [signal.SIGINT, signal.SIGTERM] if _core.EMBEDDED else [signal.SIGINT]
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.signal(number, self._request) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self.requested_by:
+            raise KeyboardInterrupt(self.requested_by)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.requested_by:
+            raise KeyboardInterrupt(name)
+        self.requested_by = name
+        logger.warning("%s: the current training step is finished and saved first; a second one ends the training at once", name)

@@ -1,0 +1,71 @@
+"""Computes the last decoder layer at target tokens only.
+
+Only the positions that predict a target enter the loss. Keys and values need every token; the output projection, the MLP
+and everything after them need only those positions. This saves a third of a small model's last layer or more, and does
+not change the loss. (Dropout draws its numbers for fewer positions, so it draws different ones.)
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from pyrust_nn.training.rows import IGNORED
+
+# Layers of exactly this form: residual plus attention of a norm, then residual plus MLP of a norm.
+SUPPORTED_LAYERS = (Qwen2DecoderLayer, Qwen3DecoderLayer)
+
+
+class TargetRows:
+    """While entered, a model's last layer returns only the positions whose `shift_labels` are targets.
+
+    This applies to packed rows (one sequence with `shift_labels`) that have a target. The hidden states are then
+    [1, targets, features], which the consumer must expect (`TargetLoss` does).
+    """
+
+    def __init__(self, base: Any) -> None:
+        """`base` is transformers' model, without peft's wrapper."""
+        layers = getattr(getattr(base, "model", None), "layers", None)
+        self.layer: Any = layers[-1] if layers is not None and len(layers) and type(layers[-1]) in SUPPORTED_LAYERS else None
+        self._targets: torch.Tensor | None = None
+
+    def __enter__(self) -> TargetRows:
+        """Replace the layer's forward."""
+        # Not for a compiled layer: torch would recompile it for each number of targets.
+        if self.layer is not None and "forward" not in self.layer.__dict__ and not _is_compiled(self.layer):
+            self._original_forward = self.layer.forward
+            self.layer.forward = self._forward
+            self._hook = self.layer.self_attn.o_proj.register_forward_pre_hook(self._select)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Restore it."""
+        if self.layer is not None and self.layer.__dict__.get("forward") == self._forward:
+            del self.layer.forward
+            self._hook.remove()
+
+    def _forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """`hidden_states` [1, tokens, features] to [1, targets, features]."""
+        labels = kwargs.get("shift_labels")
+        self._targets = None if labels is None or len(labels) != 1 else (labels[0] != IGNORED).nonzero()[:, 0].to(hidden_states.device)
+        if self._targets is None or len(self._targets) in (0, hidden_states.shape[1]):
+            self._targets = None
+            result: torch.Tensor = self._original_forward(hidden_states, **kwargs)
+            return result
+        layer = self.layer
+        residual = hidden_states.index_select(1, self._targets)
+        attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
+        hidden_states = residual + attended
+        return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+
+    def _select(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The target positions of the output projection's input, [1, tokens, features]."""
+        return inputs if self._targets is None else (inputs[0].index_select(1, self._targets), *inputs[1:])
+
+
+def _is_compiled(layer: torch.nn.Module) -> bool:
+    return any(module._compiled_call_impl is not None for module in (layer, *layer.children()))
