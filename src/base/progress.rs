@@ -3,6 +3,9 @@
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+/// The origin of the log records that repeat what a bar shows.
+pub(crate) const ORIGIN: &str = module_path!();
+
 /// One report.
 #[derive(Clone, Copy, Debug)]
 pub struct Update<'a> {

@@ -75,9 +75,9 @@ fn show(level: LevelFilter, bar: bool, stream: bool) {
     let on_terminal = std::io::stderr().is_terminal();
     logging::set_console(Some(Box::new(move |record: &Record| {
         // The bar says it already.
-        let repeated = on_terminal && bar && record.target() == "pyrust_nn::progress";
+        let repeated = on_terminal && bar && record.target() == progress::ORIGIN;
         // A failure is printed whole by whoever asked for the step.
-        let failure = record.level() == Level::Error && record.target() == "pyrust_nn::run";
+        let failure = record.level() == Level::Error && record.target() == crate::step::RUN_ORIGIN;
         if record.level() <= level && !repeated && !failure {
             bars().suspend(|| terminal.log(record));
         }

@@ -8,4 +8,4 @@ pub(crate) mod request;
 pub(crate) mod run;
 
 pub(crate) use request::{Outcome, Request};
-pub(crate) use run::{refused, run_step};
+pub(crate) use run::{RUN_ORIGIN, refused, run_step};

@@ -28,6 +28,9 @@ use crate::step::inputs::{Begun, Recorder};
 use crate::step::request::{Outcome, Request};
 use crate::step::{checkpoints, folder};
 
+/// The origin of the log record that says how a step failed.
+pub(crate) const RUN_ORIGIN: &str = module_path!();
+
 /// Runs one step.
 pub fn run_step(request: Request) -> Outcome {
     let started = Instant::now();

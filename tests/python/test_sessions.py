@@ -59,7 +59,7 @@ def test_one_log_in_order_with_nothing_lost(noisy: Path, runs: Path, cli: Cli) -
     order = [texts.index(word) for word in ("first", "second", "third", "last, without a newline")]
     assert order == sorted(order)
     assert "    of two lines" in lines
-    assert {origin for _, origin, _ in records} >= {"stdout", "stderr", "mine", "pyrust_nn::run"}
+    assert {origin for _, origin, _ in records} >= {"stdout", "stderr", "mine", "pyrust_nn::step::run"}
     bars = [text for text in texts if text.startswith("bar ")]
     assert 1 <= len(bars) <= 3 and bars[-1] == "bar 999/1000", bars
     assert pyrust_nn.get_status("s", 2, runs_dir=runs) == "\n".join(lines[-2:]) + "\n"
