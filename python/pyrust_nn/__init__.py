@@ -4,68 +4,10 @@ Every task is a function of this module: `finetune_lora("s1", "Qwen/Qwen1.5-0.5B
 in the session `runs/s1` and returns its summary.
 """
 
-from pyrust_nn._core import (
-    BusyError,
-    InputError,
-    InternalError,
-    ModelError,
-    PyrustNNError,
-    ScriptError,
-    SetupError,
-    StorageError,
-    UsageError,
-    __version__,
-    check_dataset,
-    convert_lora_to_gguf,
-    convert_model_to_gguf,
-    finetune_full,
-    finetune_lora,
-    flatten,
-    get_status,
-    inference,
-    list_sessions,
-    main,
-    merge,
-    prepare_dataset,
-    quantize_model,
-    resume,
-    run_pipeline,
-    run_script,
-    set_console,
-)
+from pyrust_nn import _core
+from pyrust_nn._core import *  # noqa: F403
 from pyrust_nn.types import CheckReport, Message, PreparedDataset, StepError, Summary
 
-__all__ = [
-    "BusyError",
-    "CheckReport",
-    "InputError",
-    "InternalError",
-    "Message",
-    "ModelError",
-    "PreparedDataset",
-    "PyrustNNError",
-    "ScriptError",
-    "SetupError",
-    "StepError",
-    "StorageError",
-    "Summary",
-    "UsageError",
-    "__version__",
-    "check_dataset",
-    "convert_lora_to_gguf",
-    "convert_model_to_gguf",
-    "finetune_full",
-    "finetune_lora",
-    "flatten",
-    "get_status",
-    "inference",
-    "list_sessions",
-    "main",
-    "merge",
-    "prepare_dataset",
-    "quantize_model",
-    "resume",
-    "run_pipeline",
-    "run_script",
-    "set_console",
-]
+# A task's name follows from its definition in the native module.
+__all__ = ["CheckReport", "Message", "PreparedDataset", "StepError", "Summary"]
+__all__ += _core.__all__

@@ -1,4 +1,4 @@
-"""The native module. Generated from src/params.rs by `make generate`."""
+"""The native module. Generated from the definitions in src/tasks/ by `make generate`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -9,7 +9,6 @@ from pyrust_nn.types import CheckReport, Message, PreparedDataset, Summary
 
 __all__ = [
     "BusyError",
-    "EMBEDDED",
     "InputError",
     "InternalError",
     "ModelError",
@@ -19,41 +18,23 @@ __all__ = [
     "StorageError",
     "UsageError",
     "__version__",
-    "attention",
-    "attention_backward",
-    "attention_usable",
-    "cache_folder",
     "check_dataset",
     "convert_lora_to_gguf",
     "convert_model_to_gguf",
-    "digest",
-    "embedded_text",
     "finetune_full",
     "finetune_lora",
     "flatten",
     "get_status",
     "inference",
-    "kernels_usable",
     "list_sessions",
-    "log",
     "main",
     "merge",
     "prepare_dataset",
-    "publish_folder",
     "quantize_model",
-    "render_chat",
     "resume",
     "run_pipeline",
     "run_script",
     "set_console",
-    "softmax_pass",
-    "softmax_pass_usable",
-    "swiglu",
-    "swiglu_backward",
-    "tokenize",
-    "tokenize_by_library",
-    "tokenizer_head",
-    "write_gguf",
 ]
 
 class PyrustNNError(Exception):
@@ -72,7 +53,6 @@ class StorageError(PyrustNNError): ...
 class ScriptError(PyrustNNError): ...
 class InternalError(PyrustNNError): ...
 
-EMBEDDED: bool
 __version__: str
 
 def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None = None, **overrides: Any) -> list[Summary]:
@@ -92,6 +72,10 @@ def set_console(on: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit code."""
+
+# Internal: for the package's own modules, scripts and tests; not in __all__.
+
+EMBEDDED: bool
 
 def log(level: int, origin: str, text: str) -> None: ...
 def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...

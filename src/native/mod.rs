@@ -178,7 +178,6 @@ fn set_console(on: bool) {
 pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add("EMBEDDED", crate::python::started())?;
     exceptions::add_to(module)?;
     for task in TASKS {
         module.add(task.function, task_function(py, task)?)?;
@@ -192,7 +191,10 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(list_sessions, module)?)?;
     module.add_function(wrap_pyfunction!(set_console, module)?)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
+    let public = module.index()?.as_sequence().to_list()?;
+    module.add("EMBEDDED", crate::python::started())?;
     internal::add_to(module)?;
     tensors::add_to(module)?;
-    Ok(())
+    // What `from pyrust_nn._core import *` takes: the names for users.
+    module.setattr("__all__", public)
 }

@@ -12,11 +12,16 @@ fn functions() -> impl Iterator<Item = Function> {
     TASKS.iter().map(|task| Function::of_task(task)).chain(DATASET_COMMANDS.iter().map(|command| Function::of_command(command)))
 }
 
+/// Begins the internal part of the stub.
+const INTERNAL: &str = "# Internal:";
+
 /// The whole of `python/pyrust_nn/_core.pyi`.
 fn stub() -> String {
-    let mut text = include_str!("stub_head.pyi").to_string();
-    text.extend(functions().map(|function| function_stub(&function)));
-    let names: String = exported(&text).iter().map(|name| format!("    \"{name}\",\n")).collect();
+    let head = include_str!("stub_head.pyi");
+    let made: String = functions().map(|function| function_stub(&function)).collect();
+    let (public, _) = head.split_once(INTERNAL).expect("the head has a part for internal functions");
+    let text = format!("{head}{made}");
+    let names: String = exported(&format!("{public}{made}")).iter().map(|name| format!("    \"{name}\",\n")).collect();
     // After the imports.
     text.replacen("\n\nclass ", &format!("\n\n__all__ = [\n{names}]\n\nclass "), 1)
 }

@@ -1,4 +1,4 @@
-"""The native module. Generated from src/params.rs by `make generate`."""
+"""The native module. Generated from the definitions in src/tasks/ by `make generate`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -23,7 +23,6 @@ class StorageError(PyrustNNError): ...
 class ScriptError(PyrustNNError): ...
 class InternalError(PyrustNNError): ...
 
-EMBEDDED: bool
 __version__: str
 
 def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None = None, **overrides: Any) -> list[Summary]:
@@ -43,6 +42,10 @@ def set_console(on: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit code."""
+
+# Internal: for the package's own modules, scripts and tests; not in __all__.
+
+EMBEDDED: bool
 
 def log(level: int, origin: str, text: str) -> None: ...
 def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...
