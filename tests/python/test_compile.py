@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import disturbed
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -73,7 +74,7 @@ def test_a_killed_compiled_training_goes_on(runs: Path, few: Path, binary: Path)
     pyrust_nn.finetune_lora("plain", TINY, dataset_path=few, lora_dropout=0.0, runs_dir=runs, **GIVEN | {"num_epochs": 6})
     given = GIVEN | {"num_epochs": 6, "lora_dropout": 0.0, "model": TINY, "dataset_path": few, "session": "s", "runs_dir": runs}
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    process = subprocess.Popen([binary, "finetune-lora", *words, "--compile"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = disturbed.start([binary, "finetune-lora", *words, "--compile"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     step = runs / "s/finetune_lora"
     until = time.monotonic() + 300
     while not (step / "checkpoints/checkpoint-4").exists():
@@ -86,9 +87,7 @@ def test_a_killed_compiled_training_goes_on(runs: Path, few: Path, binary: Path)
     assert losses(step) == pytest.approx(losses(runs / "plain/finetune_lora"), rel=1e-4)
 
 
-def test_without_a_compiler_it_is_refused_with_the_fix(
-    runs: Path, few: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_without_a_compiler_it_is_refused_with_the_fix(runs: Path, few: Path, cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     words = ("finetune-lora", "--session", "s", "--model", TINY, "--dataset-path", few, "--runs-dir", runs, "--compile")
     done = cli(*words, env=os.environ | {"CXX": "/nowhere/g++"})
     assert done.returncode == 1

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import disturbed
 import numpy as np
 import pytest
 import torch
@@ -40,7 +41,7 @@ def tiny_of_its_own(folder: Path) -> Path:
 
 
 def wait_for(path: Path) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not path.exists():
         assert time.monotonic() < until, f"{path} never came"
         time.sleep(0.01)
@@ -64,7 +65,7 @@ def test_a_connection_that_the_other_side_closed_is_an_error_and_no_end(tmp_path
 
 def test_a_reader_that_goes_away_costs_no_summary(tmp_path: Path, runs: Path, binary: Path) -> None:
     script = write(tmp_path / "chatty.py", "def run(params, session):\n    for i in range(20000):\n        print('line', i)\n")
-    process = subprocess.Popen([binary, "script", script, "--session", "s", "--runs-dir", runs], stderr=subprocess.PIPE)
+    process = disturbed.start([binary, "script", script, "--session", "s", "--runs-dir", runs], stderr=subprocess.PIPE)
     assert process.stderr is not None
     process.stderr.readline()
     process.stderr.close()
@@ -88,11 +89,11 @@ def test_ctrl_c_while_the_model_is_hashed_ends_the_pipeline(tmp_path: Path, runs
         tmp_path / "p.toml",
         f'[[step]]\ntask = "convert_model_to_gguf"\nmodel = "{folder}"\n[[step]]\ntask = "script"\nscript = "quick.py"\n',
     )
-    process = subprocess.Popen([binary, "run", "p.toml", "--session", "s", "--runs-dir", runs], stderr=subprocess.DEVNULL)
+    process = disturbed.start([binary, "run", "p.toml", "--session", "s", "--runs-dir", runs], stderr=subprocess.DEVNULL)
     wait_for(runs / "s/convert_model_to_gguf/Modelfile")
     time.sleep(1)  # until Python has answered
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 130
+    assert process.wait(120) == 130
     error = summary_of(runs, "convert_model_to_gguf")["error"]
     assert isinstance(error, dict) and error["kind"] == "interrupted"
     assert not (runs / "s/script").exists()
@@ -132,7 +133,7 @@ def test_killed_while_it_replaces_a_step_one_success_is_always_there(tmp_path: P
     words = [binary, "script", script, "--session", "s", "--runs-dir", runs, "--param", "large=40"]
     assert subprocess.run([*words, "--param", "text=first"], stderr=subprocess.DEVNULL, check=False).returncode == 0
     for number in range(4):
-        process = subprocess.Popen([*words, "--param", f"text=next{number}", "--overwrite"], stderr=subprocess.DEVNULL)
+        process = disturbed.start([*words, "--param", f"text=next{number}", "--overwrite"], stderr=subprocess.DEVNULL)
         while process.poll() is None and not (runs / "s/script.new/made").exists():
             time.sleep(0.001)
         time.sleep(0.02 * number)
@@ -179,14 +180,18 @@ def test_a_second_run_of_an_interrupted_pipeline_costs_no_resume(tmp_path: Path,
     write(tmp_path / "quick.py", "def run(params, session):\n    pass\n")
     write(
         tmp_path / "slow.py",
-        f"import time, os\ndef run(params, session):\n    if not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(60)\n",
+        "import pathlib, time\n"
+        f"here = pathlib.Path({str(tmp_path)!r})\n"
+        "def run(params, session):\n"
+        "    (here / 'sleeps').touch()\n"
+        "    if not (here / 'go').exists():\n"
+        "        time.sleep(600)\n",
     )
     rows = [("one", "quick.py"), ("two", "slow.py"), ("three", "quick.py")]
     toml = "".join(f'[[step]]\ntask = "script"\nname = "{name}"\nscript = "{script}"\n' for name, script in rows)
     words = ["run", write(tmp_path / "p.toml", toml), "--session", "s", "--runs-dir", runs]
-    process = subprocess.Popen([binary, *words], stderr=subprocess.PIPE, text=True)
-    wait_for(runs / "s/two/script.py")
-    time.sleep(0.5)
+    process = disturbed.start([binary, *words], stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "sleeps")
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert "`pyrust-nn resume s`" in process.stderr.read() and process.wait() == 130

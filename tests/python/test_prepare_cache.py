@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import disturbed
 import pytest
 from data_engine import assistant, model_folder, rows, user, write
 
@@ -131,7 +132,7 @@ def test_a_damaged_tokenizer_table_is_made_again(model, cache):
 
 def worker(model, path, cache):
     code = "import sys, json, pyrust_nn; print(json.dumps(pyrust_nn.prepare_dataset(sys.argv[1], dataset_path=sys.argv[2])))"
-    return subprocess.Popen(
+    return disturbed.start(
         [sys.executable, "-c", code, model, path],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -163,50 +164,73 @@ def test_threads_at_once_do_not_meet(model, cache):
     assert len({report["path"] for report in reports}) == 1 and len(reports) == 4 and len(entries(cache)) == 1
 
 
-def begun(cache, process):
-    """Waits until the rows are being written."""
+def wrote_rows(cache, process):
+    """Waits until the rows are being written; False where the process was quicker."""
     while process.poll() is None:
         if any(path.stat().st_size for path in cache.glob("data/.*.partial-*/train.arrow")):
-            return
+            return True
         time.sleep(0.002)
-    pytest.fail(f"it ended before it could be disturbed: {process.communicate()}")
+    return False
 
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory):
-    """A file that takes long enough to be disturbed."""
-    return write(many(600_000), tmp_path_factory.mktemp("large") / "data.json")
+    """Files of growing size, each made when it is asked for: for tests that disturb a process, whatever the machine's speed."""
+    folder = tmp_path_factory.mktemp("large")
+
+    def files():
+        for count in (300_000, 1_200_000, 4_800_000):
+            path = folder / f"{count}.json"
+            yield str(path) if path.exists() else write(many(count), path)
+
+    return files
+
+
+def disturb(cache, large, start, act):
+    """Starts processes on larger and larger data until one was at work when `act` came; gives it, ended, with its stderr."""
+    for path in large():
+        process = start(path)
+        if wrote_rows(cache, process):
+            act(process)
+        _, err = process.communicate(timeout=600)
+        if process.returncode != 0:
+            return process, err
+        for entry in (cache / "data").iterdir():
+            shutil.rmtree(entry)
+    pytest.fail("each process ended well, although it was disturbed or should have been")
 
 
 def test_a_killed_process_leaves_no_entry_and_the_next_sweeps(model, cache, large):
-    process = worker(model, large, cache)
-    begun(cache, process)
-    process.kill()
-    process.wait()
+    disturb(cache, large, lambda path: worker(model, path, cache), lambda process: process.kill())
     assert entries(cache) and all(".partial-" in name for name in entries(cache))
     report = prepare(model, write(many(5)))
     assert entries(cache) == [Path(report["path"]).parent.name]
 
 
 def test_a_running_process_is_not_swept_away(model, cache, large):
-    process = worker(model, large, cache)
-    begun(cache, process)
-    prepare(model, write(many(5)))
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    for path in large():
+        process = worker(model, path, cache)
+        at_work = wrote_rows(cache, process)
+        prepare(model, write(many(5)))
+        at_work = at_work and process.poll() is None
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+        if at_work:
+            break
+        for entry in (cache / "data").iterdir():
+            shutil.rmtree(entry)
     assert len(entries(cache)) == 2
 
 
 @pytest.mark.parametrize("interface", ["binary", "Python"])
 def test_ctrl_c_leaves_nothing(model, cache, large, binary, interface):
-    words = [str(binary), "prepare", large, "--model", model]
-    if interface == "Python":
-        process = worker(model, large, cache)
-    else:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    begun(cache, process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    def start(path):
+        if interface == "Python":
+            return worker(model, path, cache)
+        words = [binary, "prepare", path, "--model", model]
+        return disturbed.start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    process, err = disturb(cache, large, start, lambda process: process.send_signal(signal.SIGINT))
     assert process.returncode in ((130,) if interface == "binary" else (130, -signal.SIGINT)), err
     assert b"KeyboardInterrupt" in err if interface == "Python" else b"interrupted" in err
     assert entries(cache) == []

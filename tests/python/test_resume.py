@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import disturbed
 import pytest
 import torch
 import transformers
@@ -60,12 +61,12 @@ def start(binary: Path, task: str, **params: Any) -> subprocess.Popen[bytes]:
     words = [binary, *([task] if task == "resume" else [task.replace("_", "-")])]
     if task == "resume":
         words.append(params.pop("session"))
-    return subprocess.Popen([*words, *flags(**params)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return disturbed.start([*words, *flags(**params)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def wait_for_step(step: Path, number: int, process: subprocess.Popen[bytes]) -> None:
     """Until metrics.jsonl speaks of a training step, as far as `logging_steps` shows it."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while time.monotonic() < until and process.poll() is None:
         file = step / "metrics.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
@@ -150,7 +151,7 @@ def test_a_signal_saves_the_running_step_and_resume_goes_on_from_it(
     process = start(binary, "finetune_lora", **given)
     wait_for_step(step, 6, process)
     process.send_signal(number)
-    assert process.wait(60) == 130
+    assert process.wait(300) == 130
     error = json.loads((step / "summary.json").read_text())["error"]
     assert error["kind"] == "interrupted" and "pyrust-nn resume" in error["message"]
     saved = max((step / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
@@ -337,12 +338,12 @@ def test_experts_whose_files_name_them_otherwise_than_memory_does_go_on_exactly(
 def test_an_attempt_to_replace_a_success_is_resumed_beside_it(runs: Path, dataset: Path, base: Path, binary: Path) -> None:
     given = COMMON | {"save_steps": 4, "model": base, "dataset_path": dataset, "session": "s", "runs_dir": runs}
     first = pyrust_nn.finetune_full("s", base, dataset_path=dataset, num_epochs=1, runs_dir=runs)
-    process = subprocess.Popen(
+    process = disturbed.start(
         [binary, "finetune-full", *flags(**given), "--overwrite"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     wait_for_step(runs / "s/finetune_full.new", 6, process)
     process.terminate()
-    assert process.wait(60) == 130
+    assert process.wait(300) == 130
     assert json.loads((runs / "s/finetune_full/summary.json").read_text())["params"] == first["params"]
     (summary,) = pyrust_nn.resume("s", runs_dir=runs)
     assert summary["metrics"]["steps"] == 18 and (runs / "s/finetune_full/model").is_dir()
@@ -373,7 +374,7 @@ def test_a_pipeline_goes_on_where_it_was_interrupted(
     (tmp_path / "count.py").write_text("def run(params, session):\n    open('ran', 'a').write('x')\n")
     (tmp_path / "p.toml").write_text(PIPELINE)
     shutil.copy(dataset, tmp_path / "data.json")
-    process = subprocess.Popen([binary, "run", "p.toml", "--session", "s", "--runs-dir", runs], stderr=subprocess.DEVNULL)
+    process = disturbed.start([binary, "run", "p.toml", "--session", "s", "--runs-dir", runs], stderr=subprocess.DEVNULL)
     kill_at(runs / "s/tune", 12, process)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

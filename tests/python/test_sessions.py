@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import disturbed
 import pytest
 
 import pyrust_nn
@@ -124,13 +125,13 @@ def test_session_json_says_what_ran_on_what(runs: Path, data_json: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_step_leaves_its_summary(number: int, binary: Path, runs: Path, data_json: str) -> None:
     words = [binary, "finetune-lora", "--session", "s", "--model", "builtin:tiny", "--dataset-path", data_json, "--runs-dir", runs]
-    process = subprocess.Popen([*words, "--num-epochs", "5000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
+    process = disturbed.start([*words, "--num-epochs", "5000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 6000
     while time.monotonic() < until and not (runs / "s/finetune_lora/metrics.jsonl").exists():
         time.sleep(0.1)
     assert pyrust_nn.list_sessions(runs_dir=runs)[0]["state"] == "running"
     process.send_signal(number)
-    assert process.wait(10) == 130
+    assert process.wait(120) == 130
     summary = json.loads((runs / "s/finetune_lora/summary.json").read_text())
     assert (summary["status"], summary["error"]["kind"]) == ("Failure", "interrupted")
     assert not (runs / "s/finetune_lora/adapter").exists()
@@ -139,7 +140,7 @@ def test_an_interrupted_step_leaves_its_summary(number: int, binary: Path, runs:
 def test_a_killed_step_reads_as_interrupted_and_frees_the_session(binary: Path, runs: Path, tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "slow.py").write_text("import time\ndef run(params, session):\n    print('here')\n    time.sleep(60)\n")
     (tmp_path / "quick.py").write_text("def run(params, session):\n    pass\n")
-    process = subprocess.Popen([binary, "script", "slow.py", "--session", "s", "--runs-dir", runs], stderr=subprocess.PIPE)
+    process = disturbed.start([binary, "script", "slow.py", "--session", "s", "--runs-dir", runs], stderr=subprocess.PIPE)
     assert process.stderr is not None
     for line in process.stderr:
         if b"here" in line:

@@ -1,0 +1,61 @@
+"""Every kind of error, met on purpose: its name in the summary or document, its exit code, its Python class."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pyrust_nn
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+SCRIPTS = {
+    "script": "def run(params, session):\n    raise ValueError('of the script')\n",
+    "interrupted": "import os, signal\ndef run(params, session):\n    os.kill(os.getpid(), signal.SIGINT)\n    session.progress(1, 1)\n",
+    "internal": "import pyrust_nn\ndef run(params, session):\n    raise pyrust_nn.InternalError('a fault of ours')\n",
+}
+WORDS: dict[str, list[str]] = {
+    "usage": ["merge", "--model", "builtin:tiny", "--overwrite=perhaps"],
+    "input": ["finetune-lora", "--model", "builtin:tiny", "--dataset-path", "nowhere.json"],
+    "model": ["merge", "--model", "./nowhere"],
+    "setup": ["merge", "--model", "builtin:tiny", "--no-setup", "--python-env", "nowhere"],
+    "busy": ["merge", "--model", "builtin:tiny", "--session", "held"],
+    "io": ["merge", "--model", "builtin:tiny", "--runs-dir", "a_file/runs"],
+    **{kind: ["script", f"{kind}.py"] for kind in SCRIPTS},
+}
+
+
+def documented() -> dict[str, tuple[int, str]]:
+    """Exit code and Python class of each kind, from the page for users."""
+    page = (CHECKOUT / "docs/sessions.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \| `(\w+)`", page, re.MULTILINE)
+    return {kind: (int(code), name) for kind, code, name in rows}
+
+
+def test_every_kind_is_met_below_and_has_its_class() -> None:
+    classes = {value.kind: name for name, value in vars(pyrust_nn).items() if hasattr(value, "kind") and name != "PyrustNNError"}
+    classes["interrupted"] = "KeyboardInterrupt"
+    assert {kind: name for kind, (_, name) in documented().items()} == classes
+    assert set(WORDS) == set(classes)
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_a_kind_has_its_exit_code_and_says_its_name(kind: str, cli: Cli, tmp_path: Path) -> None:
+    for name, text in SCRIPTS.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    (tmp_path / "a_file").write_text("", encoding="utf-8")
+    (tmp_path / "runs/held").mkdir(parents=True)
+    with (tmp_path / "runs/held/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = cli(*WORDS[kind], "--json")
+    document = json.loads(done.stdout)
+    assert document["error"]["kind"] == kind, done.stdout + done.stderr
+    assert done.returncode == documented()[kind][0]
+    assert document["error"]["message"].strip()
