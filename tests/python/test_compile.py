@@ -86,9 +86,7 @@ def test_a_killed_compiled_training_goes_on(runs: Path, few: Path, binary: Path)
     assert losses(step) == pytest.approx(losses(runs / "plain/finetune_lora"), rel=1e-4)
 
 
-def test_without_a_compiler_it_is_refused_with_the_fix(
-    runs: Path, few: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_without_a_compiler_it_is_refused_with_the_fix(runs: Path, few: Path, cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     words = ("finetune-lora", "--session", "s", "--model", TINY, "--dataset-path", few, "--runs-dir", runs, "--compile")
     done = cli(*words, env=os.environ | {"CXX": "/nowhere/g++"})
     assert done.returncode == 1

@@ -36,7 +36,9 @@ TASKS = [
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_same_parameters_with_the_same_defaults_at_every_interface(task: str, cli: Cli, runs: Path, data_json: str, tmp_path: Path) -> None:
+def test_the_same_parameters_with_the_same_defaults_at_every_interface(
+    task: str, cli: Cli, runs: Path, data_json: str, tmp_path: Path
+) -> None:
     subject = "adapter" if task == "convert_lora_to_gguf" else "model"
     flags = ["--dataset-path", data_json] if task.startswith("finetune") else []
     name = str(tmp_path) if subject == "adapter" else "builtin:tiny"
