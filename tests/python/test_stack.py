@@ -253,7 +253,7 @@ def test_what_cannot_be_stacked_or_is_incomplete_is_refused_with_the_fix(home: P
     broken = Path(shutil.copytree(tower[1], runs / "broken"))
     shutil.rmtree(broken / "parents")
     for task in (pyrust_nn.merge, pyrust_nn.flatten):
-        with pytest.raises(pyrust_nn.ModelError, match=r"parents/1, which is not there; copy the folder with all its subfolders"):
+        with pytest.raises(pyrust_nn.ModelError, match=r"parents/1, which is missing; copy the folder with all its subfolders"):
             task("s", broken, overwrite=True, runs_dir=runs)
     other = Path(shutil.copytree(tower[1], runs / "other"))
     shutil.copyfile(tower[2] / WEIGHTS, other / "parents/1" / WEIGHTS)
