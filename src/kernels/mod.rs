@@ -1,6 +1,6 @@
 //! What training on a CPU computes itself, in fp32: where torch's own functions pass over memory more often than there is to compute.
 //!
-//! Written for AVX-512; elsewhere Python computes the same with torch. Each is compared with torch (`test_loss.py`, `test_fused.py`)
+//! Written for AVX-512; elsewhere Python computes the same with torch. Each is compared with torch (`test_target_loss.py`, `test_fused_ops.py`)
 //! and with the textbook.
 
 pub mod attention;

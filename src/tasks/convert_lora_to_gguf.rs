@@ -26,7 +26,7 @@ pub(crate) static TASK: Task = Task {
 /// Writes a LoRA adapter as GGUF.
 ///
 /// # Errors
-/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
 pub fn convert_lora_to_gguf(session: &str, adapter: &str, params: &ConvertLoraToGgufParams) -> Result<Summary> {
     run_task(&TASK, session, adapter, params)
 }

@@ -26,7 +26,7 @@ pub(crate) static TASK: Task = Task {
 /// Writes the model as GGUF.
 ///
 /// # Errors
-/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
 pub fn convert_model_to_gguf(session: &str, model: &str, params: &ConvertModelToGgufParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

@@ -32,7 +32,7 @@ pub(crate) static TASK: Task = Task {
 /// Trains every weight of the model.
 ///
 /// # Errors
-/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
 pub fn finetune_full(session: &str, model: &str, params: &FinetuneFullParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

@@ -46,7 +46,7 @@ pub(crate) static TASK: Task = Task {
 /// Trains a LoRA adapter on the frozen model, continues one, or stacks a new one on it.
 ///
 /// # Errors
-/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
 pub fn finetune_lora(session: &str, model: &str, params: &FinetuneLoraParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

@@ -22,7 +22,7 @@ pub(crate) static TASK: Task = Task {
 /// Combines stacked adapters into one adapter that computes the same.
 ///
 /// # Errors
-/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
 pub fn flatten(session: &str, model: &str, params: &FlattenParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

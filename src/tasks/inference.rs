@@ -46,7 +46,7 @@ pub(crate) static TASK: Task = Task {
 /// Generates answers to prompts; they are the summary's `result`.
 ///
 /// # Errors
-/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
 pub fn inference(session: &str, model: &str, params: &InferenceParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

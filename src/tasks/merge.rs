@@ -25,7 +25,7 @@ pub(crate) static TASK: Task = Task {
 /// Merges an adapter into its base model.
 ///
 /// # Errors
-/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
 pub fn merge(session: &str, model: &str, params: &MergeParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

@@ -25,7 +25,7 @@ pub(crate) static TASK: Task = Task {
 /// Makes a smaller copy of the model.
 ///
 /// # Errors
-/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
 pub fn quantize_model(session: &str, model: &str, params: &QuantizeModelParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

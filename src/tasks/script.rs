@@ -25,7 +25,7 @@ pub(crate) static TASK: Task = Task {
 /// Runs a Python script with `run(params, session) -> dict`.
 ///
 /// # Errors
-/// Those of [`crate::cli::output::error::Kind`] that the step's `summary.json` names, too.
+/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
 pub fn run_script(session: &str, script: &str, params: &ScriptParams) -> Result<Summary> {
     run_task(&TASK, session, script, params)
 }

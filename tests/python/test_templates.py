@@ -16,7 +16,7 @@ from pyrust_nn.chat.renderer import ChatRenderer
 from pyrust_nn.models.tokenizers import load_tokenizer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-COMPARED = dict(line.split(" ", 1)[::-1] for line in (CHECKOUT / "src/data/compared_templates.txt").read_text().splitlines())
+COMPARED = dict(line.split(" ", 1)[::-1] for line in (CHECKOUT / "src/data/render/compared_templates.txt").read_text().splitlines())
 
 
 @functools.cache
