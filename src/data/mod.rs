@@ -13,11 +13,12 @@ mod tests;
 pub(crate) mod tokenizer;
 
 pub(crate) use engine::{Dataset, NoTransformers, Transformers, is_native, prepare_dataset};
-pub(crate) use inspect::{render_chat, tokenize, tokenize_by_library};
-pub(crate) use parse::conversation::Conversation;
+pub(crate) use inspect::{render_chat, render_chat_by, tokenize, tokenize_by_library};
+pub(crate) use parse::conversation::{Conversation, Role};
 pub(crate) use read::files::{digest, expand, is_pattern};
 pub(crate) use read::reader::check_files;
-pub(crate) use render::rendering::{Render, RenderError, Rendering, Turn};
+pub(crate) use render::rendering::{PROBE, Render, RenderError, RenderText, Rendering, place};
+pub(crate) use render::turns::TurnFinder;
 pub use rows::cache::Prepared;
 pub(crate) use rows::cache::folder as cache_folder;
 pub use rows::counts::Counts;
