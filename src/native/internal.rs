@@ -68,6 +68,14 @@ fn rendered(py: Python<'_>, all: anyhow::Result<Vec<Result<Vec<data::Rendering>,
     each.collect()
 }
 
+/// The conversations that inference answers: those of `prompts`, the JSON text of a list, then those of the file.
+#[pyfunction]
+#[pyo3(signature = (prompts, prompts_file=None))]
+fn read_prompts(py: Python<'_>, prompts: &str, prompts_file: Option<PathBuf>) -> PyResult<Py<PyAny>> {
+    let read = py.detach(|| data::read_prompts(prompts, prompts_file.as_deref())).map_err(to_python)?;
+    to_object(py, &read.into())
+}
+
 #[pyfunction]
 fn tokenizer_head(py: Python<'_>, path: PathBuf) -> PyResult<Py<PyAny>> {
     let head = py.detach(|| data::tokenizer_head(&path)).map_err(to_python)?;
@@ -120,6 +128,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat_by_transformers, module)?)?;
+    module.add_function(wrap_pyfunction!(read_prompts, module)?)?;
     module.add_function(wrap_pyfunction!(tokenizer_head, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
