@@ -109,6 +109,12 @@ fn cache_folder() -> PathBuf {
     data::cache_folder()
 }
 
+/// The types of tensors in GGUF files, each as a dict.
+#[pyfunction]
+fn gguf_types(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    to_object(py, &serde_json::to_value(gguf::tensor_types()).map_err(|error| to_python(error.into()))?)
+}
+
 #[pyfunction]
 fn write_gguf(py: Python<'_>, plan_path: PathBuf, progress: Py<PyAny>) -> PyResult<u64> {
     let mut tell = |done: u64, total: u64, name: &str| {
@@ -135,6 +141,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
     module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
+    module.add_function(wrap_pyfunction!(gguf_types, module)?)?;
     module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())
 }
