@@ -8,9 +8,9 @@ use anyhow::Result;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::base::{error, files};
+use crate::data::render::chat_renderer::ChatRenderer;
 use crate::data::render::rendering::{Render, RenderError};
 use crate::data::render::template::ChatTemplate;
-use crate::data::render::turns::ChatRenderer;
 use crate::data::rows::arrow::{FileCheck, Rows, RowsWriter, read_rows};
 use crate::data::rows::cache::{EVAL, Entry, Prepared, Report, TRAIN};
 use crate::data::rows::counts::Counts;

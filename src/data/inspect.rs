@@ -15,11 +15,18 @@ use crate::data::tokenizer::{Scratch, Tokenizer};
 /// # Errors
 /// Kind `model`: no tokenizer or no template. Kind `input`: a conversation with a fault.
 pub fn render_chat(folder: &Path, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
-    let engine = Engine::open(folder, None)?;
+    render_chat_by(&Engine::open(folder, None)?.renderer, conversations)
+}
+
+/// As [`render_chat`], by any renderer.
+///
+/// # Errors
+/// Kind `input`: a conversation with a fault.
+pub fn render_chat_by(renderer: &dyn Render, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
     let mut all = Vec::with_capacity(conversations.len());
     for text in conversations {
         let conversation = fast::conversation(text).ok_or_else(|| error::input(format!("no conversation: {text}")))?;
-        all.push(engine.renderer.renderings(&conversation).map_err(|error| match error {
+        all.push(renderer.renderings(&conversation).map_err(|error| match error {
             RenderError::Failed(error) => error.to_string(),
             RenderError::Unsupported(why) => why,
         }));

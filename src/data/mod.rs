@@ -1,9 +1,10 @@
 //! Conversations, from files to what is learned: `read` (files to items), `parse` (items to conversations), `render` (conversations to
-//! texts and turns), `tokenizer` (texts to token ids), `rows` (samples, their file and the cache), `survey` (for `check`).
+//! texts and turns), `tokenizer` (texts to token ids), `rows` (samples, their file and the cache), `survey` (for `check`); `prompts`, what inference answers.
 
 pub(crate) mod engine;
 pub(crate) mod inspect;
 pub(crate) mod parse;
+pub(crate) mod prompts;
 pub(crate) mod read;
 pub(crate) mod render;
 pub(crate) mod rows;
@@ -13,11 +14,13 @@ mod tests;
 pub(crate) mod tokenizer;
 
 pub(crate) use engine::{Dataset, NoTransformers, Transformers, is_native, prepare_dataset};
-pub(crate) use inspect::{render_chat, tokenize, tokenize_by_library};
-pub(crate) use parse::conversation::Conversation;
+pub(crate) use inspect::{render_chat, render_chat_by, tokenize, tokenize_by_library};
+pub(crate) use parse::conversation::{Conversation, Role};
+pub(crate) use prompts::read_prompts;
 pub(crate) use read::files::{digest, expand, is_pattern};
 pub(crate) use read::reader::check_files;
-pub(crate) use render::rendering::{Render, RenderError, Rendering, Turn};
+pub(crate) use render::rendering::{PROBE, Render, RenderError, RenderText, Rendering, place};
+pub(crate) use render::turns::TurnFinder;
 pub use rows::cache::Prepared;
 pub(crate) use rows::cache::folder as cache_folder;
 pub use rows::counts::Counts;

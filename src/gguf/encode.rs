@@ -11,12 +11,13 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::gguf::plan::Format;
 use crate::gguf::source::Stored;
+use crate::gguf::types::Format;
 
 /// Numbers converted at a time: a multiple of every block, small enough for the first cache.
 const STAGE: usize = 1024;
-const Q8_0_BLOCK: usize = 32;
+const Q8_0_BLOCK: usize = Format::Q8_0.block().0;
+const Q8_0_BYTES: usize = Format::Q8_0.block().1;
 
 /// Converts little-endian elements; `out` is exactly as long as they need in `format`.
 pub(crate) fn encode(stored: Stored, data: &[u8], format: Format, out: &mut [u8]) {
@@ -58,7 +59,7 @@ pub(crate) fn all_finite(format: Format, bytes: &[u8]) -> bool {
         Format::F16 => halves(0x7c00),
         Format::BF16 => halves(0x7f80),
         Format::Q8_0 => {
-            let blocks = bytes.as_chunks::<{ 2 + Q8_0_BLOCK }>().0.iter();
+            let blocks = bytes.as_chunks::<Q8_0_BYTES>().0.iter();
             blocks.fold(true, |finite, block| finite & (u16::from_le_bytes([block[0], block[1]]) & 0x7c00 != 0x7c00))
         }
     }
@@ -166,7 +167,7 @@ fn bf16(number: f32) -> u16 {
 }
 
 #[inline(always)]
-fn q8_0(numbers: &[f32; Q8_0_BLOCK], out: &mut [u8; 2 + Q8_0_BLOCK]) {
+fn q8_0(numbers: &[f32; Q8_0_BLOCK], out: &mut [u8; Q8_0_BYTES]) {
     // Of bits, so that a NaN is the largest, as for NumPy.
     let largest = f32::from_bits(numbers.iter().fold(0, |largest, number| largest.max(number.abs().to_bits())));
     let d = largest / 127.0;

@@ -18,5 +18,5 @@ mod vocabulary;
 mod write;
 
 pub(crate) use source::{Tensor, tensors};
-pub(crate) use types::OUTTYPE;
+pub(crate) use types::{OUTTYPE, tensor_types};
 pub use write::write;

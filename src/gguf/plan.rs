@@ -31,6 +31,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::gguf::types::Format;
+
 const VERSION: u32 = 1;
 
 #[derive(Debug, Deserialize)]
@@ -122,43 +124,6 @@ pub(crate) struct Part {
 
 /// `[first, count]`
 pub(crate) type Range = (usize, usize);
-
-/// How elements are stored in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) enum Format {
-    F32,
-    F16,
-    BF16,
-    #[serde(rename = "Q8_0")]
-    Q8_0,
-}
-
-impl Format {
-    /// `enum ggml_type`
-    pub fn id(self) -> u32 {
-        match self {
-            Format::F32 => 0,
-            Format::F16 => 1,
-            Format::BF16 => 30,
-            Format::Q8_0 => 8,
-        }
-    }
-
-    /// Elements in a block, and the block's bytes.
-    pub fn block(self) -> (usize, usize) {
-        match self {
-            Format::F32 => (1, 4),
-            Format::F16 | Format::BF16 => (1, 2),
-            Format::Q8_0 => (32, 34),
-        }
-    }
-
-    /// Bytes of that many elements, or None where they make no whole blocks or too many.
-    pub fn bytes(self, elements: usize) -> Option<usize> {
-        let (block, bytes) = self.block();
-        elements.is_multiple_of(block).then(|| (elements / block).checked_mul(bytes)).flatten()
-    }
-}
 
 impl Plan {
     pub fn read(path: &Path) -> Result<Plan> {

@@ -12,9 +12,10 @@ use rayon::prelude::*;
 use crate::base::{error, files};
 use crate::gguf::encode::all_finite;
 use crate::gguf::header::{ALIGNMENT, header};
-use crate::gguf::plan::{Format, Plan, Tensor};
+use crate::gguf::plan::{Plan, Tensor};
 use crate::gguf::rows::Rows;
 use crate::gguf::source::Source;
+use crate::gguf::types::Format;
 
 /// Bytes of the file made at a time: large enough for a disk, small against a model.
 const BATCH: usize = 16 << 20;

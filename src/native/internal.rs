@@ -7,8 +7,10 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
 use crate::base::{assets, error, files, logging};
+use crate::data::Transformers;
 use crate::python::convert::to_object;
 use crate::python::exceptions::to_python;
+use crate::python::transformers::PythonTransformers;
 use crate::{data, gguf};
 
 #[pyfunction]
@@ -38,8 +40,22 @@ type Rendered = (String, Vec<(usize, usize, usize)>, Option<usize>);
 
 #[pyfunction]
 fn render_chat(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> PyResult<Vec<Py<PyAny>>> {
-    let all = py.detach(|| data::render_chat(&folder, &conversations)).map_err(to_python)?;
-    let each = all.into_iter().map(|rendered| match rendered {
+    rendered(py, py.detach(|| data::render_chat(&folder, &conversations)))
+}
+
+/// As `render_chat`, with the texts by transformers.
+#[pyfunction]
+fn render_chat_by_transformers(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> PyResult<Vec<Py<PyAny>>> {
+    let renderings = || {
+        let renderer = PythonTransformers.renderer(&folder)?;
+        let renderer = renderer.ok_or_else(|| error::setup("transformers is not there; `pyrust-nn setup` installs it"))?;
+        data::render_chat_by(&*renderer, &conversations)
+    };
+    rendered(py, py.detach(renderings))
+}
+
+fn rendered(py: Python<'_>, all: anyhow::Result<Vec<Result<Vec<data::Rendering>, String>>>) -> PyResult<Vec<Py<PyAny>>> {
+    let each = all.map_err(to_python)?.into_iter().map(|rendered| match rendered {
         Err(why) => why.into_py_any(py),
         Ok(renderings) => {
             let plain = renderings.into_iter().map(|one| {
@@ -50,6 +66,14 @@ fn render_chat(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> P
         }
     });
     each.collect()
+}
+
+/// The conversations that inference answers: those of `prompts`, the JSON text of a list, then those of the file.
+#[pyfunction]
+#[pyo3(signature = (prompts, prompts_file=None))]
+fn read_prompts(py: Python<'_>, prompts: &str, prompts_file: Option<PathBuf>) -> PyResult<Py<PyAny>> {
+    let read = py.detach(|| data::read_prompts(prompts, prompts_file.as_deref())).map_err(to_python)?;
+    to_object(py, &read.into())
 }
 
 #[pyfunction]
@@ -85,6 +109,12 @@ fn cache_folder() -> PathBuf {
     data::cache_folder()
 }
 
+/// The types of tensors in GGUF files, each as a dict.
+#[pyfunction]
+fn gguf_types(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    to_object(py, &serde_json::to_value(gguf::tensor_types()).map_err(|error| to_python(error.into()))?)
+}
+
 #[pyfunction]
 fn write_gguf(py: Python<'_>, plan_path: PathBuf, progress: Py<PyAny>) -> PyResult<u64> {
     let mut tell = |done: u64, total: u64, name: &str| {
@@ -103,12 +133,15 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
     module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
+    module.add_function(wrap_pyfunction!(render_chat_by_transformers, module)?)?;
+    module.add_function(wrap_pyfunction!(read_prompts, module)?)?;
     module.add_function(wrap_pyfunction!(tokenizer_head, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
     module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
+    module.add_function(wrap_pyfunction!(gguf_types, module)?)?;
     module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! What only Python can do for a data set: render by transformers, read Parquet, make or download a model.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
 
 use crate::base::error::{Error, Kind};
-use crate::data::{Conversation, Render, RenderError, Rendering, Transformers, Turn};
+use crate::data::{Conversation, PROBE, Render, RenderError, RenderText, Rendering, Role, Transformers, TurnFinder, place};
 use crate::python::convert::to_object;
 use crate::python::{from_python, interpreter};
 
@@ -22,44 +22,75 @@ impl Transformers for PythonTransformers {
             Err(error) if Error::of(&error).kind == Kind::Setup => return Ok(None),
             Err(error) => return Err(error),
         }
-        let made = Python::attach(|py| {
-            let made = || py.import("pyrust_nn.chat.renderer")?.call_method1("renderer_for", (folder,));
-            made().map(Bound::unbind).map_err(|raised| from_python(py, raised))
-        });
-        Ok(Some(Box::new(PythonRenderer(Mutex::new(made?)))))
+        let (template, end_tokens) = Python::attach(|py| {
+            let made = || {
+                let template = py.import("pyrust_nn.chat.renderer")?.call_method1("renderer_for", (folder,))?;
+                PyResult::Ok((template.clone().unbind(), template.getattr("end_tokens")?.extract()?))
+            };
+            made().map_err(|raised| from_python(py, raised))
+        })?;
+        Ok(Some(Box::new(TransformersRenderer { template, turns: TurnFinder::new(end_tokens) })))
     }
 }
 
-/// `pyrust_nn.chat.renderer.ChatRenderer`, which renders one conversation at a time.
-struct PythonRenderer(Mutex<Py<PyAny>>);
+/// Renders by transformers.
+struct TransformersRenderer {
+    /// `pyrust_nn.chat.renderer.ChatRenderer`
+    template: Py<PyAny>,
+    turns: TurnFinder,
+}
 
-/// A text, its turns' places in characters, and the message it is for.
-type Rendered = (String, Vec<(usize, usize, usize)>, Option<usize>);
-
-impl Render for PythonRenderer {
+impl Render for TransformersRenderer {
     fn renderings(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
-        // Locked before the interpreter is, and never the other way round.
-        let renderer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let rendered: Result<Vec<Rendered>> = Python::attach(|py| {
+        let texts = Python::attach(|py| {
             let call = || {
                 let shown = to_object(py, &conversation.to_value())?;
-                renderer.bind(py).call_method1("for_rust", (shown, conversation.index))?.extract()
+                let (messages, options) = self.template.bind(py).call_method1("arguments", (shown,))?.extract()?;
+                PyResult::Ok(TransformersText { template: &self.template, index: conversation.index, messages, options })
+            };
+            call().map_err(|raised| from_python(py, raised))
+        })?;
+        // The interpreter is held for each text only, never while turns are found or warnings written.
+        self.turns.renderings(conversation, &texts)
+    }
+}
+
+/// transformers' template applied to one conversation.
+struct TransformersText<'a> {
+    template: &'a Py<PyAny>,
+    index: usize,
+    messages: Py<PyList>,
+    /// Keyword arguments of `apply_chat_template`.
+    options: Py<PyDict>,
+}
+
+impl TransformersText<'_> {
+    fn render(&self, count: usize, probe: Option<Role>, prompt: bool, message: Option<usize>) -> Result<String, RenderError> {
+        let text = Python::attach(|py| {
+            let call = || {
+                let messages = self.messages.bind(py).get_slice(0, count);
+                if let Some(role) = probe {
+                    let added = PyDict::new(py);
+                    added.set_item("role", role.as_str())?;
+                    added.set_item("content", PROBE)?;
+                    messages.append(added)?;
+                }
+                let arguments = (messages, place(self.index, message), prompt, self.options.bind(py));
+                self.template.bind(py).call_method1("render", arguments)?.extract()
             };
             call().map_err(|raised| from_python(py, raised))
         });
-        Ok(rendered?
-            .into_iter()
-            .map(|(text, turns, message)| {
-                let ends: Vec<usize> =
-                    if text.is_ascii() { Vec::new() } else { text.char_indices().map(|(at, _)| at).chain([text.len()]).collect() };
-                let byte = |place: usize| if ends.is_empty() { place } else { ends[place] };
-                let turns = turns
-                    .into_iter()
-                    .map(|(prompt_end, start, end)| Turn { prompt_end: byte(prompt_end), target_start: byte(start), target_end: byte(end) })
-                    .collect();
-                Rendering { text, turns, message }
-            })
-            .collect())
+        Ok(text?)
+    }
+}
+
+impl RenderText for TransformersText<'_> {
+    fn text(&self, count: usize, prompt: bool, message: Option<usize>) -> Result<String, RenderError> {
+        self.render(count, None, prompt, message)
+    }
+
+    fn probe(&self, count: usize, role: Role, message: Option<usize>) -> Result<String, RenderError> {
+        self.render(count, Some(role), false, message)
     }
 }
 

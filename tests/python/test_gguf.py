@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
-from pyrust_nn import ModelError
+from pyrust_nn import ModelError, _core
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 REFERENCE = SHARED / "gguf-reference"
@@ -193,6 +193,17 @@ def test_every_tensor_is_the_model_s(make: Callable[..., Path], runs: Path, kind
             kept = tensor.dim() == 1 or "norm" in name
             assert file.types[ours] == ("F32" if kept else outtype), name
             np.testing.assert_array_equal(file.numbers[ours], stored(tensor, file.types[ours]), err_msg=name)
+
+
+def test_the_table_of_types_is_ggmls() -> None:
+    types = {kind["name"]: kind for kind in _core.gguf_types()}
+    assert set(types) == {"F32", "F16", "BF16", "Q8_0"}
+    for name, kind in types.items():
+        constant = gguf.GGMLQuantizationType[name]
+        assert kind["id"] == constant.value
+        assert (kind["block"], kind["block_bytes"]) == gguf.GGML_QUANT_SIZES[constant]
+        assert kind["file_type"] == (None if kind["outtype"] is None else gguf.LlamaFileType[f"MOSTLY_{name}"].value)
+    assert [kind["outtype"] for kind in types.values()] == [None, "f16", "bf16", "q8_0"]
 
 
 def test_rows_that_are_no_whole_blocks_are_stored_in_16_bits(make: Callable[..., Path], runs: Path) -> None:

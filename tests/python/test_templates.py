@@ -1,7 +1,12 @@
-"""Chat templates rendered natively, against transformers' rendering of the same conversations."""
+"""Chat templates rendered natively, against transformers' rendering of the same conversations.
+
+The turns in the texts are found by the same code in both cases, so they are also held against what inference is given: see
+`check_turns`, which asks transformers alone.
+"""
 
 import functools
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyrust_nn import InputError, ModelError, _core
-from pyrust_nn.chat.renderer import ChatRenderer
 from pyrust_nn.models.tokenizers import load_tokenizer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -48,14 +52,13 @@ def others():
 
 @pytest.fixture(scope="session")
 def renderers(tmp_path_factory):
-    """text of a template → a model's folder with it, and transformers' renderer."""
+    """text of a template → a model's folder with it, and transformers' tokenizer."""
     base = model_folder(load_tokenizer("builtin:tiny"))
     made = {}
 
     def of(text):
         if text not in made:
-            folder, tokenizer = with_template(base, text)
-            made[text] = folder, ChatRenderer(tokenizer)
+            made[text] = with_template(base, text)
         return made[text]
 
     return of
@@ -161,17 +164,51 @@ def conversations(draw):
     return conversation
 
 
-def transformers_way(renderer, conversation):
-    """The same answer by transformers, its places in bytes; of what it refuses, the reason."""
-    try:
-        rendered = renderer.for_rust(conversation, 0)
-    except (InputError, ModelError) as refused:
-        return str(refused)
-    return [(text, [tuple(len(text[:at].encode()) for at in turn) for turn in turns], message) for text, turns, message in rendered]
+def transformers_way(folder, conversations):
+    """The answers by transformers, their places in bytes; of what it refuses, the reason."""
+    return _core.render_chat_by_transformers(folder, [json.dumps(one, ensure_ascii=False) for one in conversations])
 
 
 def native_way(folder, conversations):
     return _core.render_chat(folder, [json.dumps(one, ensure_ascii=False) for one in conversations])
+
+
+OPENED_THINKING = re.compile(r"<think>\s*(</think>\s*)?\Z")
+EMPTY_THINKING = re.compile(r"<think>\s*</think>\n{0,2}")
+
+
+def check_turns(tokenizer, conversation, renderings):
+    """Checks texts and places of turns by what transformers alone writes: whole conversations, and the prompts of inference."""
+    options = {name: conversation[name] for name in ("tools",) if conversation.get(name)} | conversation.get("chat_template_kwargs", {})
+    shown = [{name: value for name, value in message.items() if name != "train"} for message in conversation["messages"]]
+    ends = (*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special))
+
+    def apply(count, prompt=False):
+        return tokenizer.apply_chat_template(shown[:count], tokenize=False, add_generation_prompt=prompt, **options)
+
+    trained = [i for i, m in enumerate(conversation["messages"]) if m["role"] == "assistant" and m.get("train", True)]
+    if [message for _, _, message in renderings] == [None]:
+        ((text, turns, _),) = renderings
+        whole = apply(len(shown))
+        assert text.startswith(whole) and text[len(whole) :] in ("", *ends)
+        found = [(i, text, turn) for i, turn in zip(trained, turns, strict=True)]
+    else:
+        assert [message for _, _, message in renderings] == trained
+        found = [(i, text, turn) for text, (turn,), i in renderings]
+    for i, text, turn in found:
+        prompt_end, target_start, target_end = (len(text.encode()[:place].decode()) for place in turn)
+        if i > 0:
+            prompt = apply(i, prompt=True)
+            thought = OPENED_THINKING.search(prompt)
+            opened = thought.start() if thought else len(prompt)
+            assert text.startswith(prompt[:opened]), "the turn stands behind the prompt of inference"
+            assert prompt_end == (len(prompt) if text.startswith(prompt) else opened)
+            empty = EMPTY_THINKING.match(text, opened)
+            own = conversation["messages"][i]["content"].lstrip().startswith("<think>")
+            assert target_start == (max(prompt_end, empty.end()) if empty and not own else prompt_end)
+        target = text[target_start:target_end]
+        alone = apply(i + 1).rstrip()
+        assert target.endswith(ends) and any(alone.endswith(end) and alone.endswith(target) for end in ends)
 
 
 @pytest.mark.parametrize("name", sorted(compared_templates()))
@@ -187,13 +224,14 @@ def test_the_list_names_the_very_template(name):
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batch=st.lists(conversations(), min_size=8, max_size=8))
 def test_compared_templates_come_out_as_in_transformers(renderers, name, batch):
-    folder, renderer = renderers(compared_templates()[name])
-    for conversation, native in zip(batch, native_way(folder, batch), strict=True):
-        theirs = transformers_way(renderer, conversation)
+    folder, tokenizer = renderers(compared_templates()[name])
+    ways = native_way(folder, batch), transformers_way(folder, batch)
+    for conversation, native, theirs in zip(batch, *ways, strict=True):
         if isinstance(theirs, str):
             assert isinstance(native, str), "transformers refuses it"
         else:
             assert native == theirs
+            check_turns(tokenizer, conversation, theirs)
 
 
 @pytest.mark.parametrize("name", sorted(compared_templates()))
@@ -201,7 +239,7 @@ def test_compared_templates_come_out_as_in_transformers(renderers, name, batch):
 @given(data=st.data())
 def test_conversations_of_the_same_roles_come_out_as_in_transformers(renderers, name, data):
     """The second of them and all after it are filled into what the first left."""
-    folder, renderer = renderers(compared_templates()[name])
+    folder, tokenizer = renderers(compared_templates()[name])
     first = data.draw(st.sampled_from([[], ["system"]]))
     then = [["user", "assistant"] * 3, ["user", "assistant", "assistant"], ["user", "tool", "assistant"]]
     roles = first + data.draw(st.sampled_from(then))
@@ -215,9 +253,11 @@ def test_conversations_of_the_same_roles_come_out_as_in_transformers(renderers, 
 
     batch = [{"messages": [{**m, "content": f"word {i}"} for i, m in enumerate(conversation()["messages"])]}]
     batch += [conversation() for _ in range(12)]
-    for one, native in zip(batch, native_way(folder, batch), strict=True):
-        theirs = transformers_way(renderer, one)
+    ways = native_way(folder, batch), transformers_way(folder, batch)
+    for one, native, theirs in zip(batch, *ways, strict=True):
         assert isinstance(native, str) if isinstance(theirs, str) else native == theirs
+        if not isinstance(theirs, str):
+            check_turns(tokenizer, one, theirs)
 
 
 SIMPLE = [
@@ -249,14 +289,13 @@ SIMPLE = [
 
 @pytest.mark.parametrize("name", others())
 def test_templates_of_other_families_are_equal_or_seen_to_differ(renderers, name):
-    folder, renderer = renderers(trl_templates()[name])
-    for conversation in SIMPLE:
-        theirs = transformers_way(renderer, conversation)
+    folder, tokenizer = renderers(trl_templates()[name])
+    for conversation, theirs in zip(SIMPLE, transformers_way(folder, SIMPLE), strict=True):
         if isinstance(theirs, str):
             with pytest.raises((InputError, ModelError)):
                 prepare(folder, conversation)
             continue
         rows = prepare(folder, conversation).samples
-        assert [renderer.tokenizer.decode(row.input_ids) for row in rows] == [text for text, _, _ in theirs]
+        assert [tokenizer.decode(row.input_ids) for row in rows] == [text for text, _, _ in theirs]
         wanted = [[text.encode()[start:end].decode() for _, start, end in turns if end > start] for text, turns, _ in theirs]
-        assert [target_texts(renderer.tokenizer, row) for row in rows] == wanted
+        assert [target_texts(tokenizer, row) for row in rows] == wanted

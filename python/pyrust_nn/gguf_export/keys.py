@@ -13,16 +13,12 @@ import gguf
 from gguf.constants import GGUFValueType
 
 from pyrust_nn.gguf_export.layout import LINEAR_ATTENTION, TensorLayout
+from pyrust_nn.gguf_export.tensor_types import OUTTYPES
 from pyrust_nn.gguf_export.vocab import TokenizerField
 from pyrust_nn.models.tiny import TINY_MODEL
 
 logger = logging.getLogger(__name__)
 
-FILE_TYPES = {
-    "f16": gguf.LlamaFileType.MOSTLY_F16,
-    "bf16": gguf.LlamaFileType.MOSTLY_BF16,
-    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-}
 # Time, height, width and unused: Qwen3.5's split of the rotary dimensions if its configuration has none.
 _ROTARY_SECTIONS = [11, 11, 10, 0]
 
@@ -101,7 +97,7 @@ def add_hyperparameters(writer: gguf.GGUFWriter, layout: TensorLayout, outtype: 
     if (width := config.get("head_dim")) is not None:
         writer.add_key_length(width)
         writer.add_value_length(width)
-    writer.add_file_type(FILE_TYPES[outtype])
+    writer.add_file_type(OUTTYPES[outtype].file_type)
     if (width := config.get("moe_intermediate_size")) is not None:
         writer.add_expert_feed_forward_length(width)
     if (width := config.get("shared_expert_intermediate_size")) is not None:

@@ -5,7 +5,6 @@ The rules are those of llama.cpp's converter (conversion/qwen.py of llama.cpp). 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import gguf
 
 from pyrust_nn import ModelError
+from pyrust_nn.gguf_export.tensor_types import OUTTYPES
 
 # llama.cpp's architectures by `model_type` of the text model's configuration.
 ARCHITECTURES = {
@@ -213,15 +213,8 @@ def tensor_type(name: str, shape: tuple[int, ...], outtype: str) -> str:
     is_norm = name.endswith("_norm.weight")
     if len(shape) <= 1 or is_norm or keeps or not name.endswith((".weight", ".lora_a", ".lora_b")):
         return "F32"
-    requested = outtype.upper()
-    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[requested]]
-    return requested if shape[-1] % block == 0 else "F16"
-
-
-def tensor_bytes(shape: tuple[int, ...], kind: str) -> int:
-    """The size of a tensor in the file, in bytes."""
-    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    return math.prod(shape) // block * size
+    requested = OUTTYPES[outtype]
+    return requested.name if shape[-1] % requested.block == 0 else "F16"
 
 
 def check_complete(names: set[str], layout: TensorLayout, folder: Any) -> None:

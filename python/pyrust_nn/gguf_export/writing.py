@@ -18,7 +18,8 @@ import numpy as np
 from pyrust_nn import ModelError, _core
 from pyrust_nn.files import write_text
 from pyrust_nn.gguf_export.keys import plan_keys
-from pyrust_nn.gguf_export.layout import TensorLayout, tensor_bytes, tensor_type
+from pyrust_nn.gguf_export.layout import TensorLayout, tensor_type
+from pyrust_nn.gguf_export.tensor_types import TENSOR_TYPES
 
 GgufPlan = dict[str, Any]
 
@@ -44,9 +45,9 @@ def assemble_plan(
         tensor["type"] = tensor_type(name, shape, outtype)
         for part in tensor.get("parts", ()):
             part["file"] = files.setdefault(part["file"], len(files))
-        size = tensor_bytes(shape, tensor["type"])
+        stored = TENSOR_TYPES[tensor["type"]]
         try:
-            writer.add_tensor_info(name, shape, np.dtype(np.float32), size, gguf.GGMLQuantizationType[tensor["type"]])
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), stored.size(shape), gguf.GGMLQuantizationType(stored.id))
         except ValueError as cause:
             raise ModelError(
                 f"two stored tensors map to {name} in the GGUF file, so they are not of a single model; copy or download the model again"

@@ -54,7 +54,7 @@ impl Message {
     }
 
     /// As JSON, `train` only where it is false.
-    fn to_value(&self) -> Value {
+    pub(crate) fn to_value(&self) -> Value {
         let mut fields = Map::new();
         fields.insert("role".into(), self.role.as_str().into());
         fields.insert("content".into(), self.content.clone().into());

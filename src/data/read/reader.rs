@@ -292,7 +292,7 @@ fn broken_file(path: &Path, cause: &io::Error) -> anyhow::Error {
 }
 
 /// The place, from 1, after these bytes.
-fn moved((line, column): (usize, usize), bytes: &[u8]) -> (usize, usize) {
+pub(crate) fn moved((line, column): (usize, usize), bytes: &[u8]) -> (usize, usize) {
     let characters = |bytes: &[u8]| bytes.iter().filter(|byte| byte.cast_signed() >= -0x40).count();
     match memchr::memrchr(b'\n', bytes) {
         None => (line, column + characters(bytes)),

@@ -1,5 +1,6 @@
 //! A conversation into texts with the places of its turns, by the model's chat template.
 
+pub(crate) mod chat_renderer;
 pub(crate) mod jinja_methods;
 pub(crate) mod rendering;
 pub(crate) mod template;

@@ -16,8 +16,9 @@ use serde_json::Value as Json;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::base::error;
-use crate::data::parse::conversation::{Conversation, Message};
+use crate::data::parse::conversation::{Conversation, Message, Role};
 use crate::data::render::jinja_methods;
+use crate::data::render::rendering::{PROBE, RenderError, RenderText, place};
 
 /// Templates whose renderings were compared with transformers' (`tests/python/test_templates.py`), by [`ChatTemplate::digest`].
 /// Any other is compared on the user's own conversations, for which Python must run.
@@ -40,7 +41,7 @@ pub struct ChatTemplate {
 
 /// Why a conversation has no text.
 #[derive(Debug)]
-pub enum Failure {
+enum Failure {
     /// The template itself refused it (`raise_exception`).
     Refused(String),
     /// minijinja failed, or does not do it as Python does.
@@ -133,6 +134,7 @@ impl ChatTemplate {
         Prepared {
             template: self,
             name,
+            index: conversation.index,
             messages: conversation.messages.iter().map(|message| Value::from_object(Shown::new(message))).collect(),
             globals: Arc::new(globals),
         }
@@ -144,24 +146,38 @@ impl ChatTemplate {
 pub struct Prepared<'a> {
     template: &'a ChatTemplate,
     name: &'static str,
+    /// Of the conversation in its data set.
+    index: usize,
     messages: Vec<Value>,
     globals: Arc<Vec<(String, Value)>>,
 }
 
-impl Prepared<'_> {
-    /// The text of the first `count` messages; `prompt`: with the opening of the next answer.
-    pub fn render(&self, count: usize, prompt: bool) -> Result<String, Failure> {
-        self.render_messages(self.messages[..count].to_vec(), prompt)
+impl RenderText for Prepared<'_> {
+    fn text(&self, count: usize, prompt: bool, message: Option<usize>) -> Result<String, RenderError> {
+        self.render(self.messages[..count].to_vec(), prompt).map_err(|failure| self.failed(failure, message))
     }
 
-    /// As `render`, with one more message behind them.
-    pub fn render_with(&self, count: usize, message: &Message) -> Result<String, Failure> {
+    fn probe(&self, count: usize, role: Role, message: Option<usize>) -> Result<String, RenderError> {
         let mut messages = self.messages[..count].to_vec();
-        messages.push(Value::from_object(Shown::new(message)));
-        self.render_messages(messages, false)
+        messages.push(Value::from_object(Shown::new(&Message::new(role, PROBE.into()))));
+        self.render(messages, false).map_err(|failure| self.failed(failure, message))
+    }
+}
+
+impl Prepared<'_> {
+    fn failed(&self, failure: Failure, message: Option<usize>) -> RenderError {
+        let place = place(self.index, message);
+        match failure {
+            Failure::Unsupported(why) => RenderError::Unsupported(why),
+            // Of an unknown template, transformers is to say so.
+            Failure::Refused(why) if !self.template.compared => RenderError::Unsupported(format!("it refuses conversation {place}: {why}")),
+            Failure::Refused(why) => RenderError::Failed(error::input(format!(
+                "conversation {place}: the model's chat template refuses it: {why}; change it or leave it out"
+            ))),
+        }
     }
 
-    fn render_messages(&self, messages: Vec<Value>, prompt: bool) -> Result<String, Failure> {
+    fn render(&self, messages: Vec<Value>, prompt: bool) -> Result<String, Failure> {
         if let Some(why) = &self.template.unsupported {
             return Err(Failure::Unsupported(why.clone()));
         }

@@ -1,4 +1,4 @@
-//! From a conversation to texts with the places of the assistant's turns in them.
+//! From a conversation to texts with the places of the assistant's turns in them, whatever applies the template ([`RenderText`]).
 //!
 //! A template may rewrite history (Qwen3 drops the thinking of earlier turns). Then no single text shows every turn as inference
 //! sees it, and the conversation becomes one text for each trained turn, its prompt being what the template renders of the messages
@@ -7,66 +7,40 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
-use serde_json::Map;
-
 use crate::base::error;
 use crate::data::parse::conversation::{Conversation, Message, Role};
 use crate::data::render::jinja_methods;
-use crate::data::render::rendering::{Render, RenderError, Rendering, Turn, place};
-use crate::data::render::template::{ChatTemplate, Failure, Prepared};
-use crate::data::render::template_cache::Skeletons;
+use crate::data::render::rendering::{RenderError, RenderText, Rendering, Turn, place};
 use crate::data::render::thinking::{THINK, empty_thinking, thinking_prompt};
 
-/// Renders by minijinja.
+/// Finds the turns in the texts of one model's template.
 #[derive(Debug)]
-pub struct ChatRenderer {
-    template: ChatTemplate,
+pub struct TurnFinder {
     end_tokens: Vec<String>,
-    /// For a template whose renderings are compared in our tests.
-    skeletons: Option<Skeletons>,
+    /// What was warned of already.
     warned: Mutex<BTreeSet<String>>,
 }
 
-impl ChatRenderer {
+impl TurnFinder {
     /// `end_tokens`: the special tokens, one of which closes a turn.
-    pub fn new(template: ChatTemplate, end_tokens: Vec<String>) -> ChatRenderer {
-        let skeletons = if template.compared { Skeletons::new(template.source()) } else { None };
-        ChatRenderer { template, end_tokens, skeletons, warned: Mutex::default() }
+    pub fn new(end_tokens: Vec<String>) -> TurnFinder {
+        TurnFinder { end_tokens, warned: Mutex::default() }
     }
 
-    pub fn template(&self) -> &ChatTemplate {
-        &self.template
-    }
-
-    fn warn(&self, text: String) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if !warned.contains(&text) {
-            warning!("{text}");
-            warned.insert(text);
-        }
-    }
-}
-
-impl Render for ChatRenderer {
-    fn renderings(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
-        match &self.skeletons {
-            Some(skeletons) => skeletons.renderings(conversation, |conversation| self.directly(conversation)),
-            None => self.directly(conversation),
-        }
-    }
-}
-
-impl ChatRenderer {
-    /// By the template itself.
-    fn directly(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
-        let story = Story { renderer: self, conversation, prepared: self.template.prepare(conversation) };
+    /// One text, or one for each trained turn if the template rewrites earlier messages. `texts` is the template applied to
+    /// `conversation`.
+    ///
+    /// # Errors
+    /// Those of `texts`. Kind `input`: the template shows no answer where the conversation begins with one. Kind `model`: a turn is
+    /// rendered in another way than its own prompt.
+    pub fn renderings(&self, conversation: &Conversation, texts: &impl RenderText) -> Result<Vec<Rendering>, RenderError> {
+        let story = Story { finder: self, conversation, texts };
         let messages = &conversation.messages;
         let trained = |message: &Message| message.role == Role::Assistant && message.train;
-        let mut whole = story.render(messages.len(), false, None)?;
+        let mut whole = texts.text(messages.len(), false, None)?;
         let mut alone = Vec::new();
         for i in (0..messages.len()).filter(|i| trained(&messages[*i])) {
-            let text = if i + 1 == messages.len() { whole.clone() } else { story.render(i + 1, false, Some(i))? };
+            let text = if i + 1 == messages.len() { whole.clone() } else { texts.text(i + 1, false, Some(i))? };
             alone.push((i, story.turn(i, text)?));
         }
         if let Some((_, (last, _))) = alone.last()
@@ -81,43 +55,32 @@ impl ChatRenderer {
         }
         Ok(alone.into_iter().map(|(i, (text, turn))| Rendering { text, turns: vec![turn], message: Some(i) }).collect())
     }
+
+    fn warn(&self, text: String) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warned.contains(&text) {
+            warning!("{text}");
+            warned.insert(text);
+        }
+    }
 }
 
 /// One conversation on its way.
-struct Story<'a> {
-    renderer: &'a ChatRenderer,
+struct Story<'a, T> {
+    finder: &'a TurnFinder,
     conversation: &'a Conversation,
-    prepared: Prepared<'a>,
+    texts: &'a T,
 }
 
-impl Story<'_> {
-    fn place(&self, message: Option<usize>) -> String {
-        place(self.conversation.index, message)
-    }
-
-    fn failed(&self, failure: Failure, message: Option<usize>) -> RenderError {
-        match failure {
-            Failure::Unsupported(why) => RenderError::Unsupported(why),
-            // Of an unknown template, transformers is to say so.
-            Failure::Refused(why) if !self.renderer.template.compared => {
-                RenderError::Unsupported(format!("it refuses conversation {}: {why}", self.place(message)))
-            }
-            Failure::Refused(why) => RenderError::Failed(error::input(format!(
-                "conversation {}: the model's chat template refuses it: {why}; change it or leave it out",
-                self.place(message)
-            ))),
-        }
-    }
-
-    /// The template's text of the first `count` messages.
-    fn render(&self, count: usize, prompt: bool, message: Option<usize>) -> Result<String, RenderError> {
-        self.prepared.render(count, prompt).map_err(|failure| self.failed(failure, message))
+impl<T: RenderText> Story<'_, T> {
+    fn place(&self, message: usize) -> String {
+        place(self.conversation.index, Some(message))
     }
 
     /// From `text`, that of the messages up to `i`: the text up to the end of the turn, as inference would have made it, and the
     /// turn's places in it.
     fn turn(&self, i: usize, mut text: String) -> Result<(String, Turn), RenderError> {
-        let prompt = if i == 0 { self.opening(&text)? } else { self.render(i, true, Some(i))? };
+        let prompt = if i == 0 { self.opening(&text)? } else { self.texts.text(i, true, Some(i))? };
         let opened = thinking_prompt(&prompt).unwrap_or(prompt.len());
         if !text.starts_with(&prompt[..opened]) {
             // The turn's presence changes what stands before it (Qwen3, two answers in a row); inference has the prompt.
@@ -126,8 +89,7 @@ impl Story<'_> {
         }
         let start = if text.starts_with(&prompt) { prompt.len() } else { opened };
         if start < prompt.len() {
-            self.renderer
-                .warn(format!("prompts end in {:?} at inference, which the template does not write into turns", &prompt[opened..]));
+            self.finder.warn(format!("prompts end in {:?} at inference, which the template does not write into turns", &prompt[opened..]));
         }
         let (text, target_end) = self.closed(i, text, start)?;
         let own = jinja_methods::strip(&self.conversation.messages[i].content, None, true, false).starts_with(THINK);
@@ -140,63 +102,145 @@ impl Story<'_> {
 
     /// The prompt of a conversation's very first message: templates render no prompt from nothing.
     fn opening(&self, text: &str) -> Result<String, RenderError> {
-        let without = self.render(1, false, Some(0))?;
-        let with = self.render(1, true, Some(0))?;
+        let without = self.texts.text(1, false, Some(0))?;
+        let with = self.texts.text(1, true, Some(0))?;
         let header = with.strip_prefix(&without).unwrap_or(&with);
         match text.find(header) {
             Some(at) => Ok(text[..at + header.len()].to_string()),
             None => Err(RenderError::Failed(error::input(format!(
                 "conversation {}: the template shows no answer here; begin with a user's message",
-                self.place(Some(0))
+                self.place(0)
             )))),
         }
     }
 
     /// What message `i` adds to `text` behind the words that open an answer.
     fn answer<'t>(&self, i: usize, text: &'t str, prompt: &str) -> Result<&'t str, RenderError> {
-        let before = self.render(i, false, Some(i))?;
+        let before = self.texts.text(i, false, Some(i))?;
         let header = prompt.strip_prefix(&before).unwrap_or(prompt);
-        let probe = self.probe(i, Role::Assistant)?;
+        let probe = self.texts.probe(i, Role::Assistant, Some(i))?;
         let at = probe.rfind(header).map(|at| at + header.len());
         match at {
             Some(at) if header != prompt && text.starts_with(&probe[..at]) => Ok(&text[at..]),
             _ => Err(RenderError::Failed(error::model(format!(
                 "conversation {}: the chat template writes this turn in another way than its own prompt, so no sample can show what \
                  inference sees; use a template whose prompts are the beginnings of conversations",
-                self.place(Some(i))
+                self.place(i)
             )))),
         }
     }
 
     /// The text with its end-of-turn token, and the offset behind that token.
     fn closed(&self, i: usize, mut text: String, start: usize) -> Result<(String, usize), RenderError> {
-        let end_tokens = &self.renderer.end_tokens;
+        let end_tokens = &self.finder.end_tokens;
         let stripped = jinja_methods::strip(&text, None, false, true).len();
         if stripped > start && end_tokens.iter().any(|token| text[..stripped].ends_with(token.as_str())) {
             return Ok((text, stripped));
         }
         // Qwen1.5's first template closes a turn only when another one follows.
-        let after = self.probe(i + 1, Role::User)?;
+        let after = self.texts.probe(i + 1, Role::User, Some(i))?;
         let after = after.strip_prefix(&text).unwrap_or(&after);
         match end_tokens.iter().find(|token| after.starts_with(token.as_str())) {
             Some(token) => text.push_str(token),
-            None => self.renderer.warn("the chat template ends turns without a special token; the model learns no end of a turn".into()),
+            None => self.finder.warn("the chat template ends turns without a special token; the model learns no end of a turn".into()),
         }
         let end = text.len();
         Ok((text, end))
-    }
-
-    /// The first `count` messages and one more, which says "x".
-    fn probe(&self, count: usize, role: Role) -> Result<String, RenderError> {
-        let message = Message { role, content: "x".into(), train: true, fields: Map::new() };
-        self.prepared.render_with(count, &message).map_err(|failure| self.failed(failure, count.checked_sub(1)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::render::rendering::PROBE;
     use crate::data::render::thinking::mask_thinking;
+
+    /// A template as a function of the messages' roles and contents and whether a prompt is asked for.
+    struct Template<'a, F>(&'a Conversation, F);
+
+    impl<F: Fn(&[(Role, &str)], bool) -> String> RenderText for Template<'_, F> {
+        fn text(&self, count: usize, prompt: bool, _: Option<usize>) -> Result<String, RenderError> {
+            let shown: Vec<_> = self.0.messages[..count].iter().map(|message| (message.role, message.content.as_str())).collect();
+            Ok(self.1(&shown, prompt))
+        }
+
+        fn probe(&self, count: usize, role: Role, _: Option<usize>) -> Result<String, RenderError> {
+            let mut shown: Vec<_> = self.0.messages[..count].iter().map(|message| (message.role, message.content.as_str())).collect();
+            shown.push((role, PROBE));
+            Ok(self.1(&shown, false))
+        }
+    }
+
+    /// Two questions and answers.
+    fn two_turns() -> Conversation {
+        let say = |role, content: &str| Message::new(role, content.into());
+        let messages = vec![say(Role::User, "a"), say(Role::Assistant, "bé"), say(Role::User, "c"), say(Role::Assistant, "d")];
+        Conversation { messages, ..Conversation::default() }
+    }
+
+    /// The texts, in which prompts end at `|`, targets begin at `[` and end at `]`.
+    fn marked(renderings: &[Rendering]) -> Vec<String> {
+        let marks = |one: &Rendering| {
+            let mut text = one.text.clone();
+            for turn in one.turns.iter().rev() {
+                text.insert(turn.target_end, ']');
+                text.insert(turn.target_start, '[');
+                text.insert(turn.prompt_end, '|');
+            }
+            text
+        };
+        renderings.iter().map(marks).collect()
+    }
+
+    fn found(finder: &TurnFinder, template: impl Fn(&[(Role, &str)], bool) -> String) -> Vec<String> {
+        let conversation = two_turns();
+        marked(&finder.renderings(&conversation, &Template(&conversation, template)).unwrap())
+    }
+
+    /// `user:a.` for each message.
+    fn plain(shown: &[(Role, &str)], prompt: bool) -> String {
+        let said: String = shown.iter().map(|(role, content)| format!("{}:{content}.", role.as_str())).collect();
+        said + if prompt { "assistant:" } else { "" }
+    }
+
+    #[test]
+    fn turns_stand_in_one_text_where_it_shows_every_prompt() {
+        let finder = TurnFinder::new(vec![".".into()]);
+        assert_eq!(found(&finder, plain), ["user:a.assistant:|[bé.]user:c.assistant:|[d.]"]);
+        assert!(finder.warned.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn earlier_turns_that_are_rewritten_make_a_text_for_each() {
+        let rewriting = |shown: &[(Role, &str)], prompt: bool| {
+            let last = shown.len() - 1;
+            let thinks = |i: usize, role: Role| i == last && role == Role::Assistant;
+            let said = shown.iter().enumerate().map(|(i, (role, content))| {
+                format!("{}:{}{content}.", role.as_str(), if thinks(i, *role) { "<think></think>" } else { "" })
+            });
+            said.collect::<String>() + if prompt { "assistant:" } else { "" }
+        };
+        let texts = found(&TurnFinder::new(vec![".".into()]), rewriting);
+        assert_eq!(texts, ["user:a.assistant:|<think></think>[bé.]", "user:a.assistant:bé.user:c.assistant:|<think></think>[d.]"]);
+    }
+
+    #[test]
+    fn a_last_turn_left_open_is_closed() {
+        let open = |shown: &[(Role, &str)], prompt: bool| {
+            let whole = plain(shown, prompt);
+            if prompt { whole } else { whole.trim_end_matches('.').to_string() }
+        };
+        assert_eq!(found(&TurnFinder::new(vec![".".into()]), open), ["user:a.assistant:|[bé.]user:c.assistant:|[d.]"]);
+    }
+
+    #[test]
+    fn each_warning_is_given_once_for_a_template() {
+        let finder = TurnFinder::new(vec!["<end>".into()]);
+        for _ in 0..2 {
+            assert_eq!(found(&finder, plain), ["user:a.assistant:|[bé.]user:c.assistant:|[d.]"]);
+        }
+        assert_eq!(finder.warned.lock().unwrap().len(), 1);
+    }
 
     #[test]
     fn thoughts_are_found() {

@@ -1,0 +1,310 @@
+//! The prompts that a model answers: strings, conversations, or a file of either, checked by the rules of data sets.
+//!
+//! A string is a user's only message. A conversation is a list of messages, or an object with such a list as `messages`, as in a data
+//! set. If its last message is the assistant's, that is the expected answer, and it is removed; so is `train`. Then the last message
+//! must be a user's or a tool's.
+//!
+//! A file named .txt has one prompt per line. Any other file is JSON: a list of prompts, JSON lines, or a single conversation.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::base::error;
+use crate::base::error::did_you_mean;
+use crate::data::parse::conversation::{Message, Role};
+use crate::data::parse::faults::Faults;
+use crate::data::parse::json::{Members, elements, step, walk};
+use crate::data::parse::json_error::{invalid, offset, words};
+use crate::data::parse::messages::{content, messages};
+use crate::data::read::reader::moved;
+
+/// Faults shown in one message.
+const SHOWN: usize = 20;
+
+/// What Python's `str.splitlines` ends a line at.
+const LINE_ENDS: [char; 10] = ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
+
+/// The conversations to answer, each a list of messages without its answer: those of `given`, the JSON text of a list, then those of
+/// the file.
+///
+/// # Errors
+/// Kind `input`: there are none, the file cannot be read, or one is malformed; the message names file, place, cause and fix.
+pub fn read_prompts(given: &str, file: Option<&Path>) -> Result<Vec<Value>> {
+    let mut prompts = Prompts::default();
+    let items: Vec<&RawValue> =
+        serde_json::from_str(given).map_err(|cause| error::input(format!("the prompts are not a JSON list: {cause}")))?;
+    for (i, item) in items.into_iter().enumerate() {
+        prompts.add(item, &format!("prompt {i}"), &|_, path| path.to_string());
+    }
+    match file {
+        Some(path) => add_file(&mut prompts, path)?,
+        None if prompts.read.is_empty() && prompts.faults.is_empty() => {
+            return Err(error::input("there is nothing to answer: give prompt (it may repeat) or prompts_file"));
+        }
+        None => {}
+    }
+    prompts.into_result()
+}
+
+/// What was read so far, and the faults, each with its place.
+#[derive(Default)]
+struct Prompts {
+    read: Vec<Value>,
+    faults: Vec<String>,
+}
+
+impl Prompts {
+    /// Adds one prompt. `locate` makes the place for errors of an offset in `item` and a path below `root`.
+    fn add(&mut self, item: &RawValue, root: &str, locate: &dyn Fn(usize, &str) -> String) {
+        let text = item.get();
+        let mut told = Vec::new();
+        let mut tell = |at: usize, path: String, words: String| told.push((at, format!("{}: {words}", locate(at, &path))));
+        let mut faults = Faults { item: text, tell: &mut tell, count: 0 };
+        walk(text, root, 0, &mut |at, path, words| faults.add(at, path, words));
+        let conversation = conversation(item, root, &mut faults);
+        if let (Some(messages), 0) = (conversation, faults.count) {
+            self.read.push(messages.iter().map(Message::to_value).collect());
+        }
+        told.sort_by_key(|(at, _)| *at);
+        self.faults.extend(told.into_iter().map(|(_, fault)| fault));
+    }
+
+    fn into_result(self) -> Result<Vec<Value>> {
+        match self.faults.as_slice() {
+            [] => Ok(self.read),
+            [only] => Err(error::input(only)),
+            faults => {
+                let shown: String = faults.iter().take(SHOWN).map(|fault| format!("\n  {fault}")).collect();
+                let more = if faults.len() > SHOWN { format!("\n  and {} more", faults.len() - SHOWN) } else { String::new() };
+                Err(error::input(format!("the prompts have {} faults:{shown}{more}", faults.len())))
+            }
+        }
+    }
+}
+
+/// The messages of a prompt up to the one that is answered. Where there are faults, they are in `faults`.
+fn conversation(item: &RawValue, path: &str, faults: &mut Faults) -> Option<Vec<Message>> {
+    let Some(members) = Members::of(item.get()) else { return turns(item, path, faults) };
+    match members.get("messages") {
+        Some(raw) => turns(raw, &step(path, "messages"), faults),
+        None => {
+            let near = did_you_mean("messages", members.names()).map(|near| format!("; is {near:?} meant?")).unwrap_or_default();
+            faults.add(item.get(), path, format!("has no \"messages\"; write {{\"messages\": [...]}} or a string{near}"));
+            None
+        }
+    }
+}
+
+/// As `conversation`, of a string or a list.
+fn turns(raw: &RawValue, path: &str, faults: &mut Faults) -> Option<Vec<Message>> {
+    let mut read = match raw.get().as_bytes().first() {
+        Some(b'"') => vec![Message::new(Role::User, content(raw, path, false, faults))],
+        Some(b'[') if elements(raw.get()).is_some_and(|list| list.is_empty()) => Vec::new(),
+        Some(b'[') => messages(raw, path, faults)?,
+        _ => {
+            faults.must_be("a string or a conversation (a list of messages)", raw, path);
+            return None;
+        }
+    };
+    read.pop_if(|last| last.role == Role::Assistant);
+    if !read.last().is_some_and(|last| matches!(last.role, Role::User | Role::Tool)) {
+        let words = "there is nothing to answer; the last message, or the last before an answer, must be a user's or a tool's";
+        faults.add(raw.get(), path, words);
+    }
+    for message in &mut read {
+        message.train = true;
+    }
+    Some(read)
+}
+
+fn add_file(prompts: &mut Prompts, path: &Path) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(|cause| unreadable(path, &cause))?;
+    let text = std::str::from_utf8(&bytes).map_err(|cause| {
+        let (line, _) = position(&bytes, cause.valid_up_to());
+        error::input(format!("{}: line {line}: not UTF-8; save the file as UTF-8", path.display()))
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let before = prompts.read.len() + prompts.faults.len();
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt")) {
+        let lines = text.split(LINE_ENDS).filter(|line| !line.trim().is_empty());
+        prompts.read.extend(lines.map(|line| Value::from(vec![Message::new(Role::User, line.into()).to_value()])));
+    } else {
+        add_json(prompts, text, path)?;
+    }
+    if prompts.read.len() + prompts.faults.len() == before {
+        return Err(error::input(format!("{} has no prompts; write a JSON list of strings or conversations", path.display())));
+    }
+    Ok(())
+}
+
+fn unreadable(path: &Path, cause: &std::io::Error) -> anyhow::Error {
+    if cause.kind() == std::io::ErrorKind::NotFound {
+        let folder = std::env::current_dir().unwrap_or_default();
+        return error::input(format!("there is no prompts file {} (looked in {}); check prompts_file", path.display(), folder.display()));
+    }
+    error::input(format!("prompts file {} cannot be read: {cause}; give a file of prompts", path.display()))
+}
+
+/// Adds the prompts of a JSON list, or of values one after the other (JSON lines).
+fn add_json(prompts: &mut Prompts, text: &str, path: &Path) -> Result<()> {
+    let values = values(text, path)?;
+    let mut add = |item: &RawValue, root: &str| {
+        let begins = item.get().as_ptr() as usize - text.as_ptr() as usize;
+        prompts.add(item, root, &|at, place| {
+            let (line, column) = position(text.as_bytes(), begins + at);
+            let place = place.trim_start_matches('.');
+            let comma = if place.is_empty() { "" } else { ", " };
+            format!("{}: line {line}, column {column}{comma}{place}", path.display())
+        });
+    };
+    let has_role = |item: &&RawValue| Members::of(item.get()).is_some_and(|members| members.get("role").is_some());
+    match values.as_slice() {
+        [only] => match elements(only.get()) {
+            Some(items) if items.is_empty() || !items.iter().all(has_role) => {
+                items.into_iter().enumerate().for_each(|(i, item)| add(item, &format!("[{i}]")));
+            }
+            // A single conversation, or a prompt that is no list.
+            _ => add(only, ""),
+        },
+        several => several.iter().enumerate().for_each(|(i, item)| add(item, &format!("[{i}]"))),
+    }
+    Ok(())
+}
+
+/// The JSON values of a text, in its own bytes.
+fn values<'a>(text: &'a str, path: &Path) -> Result<Vec<&'a RawValue>> {
+    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    let mut values = Vec::new();
+    loop {
+        let begins = stream.byte_offset();
+        match stream.next() {
+            None => return Ok(values),
+            Some(Ok(value)) => values.push(value),
+            Some(Err(cause)) => {
+                // Only the parser of whole values limits the depth.
+                if serde_json::from_str::<Value>(&text[begins..]).is_err_and(|cause| words(&cause).contains("recursion limit")) {
+                    let words = "the JSON is nested too deeply; a prompt must be a string or a conversation";
+                    return Err(error::input(format!("{}: {words}", path.display())));
+                }
+                let at = offset(text.as_bytes(), &cause);
+                let (line, column) = position(text.as_bytes(), at);
+                return Err(error::input(format!(
+                    "{}: line {line}, column {column}: invalid JSON: {}; fix it there, or name the file .txt if it has one prompt per line",
+                    path.display(),
+                    invalid(text, at, &cause)
+                )));
+            }
+        }
+    }
+}
+
+/// Line, and column in characters, of an offset; both from 1.
+fn position(text: &[u8], at: usize) -> (usize, usize) {
+    moved((1, 1), &text[..at])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn given(prompts: &Value) -> Result<Vec<Value>, String> {
+        read_prompts(&prompts.to_string(), None).map_err(|error| error.to_string())
+    }
+
+    fn file(name: &str, text: &str) -> Result<Vec<Value>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let prefix = format!("{}: ", path.display());
+        read_prompts("[]", Some(&path)).map_err(|error| error.to_string().replace(&prefix, ""))
+    }
+
+    #[test]
+    fn an_answer_and_train_are_removed_and_other_keys_stay() {
+        let call = json!([{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]);
+        let prompts = json!([
+            "Hi",
+            [{"role": "user", "content": "a", "name": "Ann"}, {"role": "assistant", "content": "b"}],
+            {"messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b", "train": false},
+                {"role": "user", "content": "c"},
+                {"role": "assistant", "tool_calls": call},
+                {"role": "tool", "content": "d"}
+            ], "tools": []}
+        ]);
+        let expected = [
+            json!([{"role": "user", "content": "Hi"}]),
+            json!([{"role": "user", "content": "a", "name": "Ann"}]),
+            json!([
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b"},
+                {"role": "user", "content": "c"},
+                {"role": "assistant", "content": "", "tool_calls": call},
+                {"role": "tool", "content": "d"}
+            ]),
+        ];
+        assert_eq!(given(&prompts).unwrap(), expected);
+    }
+
+    #[test]
+    fn each_prompt_with_a_fault_is_named() {
+        let nothing = "there is nothing to answer; the last message, or the last before an answer, must be a user's or a tool's";
+        for (prompts, wanted) in [
+            (json!([]), "there is nothing to answer: give prompt (it may repeat) or prompts_file".to_string()),
+            (json!(["a", 5]), "prompt 1: must be a string or a conversation (a list of messages), not a number".into()),
+            (json!([" \n"]), "prompt 0: is empty; give the turn words or leave it out".into()),
+            (json!([[]]), format!("prompt 0: {nothing}")),
+            (json!([{"messages": [{"role": "assistant", "content": "x"}]}]), format!("prompt 0.messages: {nothing}")),
+            (
+                json!(["a", [{"role": "human", "content": "x"}]]),
+                "prompt 1[0].role: unknown role \"human\"; must be one of system, user, assistant, tool; did you mean \"user\"?".into(),
+            ),
+            (json!([{"mesages": []}]), "prompt 0: has no \"messages\"; write {\"messages\": [...]} or a string; is \"mesages\" meant?".into()),
+            (json!([5, null]), "the prompts have 2 faults:\n  prompt 0: must be a string or a conversation (a list of messages), not a number\n  prompt 1: must be a string or a conversation (a list of messages), not null".into()),
+        ] {
+            assert_eq!(given(&prompts).unwrap_err(), wanted);
+        }
+        let half = read_prompts(r#"["\ud800"]"#, None).unwrap_err().to_string();
+        assert_eq!(half, "prompt 0: has half a character (a lone \\ud800 to \\udfff); write the whole pair");
+    }
+
+    #[test]
+    fn a_file_s_faults_are_named_by_line_column_and_path() {
+        for (name, text, wanted) in [
+            (
+                "a.json",
+                "[\"é\",\n [{\"role\": \"user\", \"content\": 5}]]",
+                "line 2, column 31, [1][0].content: must be a text, not a number",
+            ),
+            ("a.json", "[{\"role\": \"user\"}]", "line 1, column 2, [0]: has no \"content\""),
+            (
+                "a.json",
+                "{\"messages\": 5}",
+                "line 1, column 14, messages: must be a string or a conversation (a list of messages), not a number",
+            ),
+            ("a.jsonl", "\"a\"\n7\n", "line 2, column 1, [1]: must be a string or a conversation (a list of messages), not a number"),
+            (
+                "a.json",
+                "[\"a\",]",
+                "line 1, column 6: invalid JSON: trailing comma; remove it; fix it there, or name the file .txt if it has one prompt per line",
+            ),
+        ] {
+            assert_eq!(file(name, text).unwrap_err(), wanted);
+        }
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        assert!(file("a.json", &deep).unwrap_err().contains("too deep"));
+        assert!(file("a.json", &deep[..200]).unwrap_err().contains("nested too deeply"));
+    }
+
+    #[test]
+    fn a_text_file_has_a_prompt_in_each_line() {
+        let all = file("a.TXT", "\u{feff}one\r\n\r\n  \u{2028} two \n").unwrap();
+        assert_eq!(all, [json!([{"role": "user", "content": "one"}]), json!([{"role": "user", "content": " two "}])]);
+    }
+}
