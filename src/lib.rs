@@ -27,7 +27,7 @@ pub use base::error;
 pub use cli::{process, set_console};
 pub use data::Prepared;
 pub use dataset::CheckReport;
-pub use params::kind::{Message, Prompt};
+pub use params::prompt::{Message, Prompt};
 pub use python::pyo3;
 pub use session::{SessionState, Status, StepState, Summary, get_status, list_sessions, new_session_id, write_summary};
 pub use tasks::{

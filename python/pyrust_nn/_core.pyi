@@ -1,4 +1,4 @@
-"""The native module. Generated from the definitions in src/tasks/ by `make generate`."""
+"""The native module. Generated from src/params and src/tasks by `make generate`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 class PyrustNNError(Exception):
-    """Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None."""
+    """Base class of all errors of Pyrust-NN. `kind` is the error kind, `causes` the causes, `summary` the step's summary or None."""
 
     kind: str
     causes: tuple[str, ...]
@@ -59,19 +59,19 @@ def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None
     """Run a pipeline file (pipeline.toml by default); `overrides` are its top-level keys, such as model."""
 
 def resume(session: str, step: str | None = None, *, runs_dir: str | PathLike[str] | None = None) -> list[Summary]:
-    """Go on with what was interrupted in a session, a fine-tuning from its last whole checkpoint, and with the rest of its pipeline."""
+    """Resume an interrupted session: a fine-tuning from its last complete checkpoint, then the rest of the pipeline."""
 
 def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLike[str] | None = None) -> str:
-    """Give a session's log, or its last lines; answers while a step runs in another thread."""
+    """Return a session's log or its last lines. Can be called while a step runs in another thread."""
 
 def list_sessions(*, runs_dir: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
-    """Give every session with the state of its steps, oldest first."""
+    """Return every session with the state of its steps, oldest first."""
 
 def set_console(on: bool) -> None:
-    """Show log lines and progress on stderr (the default), or do not."""
+    """Turn log lines and progress on stderr on (the default) or off."""
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code."""
+    """Run the command line and return the exit code."""
 
 # Internal: for the package's own modules, scripts and tests; not in __all__.
 
@@ -83,6 +83,10 @@ def digest(files: Sequence[str | PathLike[str]]) -> str: ...
 def render_chat(
     folder: str | PathLike[str], conversations: Sequence[str]
 ) -> list[list[tuple[str, list[tuple[int, int, int]], int | None]] | str]: ...
+def render_chat_by_transformers(
+    folder: str | PathLike[str], conversations: Sequence[str]
+) -> list[list[tuple[str, list[tuple[int, int, int]], int | None]] | str]: ...
+def read_prompts(prompts: str, prompts_file: str | PathLike[str] | None = None) -> list[list[dict[str, Any]]]: ...
 def tokenize(folder: str | PathLike[str], texts: Sequence[str]) -> tuple[bool, list[list[int]]]: ...
 def tokenizer_head(path: str | PathLike[str]) -> dict[str, Any]: ...
 def tokenize_by_library(folder: str | PathLike[str], texts: Sequence[str]) -> list[list[int]]: ...
@@ -112,6 +116,7 @@ def swiglu(threads: int, gate: Any, up: Any, out: Any) -> None: ...
 def swiglu_backward(threads: int, grad: Any, gate: Any, up: Any, gate_grad: Any, up_grad: Any) -> None: ...
 def embedded_text(path: str) -> str: ...
 def cache_folder() -> Path: ...
+def gguf_types() -> list[dict[str, Any]]: ...
 def write_gguf(plan_path: str | PathLike[str], progress: Callable[[int, int, str], Any]) -> int: ...
 
 def finetune_full(
@@ -158,44 +163,44 @@ def finetune_full(
     """Train every weight of the model, as a step of a session; returns the step's summary.
 
     Args:
-        session: Name of the session; None makes a fresh one.
-        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        dataset_path: The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library. (a path or a list of paths; required)
-        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
-        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
-        thinking: The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them. (one of keep, drop, mask; default keep)
-        drop_duplicates: Leave out conversations that are equal to an earlier one. (true or false; default off)
-        eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
-        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
-        num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
-        batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
-        gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
-        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 768 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
-        packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
-        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
-        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
-        warmup: Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps. (a number from 0 to 10000000; default 0.0)
-        scheduler: How the learning rate goes on after the warm-up. (one of cosine, linear, constant; default cosine)
-        weight_decay: AdamW's decoupled weight decay. (a number from 0 to 10; default 0.0)
-        optimizer: The optimizer: AdamW, or with its moments in 8 bit (bitsandbytes; arXiv 2110.02861), for less memory. (one of adamw, adamw_8bit; default adamw)
-        neftune_alpha: Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none. (a number above 0, up to 1000; unset by default)
-        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, more time. (true or false; default off)
-        compile: Run the model's layers through torch.compile: faster where a long training outweighs the first minute; needs a C++ compiler. (true or false; default off)
-        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
-        logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
-        save_total_limit: How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all. (a whole number from 0 to 1000000; default 0)
-        eval_dataset_path: Conversations to evaluate on, in the form of dataset_path. (a path; unset by default)
-        eval_steps: Steps between two evaluations; 0 evaluates after each epoch. (a whole number from 0 to 1000000000; default 0)
-        early_stopping_patience: End after so many evaluations in a row without a lower loss; 0 never does. (a whole number from 0 to 1000000; default 0)
-        load_best_model_at_end: Save the weights of the evaluation with the lowest loss instead of the last ones. (true or false; default off)
-        report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
-        learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-5)
-        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
-        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
-        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        session: Name of the session; None creates a new one.
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
+        overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
+        drop_duplicates: Omit conversations that are identical to an earlier one. (true or false; default off)
+        eval_split: Fraction of the conversations, chosen with the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Random seed for the data order, dropout, new weights and the evaluation split. (an integer from 0 to 4294967295; default 42)
+        num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
+        batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
+        gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
+        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
+        packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
+        dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
+        warmup: Warm-up of the learning rate from 0: a number of steps or, if below 1, a fraction of all steps. (a number from 0 to 10000000; default 0.0)
+        scheduler: Learning rate schedule after the warm-up. (one of cosine, linear, constant; default cosine)
+        weight_decay: Decoupled weight decay of AdamW. (a number from 0 to 10; default 0.0)
+        optimizer: Optimizer: adamw, or adamw_8bit with its moments in 8-bit (bitsandbytes, arXiv 2110.02861) to save memory. (one of adamw, adamw_8bit; default adamw)
+        neftune_alpha: Strength of the NEFTune noise on the embeddings (arXiv 2310.05914), for example 5. If unset: no noise. (a number above 0 and at most 1000; unset by default)
+        gradient_checkpointing: Recompute activations in the backward pass instead of storing them, to save memory at the cost of speed. (true or false; default off)
+        compile: Compile the model's layers with torch.compile. Training is faster after about a minute of compilation. Needs a C++ compiler. (true or false; default off)
+        max_grad_norm: Clip gradients to this norm; 0 disables clipping. (a number from 0 to 1000000; default 1.0)
+        logging_steps: Number of steps between lines of metrics.jsonl. (an integer from 1 to 1000000; default 10)
+        save_total_limit: Maximum number of checkpoints to keep, always including the newest and the best; 0 keeps all. (an integer from 0 to 1000000; default 0)
+        eval_dataset_path: Conversations for evaluation, in the same formats as dataset_path. (a path; unset by default)
+        eval_steps: Number of steps between evaluations; 0 evaluates after each epoch. (an integer from 0 to 1000000000; default 0)
+        early_stopping_patience: Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping. (an integer from 0 to 1000000; default 0)
+        load_best_model_at_end: Save the weights with the lowest evaluation loss instead of the last ones. (true or false; default off)
+        report_to: Where to report metrics besides metrics.jsonl: tensorboard (in the step's folder `tensorboard`), wandb. If unset: nowhere else. (a non-empty list of tensorboard, wandb; unset by default)
+        learning_rate: Peak learning rate. (a number above 0 and at most 10; default 2e-5)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def finetune_lora(
@@ -252,54 +257,54 @@ def finetune_lora(
     """Train a LoRA adapter on the frozen model, continue one, or stack a new one on it, as a step of a session; returns the step's summary.
 
     Args:
-        session: Name of the session; None makes a fresh one.
-        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        dataset_path: The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library. (a path or a list of paths; required)
-        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
-        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
-        thinking: The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them. (one of keep, drop, mask; default keep)
-        drop_duplicates: Leave out conversations that are equal to an earlier one. (true or false; default off)
-        eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
-        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
-        num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
-        batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
-        gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
-        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 768 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
-        packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
-        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
-        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
-        warmup: Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps. (a number from 0 to 10000000; default 0.0)
-        scheduler: How the learning rate goes on after the warm-up. (one of cosine, linear, constant; default cosine)
-        weight_decay: AdamW's decoupled weight decay. (a number from 0 to 10; default 0.0)
-        optimizer: The optimizer: AdamW, or with its moments in 8 bit (bitsandbytes; arXiv 2110.02861), for less memory. (one of adamw, adamw_8bit; default adamw)
-        neftune_alpha: Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none. (a number above 0, up to 1000; unset by default)
-        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them: less memory, more time. (true or false; default off)
-        compile: Run the model's layers through torch.compile: faster where a long training outweighs the first minute; needs a C++ compiler. (true or false; default off)
-        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them. (a number from 0 to 1000000; default 1.0)
-        logging_steps: Steps between two lines of metrics.jsonl. (a whole number from 1 to 1000000; default 10)
-        save_total_limit: How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all. (a whole number from 0 to 1000000; default 0)
-        eval_dataset_path: Conversations to evaluate on, in the form of dataset_path. (a path; unset by default)
-        eval_steps: Steps between two evaluations; 0 evaluates after each epoch. (a whole number from 0 to 1000000000; default 0)
-        early_stopping_patience: End after so many evaluations in a row without a lower loss; 0 never does. (a whole number from 0 to 1000000; default 0)
-        load_best_model_at_end: Save the weights of the evaluation with the lowest loss instead of the last ones. (true or false; default off)
-        report_to: Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere. (a list, not empty, of tensorboard, wandb; unset by default)
-        lora_rank: Rank of the adapter's matrices. Unset: that of checkpoint_lora, else 8. (a whole number from 1 to 65536; unset by default)
-        target_modules: Layers that get an adapter. In a model whose layers have other names than those taken by default, every linear layer of the blocks does. Unset: that of checkpoint_lora, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj. (a list of texts, none of them empty; unset by default)
-        load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
-        learning_rate: Peak learning rate. (a number above 0, up to 10; default 2e-4)
-        lora_alpha: Scale: the adapter's product is multiplied by lora_alpha / lora_rank. Unset: that of checkpoint_lora, else 32. (a whole number from 1 to 1000000; unset by default)
-        lora_dropout: Dropout on the adapter's input. Unset: that of checkpoint_lora, else 0.05. (a number from 0 to 0.99; unset by default)
-        checkpoint_lora: Adapter to continue: a folder or a session's step. (a folder or a session's step; unset by default)
-        checkpoint_mode: What happens to checkpoint_lora: continue trains that adapter further; stack keeps it active and frozen, and trains a new one on top. (one of continue, stack; default continue)
-        use_rslora: Scale by the square root of the rank (rsLoRA, arXiv 2312.03732). Unset: that of checkpoint_lora, else off. (true or false; unset by default)
-        use_dora: Train the direction and the length of each weight separately (DoRA, arXiv 2402.09353). Unset: that of checkpoint_lora, else off. (true or false; unset by default)
-        loraplus_ratio: Learning rate of the adapter's B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), for instance 16; unset, the same for both. (a number from 1 to 10000; unset by default)
-        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
-        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
-        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        session: Name of the session; None creates a new one.
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
+        overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
+        drop_duplicates: Omit conversations that are identical to an earlier one. (true or false; default off)
+        eval_split: Fraction of the conversations, chosen with the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Random seed for the data order, dropout, new weights and the evaluation split. (an integer from 0 to 4294967295; default 42)
+        num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
+        batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
+        gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
+        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
+        packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
+        dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
+        warmup: Warm-up of the learning rate from 0: a number of steps or, if below 1, a fraction of all steps. (a number from 0 to 10000000; default 0.0)
+        scheduler: Learning rate schedule after the warm-up. (one of cosine, linear, constant; default cosine)
+        weight_decay: Decoupled weight decay of AdamW. (a number from 0 to 10; default 0.0)
+        optimizer: Optimizer: adamw, or adamw_8bit with its moments in 8-bit (bitsandbytes, arXiv 2110.02861) to save memory. (one of adamw, adamw_8bit; default adamw)
+        neftune_alpha: Strength of the NEFTune noise on the embeddings (arXiv 2310.05914), for example 5. If unset: no noise. (a number above 0 and at most 1000; unset by default)
+        gradient_checkpointing: Recompute activations in the backward pass instead of storing them, to save memory at the cost of speed. (true or false; default off)
+        compile: Compile the model's layers with torch.compile. Training is faster after about a minute of compilation. Needs a C++ compiler. (true or false; default off)
+        max_grad_norm: Clip gradients to this norm; 0 disables clipping. (a number from 0 to 1000000; default 1.0)
+        logging_steps: Number of steps between lines of metrics.jsonl. (an integer from 1 to 1000000; default 10)
+        save_total_limit: Maximum number of checkpoints to keep, always including the newest and the best; 0 keeps all. (an integer from 0 to 1000000; default 0)
+        eval_dataset_path: Conversations for evaluation, in the same formats as dataset_path. (a path; unset by default)
+        eval_steps: Number of steps between evaluations; 0 evaluates after each epoch. (an integer from 0 to 1000000000; default 0)
+        early_stopping_patience: Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping. (an integer from 0 to 1000000; default 0)
+        load_best_model_at_end: Save the weights with the lowest evaluation loss instead of the last ones. (true or false; default off)
+        report_to: Where to report metrics besides metrics.jsonl: tensorboard (in the step's folder `tensorboard`), wandb. If unset: nowhere else. (a non-empty list of tensorboard, wandb; unset by default)
+        lora_rank: Rank of the LoRA matrices. If unset: the value of checkpoint_lora, otherwise 8. (an integer from 1 to 65536; unset by default)
+        target_modules: Names of the layers that LoRA adapts. In a model without layers of the default names: all linear layers of the transformer blocks. If unset: the value of checkpoint_lora, otherwise q_proj k_proj v_proj o_proj gate_proj up_proj down_proj. (a non-empty list of non-empty strings; unset by default)
+        load_in_4bit: Load the frozen model in 4-bit nf4 (QLoRA). (true or false; default off)
+        learning_rate: Peak learning rate. (a number above 0 and at most 10; default 2e-4)
+        lora_alpha: LoRA scaling: the adapter's output is multiplied by lora_alpha / lora_rank. If unset: the value of checkpoint_lora, otherwise 32. (an integer from 1 to 1000000; unset by default)
+        lora_dropout: Dropout on the adapter's input. If unset: the value of checkpoint_lora, otherwise 0.05. (a number from 0 to 0.99; unset by default)
+        checkpoint_lora: Existing adapter to start from: a folder or a session's step. (a folder or a session's step; unset by default)
+        checkpoint_mode: How to use checkpoint_lora: continue trains that adapter further; stack freezes it, keeps it active and trains a new adapter on top. (one of continue, stack; default continue)
+        use_rslora: Divide lora_alpha by the square root of the rank instead of the rank (rsLoRA, arXiv 2312.03732). If unset: the value of checkpoint_lora, otherwise off. (true or false; unset by default)
+        use_dora: Train the direction and the magnitude of each weight separately (DoRA, arXiv 2402.09353). If unset: the value of checkpoint_lora, otherwise off. (true or false; unset by default)
+        loraplus_ratio: Learning rate of the LoRA B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), for example 16. If unset: the same rate for A and B. (a number from 1 to 10000; unset by default)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def flatten(
@@ -316,14 +321,14 @@ def flatten(
     """Combine stacked adapters into one adapter, as a step of a session; returns the step's summary.
 
     Args:
-        session: Name of the session; None makes a fresh one.
-        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
-        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
-        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        session: Name of the session; None creates a new one.
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def merge(
@@ -341,15 +346,15 @@ def merge(
     """Merge an adapter into its base model, as a step of a session; returns the step's summary.
 
     Args:
-        session: Name of the session; None makes a fresh one.
-        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        dtype: Dtype of the merged model: auto is the base model's own. (one of auto, bf16, fp16, fp32; default auto)
-        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
-        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
-        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        session: Name of the session; None creates a new one.
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        dtype: Dtype of the merged model: auto keeps the base model's dtype. (one of auto, bf16, fp16, fp32; default auto)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def quantize_model(
@@ -364,18 +369,18 @@ def quantize_model(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Make a smaller copy of the model: 4-bit, 8-bit or 16-bit, as a step of a session; returns the step's summary.
+    """Write a smaller copy of the model: 4-bit, 8-bit or 16-bit, as a step of a session; returns the step's summary.
 
     Args:
-        session: Name of the session; None makes a fresh one.
-        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        bits: Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (a cast to bf16). (one of 4, 8, 16; default 4)
-        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
-        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
-        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        session: Name of the session; None creates a new one.
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        bits: Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (cast to bf16). (one of 4, 8, 16; default 4)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def convert_model_to_gguf(
@@ -390,18 +395,18 @@ def convert_model_to_gguf(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Write the model as GGUF, for llama.cpp and Ollama, as a step of a session; returns the step's summary.
+    """Convert the model to GGUF for llama.cpp and Ollama, as a step of a session; returns the step's summary.
 
     Args:
-        session: Name of the session; None makes a fresh one.
-        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        outtype: Types of the matrices; a file is written for each. (a list, not empty, of f16, bf16, q8_0; default f16)
-        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
-        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
-        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        session: Name of the session; None creates a new one.
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        outtype: Data types of the matrices. One file is written for each. (a non-empty list of f16, bf16, q8_0; default f16)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def convert_lora_to_gguf(
@@ -416,18 +421,18 @@ def convert_lora_to_gguf(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Summary:
-    """Write a LoRA adapter as GGUF, as a step of a session; returns the step's summary.
+    """Convert a LoRA adapter to GGUF, as a step of a session; returns the step's summary.
 
     Args:
-        session: Name of the session; None makes a fresh one.
-        adapter: The LoRA adapter: a folder or a session's step. (a folder or a session's step; required)
-        outtype: Types of the matrices; a file is written for each. (a list, not empty, of f16, bf16, q8_0; default f16)
-        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
-        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
-        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        session: Name of the session; None creates a new one.
+        adapter: LoRA adapter: a folder or a session's step. (a folder or a session's step; required)
+        outtype: Data types of the matrices. One file is written for each. (a non-empty list of f16, bf16, q8_0; default f16)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def inference(
@@ -452,22 +457,22 @@ def inference(
     """Generate answers to prompts, as a step of a session; returns the step's summary.
 
     Args:
-        session: Name of the session; None makes a fresh one.
-        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        prompt: What to ask: a string, or (in Python, Rust and pipeline.toml) a whole conversation; may repeat. (a text that is not empty, or a list of such texts and of conversations ([{"role": …, "content": …}, …]); unset by default)
-        prompts_file: File of prompts: a JSON list or JSON lines of strings or conversations, or a .txt with one prompt per line. (a path; unset by default)
-        max_new_tokens: Maximum number of tokens in an answer. (a whole number from 1 to 1048576; default 256)
-        temperature: Sampling temperature; 0 is greedy decoding. Unset: that of the model's generation config. (a number from 0 to 100; unset by default)
-        top_p: Sample from the smallest set of most likely tokens whose probabilities add up to this. Unset: the model's. (a number above 0, up to 1; unset by default)
-        top_k: Sample from this many most likely tokens. Unset: the model's. (a whole number from 1 to 1000000; unset by default)
-        seed: Seed of the sampling. (a whole number from 0 to 4294967295; default 42)
-        dtype: Dtype of the computation: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
-        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
-        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
-        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        session: Name of the session; None creates a new one.
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        prompt: Prompt: a string or, in Python, Rust and pipeline.toml, a whole conversation. Several may be given. (a non-empty string, or a list of such strings and of conversations ([{"role": …, "content": …}, …]); unset by default)
+        prompts_file: File of prompts: a JSON list or JSON Lines of strings or conversations, or a .txt file with one prompt per line. (a path; unset by default)
+        max_new_tokens: Maximum number of generated tokens per answer. (an integer from 1 to 1048576; default 256)
+        temperature: Sampling temperature; 0 is greedy decoding. If unset: the value in the model's generation config. (a number from 0 to 100; unset by default)
+        top_p: Nucleus sampling: use only the most likely tokens whose probabilities sum to this. If unset: the value in the model's generation config. (a number above 0 and at most 1; unset by default)
+        top_k: Sample only from this many of the most likely tokens. If unset: the value in the model's generation config. (an integer from 1 to 1000000; unset by default)
+        seed: Random seed for sampling. (an integer from 0 to 4294967295; default 42)
+        dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def run_script(
@@ -485,15 +490,15 @@ def run_script(
     """Run your own script, as a step of a session; returns the step's summary.
 
     Args:
-        session: Name of the session; None makes a fresh one.
-        script: The script: a .py file. (a path; required)
+        session: Name of the session; None creates a new one.
+        script: Script: a .py file. (a path; required)
         params: The script's own parameters, checked against its PARAMS. (names and values (NAME=VALUE); unset by default)
-        step: The step's folder in the session; unset, the task's name. (a text; unset by default)
-        overwrite: Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded. (true or false; default off)
-        dry_run: Show the resolved parameters and do nothing. (true or false; default off)
-        offline: Open no socket: models must be folders, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
 def prepare_dataset(
@@ -509,19 +514,19 @@ def prepare_dataset(
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
 ) -> PreparedDataset:
-    """Prepare a data set: rows of token ids and labels as Arrow, kept in the cache.
+    """Prepare a data set: rows of token ids and labels as Arrow, stored in the cache.
 
     Args:
-        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        dataset_path: The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library. (a path or a list of paths; required)
-        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
-        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
-        thinking: The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them. (one of keep, drop, mask; default keep)
-        drop_duplicates: Leave out conversations that are equal to an earlier one. (true or false; default off)
-        eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
-        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
-        offline: Open no socket: the model must be a folder, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions, for a model that is a session's step; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
+        overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
+        drop_duplicates: Omit conversations that are identical to an earlier one. (true or false; default off)
+        eval_split: Fraction of the conversations, chosen with the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Random seed for the data order, dropout, new weights and the evaluation split. (an integer from 0 to 4294967295; default 42)
+        offline: Do not use the network: the model must be a local folder, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions, used if the model is a session's step. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
     """
 
 def check_dataset(
@@ -552,32 +557,32 @@ def check_dataset(
     offline: bool = False,
     runs_dir: str | PathLike[str] | None = None,
 ) -> CheckReport:
-    """Check a data set before any weight is loaded: faults, figures, samples, and what training will take.
+    """Check a data set without loading weights: problems, statistics, samples and the estimated cost of training.
 
     Args:
-        model: The model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny, or a name on the Hugging Face hub. (a path or a name; required)
-        dataset_path: The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library. (a path or a list of paths; required)
-        max_length: Longest sample, in tokens. (a whole number from 8 to 1048576; default 2048)
-        overlong: What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
-        thinking: The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them. (one of keep, drop, mask; default keep)
-        drop_duplicates: Leave out conversations that are equal to an earlier one. (true or false; default off)
-        eval_split: Share of the conversations, drawn by the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
-        seed: Seed of everything random: order, dropout, new weights, the evaluation split. (a whole number from 0 to 4294967295; default 42)
-        num_epochs: Passes over the data set. (a number above 0, up to 100000; default 3.0)
-        batch_size: Conversations per forward and backward pass. (a whole number from 1 to 65536; default 4)
-        gradient_accumulation_steps: Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations. (a whole number from 1 to 65536; default 1)
-        max_tokens_per_batch: Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 768 on a CPU; 16384 on CUDA, and less once memory has run out. (a whole number from 1 to 16777216; unset by default)
-        packing: Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it. (one of auto, on, off; default auto)
-        dtype: Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
-        save_steps: Steps between two checkpoints; 0 writes none. (a whole number from 0 to 1000000000; default 0)
-        lora_rank: Rank of the adapter's matrices. Unset: that of checkpoint_lora, else 8. (a whole number from 1 to 65536; unset by default)
-        target_modules: Layers that get an adapter. In a model whose layers have other names than those taken by default, every linear layer of the blocks does. Unset: that of checkpoint_lora, else q_proj k_proj v_proj o_proj gate_proj up_proj down_proj. (a list of texts, none of them empty; unset by default)
-        load_in_4bit: Hold the frozen model in 4 bit, nf4 (QLoRA). (true or false; default off)
-        task: The way of fine-tuning whose memory, disk and time are estimated. (one of finetune_full, finetune_lora; default finetune_lora)
-        show: How many conversations to show with what is trained on: the first ones. (a whole number from 0 to 1000; default 1)
-        show_index: Conversations to show instead, by their index, from 0. (a list of whole numbers, none below 0; unset by default)
-        probe: Also time two layers of the model's shape, which starts Python, and estimate how long training takes. (true or false; default off)
-        device: Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
-        offline: Open no socket: the model must be a folder, builtin:tiny or downloaded before. (true or false; default off)
-        runs_dir: Folder of all sessions, for a model that is a session's step; unset, PYRUST_NN_RUNS, else `runs` in the working directory. (a path; unset by default)
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
+        overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
+        drop_duplicates: Omit conversations that are identical to an earlier one. (true or false; default off)
+        eval_split: Fraction of the conversations, chosen with the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Random seed for the data order, dropout, new weights and the evaluation split. (an integer from 0 to 4294967295; default 42)
+        num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
+        batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
+        gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
+        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
+        packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
+        dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
+        lora_rank: Rank of the LoRA matrices. If unset: the value of checkpoint_lora, otherwise 8. (an integer from 1 to 65536; unset by default)
+        target_modules: Names of the layers that LoRA adapts. In a model without layers of the default names: all linear layers of the transformer blocks. If unset: the value of checkpoint_lora, otherwise q_proj k_proj v_proj o_proj gate_proj up_proj down_proj. (a non-empty list of non-empty strings; unset by default)
+        load_in_4bit: Load the frozen model in 4-bit nf4 (QLoRA). (true or false; default off)
+        task: Fine-tuning method whose memory, disk space and time are estimated. (one of finetune_full, finetune_lora; default finetune_lora)
+        show: Number of conversations to show, from the first, with the trained tokens marked. (an integer from 0 to 1000; default 1)
+        show_index: Show these conversations instead, by index from 0. (a list of integers, each at least 0; unset by default)
+        probe: Estimate the training time by timing two layers of the model's size. This starts Python. (true or false; default off)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+        offline: Do not use the network: the model must be a local folder, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions, used if the model is a session's step. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
     """

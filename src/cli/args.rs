@@ -1,68 +1,68 @@
-//! The whole command line as types.
+//! Parsing of the whole command line.
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::cli::commands::{DatasetArgs, Doctor, Resume, Run, Sessions, Setup, StatusArgs, TaskArgs, pipeline_file};
+use crate::cli::commands::{DatasetArgs, DoctorArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file};
 use crate::cli::global::GlobalArgs;
 
-const AFTER: &str = "Sessions are folders in runs/ (--runs-dir, PYRUST_NN_RUNS). Exit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted.";
+const AFTER_HELP: &str = "Sessions are folders in runs/ (--runs-dir, PYRUST_NN_RUNS). Exit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted.";
 
-/// From a JSON file of conversations to a fine-tuned Qwen model, its quantized and GGUF forms, and their answers
+/// Fine-tune, quantize, convert to GGUF and run Qwen models, from a JSON file of conversations
 #[derive(Parser, Debug)]
-#[command(name = "pyrust-nn", version, after_help = AFTER, max_term_width = 120)]
+#[command(name = "pyrust-nn", version, after_help = AFTER_HELP, max_term_width = 120)]
 pub(crate) struct CommandLine {
     #[command(flatten)]
     pub global: GlobalArgs,
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The default command's own arguments.
+    /// The arguments of `run`, the default command.
     #[command(flatten, next_help_heading = "Options of run, the default command")]
-    pub run: Run,
+    pub run: RunArgs,
 }
 
-/// What is to be done.
+/// A command with its arguments.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
-    Run(Run),
+    Run(RunArgs),
     #[command(flatten)]
     Task(TaskArgs),
-    Resume(Resume),
+    Resume(ResumeArgs),
     Status(StatusArgs),
     #[command(flatten)]
     Dataset(DatasetArgs),
-    Sessions(Sessions),
-    Setup(Setup),
-    Doctor(Doctor),
+    Sessions(SessionsArgs),
+    Setup(SetupArgs),
+    Doctor(DoctorArgs),
 }
 
 impl CommandLine {
-    /// Reads the arguments; the first is the program's name.
-    pub(crate) fn read(argv: &[String]) -> Result<CommandLine, clap::Error> {
+    /// Parses the arguments; the first is the program's name.
+    pub(crate) fn parse(argv: &[String]) -> Result<CommandLine, clap::Error> {
         let mut command = CommandLine::command();
-        let matches = command.try_get_matches_from_mut(argv).map_err(|error| misspelt(argv).unwrap_or(error))?;
-        // clap gives arguments before a command to the default command, which would then not run.
-        if let (Some(name), Some(early)) = (matches.subcommand_name(), early(&command, &matches)) {
-            let message = format!("{early} stands before the command {name}; write it after {name}");
+        let matches = command.try_get_matches_from_mut(argv).map_err(|error| unknown_command(argv).unwrap_or(error))?;
+        // clap assigns arguments before a command to the default command, which does not run then. They would be ignored silently.
+        if let (Some(name), Some(argument)) = (matches.subcommand_name(), first_run_argument(&command, &matches)) {
+            let message = format!("{argument} is before the command {name}; write it after {name}");
             return Err(command.error(ErrorKind::ArgumentConflict, message));
         }
         let mut line = CommandLine::from_arg_matches(&matches)?;
-        // A flag may stand on either side of the command's name; clap keeps the command's side.
+        // A global flag may be before or after the command's name; clap keeps the value after it.
         if let Some((_, own)) = matches.subcommand() {
             line.global = GlobalArgs::from_arg_matches(own)?;
         }
         Ok(line)
     }
 
-    /// The command, `run` where none is named.
+    /// The global options and the command, by default `run`.
     pub(crate) fn into_parts(self) -> (GlobalArgs, Command) {
         (self.global, self.command.unwrap_or(Command::Run(self.run)))
     }
 }
 
-/// Where a word stands that is neither a command nor a pipeline file, that is the error, and not the words behind it.
-fn misspelt(argv: &[String]) -> Option<clap::Error> {
+/// The error for a first word that is neither a command nor a pipeline file. clap itself would complain about the words after it.
+fn unknown_command(argv: &[String]) -> Option<clap::Error> {
     let mut command = CommandLine::command();
     let any = |arg: clap::Arg| arg.num_args(0..).value_parser(clap::builder::ValueParser::string());
     let matches = command.clone().mut_arg("file", any).try_get_matches_from(argv).ok()?;
@@ -72,7 +72,7 @@ fn misspelt(argv: &[String]) -> Option<clap::Error> {
 }
 
 /// The first argument of the default command that was given.
-fn early(command: &clap::Command, matches: &ArgMatches) -> Option<String> {
+fn first_run_argument(command: &clap::Command, matches: &ArgMatches) -> Option<String> {
     let given = |arg: &&clap::Arg| {
         let source = matches.try_contains_id(arg.get_id().as_str()).ok().and_then(|_| matches.value_source(arg.get_id().as_str()));
         !arg.is_global_set() && source == Some(ValueSource::CommandLine)
@@ -83,20 +83,20 @@ fn early(command: &clap::Command, matches: &ArgMatches) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::param_args::own;
+    use crate::cli::param_args::command_params;
     use crate::tasks::TASKS;
 
     fn read(words: &[&str]) -> Result<CommandLine, clap::Error> {
-        CommandLine::read(&std::iter::once("pyrust-nn").chain(words.iter().copied()).map(ToString::to_string).collect::<Vec<_>>())
+        CommandLine::parse(&std::iter::once("pyrust-nn").chain(words.iter().copied()).map(ToString::to_string).collect::<Vec<_>>())
     }
 
     #[test]
-    fn the_commands_are_sound_and_have_a_flag_for_every_parameter() {
+    fn every_command_is_valid_and_has_a_flag_for_every_parameter() {
         CommandLine::command().debug_assert();
         for task in TASKS {
             let command = CommandLine::command();
             let found = command.find_subcommand(task.command()).unwrap();
-            for param in own(task.all_params()) {
+            for param in command_params(task.all_params()) {
                 assert!(found.get_arguments().any(|arg| arg.get_id() == param.name), "{} of {}", param.name, task.name);
             }
         }
@@ -116,11 +116,11 @@ mod tests {
     #[test]
     fn arguments_of_run_before_another_command_are_refused() {
         let message = read(&["--session", "s1", "merge", "--model", "m"]).unwrap_err().to_string();
-        assert!(message.contains("--session <ID> stands before the command merge"), "{message}");
+        assert!(message.contains("--session <ID> is before the command merge"), "{message}");
     }
 
     #[test]
-    fn a_misspelt_command_is_answered_with_the_near_one() {
+    fn a_misspelled_command_gets_a_suggestion() {
         for words in [&["stauts", "s1"][..], &["stauts"]] {
             let message = read(words).unwrap_err().to_string();
             assert!(message.contains("stauts") && message.contains("status"), "{message}");

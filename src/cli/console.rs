@@ -1,4 +1,4 @@
-//! What a person sees while it runs: log lines on stderr, a progress bar under them on a terminal.
+//! Output during a run: log lines on stderr and, on a terminal, a progress bar below them.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -12,45 +12,45 @@ use crate::base::{logging, progress};
 use crate::cli::global::GlobalArgs;
 
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
-static SHOWN: Mutex<bool> = Mutex::new(false);
+static CONFIGURED: Mutex<bool> = Mutex::new(false);
 
 fn bars() -> &'static MultiProgress {
     BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8)))
 }
 
-/// For a command of the command line; `stream`: answers are shown as they come.
+/// Configures the console for a command. `stream`: print answers while they are generated.
 pub(crate) fn begin(options: &GlobalArgs, stream: bool) {
     let level = match (options.quiet, options.verbose) {
         (true, _) => LevelFilter::Warn,
         (_, true) => LevelFilter::Debug,
         _ => LevelFilter::Info,
     };
-    show(level, !options.quiet, stream && !options.json && !options.quiet);
+    configure(level, !options.quiet, stream && !options.json && !options.quiet);
 }
 
 pub(crate) fn end() {
     progress::clear();
 }
 
-/// Log lines and progress on stderr, or nothing: for programs that use the library.
+/// Turns log lines and progress on stderr on or off, for programs that use the library.
 pub fn set_console(on: bool) {
     if on {
-        show(LevelFilter::Info, true, std::io::stdout().is_terminal());
+        configure(LevelFilter::Info, true, std::io::stdout().is_terminal());
     } else {
-        *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) = true;
         logging::set_console(None);
         progress::set_show(None);
     }
 }
 
-/// As `set_console(true)`, unless the program has decided already.
+/// Like `set_console(true)`, unless the program has called `set_console` already.
 pub(crate) fn show_by_default() {
-    if !*SHOWN.lock().unwrap_or_else(PoisonError::into_inner) {
+    if !*CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) {
         set_console(true);
     }
 }
 
-/// A line between steps.
+/// Prints a heading between steps.
 pub(crate) fn heading(text: &str) {
     let color = colors();
     let line = if color { format!("\x1b[1m{text}\x1b[0m\n") } else { format!("{text}\n") };
@@ -61,8 +61,8 @@ pub(crate) fn colors() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-fn show(level: LevelFilter, bar: bool, stream: bool) {
-    *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = true;
+fn configure(level: LevelFilter, bar: bool, stream: bool) {
+    *CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) = true;
     let config = ConfigBuilder::new()
         .set_time_level(LevelFilter::Off)
         .set_target_level(LevelFilter::Off)
@@ -74,24 +74,24 @@ fn show(level: LevelFilter, bar: bool, stream: bool) {
     let terminal = TermLogger::new(level, config, TerminalMode::Stderr, color);
     let on_terminal = std::io::stderr().is_terminal();
     logging::set_console(Some(Box::new(move |record: &Record| {
-        // The bar says it already.
+        // The progress bar shows it already.
         let repeated = on_terminal && bar && record.target() == progress::ORIGIN;
-        // A failure is printed whole by whoever asked for the step.
+        // The caller of the step prints the whole failure.
         let failure = record.level() == Level::Error && record.target() == crate::step::RUN_ORIGIN;
         if record.level() <= level && !repeated && !failure {
             bars().suspend(|| terminal.log(record));
         }
     })));
-    progress::set_show(Some(Box::new(Terminal { bar: bar && on_terminal, stream, current: Mutex::new(None) })));
+    progress::set_show(Some(Box::new(TerminalProgress { bar: bar && on_terminal, stream, current: Mutex::new(None) })));
 }
 
-struct Terminal {
+struct TerminalProgress {
     bar: bool,
     stream: bool,
     current: Mutex<Option<ProgressBar>>,
 }
 
-impl Show for Terminal {
+impl Show for TerminalProgress {
     fn update(&self, update: Update<'_>) {
         if !self.bar {
             return;

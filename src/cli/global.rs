@@ -1,4 +1,4 @@
-//! The options that every command takes, before its name or after it.
+//! The options that every command accepts, before or after its name.
 
 use std::path::PathBuf;
 
@@ -8,19 +8,19 @@ use serde_json::{Map, Value};
 /// Options of every command.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct GlobalArgs {
-    /// Folder of all sessions [default: PYRUST_NN_RUNS, else runs]
+    /// Folder of all sessions [default: PYRUST_NN_RUNS, otherwise runs]
     #[arg(long, value_name = "PATH", global = true)]
     pub runs_dir: Option<PathBuf>,
-    /// The Python environment to use [default: VIRTUAL_ENV, ./.venv, the checkout's .venv]
+    /// Python environment to use [default: VIRTUAL_ENV, ./.venv, the checkout's .venv]
     #[arg(long, value_name = "PATH", global = true)]
     pub python_env: Option<PathBuf>,
-    /// Install nothing: fail where the Python environment is missing
+    /// Do not install anything: fail if the Python environment is missing
     #[arg(long, global = true)]
     pub no_setup: bool,
-    /// Open no socket
+    /// Do not use the network
     #[arg(long, global = true)]
     pub offline: bool,
-    /// Print one JSON document on stdout and nothing else there
+    /// Print the result as one JSON document on stdout
     #[arg(long, global = true)]
     pub json: bool,
     /// Show only warnings and errors
@@ -32,7 +32,7 @@ pub(crate) struct GlobalArgs {
 }
 
 impl GlobalArgs {
-    /// Those that are parameters of a step.
+    /// The options that are parameters of a step.
     pub(crate) fn given(&self) -> Map<String, Value> {
         let mut given = Map::new();
         if let Some(runs) = &self.runs_dir {

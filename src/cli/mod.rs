@@ -1,5 +1,5 @@
-//! The command line: one command for each task, made from its definition, and those that are no tasks. Each command is a type in
-//! `commands/`, which clap makes from the arguments and which then runs.
+//! The command line: one command for each task, built from its definition, and the other commands. Each command is a type in
+//! `commands/` that clap parses from the arguments and that has a `run` method.
 
 mod args;
 mod commands;

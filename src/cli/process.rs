@@ -1,4 +1,4 @@
-//! The life of a process that is the command line: arguments, the command, output, exit code.
+//! The process of the command line: arguments, command, output, exit code.
 
 use std::ffi::OsString;
 
@@ -10,13 +10,13 @@ use serde_json::json;
 use crate::base::error;
 use crate::base::error::Error;
 use crate::cli::args::{Command, CommandLine};
-use crate::cli::commands::{Doctor, Sessions, Setup, TaskArgs};
+use crate::cli::commands::{DoctorArgs, SessionsArgs, SetupArgs, TaskArgs};
 use crate::cli::global::GlobalArgs;
 use crate::cli::{console, output};
 use crate::python::{EnvironmentChoice, called_user_script, finish, use_environment};
 
-/// The whole life of a process that is this command line and nothing else. Neither Python nor a library is asked to clean up
-/// at the end, unless a user's own script ran: torch takes a tenth of a second to undo what ends with the process.
+/// Runs the command line and ends the process. Python and libraries do not clean up at the end, unless a user's script ran: torch's
+/// cleanup takes a tenth of a second and has no effect beyond the process.
 pub fn process(argv: Vec<OsString>) -> ! {
     let code = match argv.into_iter().map(OsString::into_string).collect() {
         Ok(argv) => run_command_line(argv),
@@ -26,20 +26,20 @@ pub fn process(argv: Vec<OsString>) -> ! {
         }
     };
     if called_user_script() {
-        // SAFETY: stdout has had its answer, and is flushed; what is printed from here on goes to stderr.
+        // SAFETY: the result is written and stdout is flushed. Later output goes to stderr.
         unsafe { libc::dup2(2, 1) };
         finish();
     }
-    // SAFETY: a library may have printed by C's means; then the process ends, whatever its other threads do.
+    // SAFETY: flushes C's stdio buffers, in which a library may have left output. Then the process ends, with all of its threads.
     unsafe {
         libc::fflush(std::ptr::null_mut());
         libc::_exit(i32::from(code))
     }
 }
 
-/// Runs a command line (its first word is the program's name) and gives the exit code.
+/// Runs a command line, whose first word is the program's name, and returns the exit code.
 pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
-    let code = match CommandLine::read(&argv) {
+    let code = match CommandLine::parse(&argv) {
         Ok(line) => {
             let (global, command) = line.into_parts();
             run(command, &global)
@@ -53,10 +53,10 @@ pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
 }
 
 fn run(command: Command, global: &GlobalArgs) -> u8 {
-    let several = matches!(command, Command::Run(_) | Command::Resume(_));
-    console::begin(global, !several);
+    let multiple_steps = matches!(command, Command::Run(_) | Command::Resume(_));
+    console::begin(global, !multiple_steps);
     if global.json {
-        output::keep_stdout();
+        output::reserve_stdout();
     }
     use_environment(EnvironmentChoice { python_env: global.python_env.clone(), setup: !global.no_setup, offline: global.offline });
     let result = dispatch(command, global);
@@ -78,13 +78,13 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
         Command::Resume(resume) => resume.run(global),
         Command::Status(status) => status.run(global),
         Command::Dataset(command) => command.run(global),
-        Command::Sessions(_) => Sessions::run(global),
-        Command::Setup(_) => Setup::run(global),
-        Command::Doctor(_) => Ok(Doctor::run(global)),
+        Command::Sessions(_) => SessionsArgs::run(global),
+        Command::Setup(_) => SetupArgs::run(global),
+        Command::Doctor(_) => Ok(DoctorArgs::run(global)),
     }
 }
 
-/// Help and version are no errors; a wrong flag of a task leaves a Failure summary where a session was named.
+/// Prints help, the version or a usage error. For a task with a session, a usage error also writes a Failure summary.
 fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         drop(error.print());
@@ -92,8 +92,8 @@ fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
     }
     let message = error.to_string();
     let failure = Error::new(error::Kind::Usage, message.trim_start_matches("error: ").trim());
-    let partly = CommandLine::command().ignore_errors(true).try_get_matches_from(argv).ok();
-    let summary = partly.and_then(|matches| {
+    let partial = CommandLine::command().ignore_errors(true).try_get_matches_from(argv).ok();
+    let summary = partial.and_then(|matches| {
         let task = TaskArgs::from_arg_matches(&matches).ok()?;
         let (_, own) = matches.subcommand()?;
         task.refuse(&GlobalArgs::from_arg_matches(own).ok()?, failure.clone())

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::data::{Bin, Chosen, Counts, Dataset, Preview, Survey, TooLong, Transformers};
-use crate::estimate::{Estimate, Rows, Settings, Time};
+use crate::estimate::{Estimate, EstimateSettings, RowCounts, TrainingTime};
 use crate::python::Probe;
 use crate::{data, estimate, python};
 
@@ -79,9 +79,9 @@ impl CheckReport {
         transformers: &dyn Transformers,
         tell: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<CheckReport> {
-        let settings: Settings = serde_json::from_value(Value::Object(params.clone()))?;
+        let settings: EstimateSettings = serde_json::from_value(Value::Object(params.clone()))?;
         let survey = data::survey(dataset, &data::cache_folder(), transformers, &chosen(params)?, tell)?;
-        let rows = Rows {
+        let rows = RowCounts {
             train: survey.counts.rows - survey.eval_rows,
             longest: u64::from(survey.lengths.max()),
             longest_targets: u64::from(survey.longest_targets),
@@ -142,10 +142,10 @@ fn chosen(params: &Map<String, Value>) -> Result<Chosen> {
 fn time(
     dataset: &Dataset,
     params: &Map<String, Value>,
-    settings: &Settings,
+    settings: &EstimateSettings,
     survey: &Survey,
     estimate: &Estimate,
-) -> Result<Result<Time, String>> {
+) -> Result<Result<TrainingTime, String>> {
     let (counts, tokens) = (&survey.counts, u64::from(survey.lengths.quantile(0.5)));
     if counts.rows == 0 || survey.counts.rows == survey.eval_rows {
         return Ok(Err("there is no row to time".into()));
@@ -157,7 +157,7 @@ fn time(
         targets,
         device: settings.device.as_str(),
         dtype: settings.dtype.as_str(),
-        full: settings.task == estimate::Task::FinetuneFull,
+        full: settings.task == estimate::FinetuneMethod::FinetuneFull,
         lora_rank: settings.lora_rank,
         target_modules: settings.target_modules.as_deref(),
         offline: params["offline"] == Value::Bool(true),
@@ -168,5 +168,5 @@ fn time(
     let tokens_seen = counts.tokens as f64 / counts.rows as f64 * train * epochs;
     let passes = tokens_seen / tokens as f64 * timed.row_seconds;
     let seconds = passes + timed.step_seconds * estimate.steps as f64;
-    Ok(Ok(Time { seconds, tokens_per_second: tokens_seen / seconds, row_tokens: tokens, row_target_tokens: targets }))
+    Ok(Ok(TrainingTime { seconds, tokens_per_second: tokens_seen / seconds, row_tokens: tokens, row_target_tokens: targets }))
 }

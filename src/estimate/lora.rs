@@ -1,30 +1,29 @@
-//! The size of a LoRA adapter: for a layer of `i` inputs and `o` outputs, A has `r * i` numbers and B `o * r` (arXiv 2106.09685).
+//! Size of a LoRA adapter: for a layer of `i` inputs and `o` outputs, A has `r * i` elements and B has `o * r` (arXiv 2106.09685).
 
 use crate::base::error::did_you_mean;
-use crate::estimate::model::{Model, linear_layers};
-use crate::estimate::settings::Settings;
+use crate::estimate::estimate_settings::EstimateSettings;
+use crate::estimate::model_shape::{ModelShape, linear_layers};
+use crate::params::lora_defaults;
 
-/// The rank where none is given, as the help of `lora_rank` says.
-const RANK: u64 = 8;
-/// What chooses experts instead of computing.
+/// Layers that choose experts. LoRA does not adapt them.
 const ROUTERS: [&str; 2] = ["gate", "shared_expert_gate"];
 
-/// The layers that get an adapter.
+/// The layers that LoRA adapts.
 #[derive(Debug)]
 pub(crate) struct Adapter {
     pub rank: u64,
-    /// Inputs and outputs of each.
+    /// Input and output features of each layer.
     pub layers: Vec<(u64, u64)>,
-    /// Whether the output matrix is one of them.
+    /// Whether the output matrix (`lm_head`) is adapted too.
     pub head: bool,
 }
 
 impl Adapter {
-    /// As training chooses them (`lora_target_modules` in `pyrust_nn.models.lora_targets`): what is asked for, else every linear layer of the blocks.
-    /// The error is the sentence that training would end with.
-    pub(crate) fn of(model: &Model, settings: &Settings) -> Result<Adapter, String> {
-        let rank = settings.lora_rank.unwrap_or(RANK);
-        // Experts are fused into one tensor a layer when they are loaded, and get no adapter.
+    /// Chooses the layers as training does (`lora_target_modules` in `pyrust_nn.models.lora_targets`): the given ones, otherwise every linear
+    /// layer of the transformer blocks. The error is the message with which training would end.
+    pub(crate) fn of(model: &ModelShape, settings: &EstimateSettings) -> Result<Adapter, String> {
+        let rank = settings.lora_rank.unwrap_or(u64::from(lora_defaults::RANK));
+        // Loading fuses the experts of a layer into one tensor, which LoRA does not adapt.
         let blocks: Vec<(&str, u64, u64)> = linear_layers(model).filter(|(path, ..)| !path.contains(".experts.")).collect();
         let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_string();
         let layers: Vec<(u64, u64)> = match &settings.target_modules {
@@ -32,12 +31,12 @@ impl Adapter {
                 let others = ["model.embed_tokens", "lm_head"].into_iter().filter_map(|path| {
                     let tied = if path == "lm_head" { "model.embed_tokens.weight" } else { "" };
                     let tensor = model.tensors.get(&format!("{path}.weight")).or_else(|| model.tensors.get(tied))?;
-                    // An embedding's A and B have together as many numbers as those of an output matrix of the same shape.
+                    // A and B of an embedding together have as many elements as those of an output matrix of the same shape.
                     Some((path, tensor.shape[1] as u64, tensor.shape[0] as u64))
                 });
                 let all: Vec<(&str, u64, u64)> = blocks.into_iter().chain(others).collect();
-                let is = |path: &str, target: &str| path == target || path.ends_with(&format!(".{target}"));
-                if let Some(unknown) = targets.iter().find(|target| !all.iter().any(|(path, ..)| is(path, target))) {
+                let matches = |path: &str, target: &str| path == target || path.ends_with(&format!(".{target}"));
+                if let Some(unknown) = targets.iter().find(|target| !all.iter().any(|(path, ..)| matches(path, target))) {
                     let mut known: Vec<String> = all.iter().map(|(path, ..)| leaf(path)).collect();
                     known.sort();
                     known.dedup();
@@ -48,7 +47,7 @@ impl Adapter {
                         known.join(", ")
                     ));
                 }
-                all.iter().filter(|(path, ..)| targets.iter().any(|target| is(path, target))).map(|(_, i, o)| (*i, *o)).collect()
+                all.iter().filter(|(path, ..)| targets.iter().any(|target| matches(path, target))).map(|(_, i, o)| (*i, *o)).collect()
             }
             None => {
                 let chosen = blocks.iter().filter(|(path, ..)| !ROUTERS.contains(&leaf(path).as_str()));
@@ -56,7 +55,7 @@ impl Adapter {
             }
         };
         if layers.is_empty() {
-            return Err("the model has no linear layers in its blocks; give target_modules".into());
+            return Err("the model has no linear layers in its transformer blocks; set target_modules".into());
         }
         let head = settings.target_modules.iter().flatten().any(|target| target == "lm_head");
         Ok(Adapter { rank, layers, head })

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::params::kind::Kind;
+use crate::params::param_type::ParamType;
 
 /// How elements are stored in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -80,8 +80,8 @@ pub(crate) fn tensor_types() -> Vec<TensorType> {
     Format::ALL.map(Format::tensor_type).to_vec()
 }
 
-/// The parameter's kind: the types that matrices are asked for in.
-pub(crate) const OUTTYPE: Kind = Kind::ChoiceList(&OUTTYPES);
+/// The parameter's type: the tensor types that matrices are asked for in.
+pub(crate) const OUTTYPE: ParamType = ParamType::ChoiceList(&OUTTYPES);
 
 const OUTTYPES: [&str; outtype_count()] = {
     let (mut names, mut index, mut count) = ([""; outtype_count()], 0, 0);

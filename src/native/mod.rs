@@ -44,7 +44,7 @@ fn outcome(py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
 /// A task as a Python function `(session, subject, *, parameters)`.
 fn task_function<'py>(py: Python<'py>, task: &'static Task) -> PyResult<Bound<'py, PyCFunction>> {
     let function = Function::of_task(task);
-    let (name, subject) = (function.name, function.subject.name);
+    let (name, subject) = (function.name, function.input.name);
     made_function(py, &function, move |py, args, keywords| {
         let mut given = arguments(name, &["session", subject], args, keywords)?;
         let session = match given.shift_remove("session") {

@@ -1,4 +1,4 @@
-//! Commands about a data set and a model that are no steps: they need no session.
+//! Dataset commands: they take a data set and a model, and are not steps, so they need no session.
 
 use anyhow::Result;
 use serde_json::{Map, Value};
@@ -6,26 +6,26 @@ use serde_json::{Map, Value};
 use crate::params::interface::Interface;
 use crate::params::param::{MODEL, Param};
 
-/// A command about a data set. Each is defined in its own file of `tasks/`.
+/// A dataset command. Each is defined in its own file in `tasks/`.
 #[derive(Debug)]
 pub struct DatasetCommand {
-    /// On the command line.
+    /// Name on the command line.
     pub name: &'static str,
-    /// Its function in Python and Rust.
+    /// Name of the function in Python and Rust.
     pub function: &'static str,
     pub about: &'static str,
     pub params: fn() -> &'static [Param],
-    /// The type of its answer, in Python.
+    /// The type of the result in Python.
     pub returns: &'static str,
-    pub run: Run,
+    pub run: RunDatasetCommand,
 }
 
-/// Takes what was given, through which interface, and a function that is told bytes done and bytes in all and may end the work with an
-/// error; gives the answer as JSON.
-pub type Run = fn(Map<String, Value>, Interface, &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Value>;
+/// Arguments: the given parameters, the interface they came through, and a progress callback. The callback gets the bytes done and the bytes
+/// in total, and may stop the work with an error. Returns the result as JSON.
+pub type RunDatasetCommand = fn(Map<String, Value>, Interface, &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Value>;
 
 impl DatasetCommand {
-    /// The model and the parameters: everything that a caller may name.
+    /// All parameters a caller may give: the model and the command's own.
     pub fn all_params(&self) -> impl Iterator<Item = &'static Param> + use<> {
         std::iter::once(&MODEL).chain((self.params)())
     }

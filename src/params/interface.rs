@@ -1,6 +1,6 @@
-//! The interface through which parameters came: command line, pipeline.toml, Python or Rust.
+//! The interface through which parameters were given: command line, pipeline.toml, Python or Rust.
 
-/// Where parameters came from; decides how a message spells their names.
+/// Where parameters were given. It decides how messages spell their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interface {
     Cli,
@@ -10,10 +10,10 @@ pub enum Interface {
 }
 
 impl Interface {
-    /// `--lora-rank` for a command line, `lora_rank` elsewhere.
+    /// `--lora-rank` on the command line, `lora_rank` elsewhere.
     pub fn spell(self, name: &str) -> String {
         match self {
-            // One `--param name=value` for each of a script's own.
+            // A script's own parameters are given one by one: `--param name=value`.
             Interface::Cli if name == "params" => "--param".to_string(),
             Interface::Cli => format!("--{}", name.replace('_', "-")),
             _ => name.to_string(),

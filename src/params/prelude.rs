@@ -1,4 +1,4 @@
-//! What a file of `tasks/` needs to define its parameters and its row.
+//! Imports that every file of `tasks/` needs to define its parameters and its task.
 
 pub(crate) use std::path::PathBuf;
 
@@ -6,12 +6,6 @@ pub(crate) use anyhow::Result;
 pub(crate) use serde::Serialize;
 pub(crate) use serde_json::{Map, Value, json};
 
-pub(crate) use crate::params::kind::DTYPE;
-pub(crate) use crate::params::kind::Kind;
-pub(crate) use crate::params::kind::Prompt;
-pub(crate) use crate::params::kind::float;
-pub(crate) use crate::params::kind::float_above;
-pub(crate) use crate::params::kind::int;
 pub(crate) use crate::params::lora_defaults;
 pub(crate) use crate::params::param::ADAPTER;
 pub(crate) use crate::params::param::Finite;
@@ -20,4 +14,10 @@ pub(crate) use crate::params::param::Param;
 pub(crate) use crate::params::param::Presence;
 pub(crate) use crate::params::param::SCRIPT;
 pub(crate) use crate::params::param::TaskParams;
+pub(crate) use crate::params::param_type::DTYPE;
+pub(crate) use crate::params::param_type::ParamType;
+pub(crate) use crate::params::param_type::float;
+pub(crate) use crate::params::param_type::float_above;
+pub(crate) use crate::params::param_type::int;
+pub(crate) use crate::params::prompt::Prompt;
 pub(crate) use crate::params::task::Task;

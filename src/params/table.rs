@@ -1,7 +1,7 @@
-//! How a table of parameters becomes a struct and its definition, and the rows that several tables share.
+//! Macros that turn a table of parameters into a struct and its definition, and the rows that several tables share.
 //!
-//! A row is `<presence> <name>: <type> = <value>, <kind>;` under its help. A macro that adds rows takes, in brackets, the macros
-//! that the table goes through after it; `params` is the last of them.
+//! A row is `<presence> <name>: <type> = <value>, <parameter type>;` below its help text. A macro that adds rows takes a list of macros in
+//! brackets and passes the table on to the first of them. The last one is `params`.
 
 macro_rules! presence {
     (required, $value:expr) => {
@@ -25,7 +25,7 @@ macro_rules! fallback {
 }
 
 macro_rules! params {
-    ([] $(#[doc = $about:literal])+ $name:ident { $( $(#[doc = $help:literal])+ $presence:ident $field:ident: $ty:ty = $value:expr, $kind:expr $(, else $fallback:expr)?; )* }) => {
+    ([] $(#[doc = $about:literal])+ $name:ident { $( $(#[doc = $help:literal])+ $presence:ident $field:ident: $ty:ty = $value:expr, $param_type:expr $(, else $fallback:expr)?; )* }) => {
         $(#[doc = $about])+
         #[derive(Clone, Debug, PartialEq, Serialize)]
         pub struct $name { $( $(#[doc = $help])+ pub $field: $ty, )* }
@@ -35,7 +35,7 @@ macro_rules! params {
         }
 
         impl TaskParams for $name {
-            fn not_finite(&self) -> Option<&'static str> {
+            fn non_finite_field(&self) -> Option<&'static str> {
                 $( if !Finite::finite(&self.$field) { return Some(stringify!($field)); } )*
                 None
             }
@@ -46,7 +46,7 @@ macro_rules! params {
                     Param {
                         name: stringify!($field),
                         help: concat!($($help),+),
-                        kind: $kind,
+                        value_type: $param_type,
                         presence: PRESENCE.0,
                         default: PRESENCE.1,
                         fallback: fallback!($($fallback)?),
@@ -59,141 +59,141 @@ macro_rules! params {
     };
 }
 
-/// Adds what every command about a data set has.
+/// Adds the parameters of every dataset command.
 macro_rules! dataset_params {
     ([] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
         params! { [] $(#[doc = $about])+ $name { $($fields)*
-            /// Open no socket: the model must be a folder, builtin:tiny or downloaded before.
-            default offline: bool = false, Kind::Bool;
-            /// Folder of all sessions, for a model that is a session's step; unset, PYRUST_NN_RUNS, else `runs` in the working directory.
-            unset runs_dir: PathBuf = PathBuf::new(), Kind::Path;
+            /// Do not use the network: the model must be a local folder, builtin:tiny or already downloaded.
+            default offline: bool = false, ParamType::Bool;
+            /// Folder of all sessions, used if the model is a session's step. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory.
+            unset runs_dir: PathBuf = PathBuf::new(), ParamType::Path;
         } }
     };
 }
 
-/// Adds where to compute.
+/// Adds the parameter `device`.
 macro_rules! device_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
         $next! { [$($rest)*] $(#[doc = $about])+ $name { $($fields)*
-            /// Where to compute: auto (CUDA where there is one), cpu, cuda or cuda:N.
-            default device: String = "auto".to_string(), Kind::Device;
+            /// Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N.
+            default device: String = "auto".to_string(), ParamType::Device;
         } }
     };
 }
 
-/// Adds what every step has.
+/// Adds the parameters of every step.
 macro_rules! step_params {
     ([] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
         device_params! { [params] $(#[doc = $about])+ $name { $($fields)*
-            /// The step's folder in the session; unset, the task's name.
-            unset step: String = String::new(), Kind::Text;
-            /// Replace the step if the session has one of that name; the earlier one stays until the new one has succeeded.
-            default overwrite: bool = false, Kind::Bool;
-            /// Show the resolved parameters and do nothing.
-            default dry_run: bool = false, Kind::Bool;
-            /// Open no socket: models must be folders, builtin:tiny or downloaded before.
-            default offline: bool = false, Kind::Bool;
-            /// Folder of all sessions; unset, PYRUST_NN_RUNS, else `runs` in the working directory.
-            unset runs_dir: PathBuf = PathBuf::new(), Kind::Path;
+            /// Name of the step, which is also its folder in the session. If unset: the task's name.
+            unset step: String = String::new(), ParamType::String;
+            /// Replace an existing step of the same name. The old step is kept until the new one has succeeded.
+            default overwrite: bool = false, ParamType::Bool;
+            /// Show the resolved parameters without running the step.
+            default dry_run: bool = false, ParamType::Bool;
+            /// Do not use the network: models must be local folders, builtin:tiny or already downloaded.
+            default offline: bool = false, ParamType::Bool;
+            /// Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory.
+            unset runs_dir: PathBuf = PathBuf::new(), ParamType::Path;
         } }
     };
 }
 
-/// Adds what decides the rows that a data set becomes, and goes on with the next macro of the list.
+/// Adds the parameters that decide how a data set becomes rows.
 macro_rules! data_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
         $next! { [$($rest)*] $(#[doc = $about])+ $name {
-            /// The conversations: files or patterns such as data/*.jsonl, each a JSON list or JSON lines (also .gz and .zst) of {"messages": [{"role": …, "content": …}, …]}; or Parquet, Arrow, a folder of the datasets library.
-            required dataset_path: Vec<PathBuf> = Vec::new(), Kind::Paths;
-            /// Longest sample, in tokens.
+            /// Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library.
+            required dataset_path: Vec<PathBuf> = Vec::new(), ParamType::Paths;
+            /// Maximum length of a sample, in tokens.
             default max_length: u32 = 2048, int(8, 1_048_576);
-            /// What happens to a sample that is longer: error lists them, drop leaves them out, truncate_left and truncate_right cut them.
-            default overlong: String = "error".to_string(), Kind::Choice(&["error", "drop", "truncate_left", "truncate_right"]);
-            /// The assistant's thoughts (<think>…</think>, reasoning_content): keep learns them where the template shows them, drop takes them out, mask shows them and does not learn them.
-            default thinking: String = "keep".to_string(), Kind::Choice(&["keep", "drop", "mask"]);
-            /// Leave out conversations that are equal to an earlier one.
-            default drop_duplicates: bool = false, Kind::Bool;
-            /// Share of the conversations, drawn by the seed, that is held out for evaluation.
+            /// How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them.
+            default overlong: String = "error".to_string(), ParamType::Choice(&["error", "drop", "truncate_left", "truncate_right"]);
+            /// How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it.
+            default thinking: String = "keep".to_string(), ParamType::Choice(&["keep", "drop", "mask"]);
+            /// Omit conversations that are identical to an earlier one.
+            default drop_duplicates: bool = false, ParamType::Bool;
+            /// Fraction of the conversations, chosen with the seed, that is held out for evaluation.
             default eval_split: f64 = 0.0, float(0.0, 0.9);
-            /// Seed of everything random: order, dropout, new weights, the evaluation split.
+            /// Random seed for the data order, dropout, new weights and the evaluation split.
             default seed: u32 = 42, int(0, u32::MAX as i64);
             $($fields)*
         } }
     };
 }
 
-/// Adds what decides how often and in which portions the rows are seen.
+/// Adds the parameters of the training loop: epochs, batches, dtype, checkpoints.
 macro_rules! loop_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
         $next! { [$($rest)*] $(#[doc = $about])+ $name {
-            /// Passes over the data set.
+            /// Number of passes over the data set.
             default num_epochs: f64 = 3.0, float_above(0.0, 100_000.0);
             /// Conversations per forward and backward pass.
             default batch_size: u32 = 4, int(1, 65_536);
-            /// Passes whose gradients are summed before the weights move: a training step is batch_size times this many conversations.
+            /// Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations.
             default gradient_accumulation_steps: u32 = 1, int(1, 65_536);
-            /// Most tokens that go through the model at once; a step is cut accordingly, which changes nothing but memory and speed. Unset: 768 on a CPU; 16384 on CUDA, and less once memory has run out.
+            /// Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error.
             unset max_tokens_per_batch: Option<u32> = None, int(1, 16_777_216);
-            /// Lay samples one behind the other, none seeing another, instead of side by side: auto does so where the model's layers allow it.
-            default packing: String = "auto".to_string(), Kind::Choice(&["auto", "on", "off"]);
-            /// Number format: auto is bf16, else fp16, on CUDA, and fp32 on a CPU.
+            /// Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it.
+            default packing: String = "auto".to_string(), ParamType::Choice(&["auto", "on", "off"]);
+            /// Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU.
             default dtype: String = "auto".to_string(), DTYPE;
-            /// Steps between two checkpoints; 0 writes none.
+            /// Number of steps between checkpoints; 0 writes none.
             default save_steps: u32 = 0, int(0, 1_000_000_000);
             $($fields)*
         } }
     };
 }
 
-/// Adds what decides the size of an adapter and of the model beside it.
+/// Adds the parameters that decide the size of an adapter and of its base model in memory.
 macro_rules! lora_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
         $next! { [$($rest)*] $(#[doc = $about])+ $name {
-            /// Rank of the adapter's matrices.
+            /// Rank of the LoRA matrices.
             unset lora_rank: u32 = 0, int(1, 65_536), else lora_defaults::RANK;
-            /// Layers that get an adapter. In a model whose layers have other names than those taken by default, every linear layer of the blocks does.
-            unset target_modules: Vec<String> = Vec::new(), Kind::TextList, else lora_defaults::TARGET_MODULES;
-            /// Hold the frozen model in 4 bit, nf4 (QLoRA).
-            default load_in_4bit: bool = false, Kind::Bool;
+            /// Names of the layers that LoRA adapts. In a model without layers of the default names: all linear layers of the transformer blocks.
+            unset target_modules: Vec<String> = Vec::new(), ParamType::StringList, else lora_defaults::TARGET_MODULES;
+            /// Load the frozen model in 4-bit nf4 (QLoRA).
+            default load_in_4bit: bool = false, ParamType::Bool;
             $($fields)*
         } }
     };
 }
 
-/// Adds what both ways of fine-tuning have besides.
+/// Adds the remaining parameters that full and LoRA fine-tuning share.
 macro_rules! finetune_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
         $next! { [$($rest)*] $(#[doc = $about])+ $name {
-            /// Steps over which the learning rate rises from 0: a number of steps, or below 1 a share of all steps.
+            /// Warm-up of the learning rate from 0: a number of steps or, if below 1, a fraction of all steps.
             default warmup: f64 = 0.0, float(0.0, 10_000_000.0);
-            /// How the learning rate goes on after the warm-up.
-            default scheduler: String = "cosine".to_string(), Kind::Choice(&["cosine", "linear", "constant"]);
-            /// AdamW's decoupled weight decay.
+            /// Learning rate schedule after the warm-up.
+            default scheduler: String = "cosine".to_string(), ParamType::Choice(&["cosine", "linear", "constant"]);
+            /// Decoupled weight decay of AdamW.
             default weight_decay: f64 = 0.0, float(0.0, 10.0);
-            /// The optimizer: AdamW, or with its moments in 8 bit (bitsandbytes; arXiv 2110.02861), for less memory.
-            default optimizer: String = "adamw".to_string(), Kind::Choice(&["adamw", "adamw_8bit"]);
-            /// Strength of NEFTune's noise on the embeddings (arXiv 2310.05914), 5 for instance; unset, none.
+            /// Optimizer: adamw, or adamw_8bit with its moments in 8-bit (bitsandbytes, arXiv 2110.02861) to save memory.
+            default optimizer: String = "adamw".to_string(), ParamType::Choice(&["adamw", "adamw_8bit"]);
+            /// Strength of the NEFTune noise on the embeddings (arXiv 2310.05914), for example 5. If unset: no noise.
             unset neftune_alpha: Option<f64> = None, float_above(0.0, 1000.0);
-            /// Compute activations again in the backward pass instead of keeping them: less memory, more time.
-            default gradient_checkpointing: bool = false, Kind::Bool;
-            /// Run the model's layers through torch.compile: faster where a long training outweighs the first minute; needs a C++ compiler.
-            default compile: bool = false, Kind::Bool;
-            /// Gradients are scaled down to this norm; 0 leaves them.
+            /// Recompute activations in the backward pass instead of storing them, to save memory at the cost of speed.
+            default gradient_checkpointing: bool = false, ParamType::Bool;
+            /// Compile the model's layers with torch.compile. Training is faster after about a minute of compilation. Needs a C++ compiler.
+            default compile: bool = false, ParamType::Bool;
+            /// Clip gradients to this norm; 0 disables clipping.
             default max_grad_norm: f64 = 1.0, float(0.0, 1_000_000.0);
-            /// Steps between two lines of metrics.jsonl.
+            /// Number of steps between lines of metrics.jsonl.
             default logging_steps: u32 = 10, int(1, 1_000_000);
-            /// How many checkpoints are kept, the newest and the best among them in any case; 0 keeps all.
+            /// Maximum number of checkpoints to keep, always including the newest and the best; 0 keeps all.
             default save_total_limit: u32 = 0, int(0, 1_000_000);
-            /// Conversations to evaluate on, in the form of dataset_path.
-            unset eval_dataset_path: PathBuf = PathBuf::new(), Kind::Path;
-            /// Steps between two evaluations; 0 evaluates after each epoch.
+            /// Conversations for evaluation, in the same formats as dataset_path.
+            unset eval_dataset_path: PathBuf = PathBuf::new(), ParamType::Path;
+            /// Number of steps between evaluations; 0 evaluates after each epoch.
             default eval_steps: u32 = 0, int(0, 1_000_000_000);
-            /// End after so many evaluations in a row without a lower loss; 0 never does.
+            /// Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping.
             default early_stopping_patience: u32 = 0, int(0, 1_000_000);
-            /// Save the weights of the evaluation with the lowest loss instead of the last ones.
-            default load_best_model_at_end: bool = false, Kind::Bool;
-            /// Where metrics go besides metrics.jsonl: tensorboard (the step's folder `tensorboard`), wandb; unset, nowhere.
-            unset report_to: Vec<String> = Vec::new(), Kind::ChoiceList(&["tensorboard", "wandb"]);
+            /// Save the weights with the lowest evaluation loss instead of the last ones.
+            default load_best_model_at_end: bool = false, ParamType::Bool;
+            /// Where to report metrics besides metrics.jsonl: tensorboard (in the step's folder `tensorboard`), wandb. If unset: nowhere else.
+            unset report_to: Vec<String> = Vec::new(), ParamType::ChoiceList(&["tensorboard", "wandb"]);
             $($fields)*
         } }
     };

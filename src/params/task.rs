@@ -1,4 +1,4 @@
-//! What a task is: a name, what it works on, its parameters, its script.
+//! The definition of a task: name, input, parameters, script.
 
 use std::path::Path;
 
@@ -7,31 +7,31 @@ use anyhow::Result;
 use crate::base::{assets, error};
 use crate::params::param::Param;
 
-/// A task. Each is defined in its own file of `tasks/`.
+/// A task. Each is defined in its own file in `tasks/`.
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
-    /// In summaries, pipeline.toml and, with dashes, on the command line.
+    /// Name in summaries, in pipeline.toml and, with dashes, on the command line.
     pub name: &'static str,
-    /// Its function in Python and Rust.
+    /// Name of the function in Python and Rust.
     pub function: &'static str,
-    /// One line for lists of tasks.
+    /// One line of description, for lists of tasks.
     pub about: &'static str,
-    /// What it works on: the second argument in Python and Rust.
-    pub subject: &'static Param,
+    /// What the task works on: the second argument in Python and Rust.
+    pub input: &'static Param,
     pub params: fn() -> &'static [Param],
-    /// Its file in `scripts/`; None where the user brings the script.
+    /// File in `scripts/`; `None` if the user provides the script.
     pub script: Option<&'static str>,
 }
 
 impl Task {
-    /// As a command: dashes for underscores.
+    /// Name of the command: dashes instead of underscores.
     pub fn command(&self) -> String {
         self.name.replace('_', "-")
     }
 
-    /// The subject and the parameters: everything that a caller may name.
+    /// All parameters a caller may give: the input and the task's own.
     pub fn all_params(&self) -> impl Iterator<Item = &'static Param> + use<> {
-        std::iter::once(self.subject).chain((self.params)())
+        std::iter::once(self.input).chain((self.params)())
     }
 
     /// Whether the task has a parameter of that name.
@@ -39,18 +39,18 @@ impl Task {
         self.all_params().any(|param| param.name == name)
     }
 
-    /// The script's text: ours by its name, the user's from the file that is the subject.
+    /// The script's source: a built-in script, or the user's file, whose path is the input.
     ///
     /// # Errors
     /// Kind `usage`: not a .py file. Kind `input`: it cannot be read.
-    pub fn source(&self, subject: &str) -> Result<String> {
+    pub fn source(&self, input: &str) -> Result<String> {
         if let Some(script) = self.script {
             return Ok(assets::text(&format!("scripts/{script}")).unwrap_or_default().to_string());
         }
-        let path = Path::new(subject);
+        let path = Path::new(input);
         if path.extension().is_none_or(|extension| extension != "py") {
-            return Err(error::usage(format!("script {subject} is not a .py file; give a Python file with run(params, session)")));
+            return Err(error::usage(format!("script {input} is not a .py file; give a Python file with run(params, session)")));
         }
-        std::fs::read_to_string(path).map_err(|cause| error::input(format!("script {subject} cannot be read: {cause}; check the path")))
+        std::fs::read_to_string(path).map_err(|cause| error::input(format!("script {input} cannot be read: {cause}; check the path")))
     }
 }

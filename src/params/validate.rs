@@ -1,4 +1,4 @@
-//! The one check that every interface goes through: names, types, bounds, what is required; then the defaults.
+//! Validation that all interfaces share: names, types, bounds and required parameters. Then the defaults are filled in.
 
 use anyhow::Result;
 use serde_json::{Map, Value};
@@ -7,7 +7,10 @@ use crate::base::error;
 use crate::params::interface::Interface;
 use crate::params::param::{Param, Presence};
 
-/// Every parameter with its value: the given ones checked, the others by default (null where unset).
+/// Returns every parameter with its value: given ones are validated, others get their default (null if unset).
+///
+/// # Errors
+/// Kind `usage`: an unknown name, a missing required parameter, or a value of the wrong type or out of bounds.
 pub fn resolve<'a>(
     task: &str,
     params: impl IntoIterator<Item = &'a Param>,
@@ -34,11 +37,10 @@ pub fn resolve<'a>(
             }
             None | Some(Value::Null) => (param.default)(),
             Some(value) => {
-                let shown = show(&value);
-                param
-                    .kind
-                    .accept(value)
-                    .ok_or_else(|| error::usage(format!("{} must be {}, not {shown}", interface.spell(param.name), param.kind.wanted())))?
+                let shown = shorten(&value);
+                param.value_type.accept(value).ok_or_else(|| {
+                    error::usage(format!("{} must be {}, not {shown}", interface.spell(param.name), param.value_type.expected()))
+                })?
             }
         };
         resolved.insert(param.name.to_string(), value);
@@ -46,8 +48,8 @@ pub fn resolve<'a>(
     Ok(resolved)
 }
 
-/// A value in a message: as JSON, so that "16" and 16 differ, and not longer than a line.
-pub(crate) fn show(value: &Value) -> String {
+/// A value for a message: as JSON, so that "16" and 16 differ, and cut to one line.
+fn shorten(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() > 60 { format!("{}…", text.chars().take(60).collect::<String>()) } else { text }
 }
@@ -67,14 +69,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_answered_with_the_near_one_in_the_door_s_spelling() {
+    fn an_unknown_name_gets_a_suggestion_in_the_interface_s_spelling() {
         let message = |interface| lora(json!({"lora_rnk": 8}), interface).unwrap_err().to_string();
         assert!(message(Interface::Cli).ends_with("did you mean --lora-rank?"), "{}", message(Interface::Cli));
         assert!(message(Interface::Python).ends_with("did you mean lora_rank?"), "{}", message(Interface::Python));
     }
 
     #[test]
-    fn json_s_own_types_are_checked() {
+    fn json_types_are_checked() {
         for (name, wrong) in [
             ("dataset_path", json!(5)),
             ("lora_rank", json!("16")),
@@ -94,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn null_leaves_a_parameter_out_and_whole_numbers_are_numbers() {
+    fn null_means_unset_and_integers_are_accepted_as_floats() {
         let resolved = lora(json!({"lora_rank": null, "num_epochs": 2}), Interface::Python).unwrap();
         assert_eq!(resolved["lora_rank"], Value::Null);
         assert_eq!(resolved["num_epochs"], json!(2.0));
     }
 
     #[test]
-    fn a_prompt_is_a_text_a_conversation_or_several() {
+    fn a_prompt_is_a_string_a_conversation_or_several() {
         let conversation = json!([{"role": "user", "content": "hi"}]);
         for (given, wanted) in [
             (json!("hi"), json!(["hi"])),

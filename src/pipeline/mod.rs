@@ -1,9 +1,9 @@
-//! Several steps in order: `pipeline.toml`, and what is left of one that was interrupted.
+//! Pipelines: several steps in order from `pipeline.toml`, and resuming an interrupted pipeline.
 
-pub(crate) mod file;
-pub(crate) mod plan;
+pub(crate) mod execution_plan;
+pub(crate) mod pipeline_file;
 pub(crate) mod resume;
 
-pub(crate) use file::{FILE, Pipeline};
-pub(crate) use plan::Plan;
+pub(crate) use execution_plan::ExecutionPlan;
+pub(crate) use pipeline_file::{FILE, Pipeline};
 pub(crate) use resume::remaining;

@@ -1,4 +1,4 @@
-//! What is left to do in a session: an attempt that was interrupted or failed, and the steps of its pipeline that come after it.
+//! Finds the remaining steps of a session: an interrupted or failed attempt, and the later steps of its pipeline.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 use crate::base::error;
 use crate::data;
 use crate::params::interface::Interface;
-use crate::params::kind::Kind;
+use crate::params::param_type::ParamType;
 use crate::params::task::Task;
 use crate::params::validate::resolve;
-use crate::pipeline::plan::Plan;
+use crate::pipeline::execution_plan::ExecutionPlan;
 use crate::session::names::runs_dir;
 use crate::session::record::{Session, read_record};
 use crate::session::status::existing;
@@ -22,55 +22,57 @@ use crate::step::inputs::Begun;
 use crate::step::request::Request;
 use crate::tasks::task_named;
 
-/// The steps to run: with `step` that one alone, else what the session's pipeline has left, else the last attempt that did not succeed.
+/// The steps to run: `step` if given, otherwise the remaining steps of the session's pipeline, otherwise the last attempt that did not succeed.
 ///
-/// `runs` is the folder of all sessions (None: PYRUST_NN_RUNS, else `runs`).
+/// `runs` is the folder of all sessions (`None`: PYRUST_NN_RUNS, otherwise `runs`).
 ///
 /// # Errors
-/// Kind `usage` where there is no such session or step, or nothing is left to do; `busy` while the session is in use.
-pub fn remaining(runs: Option<&Path>, session: &str, step: Option<&str>, interface: Interface) -> Result<Plan> {
+/// Kind `usage` if there is no such session or step, or nothing to do; `busy` while the session is in use; `input` if the pipeline's
+/// parameters have changed.
+pub fn remaining(runs: Option<&Path>, session: &str, step: Option<&str>, interface: Interface) -> Result<ExecutionPlan> {
     let folder = existing(&runs_dir(runs), session)?;
-    let held = Session::open(&runs_dir(runs), session)?; // says who holds it
+    let held = Session::open(&runs_dir(runs), session)?; // fails if another process uses the session
     folder::restore(&folder)?;
     drop(held);
     let record = read_record(&folder)?.unwrap_or_default();
-    let left = Left { folder: &folder, runs, session, interface, plan: record.get("plan").unwrap_or(&Value::Null) };
+    let remaining = RemainingSteps { folder: &folder, runs, session, interface, plan: record.get("plan").unwrap_or(&Value::Null) };
     let invocations = record.get("invocations").and_then(Value::as_array).cloned().unwrap_or_default();
     let names: Vec<&str> = invocations.iter().filter_map(|one| one["step"].as_str()).collect();
     let steps = match step {
-        Some(step) => vec![left.named(step, &names)?],
+        Some(step) => vec![remaining.named(step, &names)?],
         None => {
-            let planned = left.planned()?;
-            if planned.is_empty() { vec![left.last(&names, &invocations)?] } else { planned }
+            let planned = remaining.planned()?;
+            if planned.is_empty() { vec![remaining.last(&names, &invocations)?] } else { planned }
         }
     };
-    Ok(Plan { session: session.to_string(), steps })
+    Ok(ExecutionPlan { session: session.to_string(), steps })
 }
 
-/// A session that may have something left.
-struct Left<'a> {
+/// The state from which the remaining steps of a session are found.
+struct RemainingSteps<'a> {
     folder: &'a Path,
     runs: Option<&'a Path>,
     session: &'a str,
     interface: Interface,
-    /// The pipeline that it was made by, or null.
+    /// The session's pipeline, or null.
     plan: &'a Value,
 }
 
-impl Left<'_> {
+impl RemainingSteps<'_> {
+    /// The unfinished attempt of the step `step`.
     fn named(&self, step: &str, known: &[&str]) -> Result<Request> {
-        if let Some(request) = self.again(step)? {
+        if let Some(request) = self.unfinished(step)? {
             return Ok(request);
         }
         if self.succeeded_since(step, "") {
-            return Err(error::usage(format!("step {step} of session {} has succeeded; there is nothing to resume", self.session)));
+            return Err(error::usage(format!("step {step} of session {} has succeeded, so there is nothing to resume", self.session)));
         }
-        let cure = match error::did_you_mean(step, known.iter().copied()) {
-            _ if known.contains(&step) => "it failed before it began; run it again".to_string(),
+        let reason = match error::did_you_mean(step, known.iter().copied()) {
+            _ if known.contains(&step) => "it failed before it started; run it again".to_string(),
             Some(near) => format!("there is no such step; did you mean {near}?"),
             None => "there is no such step".to_string(),
         };
-        Err(error::usage(format!("step {step} of session {} cannot be resumed: {cure}", self.session)))
+        Err(error::usage(format!("step {step} of session {} cannot be resumed: {reason}", self.session)))
     }
 
     /// The steps of the pipeline that have not succeeded since it was started.
@@ -86,10 +88,10 @@ impl Left<'_> {
             if self.succeeded_since(&name, since) {
                 continue;
             }
-            match self.again(&name)? {
-                Some(again) => {
+            match self.unfinished(&name)? {
+                Some(unfinished) => {
                     self.check_unchanged(&name, &planned)?;
-                    requests.push(again);
+                    requests.push(unfinished);
                 }
                 None => requests.push(planned),
             }
@@ -108,21 +110,21 @@ impl Left<'_> {
             }
             seen.push(*name);
             if one["status"] != "Success" {
-                if let Some(request) = self.again(name)? {
+                if let Some(request) = self.unfinished(name)? {
                     return Ok(request);
                 }
                 failed = failed.or(Some(*name));
             }
         }
         Err(match failed {
-            Some(name) => nothing(format!("step {name} failed before it began; run it again")),
-            None if seen.is_empty() => nothing("no step was begun in it".into()),
+            Some(name) => nothing(format!("step {name} failed before it started; run it again")),
+            None if seen.is_empty() => nothing("no step has been started".into()),
             None => nothing("every step has succeeded".into()),
         })
     }
 
-    /// The attempt that stands there, with what it was begun with.
-    fn again(&self, step: &str) -> Result<Option<Request>> {
+    /// The unfinished attempt of a step, with its original parameters.
+    fn unfinished(&self, step: &str) -> Result<Option<Request>> {
         let Some(place) = Place::unfinished(self.folder, step) else { return Ok(None) };
         let Some(begun) = Begun::read(&place)? else { return Ok(None) };
         let mut request = self.request(task_named(&begun.task)?, begun.params, &begun.cwd);
@@ -131,24 +133,24 @@ impl Left<'_> {
         Ok(Some(request))
     }
 
-    /// Parameters as they were given, with paths that still lead where they did.
+    /// A request with the given parameters. Relative paths become absolute if the working directory has changed since.
     fn request(&self, task: &'static Task, mut given: Map<String, Value>, cwd: &Path) -> Request {
         let elsewhere = std::env::current_dir().is_ok_and(|now| now != cwd);
-        let there = |text: &str| {
+        let absolute = |text: &str| {
             let path = cwd.join(text);
-            // A pattern leads where any of its files is; `expand` says so.
-            let leads = elsewhere && Path::new(text).is_relative() && (path.exists() || data::expand(&[path.to_string_lossy()]).is_ok());
-            leads.then(|| Value::from(path.to_string_lossy().into_owned()))
+            // A path counts if it exists there; a pattern, if it matches a file there.
+            let exists = elsewhere && Path::new(text).is_relative() && (path.exists() || data::expand(&[path.to_string_lossy()]).is_ok());
+            exists.then(|| Value::from(path.to_string_lossy().into_owned()))
         };
-        let kinds = [Kind::Path, Kind::Paths, Kind::Model, Kind::Adapter];
-        for param in task.all_params().filter(|param| kinds.contains(&param.kind)) {
+        let path_types = [ParamType::Path, ParamType::Paths, ParamType::Model, ParamType::Adapter];
+        for param in task.all_params().filter(|param| path_types.contains(&param.value_type)) {
             match given.get_mut(param.name) {
                 Some(Value::Array(paths)) => {
                     for path in paths {
-                        *path = path.as_str().and_then(there).unwrap_or_else(|| path.take());
+                        *path = path.as_str().and_then(absolute).unwrap_or_else(|| path.take());
                     }
                 }
-                Some(path) => *path = path.as_str().and_then(there).unwrap_or_else(|| path.take()),
+                Some(path) => *path = path.as_str().and_then(absolute).unwrap_or_else(|| path.take()),
                 None => {}
             }
         }
@@ -159,16 +161,17 @@ impl Left<'_> {
         Request::new(task, Some(self.session.to_string()), given, self.interface)
     }
 
+    /// Fails if the parameters of an unfinished step have changed in the pipeline.
     fn check_unchanged(&self, step: &str, planned: &Request) -> Result<()> {
         let begun = Place::unfinished(self.folder, step).map(|place| Begun::read(&place)).transpose()?.flatten();
         let params = resolve(planned.task.name, planned.task.all_params(), planned.given.clone(), self.interface)?;
-        // Paths were made absolute where the working directory is another one.
+        // Relative paths are absolute if the working directory has changed, so both sides need the same treatment.
         let changed = begun
             .map(|begun| self.request(planned.task, begun.params.clone(), &begun.cwd).given)
             .map(|given| Begun::new(planned.task.name, &given).changed_params(&params));
         match changed {
             Some(changed) if !changed.is_empty() => Err(error::input(format!(
-                "step {step} of session {} cannot be resumed, its parameters in the pipeline have changed: {}; run the step anew with overwrite",
+                "step {step} of session {} cannot be resumed, because its parameters in the pipeline have changed: {}; restart the step with overwrite",
                 self.session,
                 changed.join(", ")
             ))),

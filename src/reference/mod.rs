@@ -1,4 +1,4 @@
-//! What callers read about the tasks, made from their definitions: docstrings and signatures, the typed stub, the page of tasks.
+//! Reference documentation derived from the tasks' definitions: docstrings and signatures, the type stub, the page of tasks.
 
 pub(crate) mod function;
 #[cfg(test)]

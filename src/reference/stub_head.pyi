@@ -1,4 +1,4 @@
-"""The native module. Generated from the definitions in src/tasks/ by `make generate`."""
+"""The native module. Generated from src/params and src/tasks by `make generate`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pyrust_nn.types import CheckReport, Message, PreparedDataset, Summary
 
 class PyrustNNError(Exception):
-    """Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None."""
+    """Base class of all errors of Pyrust-NN. `kind` is the error kind, `causes` the causes, `summary` the step's summary or None."""
 
     kind: str
     causes: tuple[str, ...]
@@ -29,19 +29,19 @@ def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None
     """Run a pipeline file (pipeline.toml by default); `overrides` are its top-level keys, such as model."""
 
 def resume(session: str, step: str | None = None, *, runs_dir: str | PathLike[str] | None = None) -> list[Summary]:
-    """Go on with what was interrupted in a session, a fine-tuning from its last whole checkpoint, and with the rest of its pipeline."""
+    """Resume an interrupted session: a fine-tuning from its last complete checkpoint, then the rest of the pipeline."""
 
 def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLike[str] | None = None) -> str:
-    """Give a session's log, or its last lines; answers while a step runs in another thread."""
+    """Return a session's log or its last lines. Can be called while a step runs in another thread."""
 
 def list_sessions(*, runs_dir: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
-    """Give every session with the state of its steps, oldest first."""
+    """Return every session with the state of its steps, oldest first."""
 
 def set_console(on: bool) -> None:
-    """Show log lines and progress on stderr (the default), or do not."""
+    """Turn log lines and progress on stderr on (the default) or off."""
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code."""
+    """Run the command line and return the exit code."""
 
 # Internal: for the package's own modules, scripts and tests; not in __all__.
 

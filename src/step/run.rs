@@ -13,7 +13,7 @@ use crate::base::signals::SESSION;
 use crate::base::{error, files, logging, progress, signals};
 use crate::dataset::prepare_ahead;
 use crate::params::interface::Interface;
-use crate::params::kind::Kind;
+use crate::params::param_type::ParamType;
 use crate::params::validate::resolve;
 use crate::python;
 use crate::python::{ScriptCall, note_signals};
@@ -56,7 +56,7 @@ fn dry_run(request: &Request, runs: &Path, summary: &mut Summary) -> Result<()> 
     check_name("session", &summary.session)?;
     check_name("step", &summary.step)?;
     summary.params = resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)?;
-    request.task.source(summary.params[request.task.subject.name].as_str().unwrap_or_default())?;
+    request.task.source(summary.params[request.task.input.name].as_str().unwrap_or_default())?;
     inputs(request, &summary.params, runs, &summary.session).map(drop)
 }
 
@@ -127,7 +127,7 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     let task = request.task;
     let params = resolve(task.name, task.all_params(), request.given.clone(), request.interface)?;
     summary.params.clone_from(&params);
-    let subject = params[task.subject.name].as_str().unwrap_or_default();
+    let subject = params[task.input.name].as_str().unwrap_or_default();
     let source = task.source(subject)?;
     let (begun, checkpoint) = if request.resume { goes_on(&place.work)? } else { (Begun::new(task.name, &params), None) };
     let (mut for_script, files) = inputs(request, &params, runs, &session.id)?;
@@ -200,9 +200,9 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
     let mut files = Vec::new();
     for param in request.task.all_params() {
         let Some(given) = params[param.name].as_str() else { continue };
-        match param.kind {
-            Kind::Model | Kind::Adapter => {
-                let wanted = if param.kind == Kind::Model { ArtifactKind::Model } else { ArtifactKind::Adapter };
+        match param.value_type {
+            ParamType::Model | ParamType::Adapter => {
+                let wanted = if param.value_type == ParamType::Model { ArtifactKind::Model } else { ArtifactKind::Adapter };
                 let found = artifact(given, runs, session, wanted)?;
                 if found != given {
                     debug!("{} {given} is {found}", param.name);
@@ -210,7 +210,7 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
                 files.push((param.name, PathBuf::from(&found)));
                 for_script.insert(param.name.into(), found.into());
             }
-            Kind::Path if param.name == "prompts_file" && !Path::new(given).is_file() => {
+            ParamType::Path if param.name == "prompts_file" && !Path::new(given).is_file() => {
                 return Err(error::input(format!("there is no prompts file {given}; check {}", request.interface.spell("prompts_file"))));
             }
             _ => {}
@@ -218,7 +218,7 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
     }
     for name in ["dataset_path", "eval_dataset_path"] {
         if params.get(name).is_some_and(|given| !given.is_null()) {
-            let model = for_script[request.task.subject.name].as_str().unwrap_or_default();
+            let model = for_script[request.task.input.name].as_str().unwrap_or_default();
             files.extend(prepare_ahead(params, name, model)?.into_iter().map(|file| (name, file)));
         }
     }

@@ -1,4 +1,4 @@
-//! Check a data set before any weight is loaded: its faults, figures, samples, and what training will take.
+//! Checks a data set without loading weights: problems, statistics, samples and the estimated cost of training.
 
 use crate::base::progress;
 use crate::base::progress::Bytes;
@@ -11,21 +11,21 @@ use crate::python::PythonTransformers;
 
 lora_params! {
     [loop_params data_params device_params dataset_params]
-    /// Check a data set before any weight is loaded: its faults, figures, samples, and what training will take.
+    /// Check a data set without loading weights: problems, statistics, samples and the estimated cost of training.
     CheckParams {
-        /// The way of fine-tuning whose memory, disk and time are estimated.
-        default task: String = "finetune_lora".to_string(), Kind::Choice(&["finetune_full", "finetune_lora"]);
-        /// How many conversations to show with what is trained on: the first ones.
+        /// Fine-tuning method whose memory, disk space and time are estimated.
+        default task: String = "finetune_lora".to_string(), ParamType::Choice(&["finetune_full", "finetune_lora"]);
+        /// Number of conversations to show, from the first, with the trained tokens marked.
         default show: u32 = 1, int(0, 1000);
-        /// Conversations to show instead, by their index, from 0.
-        unset show_index: Vec<u32> = Vec::new(), Kind::IntList;
-        /// Also time two layers of the model's shape, which starts Python, and estimate how long training takes.
-        default probe: bool = false, Kind::Bool;
+        /// Show these conversations instead, by index from 0.
+        unset show_index: Vec<u32> = Vec::new(), ParamType::IntList;
+        /// Estimate the training time by timing two layers of the model's size. This starts Python.
+        default probe: bool = false, ParamType::Bool;
     }
 }
 
 impl CheckParams {
-    /// Defaults, and the data set.
+    /// The defaults with this data set.
     pub fn new(dataset_path: impl Into<PathBuf>) -> Self {
         Self { dataset_path: vec![dataset_path.into()], ..Self::default() }
     }
@@ -34,16 +34,16 @@ impl CheckParams {
 pub(crate) static COMMAND: DatasetCommand = DatasetCommand {
     name: "check",
     function: "check_dataset",
-    about: "Check a data set before any weight is loaded: faults, figures, samples, and what training will take",
+    about: "Check a data set without loading weights: problems, statistics, samples and the estimated cost of training",
     params: CheckParams::params,
     returns: "CheckReport",
     run: |given, interface, on_progress| Ok(serde_json::to_value(check(given, interface, on_progress)?)?),
 };
 
-/// Checks a data set for a model: its faults, figures and samples, and what training on it will take. No weight is loaded.
+/// Checks a data set for a model: problems, statistics, samples and the estimated cost of training. No weights are loaded.
 ///
-/// `model` is as for [`crate::prepare_dataset`]. What is wrong with the data is not an error but stands in the report, whose `ok` is
-/// false then. Python starts only for `probe`, and for what `prepare_dataset` needs it for.
+/// `model` is as for [`crate::prepare_dataset`]. Problems in the data are not an error: they are in the report, whose `ok` is then false.
+/// Python starts only for `probe` and in the cases in which `prepare_dataset` needs it.
 ///
 /// # Errors
 /// Kind `input` (a file that cannot be read), `usage`, `model`, `setup`, `io`.

@@ -1,4 +1,4 @@
-//! A LoRA adapter as GGUF files.
+//! Converts a LoRA adapter to GGUF.
 
 use crate::gguf::OUTTYPE;
 use crate::params::prelude::*;
@@ -7,9 +7,9 @@ use crate::tasks::call::run_task;
 
 step_params! {
     []
-    /// Write a LoRA adapter as GGUF files, to be loaded with its base model.
+    /// Convert a LoRA adapter to GGUF files, which are loaded together with the base model.
     ConvertLoraToGgufParams {
-        /// Types of the matrices; a file is written for each.
+        /// Data types of the matrices. One file is written for each.
         default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE;
     }
 }
@@ -17,16 +17,16 @@ step_params! {
 pub(crate) static TASK: Task = Task {
     name: "convert_lora_to_gguf",
     function: "convert_lora_to_gguf",
-    about: "Write a LoRA adapter as GGUF",
-    subject: &ADAPTER,
+    about: "Convert a LoRA adapter to GGUF",
+    input: &ADAPTER,
     params: ConvertLoraToGgufParams::params,
     script: Some("lora_to_gguf.py"),
 };
 
-/// Writes a LoRA adapter as GGUF.
+/// Converts a LoRA adapter to GGUF.
 ///
 /// # Errors
-/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
+/// The same [`crate::error::Kind`] as in the step's `summary.json`.
 pub fn convert_lora_to_gguf(session: &str, adapter: &str, params: &ConvertLoraToGgufParams) -> Result<Summary> {
     run_task(&TASK, session, adapter, params)
 }

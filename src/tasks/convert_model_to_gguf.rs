@@ -1,4 +1,4 @@
-//! A model as GGUF files.
+//! Converts a model to GGUF.
 
 use crate::gguf::OUTTYPE;
 use crate::params::prelude::*;
@@ -7,9 +7,9 @@ use crate::tasks::call::run_task;
 
 step_params! {
     []
-    /// Write the model as GGUF files, for llama.cpp and Ollama.
+    /// Convert the model to GGUF files for llama.cpp and Ollama.
     ConvertModelToGgufParams {
-        /// Types of the matrices; a file is written for each.
+        /// Data types of the matrices. One file is written for each.
         default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE;
     }
 }
@@ -17,16 +17,16 @@ step_params! {
 pub(crate) static TASK: Task = Task {
     name: "convert_model_to_gguf",
     function: "convert_model_to_gguf",
-    about: "Write the model as GGUF, for llama.cpp and Ollama",
-    subject: &MODEL,
+    about: "Convert the model to GGUF for llama.cpp and Ollama",
+    input: &MODEL,
     params: ConvertModelToGgufParams::params,
     script: Some("model_to_gguf.py"),
 };
 
-/// Writes the model as GGUF.
+/// Converts the model to GGUF.
 ///
 /// # Errors
-/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
+/// The same [`crate::error::Kind`] as in the step's `summary.json`.
 pub fn convert_model_to_gguf(session: &str, model: &str, params: &ConvertModelToGgufParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

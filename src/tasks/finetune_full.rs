@@ -1,4 +1,4 @@
-//! Full fine-tuning: every weight of the model is trained.
+//! Full fine-tuning: trains every weight of the model.
 
 use crate::params::prelude::*;
 use crate::session::Summary;
@@ -14,7 +14,7 @@ finetune_params! {
 }
 
 impl FinetuneFullParams {
-    /// Defaults, and the data set.
+    /// The defaults with this data set.
     pub fn new(dataset_path: impl Into<PathBuf>) -> Self {
         Self { dataset_path: vec![dataset_path.into()], ..Self::default() }
     }
@@ -24,7 +24,7 @@ pub(crate) static TASK: Task = Task {
     name: "finetune_full",
     function: "finetune_full",
     about: "Train every weight of the model",
-    subject: &MODEL,
+    input: &MODEL,
     params: FinetuneFullParams::params,
     script: Some("finetune_full.py"),
 };
@@ -32,7 +32,7 @@ pub(crate) static TASK: Task = Task {
 /// Trains every weight of the model.
 ///
 /// # Errors
-/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
+/// The same [`crate::error::Kind`] as in the step's `summary.json`.
 pub fn finetune_full(session: &str, model: &str, params: &FinetuneFullParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

@@ -1,4 +1,4 @@
-//! Stacked adapters become one adapter.
+//! Flattening: combines stacked adapters into one adapter.
 
 use crate::params::prelude::*;
 use crate::session::Summary;
@@ -6,7 +6,7 @@ use crate::tasks::call::run_task;
 
 step_params! {
     []
-    /// Combine stacked adapters into one adapter that computes the same.
+    /// Combine stacked adapters into one adapter that computes the same result.
     FlattenParams {}
 }
 
@@ -14,15 +14,15 @@ pub(crate) static TASK: Task = Task {
     name: "flatten",
     function: "flatten",
     about: "Combine stacked adapters into one adapter",
-    subject: &MODEL,
+    input: &MODEL,
     params: FlattenParams::params,
     script: Some("flatten.py"),
 };
 
-/// Combines stacked adapters into one adapter that computes the same.
+/// Combines stacked adapters into one adapter that computes the same result.
 ///
 /// # Errors
-/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
+/// The same [`crate::error::Kind`] as in the step's `summary.json`.
 pub fn flatten(session: &str, model: &str, params: &FlattenParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

@@ -1,4 +1,4 @@
-//! An adapter and its base become a plain model.
+//! Merging: folds an adapter into its base model.
 
 use crate::params::prelude::*;
 use crate::session::Summary;
@@ -8,7 +8,7 @@ step_params! {
     []
     /// Merge an adapter into its base model.
     MergeParams {
-        /// Dtype of the merged model: auto is the base model's own.
+        /// Dtype of the merged model: auto keeps the base model's dtype.
         default dtype: String = "auto".to_string(), DTYPE;
     }
 }
@@ -17,7 +17,7 @@ pub(crate) static TASK: Task = Task {
     name: "merge",
     function: "merge",
     about: "Merge an adapter into its base model",
-    subject: &MODEL,
+    input: &MODEL,
     params: MergeParams::params,
     script: Some("merge.py"),
 };
@@ -25,7 +25,7 @@ pub(crate) static TASK: Task = Task {
 /// Merges an adapter into its base model.
 ///
 /// # Errors
-/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
+/// The same [`crate::error::Kind`] as in the step's `summary.json`.
 pub fn merge(session: &str, model: &str, params: &MergeParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

@@ -1,5 +1,5 @@
-//! The tasks: one file each, with its parameters, its row and its Rust function. The command line, Python's functions, the typed stub,
-//! the docs and the tests follow from the lists below. To add a task, add its file, a line here and its script.
+//! The tasks: one file each, with its parameters, its definition and its Rust function. The command line, the Python functions, the type
+//! stub, the docs and the tests are derived from the lists below. To add a task, add its file, a line here and its script.
 
 use anyhow::Result;
 
@@ -34,7 +34,7 @@ pub use prepare::{PrepareParams, prepare_dataset};
 pub use quantize_model::{QuantizeModelParams, quantize_model};
 pub use script::{ScriptParams, run_script};
 
-/// Every task, in the order in which a user meets them.
+/// Every task, in the order shown to users.
 pub(crate) static TASKS: &[&Task] = &[
     &finetune_full::TASK,
     &finetune_lora::TASK,
@@ -47,13 +47,13 @@ pub(crate) static TASKS: &[&Task] = &[
     &script::TASK,
 ];
 
-/// Every command about a data set.
+/// Every dataset command.
 pub(crate) static DATASET_COMMANDS: &[&DatasetCommand] = &[&prepare::COMMAND, &check::COMMAND];
 
 /// The task of that name.
 ///
 /// # Errors
-/// Kind `usage`: there is none; the message names the nearest.
+/// Kind `usage`: there is none. The message suggests the nearest name.
 pub(crate) fn task_named(name: &str) -> Result<&'static Task> {
     TASKS.iter().copied().find(|task| task.name == name).ok_or_else(|| {
         let near = did_you_mean(name, TASKS.iter().map(|task| task.name)).map(|near| format!("; did you mean {near}?"));

@@ -1,4 +1,4 @@
-//! Prepare a data set: rows of token ids and labels, kept in the cache.
+//! Prepares a data set: rows of token ids and labels, stored in the cache.
 
 use crate::base::progress;
 use crate::base::progress::Bytes;
@@ -13,13 +13,13 @@ use crate::{data, python};
 
 data_params! {
     [dataset_params]
-    /// Prepare a data set: rows of token ids and labels, kept in the cache.
+    /// Prepare a data set: rows of token ids and labels, stored in the cache.
     PrepareParams {
     }
 }
 
 impl PrepareParams {
-    /// Defaults, and the data set.
+    /// The defaults with this data set.
     pub fn new(dataset_path: impl Into<PathBuf>) -> Self {
         Self { dataset_path: vec![dataset_path.into()], ..Self::default() }
     }
@@ -28,7 +28,7 @@ impl PrepareParams {
 pub(crate) static COMMAND: DatasetCommand = DatasetCommand {
     name: "prepare",
     function: "prepare_dataset",
-    about: "Prepare a data set: rows of token ids and labels as Arrow, kept in the cache",
+    about: "Prepare a data set: rows of token ids and labels as Arrow, stored in the cache",
     params: PrepareParams::params,
     returns: "PreparedDataset",
     run: |given, interface, on_progress| Ok(serde_json::to_value(prepare(given, interface, on_progress)?)?),
@@ -36,11 +36,11 @@ pub(crate) static COMMAND: DatasetCommand = DatasetCommand {
 
 /// Prepares a data set for a model: token ids and labels as an Arrow IPC stream in the user's cache.
 ///
-/// `model` is a folder, a session's step, `builtin:tiny` or a hub name. Python starts only for what Rust cannot do: a model to be made or
-/// downloaded, a chat template that was never compared with transformers, Parquet and similar formats.
+/// `model` is a folder, a session's step, `builtin:tiny` or a hub name. Python starts only for what Rust cannot do: creating or downloading
+/// a model, a chat template that has not been compared with transformers yet, Parquet and similar formats.
 ///
 /// # Errors
-/// Kind `input` (faults in the data, all listed), `usage`, `model`, `setup`, `io`.
+/// Kind `input` (problems in the data, all listed), `usage`, `model`, `setup`, `io`.
 pub fn prepare_dataset(model: &str, params: &PrepareParams) -> Result<Prepared> {
     let mut given = params.given()?;
     given.insert(MODEL.name.into(), model.into());
@@ -49,7 +49,7 @@ pub fn prepare_dataset(model: &str, params: &PrepareParams) -> Result<Prepared> 
 
 fn prepare(given: Map<String, Value>, interface: Interface, on_progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Prepared> {
     let params = resolve(COMMAND.name, COMMAND.all_params(), given, interface)?;
-    // Where Python is the host it has its own signal handlers, and `on_progress` asks it.
+    // If Python is the host, it has its own signal handlers, which `on_progress` checks.
     let _handlers = python::note_signals();
     let dataset = open(&params)?;
     let mut bytes = Bytes::new(COMMAND.name);

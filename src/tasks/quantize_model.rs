@@ -1,4 +1,4 @@
-//! A smaller copy of a model.
+//! Quantization: writes a smaller copy of a model.
 
 use crate::params::prelude::*;
 use crate::session::Summary;
@@ -6,26 +6,26 @@ use crate::tasks::call::run_task;
 
 step_params! {
     []
-    /// Make a smaller copy of the model: 4-bit (nf4), 8-bit or 16-bit.
+    /// Write a smaller copy of the model: 4-bit (nf4), 8-bit or 16-bit.
     QuantizeModelParams {
-        /// Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (a cast to bf16).
-        default bits: u32 = 4, Kind::IntChoice(&[4, 8, 16]);
+        /// Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (cast to bf16).
+        default bits: u32 = 4, ParamType::IntChoice(&[4, 8, 16]);
     }
 }
 
 pub(crate) static TASK: Task = Task {
     name: "quantize_model",
     function: "quantize_model",
-    about: "Make a smaller copy of the model: 4-bit, 8-bit or 16-bit",
-    subject: &MODEL,
+    about: "Write a smaller copy of the model: 4-bit, 8-bit or 16-bit",
+    input: &MODEL,
     params: QuantizeModelParams::params,
     script: Some("quantize_model.py"),
 };
 
-/// Makes a smaller copy of the model.
+/// Writes a smaller copy of the model.
 ///
 /// # Errors
-/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
+/// The same [`crate::error::Kind`] as in the step's `summary.json`.
 pub fn quantize_model(session: &str, model: &str, params: &QuantizeModelParams) -> Result<Summary> {
     run_task(&TASK, session, model, params)
 }

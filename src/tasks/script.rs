@@ -1,4 +1,4 @@
-//! A script of the user's own, as a step.
+//! Runs a user's own script as a step.
 
 use crate::params::prelude::*;
 use crate::session::Summary;
@@ -9,7 +9,7 @@ step_params! {
     /// Run your own script: a file with `run(params, session) -> dict`.
     ScriptParams {
         /// The script's own parameters, checked against its PARAMS.
-        unset params: Map<String, Value> = Map::new(), Kind::Object;
+        unset params: Map<String, Value> = Map::new(), ParamType::Object;
     }
 }
 
@@ -17,7 +17,7 @@ pub(crate) static TASK: Task = Task {
     name: "script",
     function: "run_script",
     about: "Run your own script",
-    subject: &SCRIPT,
+    input: &SCRIPT,
     params: ScriptParams::params,
     script: None,
 };
@@ -25,7 +25,7 @@ pub(crate) static TASK: Task = Task {
 /// Runs a Python script with `run(params, session) -> dict`.
 ///
 /// # Errors
-/// Those of [`crate::error::Kind`] that the step's `summary.json` names, too.
+/// The same [`crate::error::Kind`] as in the step's `summary.json`.
 pub fn run_script(session: &str, script: &str, params: &ScriptParams) -> Result<Summary> {
     run_task(&TASK, session, script, params)
 }

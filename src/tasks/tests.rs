@@ -1,4 +1,4 @@
-//! What holds for every task: its definition, its script and the files here agree.
+//! Every task's definition, its script and the files of this folder agree.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::params::param::TaskParams;
 use crate::params::validate::resolve;
 
 #[test]
-fn every_file_here_is_in_a_list() {
+fn every_task_file_is_listed() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tasks");
     let files: BTreeSet<String> =
         std::fs::read_dir(here).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
@@ -21,46 +21,46 @@ fn every_file_here_is_in_a_list() {
     assert_eq!(files, listed);
 }
 
-/// The words after `params.` in a text.
-fn used(text: &str) -> BTreeSet<String> {
+/// The names after `params.` in a source text.
+fn used_params(text: &str) -> BTreeSet<String> {
     text.match_indices("params.")
         .filter(|(at, _)| !text[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.'))
         .map(|(at, word)| text[at + word.len()..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
         .collect()
 }
 
-/// The modules of `pyrust_nn` that a text imports.
-fn imported(text: &str) -> BTreeSet<String> {
+/// The modules of `pyrust_nn` that a source text imports.
+fn imported_modules(text: &str) -> BTreeSet<String> {
     let words = text.match_indices("from pyrust_nn.").map(|(at, word)| &text[at + word.len()..]);
     words.map(|rest| rest.split_whitespace().next().unwrap_or_default().to_string()).collect()
 }
 
-/// What Rust itself uses of every task, so that scripts need not.
-const RUST: [&str; 6] = ["step", "overwrite", "dry_run", "offline", "runs_dir", "script"];
+/// Parameters that Rust itself handles, so scripts need not use them.
+const HANDLED_BY_RUST: [&str; 6] = ["step", "overwrite", "dry_run", "offline", "runs_dir", "script"];
 
 #[test]
-fn a_script_and_what_it_shares_use_exactly_their_parameters() {
+fn a_script_and_its_modules_use_exactly_the_task_s_parameters() {
     for task in TASKS.iter().filter(|task| task.script.is_some()) {
         let (mut words, mut seen, mut texts) = (BTreeSet::new(), BTreeSet::new(), vec![task.source("").unwrap()]);
         while let Some(text) = texts.pop() {
-            words.extend(used(&text));
-            for module in imported(&text).into_iter().filter(|module| seen.insert(module.clone())) {
+            words.extend(used_params(&text));
+            for module in imported_modules(&text).into_iter().filter(|module| seen.insert(module.clone())) {
                 let path = format!("python/pyrust_nn/{}", module.replace('.', "/"));
                 let found = assets::text(&format!("{path}.py")).or_else(|| assets::text(&format!("{path}/__init__.py")));
                 texts.extend(found.map(ToString::to_string));
             }
         }
         let defined: BTreeSet<String> =
-            task.all_params().map(|param| param.name.to_string()).filter(|name| !RUST.contains(&name.as_str())).collect();
+            task.all_params().map(|param| param.name.to_string()).filter(|name| !HANDLED_BY_RUST.contains(&name.as_str())).collect();
         if ["convert_lora_to_gguf", "flatten"].contains(&task.name) {
-            words.insert("device".into()); // no model is computed there, so any device will do
+            words.insert("device".into()); // nothing is computed on a device there
         }
         assert_eq!(words, defined, "scripts/{} and the definition differ", task.script.unwrap());
     }
 }
 
 #[test]
-fn a_task_s_name_is_a_name_at_every_door() {
+fn task_names_are_valid_in_every_interface() {
     for task in TASKS {
         assert_eq!(task_named(task.name).unwrap().name, task.name);
         assert!(task.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
@@ -69,7 +69,7 @@ fn a_task_s_name_is_a_name_at_every_door() {
 }
 
 #[test]
-fn unset_fields_are_not_given_and_set_ones_are() {
+fn only_set_fields_are_given() {
     let given = FinetuneLoraParams { lora_rank: 8, ..FinetuneLoraParams::new("data.json") }.given().unwrap();
     assert_eq!(given["lora_rank"], 8);
     assert_eq!(given["dataset_path"], json!(["data.json"]));
@@ -79,7 +79,7 @@ fn unset_fields_are_not_given_and_set_ones_are() {
 }
 
 #[test]
-fn defaults_lie_within_their_own_bounds() {
+fn defaults_are_within_their_own_bounds() {
     let required = Map::from_iter([("dataset_path".to_string(), json!("data.json"))]);
     for params in [FinetuneFullParams::params(), FinetuneLoraParams::params()] {
         resolve("task", params, required.clone(), Interface::Rust).unwrap();
@@ -96,7 +96,7 @@ fn defaults_lie_within_their_own_bounds() {
 }
 
 #[test]
-fn a_struct_built_in_rust_meets_the_same_bounds() {
+fn a_struct_built_in_rust_is_checked_against_the_same_bounds() {
     let new = || FinetuneLoraParams::new("data.json");
     for (params, named) in [
         (FinetuneLoraParams { num_epochs: -1.0, ..new() }, "num_epochs"),

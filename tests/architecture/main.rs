@@ -88,7 +88,7 @@ fn the_reader_of_arrows_sees_what_is_there() {
     for (from, to, how) in [
         ("step/run.rs", "session/summary.rs", "a name in use"),
         ("tasks/call.rs", "step/run.rs", "a re-export"),
-        ("tasks/merge.rs", "params/kind.rs", "a glob of re-exports"),
+        ("tasks/merge.rs", "params/param_type.rs", "a glob of re-exports"),
         ("step/folder.rs", "step/checkpoints.rs", "a path through a module's name"),
         ("tasks/merge.rs", "params/table.rs", "a macro"),
     ] {

@@ -76,7 +76,7 @@ def pickled(folder: Path) -> Path:
 PARAMETERS: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
     "no data set": ({"dataset_path": "nowhere.json"}, 2, "input", ["nowhere.json", "no data set"]),
     "unknown parameter": ({"lora_rnk": 8}, 2, "usage", ["lora", "rnk", "rank"]),
-    "rank out of range": ({"lora_rank": 0}, 2, "usage", ["rank", "whole number from 1"]),
+    "rank out of range": ({"lora_rank": 0}, 2, "usage", ["rank", "integer from 1"]),
     "dropout out of range": ({"lora_dropout": 1.5}, 2, "usage", ["dropout", "0.99"]),
     "negative rate": ({"learning_rate": -1}, 2, "usage", ["rate", "above 0"]),
     "no number": ({"num_epochs": "many"}, 2, "usage", ["epochs", "many"]),

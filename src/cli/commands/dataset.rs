@@ -1,4 +1,4 @@
-//! `prepare` and `check`: commands about a data set, without a session.
+//! `prepare` and `check`: dataset commands, which need no session.
 
 use anyhow::Result;
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
@@ -9,12 +9,12 @@ use crate::base::signals::Handlers;
 use crate::cli::commands::check;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
-use crate::cli::param_args::{flag, given, own, positional};
+use crate::cli::param_args::{command_params, flag, given, positional};
 use crate::params::command::DatasetCommand;
 use crate::params::interface::Interface;
 use crate::tasks::DATASET_COMMANDS;
 
-/// Which command, and what was given.
+/// A dataset command and the given parameters.
 #[derive(Debug)]
 pub(crate) struct DatasetArgs {
     command: &'static DatasetCommand,
@@ -25,15 +25,15 @@ impl DatasetArgs {
     pub(crate) fn run(mut self, global: &GlobalArgs) -> Result<u8> {
         self.given.extend(global.given());
         let _signals = Handlers::note_signals();
-        let answer = (self.command.run)(self.given, Interface::Cli, &mut |_, _| Ok(()))?;
-        // A report that finds the data wrong ends as any other wrong input.
-        let code = if answer["ok"] == Value::Bool(false) { error::Kind::Input.exit_code() } else { 0 };
+        let result = (self.command.run)(self.given, Interface::Cli, &mut |_, _| Ok(()))?;
+        // A report with problems has the same exit code as any other invalid input.
+        let code = if result["ok"] == Value::Bool(false) { error::Kind::Input.exit_code() } else { 0 };
         if global.json {
-            output::json(&answer);
+            output::json(&result);
         } else if self.command.returns == "CheckReport" {
-            check::report(&serde_json::from_value(answer)?, global.verbose);
+            check::report(&serde_json::from_value(result)?, global.verbose);
         } else {
-            output::names_and_values(&answer);
+            output::names_and_values(&result);
         }
         Ok(code)
     }
@@ -41,7 +41,7 @@ impl DatasetArgs {
 
 impl Subcommand for DatasetArgs {
     fn augment_subcommands(command: Command) -> Command {
-        command.subcommands(DATASET_COMMANDS.iter().map(|one| as_command(one)))
+        command.subcommands(DATASET_COMMANDS.iter().map(|one| dataset_command(one)))
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
@@ -57,7 +57,7 @@ impl FromArgMatches for DatasetArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<DatasetArgs, clap::Error> {
         let found = matches.subcommand().and_then(|(name, own)| Some((DATASET_COMMANDS.iter().find(|one| one.name == name)?, own)));
         let (command, matches) = found.ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
-        Ok(DatasetArgs { command, given: given(own(command.all_params()), matches) })
+        Ok(DatasetArgs { command, given: given(command_params(command.all_params()), matches) })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -66,8 +66,9 @@ impl FromArgMatches for DatasetArgs {
     }
 }
 
-/// The data set is named without a flag.
-fn as_command(command: &'static DatasetCommand) -> Command {
-    let args = own(command.all_params()).map(|param| if param.name == "dataset_path" { positional(param, "DATA") } else { flag(param) });
+/// The data set is a positional argument.
+fn dataset_command(command: &'static DatasetCommand) -> Command {
+    let args = command_params(command.all_params())
+        .map(|param| if param.name == "dataset_path" { positional(param, "DATA") } else { flag(param) });
     Command::new(command.name).about(command.about).args(args)
 }

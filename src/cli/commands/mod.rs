@@ -1,4 +1,4 @@
-//! The commands, one file each: their arguments, and what they do. Each `run` gives the exit code.
+//! The commands, one file each: arguments and implementation. Each `run` returns the exit code.
 
 mod check;
 mod dataset;
@@ -12,10 +12,10 @@ mod status;
 mod task;
 
 pub(crate) use dataset::DatasetArgs;
-pub(crate) use doctor::Doctor;
-pub(crate) use resume::Resume;
-pub(crate) use run::{Run, pipeline_file};
-pub(crate) use sessions::Sessions;
-pub(crate) use setup::Setup;
+pub(crate) use doctor::DoctorArgs;
+pub(crate) use resume::ResumeArgs;
+pub(crate) use run::{RunArgs, pipeline_file};
+pub(crate) use sessions::SessionsArgs;
+pub(crate) use setup::SetupArgs;
 pub(crate) use status::StatusArgs;
 pub(crate) use task::TaskArgs;

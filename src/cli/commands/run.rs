@@ -1,4 +1,4 @@
-//! `run`: a pipeline file, the default command.
+//! `run`, the default command: runs a pipeline file.
 
 use std::path::{Path, PathBuf};
 
@@ -19,21 +19,21 @@ use crate::tasks::TASKS;
 
 /// Run a pipeline file (the default command)
 #[derive(Args, Clone, Debug)]
-pub(crate) struct Run {
-    /// The pipeline file [default: pipeline.toml]
+pub(crate) struct RunArgs {
+    /// Pipeline file [default: pipeline.toml]
     #[arg(value_name = "FILE", value_parser = pipeline_file)]
     file: Option<PathBuf>,
-    /// Write the sample pipeline.toml and data.json here, and run nothing
+    /// Write a sample pipeline.toml and data.json to the working directory and exit
     #[arg(long)]
     init: bool,
-    /// The session [default: a fresh id]
+    /// Name of the session [default: a new id]
     #[arg(long, value_name = "ID")]
     pub session: Option<String>,
     #[command(flatten)]
     overrides: Overrides,
 }
 
-impl Run {
+impl RunArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<u8> {
         if self.init {
             return write_sample();
@@ -42,7 +42,7 @@ impl Run {
         let mut overrides = global.given();
         overrides.extend(self.overrides.0);
         let plan = Pipeline::read(&file)?.with(overrides, self.session, Interface::Cli)?;
-        // A wrong parameter in the last step should not cost the steps before it.
+        // Validate all steps first: a wrong parameter in the last step must not waste the steps before it.
         for request in &plan.steps {
             let name = request.step();
             resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)
@@ -52,7 +52,7 @@ impl Run {
     }
 }
 
-/// A word that can be a file of steps. Anything else is most likely a command with a typing error.
+/// Accepts a word that can be a pipeline file. Anything else is most likely a misspelled command.
 pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
     if word.ends_with(".toml") || Path::new(word).is_file() {
         return Ok(word.into());
@@ -63,18 +63,21 @@ pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
     Err(format!("neither a command nor a pipeline file (.toml){}", near.unwrap_or_default()))
 }
 
-/// Parameters of a pipeline's top level that are worth a flag: those that nearly every task has, and the data set.
+/// Top-level parameters of a pipeline that have a flag: those of nearly every task, and the data set.
 #[derive(Clone, Debug)]
 struct Overrides(Map<String, Value>);
 
-fn overriding() -> impl Iterator<Item = &'static Param> {
-    let wanted = ["model", "dataset_path", "device", "seed", "overwrite"];
-    TASKS[0].all_params().filter(move |param| wanted.contains(&param.name))
+fn override_params() -> impl Iterator<Item = &'static Param> {
+    let names = ["model", "dataset_path", "device", "seed", "overwrite"];
+    TASKS[0].all_params().filter(move |param| names.contains(&param.name))
 }
 
 impl Args for Overrides {
     fn augment_args(command: Command) -> Command {
-        command.args(overriding().map(|param| flag(param).help(format!("{} (of every step that has it)", param.help.trim()))))
+        command.args(
+            override_params()
+                .map(|param| flag(param).help(format!("{} (applies to every step that has this parameter)", param.help.trim()))),
+        )
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -84,7 +87,7 @@ impl Args for Overrides {
 
 impl FromArgMatches for Overrides {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Overrides, clap::Error> {
-        Ok(Overrides(given(overriding(), matches)))
+        Ok(Overrides(given(override_params(), matches)))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -93,15 +96,15 @@ impl FromArgMatches for Overrides {
     }
 }
 
-/// The sample pipeline and its conversations, into the working directory.
+/// Writes the sample pipeline and its conversations to the working directory.
 fn write_sample() -> Result<u8> {
     let names = [FILE, "data.json"];
     if let Some(name) = names.into_iter().find(|name| Path::new(name).exists()) {
-        return Err(error::usage(format!("{name} is already here; move it away, or go to an empty folder")));
+        return Err(error::usage(format!("{name} already exists; move it away, or change to an empty folder")));
     }
     for name in names {
         files::write_whole(Path::new(name), assets::text(name).unwrap_or_default().as_bytes())?;
     }
-    output::line(&format!("wrote {FILE} and data.json; `pyrust-nn run` runs them"));
+    output::line(&format!("wrote {FILE} and data.json; run them with `pyrust-nn run`"));
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! Steps in order, with a heading each and a table at the end: what `run` and `resume` have in common.
+//! Runs steps in order, with a heading for each and a table at the end. `run` and `resume` share it.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use serde_json::json;
 
 use crate::cli::global::GlobalArgs;
 use crate::cli::{console, output};
-use crate::pipeline::Plan;
+use crate::pipeline::ExecutionPlan;
 use crate::session::{Status, runs_dir};
 use crate::step::Outcome;
 
-pub(crate) fn run_plan(plan: Plan, global: &GlobalArgs) -> Result<u8> {
+pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
     let session = plan.session.clone();
     let total = plan.steps.len();
     let names: Vec<String> = plan.steps.iter().map(|one| one.step().to_string()).collect();

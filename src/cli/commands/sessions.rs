@@ -1,4 +1,4 @@
-//! `sessions`: all of them, oldest first.
+//! `sessions`: lists all sessions, oldest first.
 
 use anyhow::Result;
 use clap::Args;
@@ -10,9 +10,9 @@ use crate::session::{list_sessions, runs_dir};
 
 /// List the sessions
 #[derive(Args, Debug)]
-pub(crate) struct Sessions {}
+pub(crate) struct SessionsArgs {}
 
-impl Sessions {
+impl SessionsArgs {
     pub(crate) fn run(global: &GlobalArgs) -> Result<u8> {
         let runs = runs_dir(global.runs_dir.as_deref());
         let sessions = list_sessions(Some(&runs))?;

@@ -1,4 +1,4 @@
-//! `setup`: the Python environment.
+//! `setup`: finds or creates the Python environment.
 
 use anyhow::Result;
 use clap::Args;
@@ -10,14 +10,14 @@ use crate::cli::output;
 use crate::python::environment::Environment;
 use crate::python::{environment, host_prefix};
 
-/// Find the Python environment, or make it
+/// Find the Python environment, or create it
 #[derive(Args, Debug)]
-pub(crate) struct Setup {}
+pub(crate) struct SetupArgs {}
 
-impl Setup {
+impl SetupArgs {
     pub(crate) fn run(global: &GlobalArgs) -> Result<u8> {
         let found = match host_prefix() {
-            Some(prefix) => complete(environment::of_host(prefix))?,
+            Some(prefix) => check_host_packages(environment::of_host(prefix))?,
             None if global.no_setup => environment::find(global.python_env.as_deref())?,
             None => environment::find_or_make(global.python_env.as_deref(), global.offline)?,
         };
@@ -30,17 +30,17 @@ impl Setup {
     }
 }
 
-/// Where Python is the host, its own installer installs.
-fn complete(host: Environment) -> Result<Environment> {
-    let lacks: Vec<String> = host.lacks().iter().map(ToString::to_string).collect();
-    if lacks.is_empty() {
+/// Checks the host's packages. If Python is the host, its own installer must install missing ones.
+fn check_host_packages(host: Environment) -> Result<Environment> {
+    let missing: Vec<String> = host.lacks().iter().map(ToString::to_string).collect();
+    if missing.is_empty() {
         return Ok(host);
     }
     let python = host.python();
     Err(error::setup(format!(
-        "{} lacks {}; `{} -m pip install pyrust-nn` installs what it needs",
+        "{} lacks {}; run `{} -m pip install pyrust-nn`",
         host.folder.display(),
-        lacks.join(", "),
+        missing.join(", "),
         python.display()
     )))
 }

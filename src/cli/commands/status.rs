@@ -1,4 +1,4 @@
-//! `status`: each step's state, and the end of the log.
+//! `status`: shows the state of each step and the end of the log.
 
 use anyhow::Result;
 use clap::Args;
@@ -8,12 +8,12 @@ use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::session::{read_log, runs_dir, session_state};
 
-/// Show each step's state and the last lines of the log
+/// Show the state of each step and the last lines of the log
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
-    /// The session
+    /// Name of the session
     session: String,
-    /// Lines of the log
+    /// Number of log lines to show
     #[arg(short = 'n', long, default_value_t = 20)]
     lines: usize,
 }

@@ -1,11 +1,11 @@
-//! A task as a command: one step of a session.
+//! Runs a task as a command: one step of a session.
 
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 use serde_json::{Map, Value};
 
 use crate::base::error::Error;
 use crate::cli::global::GlobalArgs;
-use crate::cli::param_args::{flag, given, own, positional, session};
+use crate::cli::param_args::{command_params, flag, given, positional, session};
 use crate::cli::{console, output};
 use crate::params::interface::Interface;
 use crate::params::task::Task;
@@ -13,7 +13,7 @@ use crate::session::Summary;
 use crate::step::{Request, refused, run_step};
 use crate::tasks::TASKS;
 
-/// Which task, and what was given.
+/// A task and the given parameters.
 #[derive(Debug)]
 pub(crate) struct TaskArgs {
     task: &'static Task,
@@ -36,7 +36,7 @@ impl TaskArgs {
         })
     }
 
-    /// The summary of a task whose command line could not be read, if it names a session.
+    /// Writes and returns the Failure summary of a task whose command line is invalid, if a session was given.
     pub(crate) fn refuse(self, global: &GlobalArgs, error: Error) -> Option<Summary> {
         self.session.as_ref()?;
         Some(refused(&self.request(global), error))
@@ -51,7 +51,7 @@ impl TaskArgs {
 
 impl Subcommand for TaskArgs {
     fn augment_subcommands(command: Command) -> Command {
-        command.subcommands(TASKS.iter().map(|task| as_command(task)))
+        command.subcommands(TASKS.iter().map(|task| task_command(task)))
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
@@ -68,7 +68,7 @@ impl FromArgMatches for TaskArgs {
         let found = matches.subcommand().and_then(|(name, own)| Some((TASKS.iter().find(|task| task.command() == name)?, own)));
         let (task, matches) = found.ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
         let session = matches.get_one::<String>("session").cloned();
-        Ok(TaskArgs { task, session, given: given(own(task.all_params()), matches) })
+        Ok(TaskArgs { task, session, given: given(command_params(task.all_params()), matches) })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -77,13 +77,13 @@ impl FromArgMatches for TaskArgs {
     }
 }
 
-fn as_command(task: &'static Task) -> Command {
-    // A user's own script is named as a file is elsewhere; other subjects have a flag.
-    let args = own(task.all_params()).map(|param| if param.name == "script" { positional(param, "FILE") } else { flag(param) });
+fn task_command(task: &'static Task) -> Command {
+    // A script is a positional argument, like a file; other inputs have a flag.
+    let args = command_params(task.all_params()).map(|param| if param.name == "script" { positional(param, "FILE") } else { flag(param) });
     Command::new(task.command()).about(task.about).arg(session()).args(args)
 }
 
-/// A step that succeeded, or would (`dry_run`).
+/// Prints the summary of a step that succeeded, or the parameters of a dry run.
 fn print_summary(summary: &Summary) {
     let mut lines = vec![format!("session {}, step {}", summary.session, summary.step)];
     if summary.params.get("dry_run") == Some(&Value::Bool(true)) {
@@ -91,12 +91,12 @@ fn print_summary(summary: &Summary) {
         lines.extend(summary.params.iter().map(|(name, value)| format!("  {name:<28} {value}")));
     } else {
         lines.extend(summary.outputs.iter().map(|(name, value)| format!("  {name:<28} {}", output::plain_list(value))));
-        lines.extend(summary.metrics.iter().map(|(name, value)| format!("  {name:<28} {}", figure(value))));
+        lines.extend(summary.metrics.iter().map(|(name, value)| format!("  {name:<28} {}", format_metric(value))));
     }
     output::line(&lines.join("\n"));
 }
 
-fn figure(value: &Value) -> String {
+fn format_metric(value: &Value) -> String {
     match value.as_f64() {
         Some(x) if value.is_f64() && x.abs() >= 1e-3 && x.abs() < 1e6 => format!("{x:.4}"),
         _ => output::plain_list(value),

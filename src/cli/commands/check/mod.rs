@@ -1,4 +1,4 @@
-//! The report of `check` for people.
+//! Prints the report of `check` as text.
 
 mod page;
 mod preview;
@@ -6,11 +6,11 @@ mod text;
 
 use std::io::IsTerminal;
 
-use crate::cli::commands::check::page::Page;
+use crate::cli::commands::check::page::ReportPage;
 use crate::cli::output;
 use crate::data::Bin;
 use crate::dataset::report::CheckReport;
-use crate::estimate::{Estimate, Task};
+use crate::estimate::{Estimate, FinetuneMethod};
 
 use text::Style;
 use text::bytes;
@@ -22,13 +22,13 @@ use text::visible;
 /// Prints the report on stdout.
 pub(crate) fn report(report: &CheckReport, verbose: bool) {
     let style = Style { colors: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
-    let page = Page { style, width: text::columns().unwrap_or(80).clamp(40, 160), verbose };
+    let page = ReportPage { style, width: text::columns().unwrap_or(80).clamp(40, 160), verbose };
     output::line(&page.draw(report));
 }
 
-impl Page {
+impl ReportPage {
     fn draw(self, report: &CheckReport) -> String {
-        let mut parts = vec![self.figures(report)];
+        let mut parts = vec![self.statistics(report)];
         if report.counts.rows > 0 || report.too_long.count > 0 {
             parts.push(self.lengths(report));
         }
@@ -42,14 +42,14 @@ impl Page {
         self.style.bold(text)
     }
 
-    fn figures(self, report: &CheckReport) -> String {
+    fn statistics(self, report: &CheckReport) -> String {
         let counts = &report.counts;
         let files: Vec<String> = report.files.iter().take(3).map(|file| visible(&file.display().to_string())).collect();
         let more = if report.files.len() > 3 { format!(" and {} more", report.files.len() - 3) } else { String::new() };
         let mut lines = vec![self.heading(&format!("{}{more}", files.join(", ")))];
-        let mut line = |name: &str, words: String| lines.push(format!("  {name:<14}{words}"));
+        let mut line = |name: &str, text: String| lines.push(format!("  {name:<14}{text}"));
         line("model", visible(&report.model.display().to_string()));
-        line("conversations", format!("{}, which become {}", grouped(counts.conversations), plural(counts.rows, "row")));
+        line("conversations", format!("{}, giving {}", grouped(counts.conversations), plural(counts.rows, "row")));
         let share = 100.0 * counts.target_tokens as f64 / counts.tokens.max(1) as f64;
         line("tokens", format!("{}, of which {} ({share:.0} %) are trained on", grouped(counts.tokens), grouped(counts.target_tokens)));
         let roles = report.roles.iter().filter(|(_, count)| count.as_u64() != Some(0));
@@ -59,11 +59,11 @@ impl Page {
             ("held out", report.eval_rows, "row", " for evaluation"),
             ("truncated", counts.truncated, "sample", " cut to max_length"),
             ("dropped", counts.dropped, "sample", ": too long, or no turn to train on"),
-            ("lost", counts.lost_tokens, "token", ", by truncating and dropping"),
-            ("split", counts.split_conversations, "conversation", " into a row for each turn, as the template rewrites earlier turns"),
-            ("recut", counts.recut_turns, "answer", " beginning with white space, tokenized apart from the prompt"),
-            ("duplicates", counts.duplicates, "conversation", " equal to an earlier one"),
-            ("forged", counts.forged_control_tokens, "conversation", " in which a text spells a control token"),
+            ("lost", counts.lost_tokens, "token", " by truncating and dropping"),
+            ("split", counts.split_conversations, "conversation", " into one row per turn, because the template rewrites earlier turns"),
+            ("retokenized", counts.recut_turns, "answer", " beginning with whitespace, tokenized separately from the prompt"),
+            ("duplicates", counts.duplicates, "conversation", " identical to an earlier one"),
+            ("literals", counts.forged_control_tokens, "conversation", " with the text of a special token"),
         ] {
             if count > 0 {
                 line(name, format!("{}{what}", plural(count, unit)));
@@ -87,12 +87,12 @@ impl Page {
             (from, to) => format!("{} – {}", grouped(from), grouped(to)),
         };
         let labels: Vec<String> = lengths.histogram.iter().map(label).collect();
-        let wide = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
+        let label_width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
         let most = lengths.histogram.iter().map(|bin| bin.rows).max().unwrap_or(0);
-        let room = self.width.saturating_sub(wide + grouped(most).len() + 6).clamp(8, 60);
+        let room = self.width.saturating_sub(label_width + grouped(most).len() + 6).clamp(8, 60);
         for (bin, label) in lengths.histogram.iter().zip(&labels) {
             let drawn = if bin.rows == 0 { String::new() } else { self.style.bar(&text::bar(bin.rows, most, room)) + " " };
-            lines.push(format!("  {label:>wide$}  {drawn}{}", grouped(bin.rows)));
+            lines.push(format!("  {label:>label_width$}  {drawn}{}", grouped(bin.rows)));
         }
         if report.too_long.count > 0 {
             let (samples, longest) = (plural(report.too_long.count, "sample"), grouped(report.counts.longest));
@@ -103,11 +103,11 @@ impl Page {
     }
 
     fn estimate(self, estimate: &Estimate, report: &CheckReport) -> String {
-        let task = if estimate.task == Task::FinetuneFull { "finetune_full" } else { "finetune_lora" };
+        let task = if estimate.task == FinetuneMethod::FinetuneFull { "finetune_full" } else { "finetune_lora" };
         let mut lines = vec![format!("{}  {task} on {} in {}", self.heading("estimate"), estimate.device, estimate.dtype)];
-        let mut line = |name: &str, words: String| lines.push(format!("  {name:<14}{words}"));
+        let mut line = |name: &str, text: String| lines.push(format!("  {name:<14}{text}"));
         let rows = report.counts.rows - report.eval_rows;
-        line("steps", format!("{}, {} an epoch of {} rows", grouped(estimate.steps), grouped(estimate.steps_per_epoch), grouped(rows)));
+        line("steps", format!("{}, {} per epoch of {} rows", grouped(estimate.steps), grouped(estimate.steps_per_epoch), grouped(rows)));
         if let Some(trained) = estimate.trainable_parameters {
             let all = estimate.parameters.map(|all| format!(" of {}", short(all))).unwrap_or_default();
             line("trained", format!("{}{all} parameters", short(trained)));
@@ -130,13 +130,17 @@ impl Page {
             } else {
                 format!(", and {} checkpoints of {}", disk.checkpoints, bytes(disk.checkpoint))
             };
-            let output = if estimate.task == Task::FinetuneFull { "the model" } else { "the adapter" };
+            let output = if estimate.task == FinetuneMethod::FinetuneFull { "the model" } else { "the adapter" };
             line("disk", format!("{}: {output} {}{checkpoints}", self.style.bold(&bytes(disk.total)), bytes(disk.output)));
         }
         if let Some(time) = &estimate.time {
             line(
                 "time",
-                format!("roughly {}, {} tokens a second", self.style.bold(&duration(time.seconds)), grouped(time.tokens_per_second as u64)),
+                format!(
+                    "roughly {}, {} tokens per second",
+                    self.style.bold(&duration(time.seconds)),
+                    grouped(time.tokens_per_second as u64)
+                ),
             );
             line("", format!("(extrapolated from two layers and a row of {} tokens)", grouped(time.row_tokens)));
         }
@@ -146,7 +150,7 @@ impl Page {
         lines.join("\n")
     }
 
-    /// Faults, errors and warnings stand at the end, where they stay on the screen.
+    /// Warnings, problems and errors come last, where they stay visible on the screen.
     fn verdict(self, report: &CheckReport) -> String {
         let mut lines = Vec::new();
         lines.extend(report.warnings.iter().map(|warning| format!("{}: {}", self.style.warning("warning"), visible(warning))));
@@ -167,7 +171,7 @@ impl Page {
         }
         lines.extend(report.errors.iter().map(|error| format!("{}: {}", self.style.error("error"), visible(error))));
         if report.ok {
-            lines.push(self.style.good("ready: training would take these data"));
+            lines.push(self.style.good("ready: training accepts this data"));
         }
         lines.join("\n")
     }

@@ -1,13 +1,13 @@
-//! How the report is drawn.
+//! Layout of the report.
 
 use crate::cli::commands::check::text::Style;
 
-/// How the report is drawn.
+/// Layout of the report.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Page {
+pub(crate) struct ReportPage {
     pub(crate) style: Style,
-    /// Columns of the terminal, or of a usual one.
+    /// Columns of the terminal, or 80.
     pub(crate) width: usize,
-    /// All of each sample, with the borders of its tokens.
+    /// Show whole samples, with token boundaries.
     pub(crate) verbose: bool,
 }

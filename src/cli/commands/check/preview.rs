@@ -1,34 +1,34 @@
-//! A sample with what is trained on: coloured and underlined on a terminal, in ⟦ ⟧ elsewhere.
+//! Shows a sample with its trained tokens marked: coloured and underlined on a terminal, in ⟦ ⟧ elsewhere.
 
-use crate::cli::commands::check::page::Page;
+use crate::cli::commands::check::page::ReportPage;
 use crate::cli::commands::check::text::{grouped, visible};
 use crate::data::Preview;
 
-/// Lines of a sample shown at its beginning and at its end, if not all.
+/// Number of lines shown from the start and the end of a long sample.
 const HEAD: usize = 28;
 const TAIL: usize = 10;
 
-impl Page {
+impl ReportPage {
     pub(crate) fn preview(self, preview: &Preview) -> String {
         let tokens = grouped(u64::from(preview.tokens));
         let title = self.style.bold(&format!("sample {}", preview.place()));
         if preview.kept == 0 {
-            return format!("{title}  {tokens} tokens, left out: too long, or without a turn to train on");
+            return format!("{title}  {tokens} tokens, omitted: too long, or no turn to train on");
         }
         let cut = if preview.kept < preview.tokens { format!(", cut to {}", grouped(u64::from(preview.kept))) } else { String::new() };
         let how = if self.style.colors { self.style.target("like this") } else { "in ⟦ ⟧".to_string() };
         let mut lines = self.lines(preview);
-        // Without colours all is shown: a bracket's other half must not be missing.
+        // Without colours the whole sample is shown, so that no bracket loses its counterpart.
         if self.style.colors && !self.verbose && lines.len() > HEAD + TAIL + 1 {
             let left_out = lines.len() - HEAD - TAIL;
-            let note = self.style.dim(&format!("… {left_out} lines more; -v shows them …"));
+            let note = self.style.dim(&format!("… {left_out} more lines; -v shows them …"));
             lines.splice(HEAD..HEAD + left_out, [note]);
         }
         let body: Vec<String> = lines.iter().map(|line| format!("  {line}").trim_end().to_string()).collect();
         format!("{title}  {tokens} tokens{cut}, {} trained on, {how}\n{}", grouped(u64::from(preview.target_tokens)), body.join("\n"))
     }
 
-    /// The sample's own lines; escapes for colours never reach over the end of one.
+    /// The sample's lines. Colour escapes never span lines.
     fn lines(self, preview: &Preview) -> Vec<String> {
         let mut lines = vec![String::new()];
         let mut within = false;
@@ -69,20 +69,20 @@ impl Page {
 mod tests {
     use super::*;
     use crate::cli::commands::check::text::Style;
-    use crate::data::survey::preview::Piece;
+    use crate::data::survey::preview::PreviewPiece;
 
-    fn piece(text: &str, target: bool) -> Piece {
-        Piece { text: text.into(), tokens: 1, target, control: text.starts_with("<|") }
+    fn piece(text: &str, target: bool) -> PreviewPiece {
+        PreviewPiece { text: text.into(), tokens: 1, target, control: text.starts_with("<|") }
     }
 
-    fn drawn(pieces: Vec<Piece>, colors: bool, verbose: bool) -> String {
+    fn drawn(pieces: Vec<PreviewPiece>, colors: bool, verbose: bool) -> String {
         let preview = Preview { conversation: 0, message: None, tokens: 9, kept: 9, target_tokens: 2, pieces };
-        let page = Page { style: Style { colors }, width: 80, verbose };
+        let page = ReportPage { style: Style { colors }, width: 80, verbose };
         page.preview(&preview).split_once('\n').unwrap().1.to_string()
     }
 
     #[test]
-    fn targets_are_marked_without_colours_and_borders_shown_on_demand() {
+    fn targets_are_marked_without_colours_and_token_boundaries_are_shown_with_verbose() {
         let pieces =
             || vec![piece("<|im_start|>", false), piece("a\n", false), piece("yes", true), piece("<|im_end|>", true), piece("\n", false)];
         assert_eq!(drawn(pieces(), false, false), "  <|im_start|>a\n  ⟦yes<|im_end|>⟧");
@@ -90,17 +90,17 @@ mod tests {
     }
 
     #[test]
-    fn no_escape_of_the_users_reaches_the_terminal() {
+    fn escape_sequences_in_the_data_do_not_reach_the_terminal() {
         let text = drawn(vec![piece("\x1b[31m\x07\u{9b}2J\r\u{202e}x", true)], false, false);
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()) && !text.contains('\u{202e}'), "{text:?}");
         let text = drawn(vec![piece("\x1b[2Jx\ny", true)], true, false);
         assert!(!text.contains("\x1b[2J"), "{text:?}");
-        // Every line closes the colour that it opens.
+        // Every line resets the colour that it sets.
         assert!(text.lines().all(|line| line.ends_with("\x1b[0m")), "{text:?}");
     }
 
     #[test]
-    fn a_long_sample_is_shown_by_its_ends() {
+    fn a_long_sample_shows_only_its_start_and_end() {
         let long = || vec![piece(&"line\n".repeat(100), false)];
         assert_eq!(drawn(long(), true, false).lines().count(), HEAD + TAIL + 1);
         assert_eq!(drawn(long(), true, true).lines().count(), 100);

@@ -1,8 +1,8 @@
-//! Figures, bars and styles as text.
+//! Numbers, bars and styles as text.
 
 use std::mem::MaybeUninit;
 
-/// Styles, or none of them.
+/// Styles text if `colors` is set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
     pub colors: bool,
@@ -21,7 +21,7 @@ impl Style {
         self.wrap("2", text)
     }
 
-    /// What is trained on.
+    /// Tokens that are trained on.
     pub(crate) fn target(self, text: &str) -> String {
         self.wrap("4;32", text)
     }
@@ -47,8 +47,8 @@ impl Style {
     }
 }
 
-/// A text of the user's, in which nothing can steer the terminal: control characters become pictures of themselves, those that change the
-/// direction of writing their number. Newlines and tabs stay.
+/// Escapes the user's text for the terminal: control characters become visible symbols, and characters that change the writing direction
+/// become their code points. Newlines and tabs stay.
 pub(crate) fn visible(text: &str) -> String {
     text.chars()
         .map(|c| match c {
@@ -63,7 +63,7 @@ pub(crate) fn visible(text: &str) -> String {
         .collect()
 }
 
-/// A bar of `part` of `whole`, at most `room` wide, drawn to an eighth of a column; nothing shows only for 0.
+/// A bar of length `part / whole * room` columns, in steps of an eighth of a column. It is empty only if `part` is 0.
 pub(crate) fn bar(part: u64, whole: u64, room: usize) -> String {
     const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
     if part == 0 || whole == 0 {
@@ -95,7 +95,7 @@ pub(crate) fn short(number: u64) -> String {
     scaled(number, &["", " k", " M", " G", " T"], 1000.0)
 }
 
-/// Bytes, in powers of 1000.
+/// Bytes with a decimal unit.
 pub(crate) fn bytes(number: u64) -> String {
     scaled(number, &[" B", " kB", " MB", " GB", " TB"], 1000.0)
 }
@@ -122,7 +122,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 /// Columns of the terminal behind stdout.
 pub(crate) fn columns() -> Option<usize> {
     let mut size = MaybeUninit::<libc::winsize>::zeroed();
-    // SAFETY: the call fills a winsize that we own, or fails.
+    // SAFETY: the call fills a winsize owned by this function, or fails.
     let size = unsafe {
         if libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
             return None;
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_read_well() {
+    fn numbers_are_formatted_for_reading() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([0, 999, 1000, 999_950, 1_234_567].map(short), ["0", "999", "1.0 k", "1.0 M", "1.2 M"]);
         assert_eq!([512, 44_000, 123_456_789].map(bytes), ["512 B", "44.0 kB", "123 MB"]);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_as_long_as_their_share() {
+    fn a_bar_s_length_is_its_share() {
         assert_eq!((bar(0, 10, 8), bar(10, 10, 8), bar(1, 1000, 8)), (String::new(), "████████".into(), "▏".into()));
         assert_eq!(bar(5, 10, 9), "████▌");
     }

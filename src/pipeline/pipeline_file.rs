@@ -1,4 +1,4 @@
-//! `pipeline.toml`: steps in order, each a task with its parameters; `@name` is what an earlier step made.
+//! `pipeline.toml`: steps in order, each a task with its parameters. `@name` refers to the output of an earlier step.
 
 use std::path::Path;
 
@@ -8,25 +8,25 @@ use serde_json::{Map, Value, json};
 use crate::base::clock::now;
 use crate::base::error;
 use crate::params::interface::Interface;
-use crate::params::kind::Kind;
 use crate::params::param::MODEL;
+use crate::params::param_type::ParamType;
 use crate::params::task::Task;
-use crate::pipeline::plan::Plan;
+use crate::pipeline::execution_plan::ExecutionPlan;
 use crate::session::names::new_session_id;
 use crate::step::request::Request;
 use crate::tasks::{TASKS, task_named};
 
-/// The file that `run` takes by default.
+/// The default file of `run`.
 pub const FILE: &str = "pipeline.toml";
 
-/// A pipeline as its file says.
+/// The content of a pipeline file.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     session: Option<String>,
     /// Parameters for every step whose task has them.
     common: Map<String, Value>,
-    /// `[for."<model>".<step>]`: parameters of a step for one model only.
-    only: Map<String, Value>,
+    /// `[for."<model>".<step>]`: parameters of a step that apply to one model only.
+    per_model: Map<String, Value>,
     steps: Vec<(&'static Task, Map<String, Value>)>,
 }
 
@@ -35,9 +35,9 @@ impl Pipeline {
     pub fn read(path: &Path) -> Result<Pipeline> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::NotFound => error::usage(format!(
-                "there is no pipeline file {shown}; name one, or take the sample: `pyrust-nn run --init` writes {FILE} and data.json here"
-            )),
+            std::io::ErrorKind::NotFound => {
+                error::usage(format!("there is no pipeline file {shown}; give another file, or write a sample with `pyrust-nn run --init`"))
+            }
             _ => error::usage(format!("pipeline file {shown} cannot be read: {cause}")),
         })?;
         Pipeline::parse(&text).map_err(|cause| cause.context(format!("pipeline file {shown}")))
@@ -45,15 +45,15 @@ impl Pipeline {
 
     fn parse(text: &str) -> Result<Pipeline> {
         let table: toml::Table = toml::from_str(text).map_err(|cause| error::usage(cause.to_string().trim_end().to_string()))?;
-        let mut common: Map<String, Value> = table.into_iter().map(|(key, value)| (key, json_of(value))).collect();
+        let mut common: Map<String, Value> = table.into_iter().map(|(key, value)| (key, to_json(value))).collect();
         let session = match common.shift_remove("session") {
             None => None,
             Some(Value::String(session)) => Some(session),
-            Some(other) => return Err(error::usage(format!("session must be a text, not {other}"))),
+            Some(other) => return Err(error::usage(format!("session must be a string, not {other}"))),
         };
-        let only = match common.shift_remove("for") {
+        let per_model = match common.shift_remove("for") {
             None => Map::new(),
-            Some(Value::Object(only)) => only,
+            Some(Value::Object(per_model)) => per_model,
             Some(_) => return Err(error::usage("\"for\" must be tables: [for.\"<model>\".<step>]")),
         };
         let Some(Value::Array(rows)) = common.shift_remove("step") else {
@@ -65,7 +65,7 @@ impl Pipeline {
         let mut steps = Vec::new();
         for (i, row) in rows.into_iter().enumerate() {
             let place = format!("step {}", i + 1);
-            let Value::Object(mut given) = row else { return Err(error::usage(format!("{place} is no table; write [[step]]"))) };
+            let Value::Object(mut given) = row else { return Err(error::usage(format!("{place} is not a table; write [[step]]"))) };
             let Some(Value::String(task)) = given.shift_remove("task") else {
                 return Err(error::usage(format!("{place} has no task; write task = \"finetune_lora\"")));
             };
@@ -76,40 +76,44 @@ impl Pipeline {
             steps.push((task, given));
         }
         check_common(&common)?;
-        check_only(&only, &steps)?;
-        Ok(Pipeline { session, common, only, steps })
+        check_per_model(&per_model, &steps)?;
+        Ok(Pipeline { session, common, per_model, steps })
     }
 
-    /// With the caller's own values of the top-level keys.
-    pub fn with(mut self, overrides: Map<String, Value>, session: Option<String>, interface: Interface) -> Result<Plan> {
-        check_common(&overrides).map_err(|cause| error::usage(format!("{cause} (of the pipeline, as {interface:?} gave it)")))?;
+    /// Applies the caller's values of top-level keys and resolves the steps.
+    pub fn with(mut self, overrides: Map<String, Value>, session: Option<String>, interface: Interface) -> Result<ExecutionPlan> {
+        check_common(&overrides)
+            .map_err(|cause| error::usage(format!("{cause} (top-level parameter of the pipeline, given through {interface:?})")))?;
         self.common.extend(overrides);
         let session = session.or(self.session).unwrap_or_else(new_session_id);
         let model = self.common.get(MODEL.name).and_then(Value::as_str).unwrap_or_default().to_string();
-        let only = self.only.get(&model).and_then(Value::as_object).cloned().unwrap_or_default();
+        let for_model = self.per_model.get(&model).and_then(Value::as_object).cloned().unwrap_or_default();
         let mut names: Vec<String> = Vec::new();
         let mut steps = Vec::new();
         for (task, own) in self.steps {
-            let name = name_of(task, &own).to_string();
+            let name = step_name(task, &own).to_string();
             let mut given: Map<String, Value> =
                 self.common.iter().filter(|(key, _)| task.has(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
-            if let Some(Value::Object(more)) = only.get(&name) {
+            if let Some(Value::Object(more)) = for_model.get(&name) {
                 given.extend(more.clone());
             }
             given.extend(own);
-            let artifacts = task.all_params().filter(|param| matches!(param.kind, Kind::Model | Kind::Adapter));
+            let artifacts = task.all_params().filter(|param| matches!(param.value_type, ParamType::Model | ParamType::Adapter));
             for value in artifacts.filter_map(|param| given.get(param.name)?.as_str()) {
                 if let Some(reference) = value.strip_prefix('@').filter(|reference| !names.iter().any(|known| known == reference)) {
                     let near =
                         error::did_you_mean(reference, names.iter().map(String::as_str)).map(|near| format!("; did you mean @{near}?"));
                     return Err(error::usage(format!(
-                        "step {name}: @{reference} is no step before it{}",
-                        near.unwrap_or_else(|| format!("; those are {}", if names.is_empty() { "none".into() } else { names.join(", ") }))
+                        "step {name}: @{reference} is not an earlier step{}",
+                        near.unwrap_or_else(|| format!(
+                            "; earlier steps: {}",
+                            if names.is_empty() { "none".into() } else { names.join(", ") }
+                        ))
                     )));
                 }
             }
             if names.contains(&name) {
-                return Err(error::usage(format!("two steps have the name {name}; give one another with name = \"...\"")));
+                return Err(error::usage(format!("two steps have the name {name}; rename one of them with name = \"...\"")));
             }
             names.push(name);
             steps.push(Request::new(
@@ -119,31 +123,31 @@ impl Pipeline {
                 if interface == Interface::Rust { Interface::Rust } else { Interface::Toml },
             ));
         }
-        // Kept in session.json, so that what an interruption leaves undone can be resumed.
+        // Stored in session.json, so that an interrupted pipeline can be resumed.
         let rows: Vec<Value> = steps.iter().map(|one| json!({"task": one.task.name, "given": one.given})).collect();
         let plan = json!({"started_at": now(), "cwd": std::env::current_dir().unwrap_or_default(), "steps": rows});
         for one in &mut steps {
             one.plan = Some(plan.clone());
         }
-        Ok(Plan { session, steps })
+        Ok(ExecutionPlan { session, steps })
     }
 }
 
 fn no_steps() -> anyhow::Error {
-    error::usage("it has no steps; write [[step]] with task = \"finetune_lora\"")
+    error::usage("the pipeline has no steps; write [[step]] with task = \"finetune_lora\"")
 }
 
-fn name_of<'a>(task: &Task, own: &'a Map<String, Value>) -> &'a str {
+fn step_name<'a>(task: &Task, own: &'a Map<String, Value>) -> &'a str {
     own.get("step").and_then(Value::as_str).unwrap_or(task.name)
 }
 
-/// A value as JSON has it. Numbers that JSON cannot write stay visible as texts, and are refused as such.
-fn json_of(value: toml::Value) -> Value {
+/// Converts a TOML value to JSON. NaN and infinity become strings, so that validation rejects them with their value in the message.
+fn to_json(value: toml::Value) -> Value {
     match value {
         toml::Value::Float(number) if !number.is_finite() => number.to_string().into(),
         toml::Value::Float(number) => number.into(),
-        toml::Value::Array(items) => items.into_iter().map(json_of).collect(),
-        toml::Value::Table(table) => table.into_iter().map(|(key, value)| (key, json_of(value))).collect::<Map<_, _>>().into(),
+        toml::Value::Array(items) => items.into_iter().map(to_json).collect(),
+        toml::Value::Table(table) => table.into_iter().map(|(key, value)| (key, to_json(value))).collect::<Map<_, _>>().into(),
         toml::Value::Integer(number) => number.into(),
         toml::Value::Boolean(flag) => flag.into(),
         toml::Value::String(text) => text.into(),
@@ -151,13 +155,13 @@ fn json_of(value: toml::Value) -> Value {
     }
 }
 
-/// `[for."<model>".<step>]` must name a step, or it would do nothing.
-fn check_only(only: &Map<String, Value>, steps: &[(&'static Task, Map<String, Value>)]) -> Result<()> {
-    let form = || error::usage("\"for\" must be tables: [for.\"<model>\".<step>]");
-    for (model, tables) in only {
-        for (step, table) in tables.as_object().ok_or_else(form)? {
-            table.as_object().ok_or_else(form)?;
-            let names = || steps.iter().map(|(task, own)| name_of(task, own));
+/// Checks that each `[for."<model>".<step>]` names an existing step. Otherwise it would be ignored silently.
+fn check_per_model(per_model: &Map<String, Value>, steps: &[(&'static Task, Map<String, Value>)]) -> Result<()> {
+    let wrong_form = || error::usage("\"for\" must be tables: [for.\"<model>\".<step>]");
+    for (model, tables) in per_model {
+        for (step, table) in tables.as_object().ok_or_else(wrong_form)? {
+            table.as_object().ok_or_else(wrong_form)?;
+            let names = || steps.iter().map(|(task, own)| step_name(task, own));
             if !names().any(|name| name == step) {
                 let near = error::did_you_mean(step, names()).map(|near| format!("; did you mean {near}?"));
                 return Err(error::usage(format!("[for.\"{model}\".{step}]: there is no step {step}{}", near.unwrap_or_default())));
@@ -167,7 +171,7 @@ fn check_only(only: &Map<String, Value>, steps: &[(&'static Task, Map<String, Va
     Ok(())
 }
 
-/// A top-level key must be a parameter of some task.
+/// Checks that each top-level key is a parameter of at least one task.
 fn check_common(common: &Map<String, Value>) -> Result<()> {
     for key in common.keys() {
         if !TASKS.iter().any(|task| task.has(key)) {
@@ -201,7 +205,7 @@ mod tests {
     "#;
 
     #[test]
-    fn common_keys_reach_the_steps_that_have_them_and_a_step_s_own_win() {
+    fn top_level_keys_apply_to_steps_that_have_them_and_a_step_s_own_values_win() {
         let plan = Pipeline::parse(TEXT).unwrap().with(Map::new(), Some("s".into()), Interface::Toml).unwrap();
         let given = &plan.steps[0].given;
         assert_eq!((&given["seed"], &given["learning_rate"], &given["model"]), (&json!(7), &json!(0.003), &json!("builtin:tiny")));
@@ -210,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_one_model_goes_with_it() {
+    fn per_model_parameters_apply_only_to_that_model() {
         let model = Map::from_iter([("model".to_string(), json!("Qwen/Qwen1.5-0.5B-Chat"))]);
         let plan = Pipeline::parse(TEXT).unwrap().with(model, None, Interface::Cli).unwrap();
         assert_eq!(plan.steps[0].given["model"], "Qwen/Qwen1.5-0.5B-Chat");
@@ -218,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_named() {
+    fn errors_are_reported() {
         for (text, wanted) in [
             ("model = 1", "no steps"),
             ("[[step]]\ntask = \"finetune_lra\"", "did you mean finetune_lora?"),
             ("modle = \"x\"\n[[step]]\ntask = \"merge\"", "did you mean model?"),
-            ("[[step]]\ntask = \"merge\"\nmodel = \"@finetune\"", "no step before it"),
+            ("[[step]]\ntask = \"merge\"\nmodel = \"@finetune\"", "not an earlier step"),
             ("[[step]]\ntask = \"merge\"\n[[step]]\ntask = \"merge\"", "two steps"),
             ("[[step]\n", "expected"),
             ("step = []", "no steps"),

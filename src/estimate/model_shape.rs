@@ -1,4 +1,4 @@
-//! A model's shape: its configuration, and what the headers of its safetensors files say.
+//! The shape of a model: its configuration and the headers of its safetensors files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,28 +12,31 @@ use crate::gguf::{Tensor, tensors};
 
 /// A model without its weights.
 #[derive(Debug)]
-pub(crate) struct Model {
+pub(crate) struct ModelShape {
     config: Value,
     pub quantized: bool,
-    /// By name; a tied output matrix and what text models do not load are left out.
+    /// Tensors by name, without a tied output matrix and without parts that text models do not load.
     pub tensors: BTreeMap<String, Tensor>,
-    /// Bytes of the tokenizer and the other small files that go along with a saved model.
+    /// Bytes of the tokenizer and the other small files that are saved with a model.
     pub small_files: u64,
 }
 
 /// Parts of multimodal and multi-token checkpoints that a causal language model does not load.
 const NOT_LOADED: [&str; 3] = ["visual.", "mtp.", "vision_tower."];
 
-/// Whether it is an adapter's folder, which has no weights of its own.
+/// Whether it is the folder of an adapter, which has no base model weights.
 pub(crate) fn is_adapter(folder: &Path) -> bool {
     folder.join("adapter_config.json").is_file()
 }
 
-impl Model {
-    /// Reads config.json and headers. The inner error says what is not there.
-    pub(crate) fn open(folder: &Path) -> Result<Result<Model, String>> {
+impl ModelShape {
+    /// Reads config.json and the headers. The inner error says what is missing.
+    ///
+    /// # Errors
+    /// Kind `model` if a file cannot be read.
+    pub(crate) fn open(folder: &Path) -> Result<Result<ModelShape, String>> {
         if is_adapter(folder) {
-            return Ok(Err(format!("{} is an adapter, which has no weights of its own to train on", folder.display())));
+            return Ok(Err(format!("{} is an adapter, which has no base model weights", folder.display())));
         }
         let path = folder.join("config.json");
         let Ok(text) = fs::read_to_string(&path) else {
@@ -41,7 +44,7 @@ impl Model {
         };
         let whole: Value = serde_json::from_str(&text)
             .map_err(|cause| error::model(format!("{} cannot be read: {cause}; copy or download it again", path.display())))?;
-        let files = weights(folder)?;
+        let files = weight_files(folder)?;
         if files.is_empty() {
             return Ok(Err(format!("{} has no weights (*.safetensors)", folder.display())));
         }
@@ -57,20 +60,20 @@ impl Model {
                 }
             }
         }
-        Ok(Ok(Model { config, quantized, tensors: all, small_files: small_files(folder)? }))
+        Ok(Ok(ModelShape { config, quantized, tensors: all, small_files: small_files(folder)? }))
     }
 
-    /// Numbers in the weights.
+    /// Number of elements in the weights.
     pub(crate) fn parameters(&self) -> u64 {
-        self.tensors.values().map(numbers).sum()
+        self.tensors.values().map(element_count).sum()
     }
 
-    /// Bytes as they are stored.
+    /// Size of the stored weights, in bytes.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.tensors.values().map(|tensor| tensor.bytes as u64).sum()
     }
 
-    /// What the weights are stored in.
+    /// Dtype of the stored weights.
     pub(crate) fn stored_dtype(&self) -> &'static str {
         match self.config["dtype"].as_str().or_else(|| self.config["torch_dtype"].as_str()) {
             Some("bfloat16") => "bf16",
@@ -79,38 +82,38 @@ impl Model {
         }
     }
 
-    /// How many tokens a sample may have, scaled rotary embeddings included.
+    /// Maximum number of tokens in a sample, including the scaling of rotary embeddings.
     pub(crate) fn positions(&self) -> Option<u64> {
-        let limit = self.number("max_position_embeddings")?;
+        let limit = self.integer("max_position_embeddings")?;
         let rope = ["rope_parameters", "rope_scaling"].iter().map(|name| &self.config[*name]).find(|rope| rope.is_object());
         let scaled = rope.and_then(|rope| Some(rope["factor"].as_f64()? * rope["original_max_position_embeddings"].as_f64()?));
         Some(scaled.map_or(limit, |scaled| limit.max(scaled as u64)))
     }
 
-    /// Inputs and outputs of a projection, by the configuration.
+    /// Input and output features of a projection, by the configuration.
     fn projection(&self, name: &str) -> Option<(u64, u64)> {
-        let (hidden, heads) = (self.number("hidden_size")?, self.number("num_attention_heads")?.max(1));
-        let head = self.number("head_dim").unwrap_or(hidden / heads);
-        let keys = self.number("num_key_value_heads").unwrap_or(heads) * head;
+        let (hidden, heads) = (self.integer("hidden_size")?, self.integer("num_attention_heads")?.max(1));
+        let head = self.integer("head_dim").unwrap_or(hidden / heads);
+        let keys = self.integer("num_key_value_heads").unwrap_or(heads) * head;
         match name {
             "q_proj" => Some((hidden, heads * head)),
             "k_proj" | "v_proj" => Some((hidden, keys)),
             "o_proj" => Some((heads * head, hidden)),
-            "gate_proj" | "up_proj" => Some((hidden, self.number("intermediate_size")?)),
-            "down_proj" => Some((self.number("intermediate_size")?, hidden)),
+            "gate_proj" | "up_proj" => Some((hidden, self.integer("intermediate_size")?)),
+            "down_proj" => Some((self.integer("intermediate_size")?, hidden)),
             _ => None,
         }
     }
 
-    /// A whole number of the configuration.
-    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+    /// An integer of the configuration.
+    pub(crate) fn integer(&self, name: &str) -> Option<u64> {
         self.config[name].as_u64()
     }
 }
 
-/// The linear layers of the blocks, by the model's path to them: inputs and outputs. Of a quantized model, whose files do not tell them,
-/// those that the configuration does.
-pub(crate) fn linear_layers(model: &Model) -> impl Iterator<Item = (&str, u64, u64)> {
+/// The linear layers of the transformer blocks: path, input and output features. For a quantized model, whose files do not tell the sizes,
+/// they come from the configuration.
+pub(crate) fn linear_layers(model: &ModelShape) -> impl Iterator<Item = (&str, u64, u64)> {
     model.tensors.values().filter(|tensor| in_a_block(&tensor.name) && tensor.shape.len() == 2).filter_map(|tensor| {
         let path = tensor.name.strip_suffix(".weight")?;
         if model.quantized {
@@ -126,12 +129,13 @@ pub(crate) fn in_a_block(name: &str) -> bool {
     parts.by_ref().any(|part| part == "layers") && parts.next().is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-pub(crate) fn numbers(tensor: &Tensor) -> u64 {
+/// Number of elements of a tensor.
+pub(crate) fn element_count(tensor: &Tensor) -> u64 {
     tensor.shape.iter().map(|size| *size as u64).product()
 }
 
-/// The files that hold the weights: those of the index, or all safetensors files.
-fn weights(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The weight files: those in the index, or all safetensors files.
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let files = entries(folder)?.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     let files: Vec<PathBuf> = files.collect();
     let index = folder.join("model.safetensors.index.json");
@@ -142,6 +146,7 @@ fn weights(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files.into_iter().filter(|path| path.file_name().is_some_and(|name| named.iter().any(|named| name == *named))).collect())
 }
 
+/// Bytes of all .json, .jinja and .txt files in the folder.
 fn small_files(folder: &Path) -> Result<u64> {
     let small = |path: &PathBuf| path.extension().is_some_and(|extension| ["json", "jinja", "txt"].iter().any(|known| extension == *known));
     Ok(entries(folder)?.iter().filter(|path| small(path)).filter_map(|path| Some(path.metadata().ok()?.len())).sum())

@@ -1,13 +1,13 @@
-//! What decides an estimate, under the names of the parameters.
+//! Inputs of an estimate.
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::Options;
 
-/// What decides it, under the names of the parameters.
+/// The parameters that an estimate depends on, by their names.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Settings {
-    pub task: Task,
+pub struct EstimateSettings {
+    pub task: FinetuneMethod,
     pub num_epochs: f64,
     pub batch_size: u64,
     pub gradient_accumulation_steps: u64,
@@ -22,29 +22,30 @@ pub struct Settings {
     pub options: Options,
 }
 
-/// The way of fine-tuning.
+/// Full or LoRA fine-tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Task {
+pub enum FinetuneMethod {
     FinetuneFull,
     FinetuneLora,
 }
 
-/// What the data set contributes.
+/// Token counts of the data set's rows.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows {
-    /// Rows to train on, those held out for evaluation not counted.
+pub struct RowCounts {
+    /// Rows to train on, without those held out for evaluation.
     pub train: u64,
     /// Tokens of the longest row.
     pub longest: u64,
     /// Target tokens of the row that has the most.
     pub longest_targets: u64,
-    /// Of all rows.
+    /// Tokens of all rows.
     pub tokens: u64,
+    /// Target tokens of all rows.
     pub targets: u64,
 }
 
-/// Bytes of a number in a format.
+/// Bytes of an element of this dtype.
 pub(crate) fn bytes_of(dtype: &str) -> u64 {
     if dtype == "fp32" { 4 } else { 2 }
 }

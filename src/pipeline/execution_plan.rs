@@ -6,18 +6,18 @@ use crate::python::note_signals;
 use crate::step::request::{Outcome, Request};
 use crate::step::run_step;
 
-/// One step, ready to run.
+/// The steps of a run, in order.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ExecutionPlan {
     pub session: String,
     pub steps: Vec<Request>,
 }
 
-impl Plan {
-    /// Runs the steps in order and stops after one that fails; `before` is told of each.
+impl ExecutionPlan {
+    /// Runs the steps in order and stops after the first failure. `before` is called before each step.
     pub fn run(self, mut before: impl FnMut(&Request)) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::new();
-        // Ctrl-C between two steps is found by the second.
+        // A Ctrl-C between two steps stops the second.
         let _handlers = note_signals();
         for request in self.steps {
             before(&request);

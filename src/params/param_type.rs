@@ -1,0 +1,192 @@
+//! The types of parameters: how a value is validated, parsed from text and described in messages.
+
+use serde_json::{Map, Value, json};
+
+/// The dtype of a computation.
+pub(crate) const DTYPE: ParamType = ParamType::Choice(&["auto", "bf16", "fp16", "fp32"]);
+
+/// A parameter's type and bounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ParamType {
+    /// A file or folder.
+    Path,
+    /// A model: a folder, a session's step, builtin:tiny or a hub name.
+    Model,
+    /// An adapter: a folder or a session's step.
+    Adapter,
+    String,
+    Bool,
+    /// auto, cpu, cuda or cuda:N.
+    Device,
+    Int {
+        min: i64,
+        max: i64,
+    },
+    Float {
+        min: f64,
+        max: f64,
+        above: bool,
+    },
+    Choice(&'static [&'static str]),
+    IntChoice(&'static [i64]),
+    StringList,
+    /// Integers from 0.
+    IntList,
+    /// One path, or several.
+    Paths,
+    ChoiceList(&'static [&'static str]),
+    /// Strings or conversations.
+    Prompts,
+    /// Names and values.
+    Object,
+}
+
+pub(crate) const fn int(min: i64, max: i64) -> ParamType {
+    ParamType::Int { min, max }
+}
+
+pub(crate) const fn float(min: f64, max: f64) -> ParamType {
+    ParamType::Float { min, max, above: false }
+}
+
+/// Like `float`, but excludes `min`.
+pub(crate) const fn float_above(min: f64, max: f64) -> ParamType {
+    ParamType::Float { min, max, above: true }
+}
+
+impl ParamType {
+    /// What a value must be, as words that follow "must be".
+    pub fn expected(self) -> String {
+        match self {
+            ParamType::Path => "a path".into(),
+            ParamType::Paths => "a path or a list of paths".into(),
+            ParamType::Model => "a path or a name".into(),
+            ParamType::Adapter => "a folder or a session's step".into(),
+            ParamType::String => "a string".into(),
+            ParamType::Bool => "true or false".into(),
+            ParamType::Device => "auto, cpu, cuda or cuda:N".into(),
+            ParamType::Int { min, max } => format!("an integer from {min} to {max}"),
+            ParamType::Float { min, max, above: false } => format!("a number from {min} to {max}"),
+            ParamType::Float { min, max, above: true } => format!("a number above {min} and at most {max}"),
+            ParamType::Choice(names) => format!("one of {}", names.join(", ")),
+            ParamType::IntChoice(numbers) => {
+                format!("one of {}", numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+            }
+            ParamType::StringList => "a non-empty list of non-empty strings".into(),
+            ParamType::IntList => "a list of integers, each at least 0".into(),
+            ParamType::ChoiceList(names) => format!("a non-empty list of {}", names.join(", ")),
+            ParamType::Prompts => {
+                "a non-empty string, or a list of such strings and of conversations ([{\"role\": …, \"content\": …}, …])".into()
+            }
+            ParamType::Object => "names and values (NAME=VALUE)".into(),
+        }
+    }
+
+    /// The value in its normal form, or `None` if it is invalid.
+    pub fn accept(self, value: Value) -> Option<Value> {
+        match (self, value) {
+            (ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::String, Value::String(text))
+                if !text.is_empty() && !text.contains('\0') =>
+            {
+                Some(Value::String(text))
+            }
+            (ParamType::Bool, Value::Bool(flag)) => Some(Value::Bool(flag)),
+            (ParamType::Object, Value::Object(map)) => Some(Value::Object(map)),
+            (ParamType::Device, Value::String(text)) => is_device(&text).then_some(Value::String(text)),
+            (ParamType::Int { min, max }, Value::Number(number)) => {
+                number.as_i64().filter(|number| (min..=max).contains(number)).map(Value::from)
+            }
+            (ParamType::Float { min, max, above }, Value::Number(number)) => {
+                number.as_f64().filter(|x| x.is_finite() && *x <= max && if above { *x > min } else { *x >= min }).map(Value::from)
+            }
+            (ParamType::Choice(names), Value::String(text)) => names.contains(&text.as_str()).then_some(Value::String(text)),
+            (ParamType::IntChoice(numbers), Value::Number(number)) => {
+                number.as_i64().filter(|number| numbers.contains(number)).map(Value::from)
+            }
+            (ParamType::StringList, Value::Array(items)) => (!items.is_empty()
+                && items.iter().all(|item| item.as_str().is_some_and(|text| !text.is_empty())))
+            .then_some(Value::Array(items)),
+            (ParamType::IntList, Value::Array(items)) => {
+                (!items.is_empty() && items.iter().all(Value::is_u64)).then_some(Value::Array(items))
+            }
+            // A list of one path becomes that path, so that every interface resolves to the same value.
+            (ParamType::Paths, Value::Array(mut items)) if items.len() == 1 => ParamType::Path.accept(items.remove(0)),
+            (ParamType::Paths, Value::Array(items)) => (!items.is_empty()
+                && items.iter().all(|item| ParamType::Path.accept(item.clone()).is_some()))
+            .then_some(Value::Array(items)),
+            (ParamType::Paths, value) => ParamType::Path.accept(value),
+            (ParamType::ChoiceList(names), Value::String(text)) => names.contains(&text.as_str()).then(|| json!([text])),
+            (ParamType::ChoiceList(names), Value::Array(items)) => {
+                (!items.is_empty() && items.iter().all(|item| item.as_str().is_some_and(|text| names.contains(&text)))).then(|| {
+                    let mut once: Vec<Value> = Vec::new();
+                    for item in items {
+                        if !once.contains(&item) {
+                            once.push(item);
+                        }
+                    }
+                    Value::Array(once)
+                })
+            }
+            (ParamType::Prompts, Value::String(text)) => (!text.is_empty()).then(|| json!([text])),
+            (ParamType::Prompts, Value::Array(items)) if is_conversation(&items) => Some(json!([items])),
+            (ParamType::Prompts, Value::Array(items)) => (!items.is_empty() && items.iter().all(is_prompt)).then_some(Value::Array(items)),
+            _ => None,
+        }
+    }
+
+    /// Parses the value of a command line flag. Text that does not parse stays a string, which validation rejects.
+    pub fn parse_text(self, texts: &[String]) -> Value {
+        let text = texts.first().map_or("", String::as_str);
+        let raw = || Value::String(text.to_string());
+        match self {
+            ParamType::Int { .. } | ParamType::IntChoice(_) => text.parse::<i64>().map_or_else(|_| raw(), Value::from),
+            ParamType::Float { .. } => text.parse::<f64>().ok().filter(|x| x.is_finite()).map_or_else(raw, Value::from),
+            ParamType::Bool => text.parse::<bool>().map_or_else(|_| raw(), Value::from),
+            ParamType::StringList | ParamType::ChoiceList(_) => {
+                texts.iter().flat_map(|text| text.split(',')).map(|item| Value::from(item.trim())).collect()
+            }
+            ParamType::IntList => {
+                let numbers = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
+                numbers.map(|text| text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)).collect()
+            }
+            ParamType::Prompts | ParamType::Paths => texts.iter().cloned().map(Value::from).collect(),
+            // Values stay strings: the script's PARAMS declare their types.
+            ParamType::Object => {
+                let pairs = texts.iter().map(|text| text.split_once('=').map(|(k, v)| (k.to_string(), Value::from(v))));
+                pairs.collect::<Option<Map<_, _>>>().map_or_else(raw, Value::Object)
+            }
+            _ => raw(),
+        }
+    }
+
+    /// Whether a flag of this type may be given several times.
+    pub fn repeats(self) -> bool {
+        matches!(
+            self,
+            ParamType::Paths
+                | ParamType::StringList
+                | ParamType::IntList
+                | ParamType::ChoiceList(_)
+                | ParamType::Prompts
+                | ParamType::Object
+        )
+    }
+}
+
+fn is_device(text: &str) -> bool {
+    matches!(text, "auto" | "cpu" | "cuda")
+        || text.strip_prefix("cuda:").is_some_and(|n| !n.is_empty() && n.len() < 4 && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn is_conversation(items: &[Value]) -> bool {
+    !items.is_empty()
+        && items.iter().all(|item| item.get("role").is_some_and(Value::is_string) && item.get("content").is_some_and(Value::is_string))
+}
+
+fn is_prompt(item: &Value) -> bool {
+    match item {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => is_conversation(items),
+        _ => false,
+    }
+}
