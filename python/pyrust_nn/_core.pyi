@@ -36,6 +36,7 @@ __all__ = [
     "kernels_usable",
     "list_sessions",
     "log",
+    "lora_defaults",
     "main",
     "merge",
     "prepare_dataset",
@@ -52,7 +53,9 @@ __all__ = [
     "swiglu_backward",
     "tokenize",
     "tokenize_by_library",
+    "tokenizer_folder",
     "tokenizer_head",
+    "weights_hash",
     "write_gguf",
 ]
 
@@ -128,6 +131,9 @@ def swiglu(threads: int, gate: Any, up: Any, out: Any) -> None: ...
 def swiglu_backward(threads: int, grad: Any, gate: Any, up: Any, gate_grad: Any, up_grad: Any) -> None: ...
 def embedded_text(path: str) -> str: ...
 def cache_folder() -> Path: ...
+def lora_defaults() -> dict[str, Any]: ...
+def weights_hash(folder: str | PathLike[str]) -> str | None: ...
+def tokenizer_folder(model: str | PathLike[str]) -> Path: ...
 def write_gguf(plan_path: str | PathLike[str], progress: Callable[[int, int, str], Any]) -> int: ...
 
 def finetune_full(

@@ -3,9 +3,8 @@
 use crate::base::error::did_you_mean;
 use crate::estimate::model::{Model, linear_layers};
 use crate::estimate::settings::Settings;
+use crate::params::lora_defaults;
 
-/// The rank where none is given, as the help of `lora_rank` says.
-const RANK: u64 = 8;
 /// What chooses experts instead of computing.
 const ROUTERS: [&str; 2] = ["gate", "shared_expert_gate"];
 
@@ -23,7 +22,7 @@ impl Adapter {
     /// As training chooses them (`lora_target_modules` in `pyrust_nn.models.lora_targets`): what is asked for, else every linear layer of the blocks.
     /// The error is the sentence that training would end with.
     pub(crate) fn of(model: &Model, settings: &Settings) -> Result<Adapter, String> {
-        let rank = settings.lora_rank.unwrap_or(RANK);
+        let rank = settings.lora_rank.unwrap_or_else(|| lora_defaults::RANK.into());
         // Experts are fused into one tensor a layer when they are loaded, and get no adapter.
         let blocks: Vec<(&str, u64, u64)> = linear_layers(model).filter(|(path, ..)| !path.contains(".experts.")).collect();
         let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_string();
