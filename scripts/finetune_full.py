@@ -34,7 +34,7 @@ def run(params, session):
             f"{params.model} is quantized, and quantized weights cannot be trained; give the model from which it "
             "was quantized, or train an adapter on it with finetune_lora"
         )
-    data = load_data(params, config)
+    data = load_data(params, config, session)
 
     # Trained weights are fp32 in every `dtype`; see pyrust_nn.training.loop.
     model = load_model(params.model, device=device, dtype=torch.float32)

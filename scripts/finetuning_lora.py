@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
-from pyrust_nn import InputError
+from pyrust_nn import InputError, _core
 from pyrust_nn.files import atomic_folder
 from pyrust_nn.models.devices import dtype_name
-from pyrust_nn.models.lineage import check_lineage, read_lineage, same_weights, weights_hash, write_lineage
+from pyrust_nn.models.lineage import check_lineage, read_lineage, same_weights, write_lineage
 from pyrust_nn.models.loading import load_model
 from pyrust_nn.models.lora_targets import lora_target_modules
 from pyrust_nn.models.saving import save_model, set_stop_tokens
@@ -23,10 +23,6 @@ from pyrust_nn.models.tokenizers import TokenizerFiles
 from pyrust_nn.training.forgetting import ForgettingTable
 from pyrust_nn.training.loop import train
 from pyrust_nn.training.preparation import initialize_training, load_data, model_config
-from pyrust_nn.training.rows import row_options
-
-# An unset parameter is the continued adapter's, else one of these. The default modules are those of `lora_target_modules`.
-RANK, ALPHA, DROPOUT = 8, 32, 0.05
 
 
 def run(params, session):
@@ -45,7 +41,7 @@ def run(params, session):
     for number, parent in enumerate(parents, 1):
         session.depends_on(f"parent {number} of checkpoint_lora", parent)
     config = model_config(params.model)
-    data = load_data(params, config)
+    data = load_data(params, config, session)
 
     model = load_model(params.model, device=device, dtype=dtype, load_in_4bit=params.load_in_4bit)
     set_stop_tokens(model.generation_config, tokenizer)
@@ -62,8 +58,8 @@ def run(params, session):
     earlier = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
     forgetting = ForgettingTable(earlier, params.model, device, dtype)
     forgetting.measure(model, "before")
-    with ThreadPoolExecutor(1) as executor:  # hashing a large base takes as long as reading it
-        base_hash = executor.submit(weights_hash, model_folder(params.model))
+    with ThreadPoolExecutor(1) as executor:  # reading a large base takes long; it is the reading that the session began
+        base_hash = executor.submit(_core.weights_hash, model_folder(params.model))
         metrics = train(
             model,
             tokenizer,
@@ -79,7 +75,7 @@ def run(params, session):
 
     with atomic_folder(session.step_folder / "adapter") as folder:
         save_model(model, tokenizer, folder)
-        stages = [*earlier, this_stage(params, data.digest)]
+        stages = [*earlier, this_stage(params, data)]
         write_lineage(folder, params.model, base_hash.result(), parent=params.checkpoint_lora, stages=stages)
 
     return {
@@ -128,11 +124,12 @@ def new_config(params, model):
             if not any(name == target or name.endswith(f".{target}") for name in possible):
                 known = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
                 raise InputError(f"target_modules: {params.model} has no layer {target!r} that LoRA can adapt; it has {known}")
+    defaults = _core.lora_defaults()
     return LoraConfig(
         task_type="CAUSAL_LM",
-        r=RANK if params.lora_rank is None else params.lora_rank,
-        lora_alpha=ALPHA if params.lora_alpha is None else params.lora_alpha,
-        lora_dropout=DROPOUT if params.lora_dropout is None else params.lora_dropout,
+        r=defaults["lora_rank"] if params.lora_rank is None else params.lora_rank,
+        lora_alpha=defaults["lora_alpha"] if params.lora_alpha is None else params.lora_alpha,
+        lora_dropout=defaults["lora_dropout"] if params.lora_dropout is None else params.lora_dropout,
         target_modules=params.target_modules or lora_target_modules(model),
         use_rslora=bool(params.use_rslora),
         use_dora=bool(params.use_dora),
@@ -175,14 +172,15 @@ def checkpoint_config(params):
     return lora
 
 
-def this_stage(params, digest):
-    """This training's entry in lineage.json. `digest` is that of its data set."""
+def this_stage(params, data):
+    """This training's entry in lineage.json."""
     paths = params.dataset_path if isinstance(params.dataset_path, list) else [params.dataset_path]
+    options = dict(data.options)
     return {
         "dataset_path": [str(Path(path).absolute()) for path in paths],
-        "digest": digest,
-        "eval_split": params.eval_split,
-        "options": row_options(params),
+        "digest": data.digest,
+        "eval_split": options.pop("eval_split"),
+        "options": options,
     }
 
 

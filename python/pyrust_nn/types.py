@@ -69,6 +69,23 @@ class PreparedDataset(Counts):
     cached: bool
 
 
+class DatasetOptions(TypedDict):
+    """What decides the rows of a data set; the names and values are those of the parameters."""
+
+    max_length: int
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"]
+    thinking: Literal["keep", "drop", "mask"]
+    drop_duplicates: bool
+    eval_split: float
+    seed: int
+
+
+class StepDataset(PreparedDataset):
+    """A data set as a step's session hands it to the script."""
+
+    options: DatasetOptions
+
+
 class DataFault(TypedDict):
     """An error in a file. Line and column count from 1; they are 0 for an error of the whole file."""
 

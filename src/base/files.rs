@@ -3,13 +3,10 @@
 
 use std::fs;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
-
-use crate::base::signals;
 
 /// Writes a whole file: nobody ever sees half of it.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -85,33 +82,6 @@ pub fn beside(path: &Path, word: &str) -> PathBuf {
     path.with_file_name(format!(".{name}.{word}"))
 }
 
-/// SHA-256 of a file, as hexadecimal digits. Ctrl-C ends it.
-pub fn sha256(path: &Path) -> Result<String> {
-    match sha256_while(path, &|| !signals::pending())? {
-        Some(hash) => Ok(hash),
-        None => signals::check().map(|()| String::new()),
-    }
-}
-
-/// SHA-256 of a file; nothing once `wanted` says no.
-pub(crate) fn sha256_while(path: &Path, wanted: &dyn Fn() -> bool) -> Result<Option<String>> {
-    let hashed = (|| -> std::io::Result<Option<String>> {
-        let mut file = File::open(path)?;
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            if !wanted() {
-                return Ok(None);
-            }
-            match file.read(&mut buffer)? {
-                0 => return Ok(Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())),
-                n => hasher.update(&buffer[..n]),
-            }
-        }
-    })();
-    hashed.with_context(|| format!("{} cannot be read", path.display()))
-}
-
 fn sync_tree(folder: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -146,14 +116,5 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert!(write_whole(&folder.path().join("no/such.json"), b"x").is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn sha256_is_the_standard_s() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("abc");
-        fs::write(&path, "abc").unwrap();
-        // FIPS 180-4's example.
-        assert_eq!(sha256(&path).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

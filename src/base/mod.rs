@@ -6,5 +6,6 @@ pub mod error;
 pub mod files;
 #[macro_use]
 pub mod logging;
+pub mod hashes;
 pub mod progress;
 pub mod signals;

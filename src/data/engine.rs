@@ -44,10 +44,9 @@ pub struct Dataset {
     pub options: Options,
 }
 
-/// Whether Rust alone prepares data for the model in a folder: a tokenizer that it knows, a template compared with transformers.
+/// Whether Rust alone renders for the model in a folder: its template was compared with transformers.
 pub fn is_native(model_folder: &Path) -> bool {
     ChatTemplate::open(model_folder).is_ok_and(|template| template.compared && template.unsupported.is_none())
-        && model_folder.join("tokenizer.json").is_file()
 }
 
 /// What renders and tokenizes for a model.

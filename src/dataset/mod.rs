@@ -1,7 +1,11 @@
 //! From names and parameters to a data set that can be prepared or checked: files, the model's tokenizer, options.
 
+pub(crate) mod handover;
 pub(crate) mod open;
 pub(crate) mod report;
+pub(crate) mod tokenizer;
 
-pub(crate) use open::{open, prepare_ahead};
+pub(crate) use handover::{DATASETS, StepDatasets};
+pub(crate) use open::open;
 pub use report::CheckReport;
+pub(crate) use tokenizer::tokenizer_folder;

@@ -1,17 +1,19 @@
 //! What the package's own scripts and the tests call: no part of what users rely on.
 
+use std::cell::Cell;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use ::log::Level;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
-use crate::base::{assets, error, files, logging};
+use crate::base::{assets, error, files, hashes, logging};
 use crate::data::Transformers;
 use crate::python::convert::to_object;
 use crate::python::exceptions::to_python;
 use crate::python::transformers::PythonTransformers;
-use crate::{data, gguf};
+use crate::{data, dataset, gguf, python};
 
 #[pyfunction]
 #[pyo3(name = "log")]
@@ -103,6 +105,33 @@ fn lora_defaults(py: Python<'_>) -> PyResult<Py<PyAny>> {
     to_object(py, &crate::params::lora_defaults::all())
 }
 
+/// How often Python is asked for signals while it waits.
+const SIGNALS: Duration = Duration::from_millis(100);
+
+/// SHA-256 over a folder's safetensors files in the order of their names; None where there are none. Read once per process.
+#[pyfunction]
+fn weights_hash(py: Python<'_>, folder: PathBuf) -> PyResult<Option<String>> {
+    py.detach(|| {
+        let asked = Cell::new(Instant::now());
+        // Asked seldom: for the interpreter's lock this may have to wait.
+        hashes::weights(&folder, &|| {
+            if asked.get().elapsed() < SIGNALS {
+                return Ok(());
+            }
+            asked.set(Instant::now());
+            python::check_signals()
+        })
+    })
+    .map_err(to_python)
+}
+
+/// The folder whose tokenizer a model or adapter has, by the rule of [`dataset::tokenizer_folder`].
+#[pyfunction]
+fn tokenizer_folder(py: Python<'_>, model: PathBuf) -> PyResult<PathBuf> {
+    // Whether a step is offline Python knows by itself.
+    py.detach(|| dataset::tokenizer_folder(&model.to_string_lossy(), false)).map_err(to_python)
+}
+
 /// Where everything is kept that can be made again.
 #[pyfunction]
 fn cache_folder() -> PathBuf {
@@ -142,6 +171,8 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(gguf_types, module)?)?;
+    module.add_function(wrap_pyfunction!(weights_hash, module)?)?;
+    module.add_function(wrap_pyfunction!(tokenizer_folder, module)?)?;
     module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use serde_json::{Map, Value};
 
 /// Takes what a script tells. An error raises in the script.
 pub(crate) trait StepHost: Send + Sync {
@@ -17,6 +18,13 @@ pub(crate) trait StepHost: Send + Sync {
 
     /// A file or a model's folder that the parameter `name` stands for.
     fn depends_on(&self, name: &str, path: &Path) -> Result<()>;
+
+    /// The prepared data set of the parameter `name`, `dataset_path` or `eval_dataset_path`. Called without the interpreter's lock.
+    /// `script`: the parameters of a user's own script.
+    ///
+    /// # Errors
+    /// Kind `input` where the parameters name none, or where the data is wrong.
+    fn dataset(&self, name: &str, script: Option<&Map<String, Value>>) -> Result<Value>;
 
     /// A finished folder is to become the checkpoint `target`.
     fn publish_checkpoint(&self, made: &Path, target: &Path) -> Result<()>;

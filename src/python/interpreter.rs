@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::base::signals::Handlers;
-use crate::base::{assets, error};
+use crate::base::{assets, error, signals};
 use crate::python::environment;
 use crate::python::environment::{Environment, PYTHON_HOME};
 use crate::python::exceptions::from_python;
@@ -176,6 +176,12 @@ pub(crate) fn started() -> bool {
 /// Notes Ctrl-C and SIGTERM while what it gives lives; nothing where Python is the host, which has handlers of its own.
 pub(crate) fn note_signals() -> Option<Handlers> {
     (!hosted_by_python()).then(Handlers::note_signals)
+}
+
+/// For long work that Python waits for: an error once Ctrl-C or SIGTERM has come, whoever has the handlers.
+pub(crate) fn check_signals() -> Result<()> {
+    signals::check()?;
+    Python::attach(|py| py.check_signals().map_err(anyhow::Error::from))
 }
 
 /// Calls `work` with Python: its logging and streams go to our log, Ctrl-C raises `KeyboardInterrupt`, until it returns.

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::base::signals;
 use crate::base::signals::Handlers;
+use crate::python::convert::{to_object, to_value};
 use crate::python::exceptions::{from_python, to_python};
 use crate::python::host::StepHost;
 use crate::python::interpreter;
@@ -61,6 +63,18 @@ impl NativeHost {
 
     fn depends_on(&self, py: Python<'_>, name: &str, folder: PathBuf) -> PyResult<()> {
         py.detach(|| self.0.depends_on(name, &folder)).map_err(to_python)
+    }
+
+    #[pyo3(signature = (name, script=None))]
+    fn dataset(&self, py: Python<'_>, name: &str, script: Option<&Bound<'_, PyDict>>) -> PyResult<Py<PyAny>> {
+        let mut params = script.map(|_| Map::new());
+        for (key, value) in script.into_iter().flatten() {
+            // What JSON lacks is no parameter of a data set.
+            if let (Ok(key), Ok(value), Some(params)) = (key.extract::<String>(), to_value(&value), &mut params) {
+                params.insert(key, value);
+            }
+        }
+        to_object(py, &py.detach(|| self.0.dataset(name, params.as_ref())).map_err(to_python)?)
     }
 
     fn publish_checkpoint(&self, py: Python<'_>, made: PathBuf, target: PathBuf) -> PyResult<()> {

@@ -94,9 +94,14 @@ impl RenderText for TransformersText<'_> {
     }
 }
 
-/// The folder with the tokenizer of a model that must be made or downloaded first, or of an adapter.
-pub(crate) fn tokenizer_folder(model: &str, offline: bool) -> Result<PathBuf> {
-    call("models.sources", "tokenizer_source", (model, offline))
+/// The folder of a model that may have to be made or downloaded first.
+pub(crate) fn model_folder(model: &str, offline: bool) -> Result<PathBuf> {
+    call("models.sources", "resolved_folder", (model, offline))
+}
+
+/// The model that an adapter was trained on: a folder, `builtin:tiny` or a hub name.
+pub(crate) fn adapter_base(adapter: &Path) -> Result<String> {
+    call("models.sources", "adapter_base", (adapter,))
 }
 
 /// A data set of the `datasets` library as a file of JSON lines in the cache.
@@ -104,13 +109,14 @@ pub(crate) fn json_lines(path: &Path) -> Result<PathBuf> {
     call("hf_datasets", "json_lines", (path,))
 }
 
-fn call<'a, A>(module: &str, function: &str, arguments: A) -> Result<PathBuf>
+fn call<'a, A, T>(module: &str, function: &str, arguments: A) -> Result<T>
 where
     A: for<'py> pyo3::call::PyCallArgs<'py> + 'a,
+    T: for<'py> FromPyObjectOwned<'py>,
 {
     interpreter::start()?;
     Python::attach(|py| {
-        let called = || py.import(format!("pyrust_nn.{module}"))?.call_method1(function, arguments)?.extract();
+        let called = || py.import(format!("pyrust_nn.{module}"))?.call_method1(function, arguments)?.extract().map_err(Into::into);
         called().map_err(|raised| from_python(py, raised))
     })
 }

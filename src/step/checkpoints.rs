@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::base::{error, files, signals};
+use crate::base::{error, files, hashes, signals};
 use crate::step::inputs::Begun;
 
 /// Their folder in a step's folder.
@@ -45,7 +45,7 @@ fn list(root: &Path, folder: &Path, found: &mut BTreeMap<String, Entry>) -> Resu
             list(root, &path, found)?;
         } else {
             let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-            found.insert(name, Entry { bytes: entry.metadata()?.len(), sha256: files::sha256(&path)? });
+            found.insert(name, Entry { bytes: entry.metadata()?.len(), sha256: hashes::sha256(&path)? });
         }
     }
     Ok(())
@@ -61,7 +61,7 @@ fn fault(folder: &Path) -> Result<Option<String>> {
         match std::fs::metadata(&path) {
             Err(_) => return Ok(Some(format!("{name} is missing"))),
             Ok(now) if now.len() != entry.bytes => return Ok(Some(format!("{name} has {} bytes and not {}", now.len(), entry.bytes))),
-            Ok(_) if files::sha256(&path)? != entry.sha256 => return Ok(Some(format!("{name} has another content (SHA-256)"))),
+            Ok(_) if hashes::sha256(&path)? != entry.sha256 => return Ok(Some(format!("{name} has another content (SHA-256)"))),
             Ok(_) => {}
         }
     }

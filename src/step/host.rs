@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
+use serde_json::{Map, Value};
 
 use crate::base::progress::{Progress, Update};
 use crate::base::{files, progress, signals};
+use crate::dataset::StepDatasets;
 use crate::python::host::StepHost;
 use crate::step::checkpoints;
 use crate::step::inputs::Recorder;
@@ -16,11 +18,12 @@ pub(crate) struct SessionHost {
     metrics: PathBuf,
     progress: Mutex<Progress>,
     recorder: Arc<Recorder>,
+    datasets: StepDatasets,
 }
 
 impl SessionHost {
-    pub(crate) fn new(step: &str, folder: &Path, recorder: Arc<Recorder>) -> SessionHost {
-        SessionHost { metrics: folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(step)), recorder }
+    pub(crate) fn new(step: &str, folder: &Path, recorder: Arc<Recorder>, datasets: StepDatasets) -> SessionHost {
+        SessionHost { metrics: folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(step)), recorder, datasets }
     }
 }
 
@@ -36,7 +39,11 @@ impl StepHost for SessionHost {
     }
 
     fn depends_on(&self, name: &str, path: &Path) -> Result<()> {
-        self.recorder.add(name, path)
+        self.recorder.add(name, &[path.to_path_buf()])
+    }
+
+    fn dataset(&self, name: &str, script: Option<&Map<String, Value>>) -> Result<Value> {
+        self.datasets.get(name, script)
     }
 
     fn publish_checkpoint(&self, made: &Path, target: &Path) -> Result<()> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::base::{error, files, signals};
+use crate::base::{error, files, hashes, signals};
 
 /// The file's name in a step's folder and in a checkpoint.
 pub const FILE: &str = "begun.json";
@@ -88,14 +88,20 @@ impl Begun {
                 let what = match std::fs::metadata(path) {
                     Err(_) => "is gone",
                     Ok(now) if now.len() != was.bytes => "has another size than when the step was begun",
-                    Ok(_) => match &was.sha256 {
-                        Some(hash) if *hash != files::sha256(path)? => "has another content (SHA-256) than when the step was begun",
-                        _ => continue,
-                    },
+                    Ok(_) => continue,
                 };
                 return Err(changed(name, &format!("{} {what}", path.display())));
             }
-            signals::check()?;
+            let hashed = known.iter().filter(|(_, was)| was.sha256.is_some()).map(|(path, _)| path.clone());
+            let mut other = None;
+            hashes::each_file(hashed, &signals::check, &mut |path, hash| {
+                if known[path].sha256.as_deref() != Some(hash) {
+                    other = Some(path.to_path_buf());
+                }
+            })?;
+            if let Some(path) = other {
+                return Err(changed(name, &format!("{} has another content (SHA-256) than when the step was begun", path.display())));
+            }
         }
         Ok(())
     }
@@ -125,10 +131,11 @@ impl Recorder {
         Ok(Recorder { path, begun: Arc::new(Mutex::new(begun)), wanted: Arc::new(AtomicBool::new(true)), threads: Mutex::default() })
     }
 
-    /// Notes a file, or a model's folder, that the step depends on. A resumed step refuses another one than it began with.
-    pub(crate) fn add(&self, name: &str, path: &Path) -> Result<()> {
-        let found: Files = listed(path)
-            .into_iter()
+    /// Notes the files, or a model's folder, that a parameter stands for. A resumed step refuses others than it began with.
+    pub(crate) fn add(&self, name: &str, paths: &[PathBuf]) -> Result<()> {
+        let found: Files = paths
+            .iter()
+            .flat_map(|path| listed(path))
             .filter_map(|file| {
                 let bytes = file.metadata().ok()?.len();
                 Some((file, Input { bytes, sha256: None }))
@@ -158,12 +165,15 @@ impl Recorder {
     fn hash(&self, name: String, paths: Vec<PathBuf>) {
         let (begun, wanted, kept) = (Arc::clone(&self.begun), Arc::clone(&self.wanted), self.path.clone());
         let thread = std::thread::spawn(move || {
-            for path in paths {
-                let Ok(Some(hash)) = files::sha256_while(&path, &|| wanted.load(Ordering::Relaxed)) else { return };
+            let check = || if wanted.load(Ordering::Relaxed) { Ok(()) } else { Err(signals::interrupted()) };
+            let hashed = hashes::each_file(paths, &check, &mut |path, hash| {
                 let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(input) = begun.inputs.get_mut(&name).and_then(|files| files.get_mut(&path)) {
-                    input.sha256 = Some(hash);
+                if let Some(input) = begun.inputs.get_mut(&name).and_then(|files| files.get_mut(path)) {
+                    input.sha256 = Some(hash.to_string());
                 }
+            });
+            if hashed.is_err() {
+                return;
             }
             // What cannot be written here is found out by the step itself.
             drop(files::write_json(&kept, &*begun.lock().unwrap_or_else(PoisonError::into_inner)));
@@ -208,15 +218,16 @@ fn same(name: &str, known: &Files, found: &Files) -> Result<()> {
     let by_name = |files: &Files| -> BTreeMap<String, Input> {
         files.iter().map(|(path, input)| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), input.clone())).collect()
     };
-    let (was, now) = (by_name(known), by_name(found));
-    let paths: BTreeMap<String, &PathBuf> =
-        found.keys().map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path)).collect();
+    let (was, mut now) = (by_name(known), by_name(found));
+    hashes::each_file(found.keys().cloned(), &signals::check, &mut |path, hash| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some(input) = now.get_mut(&*file) {
+            input.sha256 = Some(hash.to_string());
+        }
+    })?;
     for (file, input) in &was {
-        let equal = now.get(file).is_some_and(|other| other.bytes == input.bytes)
-            && match &input.sha256 {
-                Some(hash) => *hash == files::sha256(paths[file])?,
-                None => true,
-            };
+        let equal =
+            now.get(file).is_some_and(|other| other.bytes == input.bytes && (input.sha256.is_none() || input.sha256 == other.sha256));
         if !equal {
             return Err(changed(name, &format!("{file} is another one")));
         }
@@ -251,7 +262,7 @@ mod tests {
         let data = folder.path().join("data.json");
         std::fs::write(&data, "[1]").unwrap();
         let recorder = Recorder::begin(folder.path(), begun(&json!({}))).unwrap();
-        recorder.add("dataset_path", &data).unwrap();
+        recorder.add("dataset_path", std::slice::from_ref(&data)).unwrap();
         assert_eq!(recorder.finish().unwrap().len(), 1);
         let kept = Begun::read(folder.path()).unwrap().unwrap();
         kept.check_inputs().unwrap();
@@ -273,10 +284,10 @@ mod tests {
             std::fs::write(folder.path().join(name).join("model.safetensors"), text).unwrap();
         }
         let recorder = Recorder::begin(folder.path(), begun(&json!({}))).unwrap();
-        recorder.add("model", &folder.path().join("a")).unwrap();
+        recorder.add("model", &[folder.path().join("a")]).unwrap();
         recorder.finish().unwrap();
-        recorder.add("model", &folder.path().join("b")).unwrap();
-        let message = recorder.add("model", &folder.path().join("c")).unwrap_err().to_string();
+        recorder.add("model", &[folder.path().join("b")]).unwrap();
+        let message = recorder.add("model", &[folder.path().join("c")]).unwrap_err().to_string();
         assert!(message.contains("model has changed: model.safetensors"), "{message}");
     }
 

@@ -11,7 +11,7 @@ use crate::base::clock::now;
 use crate::base::error::Error;
 use crate::base::signals::SESSION;
 use crate::base::{error, files, logging, progress, signals};
-use crate::dataset::prepare_ahead;
+use crate::dataset::{DATASETS, StepDatasets};
 use crate::params::interface::Interface;
 use crate::params::param_type::ParamType;
 use crate::params::validate::resolve;
@@ -130,7 +130,7 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     let subject = params[task.input.name].as_str().unwrap_or_default();
     let source = task.source(subject)?;
     let (begun, checkpoint) = if request.resume { goes_on(&place.work)? } else { (Begun::new(task.name, &params), None) };
-    let (mut for_script, files) = inputs(request, &params, runs, &session.id)?;
+    let Inputs { mut for_script, files, datasets } = inputs(request, &params, runs, &session.id)?;
     debug!("parameters: {}", Value::Object(params.clone()));
     signals::check()?;
 
@@ -142,8 +142,8 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     }
     std::fs::create_dir_all(&place.work).with_context(|| format!("{} cannot be made", place.work.display()))?;
     let recorder = Arc::new(Recorder::begin(&place.work, begun)?);
-    for (name, path) in files {
-        recorder.add(name, &path)?;
+    for (name, paths) in files {
+        recorder.add(name, &paths)?;
     }
     let script = place.work.join("script.py");
     files::write_whole(&script, source.as_bytes())?;
@@ -156,13 +156,13 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
         from_text: request.interface == Interface::Cli,
         user_script: task.script.is_none(),
         params: &for_script,
-        host: Arc::new(SessionHost::new(&summary.step, &place.work, Arc::clone(&recorder))),
+        host: Arc::new(SessionHost::new(&summary.step, &place.work, Arc::clone(&recorder), datasets)),
         checkpoint: checkpoint.as_deref(),
     });
     let mut answer = answer.inspect_err(|_| recorder.give_up())?;
     if let Some(Value::Object(sources)) = answer.facts.shift_remove("sources") {
         for (name, folder) in &sources {
-            recorder.add(name, Path::new(folder.as_str().unwrap_or_default()))?;
+            recorder.add(name, &[folder.as_str().unwrap_or_default().into()])?;
         }
     }
     for (path, hash) in recorder.finish()? {
@@ -192,8 +192,14 @@ fn goes_on(folder: &Path) -> Result<(Begun, Option<PathBuf>)> {
     Ok((begun, checkpoint))
 }
 
-/// What a script gets, paths resolved and read; and the files that the step depends on, by parameter.
-type Inputs = (Map<String, Value>, Vec<(&'static str, PathBuf)>);
+/// What a step works on, resolved and read before Python starts.
+struct Inputs {
+    /// The parameters that the script gets.
+    for_script: Map<String, Value>,
+    /// The files that the step depends on, by parameter.
+    files: Vec<(&'static str, Vec<PathBuf>)>,
+    datasets: StepDatasets,
+}
 
 fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: &str) -> Result<Inputs> {
     let mut for_script = params.clone();
@@ -207,7 +213,7 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
                 if found != given {
                     debug!("{} {given} is {found}", param.name);
                 }
-                files.push((param.name, PathBuf::from(&found)));
+                files.push((param.name, vec![PathBuf::from(&found)]));
                 for_script.insert(param.name.into(), found.into());
             }
             ParamType::Path if param.name == "prompts_file" && !Path::new(given).is_file() => {
@@ -216,13 +222,13 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
             _ => {}
         }
     }
-    for name in ["dataset_path", "eval_dataset_path"] {
+    let datasets = StepDatasets::new(for_script.clone(), runs, session);
+    for name in DATASETS {
         if params.get(name).is_some_and(|given| !given.is_null()) {
-            let model = for_script[request.task.input.name].as_str().unwrap_or_default();
-            files.extend(prepare_ahead(params, name, model)?.into_iter().map(|file| (name, file)));
+            files.push((name, datasets.prepare_ahead(name)?));
         }
     }
-    Ok((for_script, files))
+    Ok(Inputs { for_script, files, datasets })
 }
 
 /// A step that the command line could not read: its session gets a summary of the failure all the same.

@@ -7,6 +7,8 @@ use serde_json::{Map, json};
 
 use super::*;
 use crate::base::assets;
+use crate::data::Options;
+use crate::dataset::DATASETS;
 use crate::params::interface::Interface;
 use crate::params::param::TaskParams;
 use crate::params::validate::resolve;
@@ -38,12 +40,22 @@ fn imported_modules(text: &str) -> BTreeSet<String> {
 /// Parameters that Rust itself handles, so scripts need not use them.
 const HANDLED_BY_RUST: [&str; 6] = ["step", "overwrite", "dry_run", "offline", "runs_dir", "script"];
 
+/// What Rust uses of a task with a data set to prepare what `session.dataset()` hands over: a script need not use it as well.
+fn prepared_from() -> BTreeSet<String> {
+    let params =
+        resolve("prepare", PrepareParams::params(), Map::from_iter([("dataset_path".into(), json!(["d"]))]), Interface::Rust).unwrap();
+    let Ok(serde_json::Value::Object(options)) = serde_json::to_value(Options::of(&params).unwrap()) else { panic!("an object") };
+    options.keys().cloned().chain(DATASETS.map(ToString::to_string)).collect()
+}
+
 #[test]
 fn a_script_and_its_modules_use_exactly_the_task_s_parameters() {
     for task in TASKS.iter().filter(|task| task.script.is_some()) {
         let (mut words, mut seen, mut texts) = (BTreeSet::new(), BTreeSet::new(), vec![task.source("").unwrap()]);
+        let mut asked = BTreeSet::new();
         while let Some(text) = texts.pop() {
             words.extend(used_params(&text));
+            asked.extend(DATASETS.into_iter().filter(|name| text.contains(&format!("session.dataset(\"{name}\")"))));
             for module in imported_modules(&text).into_iter().filter(|module| seen.insert(module.clone())) {
                 let path = format!("python/pyrust_nn/{}", module.replace('.', "/"));
                 let found = assets::text(&format!("{path}.py")).or_else(|| assets::text(&format!("{path}/__init__.py")));
@@ -55,6 +67,10 @@ fn a_script_and_its_modules_use_exactly_the_task_s_parameters() {
         if ["convert_lora_to_gguf", "flatten"].contains(&task.name) {
             words.insert("device".into()); // nothing is computed on a device there
         }
+        let has: BTreeSet<&str> = DATASETS.into_iter().filter(|name| task.has(name)).collect();
+        assert_eq!(asked, has, "{} takes the data sets that it has from the session", task.script.unwrap());
+        let by_rust = if has.is_empty() { BTreeSet::new() } else { prepared_from() };
+        words.extend(defined.intersection(&by_rust).cloned());
         assert_eq!(words, defined, "scripts/{} and the definition differ", task.script.unwrap());
     }
 }

@@ -17,12 +17,15 @@ import sys
 import threading
 from pathlib import Path
 from types import CodeType, ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyrust_nn import _core
 from pyrust_nn._runtime.environment import MODEL_SOURCES, step_environment
 from pyrust_nn._runtime.imports import fast_imports
 from pyrust_nn._runtime.streams import StreamBridge
+
+if TYPE_CHECKING:
+    from pyrust_nn.types import StepDataset
 
 REPORTED_PACKAGES = (
     "torch",
@@ -46,9 +49,9 @@ def open_bridge() -> StreamBridge:
 class Session:
     """A step's session, as scripts see it."""
 
-    def __init__(self, native: Any, about: dict[str, Any]) -> None:
-        """`native` is the Rust object that does the work; `about` describes the step."""
-        self._native = native
+    def __init__(self, native: Any, about: dict[str, Any], own_params: dict[str, Any] | None = None) -> None:
+        """`native` is the Rust object that does the work; `about` describes the step; `own_params` are those of a user's own script."""
+        self._native, self._own_params = native, own_params
         self.id: str = about["id"]
         self.step: str = about["step"]
         self.folder = Path(about["folder"])
@@ -60,6 +63,17 @@ class Session:
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Draw the progress bar: `done` of `total` units, followed by `text`."""
         self._native.progress(max(0, int(done)), max(0, int(total)), str(text))
+
+    def dataset(self, name: str = "dataset_path") -> StepDataset:
+        """The data set that the parameter `name` names (`dataset_path` or `eval_dataset_path`), prepared for the parameter `model`.
+
+        It is prepared once in a step; a fine-tuning task has it prepared before the script begins where that needs no Python.
+        `path` and `eval_path` are files for `training.rows.PreparedRows`; `options` are the parameters that decided the rows.
+
+        Raises InputError if the step has no such parameter, or if the data is wrong.
+        """
+        dataset: StepDataset = self._native.dataset(name, self._own_params)
+        return dataset
 
     def metric(self, record: dict[str, Any]) -> None:
         """Append one object to the step's metrics.jsonl."""
@@ -102,7 +116,8 @@ def call(native: Any, about_json: str, params_json: str) -> str:
             params = json.loads(params_json)
             if about["user_script"]:
                 params = check_params(script.get("PARAMS", {}), params["params"] or {}, about)
-            answer = script["run"](SimpleNamespace(**params), Session(native, about))
+            session = Session(native, about, params if about["user_script"] else None)
+            answer = script["run"](SimpleNamespace(**params), session)
             if answer is not None and not isinstance(answer, dict):
                 raise TypeError(f"run() returned a {type(answer).__name__}; it must return a dict or None")
             answer = dict(answer or {})

@@ -3,15 +3,17 @@
 `lineage.json` in an adapter's folder holds: `base` and `parent` (null for a new adapter) by name and SHA-256 of their
 weights; `adapter`, its own SHA-256; `stack`, the subfolders and SHA-256 of its frozen parents, oldest first; and `stages`,
 oldest first, each with its data set and the options with which that was read.
+
+The SHA-256 of weights is over the bytes of a folder's safetensors files in the order of their names. Rust computes it and
+reads each file once per process.
 """
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from pyrust_nn import InputError
+from pyrust_nn import InputError, _core
 from pyrust_nn.files import write_json
 from pyrust_nn.models.sources import LINEAGE, model_folder, read_json
 from pyrust_nn.models.stack import parent_folders
@@ -27,7 +29,7 @@ def same_weights(one: str, other: str) -> bool:
         return False
     if folders[0].resolve() == folders[1].resolve():
         return True
-    hashes = [weights_hash(folder) for folder in folders if folder]
+    hashes = [_core.weights_hash(folder) for folder in folders if folder]
     return hashes[0] is not None and hashes[0] == hashes[1]
 
 
@@ -39,17 +41,6 @@ def local_folder(model: str) -> Path | None:
 
     cached = try_to_load_from_cache(model, "config.json")
     return Path(cached).parent if isinstance(cached, str) else None
-
-
-def weights_hash(folder: Path) -> str | None:
-    """SHA-256 over the bytes of a folder's safetensors files, in the order of their names; None if there are none."""
-    files = sorted(folder.glob("*.safetensors"))
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest() if files else None
 
 
 def read_lineage(adapter: str) -> dict[str, Any] | None:
@@ -69,7 +60,7 @@ def check_lineage(adapter: str, model: str) -> None:
         *(("its parent", own / parent["folder"], parent["sha256"], unchanged) for parent in known.get("stack") or []),
         ("its base", model_folder(model), known["base"]["sha256"], "give the base as it was, or train a new adapter on this one"),
     ):
-        if weights_hash(folder) != recorded:
+        if _core.weights_hash(folder) != recorded:
             raise InputError(f"checkpoint_lora: {what} {folder} has other weights than when {adapter} was made (SHA-256); {fix}")
 
 
@@ -77,9 +68,9 @@ def write_lineage(folder: Path, base: str, base_sha256: str | None, *, parent: s
     """Write lineage.json beside an adapter's saved weights. `parent` is the adapter that it continues."""
     record = {
         "base": {"model": base, "sha256": base_sha256},
-        "adapter": {"sha256": weights_hash(folder)},
-        "parent": {"adapter": parent, "sha256": weights_hash(model_folder(parent))} if parent else None,
-        "stack": [{"folder": str(path.relative_to(folder)), "sha256": weights_hash(path)} for path in parent_folders(folder)],
+        "adapter": {"sha256": _core.weights_hash(folder)},
+        "parent": {"adapter": parent, "sha256": _core.weights_hash(model_folder(parent))} if parent else None,
+        "stack": [{"folder": str(path.relative_to(folder)), "sha256": _core.weights_hash(path)} for path in parent_folders(folder)],
         "stages": stages,
     }
     write_json(folder / LINEAGE, record)

@@ -6,15 +6,13 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from pyrust_nn import ModelError
+from pyrust_nn import ModelError, _core
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
-# The linear layers of a Qwen block, in the order in which the data passes them.
-STANDARD_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Linear layers that choose experts: a small change there sends tokens to other experts.
 ROUTERS = {"gate", "shared_expert_gate"}
 
@@ -37,6 +35,7 @@ def lora_target_modules(model: PreTrainedModel) -> list[str]:
         logger.info("the experts of each layer are fused into one tensor: LoRA adapts attention and dense layers by default")
     if not names:
         raise ModelError(f"{type(model).__name__} has no linear layers in its blocks; set target_modules")
-    if names <= set(STANDARD_TARGETS):
-        return [name for name in STANDARD_TARGETS if name in names]
+    standard = _core.lora_defaults()["target_modules"]
+    if names <= set(standard):
+        return [name for name in standard if name in names]
     return sorted(names)

@@ -51,13 +51,10 @@ def model_folder(model: str) -> Path:
     return _record(model, _snapshot(model))
 
 
-def tokenizer_source(model: str, offline: bool) -> str:
-    """The folder with the tokenizer of a model. An adapter without a tokenizer.json has its base's. Called by Rust."""
+def resolved_folder(model: str, offline: bool) -> str:
+    """`model_folder`, which uses no network if `offline`. Called by Rust."""
     with environment_variables({"HF_HUB_OFFLINE": "1"} if offline else {}):
-        folder = model_folder(model)
-        if is_adapter(model) and not (folder / "tokenizer.json").is_file():
-            folder = model_folder(adapter_base(model))
-        return str(folder)
+        return str(model_folder(model))
 
 
 def _record(model: str, folder: Path) -> Path:

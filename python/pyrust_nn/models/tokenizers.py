@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pyrust_nn import ModelError, _core
 from pyrust_nn.files import write_bytes
-from pyrust_nn.models.sources import adapter_base, checked_model_folder, first_line, is_adapter, model_folder, read_json
+from pyrust_nn.models.sources import ADAPTER_CONFIG, adapter_base, checked_model_folder, first_line, is_adapter, model_folder, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -36,11 +36,11 @@ ADDITIONAL_TEMPLATES = "additional_chat_templates"
 
 
 def tokenizer_folder(model: str) -> Path:
-    """The folder of a model's tokenizer. An adapter without a tokenizer of its own has its base's."""
-    folder = model_folder(model)
-    if not is_adapter(model):
-        return checked_model_folder(model)
-    return folder if (folder / "tokenizer_config.json").is_file() else tokenizer_folder(adapter_base(model))
+    """The folder of a model's or adapter's tokenizer, which Rust knows. Raises ModelError if it is an incomplete model's."""
+    folder = _core.tokenizer_folder(model_folder(model))
+    if not (folder / ADAPTER_CONFIG).is_file():
+        checked_model_folder(adapter_base(model) if is_adapter(model) else model)
+    return folder
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from pyrust_nn import InputError
+from pyrust_nn import InputError, _core
+from pyrust_nn.models.sources import model_folder
 from pyrust_nn.training.evaluation import set_eval_mode
-from pyrust_nn.training.rows import IGNORED, PreparedRows, prepare_rows
+from pyrust_nn.training.rows import IGNORED, PreparedRows
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,9 @@ class ForgettingTable:
         for number, stage in enumerate(stages, 1):
             path = ", ".join(stage["dataset_path"])
             try:
-                prepared = prepare_rows(model, stage["dataset_path"], stage["options"], stage["eval_split"])
+                prepared = _core.prepare_dataset(
+                    model_folder(model), dataset_path=stage["dataset_path"], eval_split=stage["eval_split"], **stage["options"]
+                )
             except InputError as cause:
                 logger.warning("forgetting of stage %d is not measured: %s", number, cause)
                 continue

@@ -19,21 +19,25 @@ from pyrust_nn.models.sources import model_folder
 from pyrust_nn.training.batches import MAX_TOKENS, BatchLayout, MicroBatching
 from pyrust_nn.training.compiling import check_compilable, check_compiler
 from pyrust_nn.training.evaluation import check_evaluation
-from pyrust_nn.training.rows import PreparedRows, prepare_rows, row_options
+from pyrust_nn.training.rows import PreparedRows
+from pyrust_nn.training.session import TrainingSession
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from pyrust_nn.types import DatasetOptions
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The rows to train on, the rows held out for evaluation, and the counts of `prepare_dataset`."""
+    """The rows to train on, the rows held out for evaluation, and what the session says of the data set."""
 
     train: PreparedRows
     evaluation: PreparedRows | None
     digest: str  # of the data set's files
+    options: DatasetOptions
     counts: dict[str, int]
 
 
@@ -58,8 +62,8 @@ def initialize_training(params: SimpleNamespace) -> tuple[torch.device, torch.dt
     return device, dtype
 
 
-def load_data(params: SimpleNamespace, config: PretrainedConfig) -> TrainingData:
-    """Prepare the data set, or find it in the cache. `config` is the model's: `max_length` must not exceed its positions."""
+def load_data(params: SimpleNamespace, config: PretrainedConfig, session: TrainingSession) -> TrainingData:
+    """Take the data sets from the session. `config` is the model's: `max_length` must not exceed its positions."""
     positions = position_limit(config)
     if positions is not None and params.max_length > positions:
         raise InputError(
@@ -69,14 +73,14 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig) -> TrainingData
     check_evaluation(params)
     if params.compile:
         check_compilable(config)
-    prepared = prepare_rows(params.model, params.dataset_path, row_options(params), params.eval_split)
+    prepared = session.dataset("dataset_path")
     train = PreparedRows(prepared["path"])
     evaluation = PreparedRows(prepared["eval_path"]) if prepared["eval_path"] else None
     if params.eval_dataset_path:
-        evaluation = PreparedRows(prepare_rows(params.model, params.eval_dataset_path, row_options(params))["path"])
+        evaluation = PreparedRows(session.dataset("eval_dataset_path")["path"])
     logger.info("%d rows to train on, %d to evaluate", len(train), len(evaluation or ()))
     counts = {name: count for name, count in prepared.items() if isinstance(count, int) and name != "cached"}
-    return TrainingData(train, evaluation, prepared["digest"], counts | {"eval_rows": len(evaluation or ())})
+    return TrainingData(train, evaluation, prepared["digest"], prepared["options"], counts | {"eval_rows": len(evaluation or ())})
 
 
 def model_config(model: str) -> PretrainedConfig:

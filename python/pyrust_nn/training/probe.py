@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from pyrust_nn import _core
 from pyrust_nn._runtime.environment import step_environment
 from pyrust_nn.models.devices import pick_device, pick_dtype
 from pyrust_nn.models.lora_targets import lora_target_modules
 
 PROBE_LAYERS = 2
-DEFAULT_RANK = 8  # as in the help of lora_rank
 CHUNK = 128  # target tokens whose logits are computed at a time
 MAX_SECONDS = 2.0  # for each measurement
 
@@ -50,7 +50,9 @@ def _time(request: SimpleNamespace) -> dict[str, float]:
         from peft import LoraConfig, get_peft_model
 
         targets = request.target_modules or lora_target_modules(model)
-        get_peft_model(model, LoraConfig(r=request.lora_rank or DEFAULT_RANK, lora_dropout=0.05, target_modules=targets))
+        defaults = _core.lora_defaults()
+        rank, dropout = request.lora_rank or defaults["lora_rank"], defaults["lora_dropout"]
+        get_peft_model(model, LoraConfig(r=rank, lora_dropout=dropout, target_modules=targets))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     in_layers = sum(parameter.numel() for parameter in body.layers.parameters() if parameter.requires_grad)
     in_all = sum(parameter.numel() for parameter in trained)

@@ -1,4 +1,4 @@
-"""The rows that `prepare_dataset` makes of a data set, memory-mapped from the cache."""
+"""The rows of a prepared data set, memory-mapped from the cache."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from os import PathLike
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-
-from pyrust_nn import _core
-from pyrust_nn.models.sources import model_folder
-from pyrust_nn.types import PreparedDataset
 
 IGNORED = -100  # torch's cross_entropy ignores this label
 
@@ -35,22 +29,6 @@ class Row:
     def target_tokens(self) -> int:
         """The number of tokens that are trained on."""
         return int(np.count_nonzero(self.labels != IGNORED))
-
-
-def row_options(params: SimpleNamespace) -> dict[str, Any]:
-    """The parameters that decide the rows of a data set, except the evaluation split."""
-    return {
-        "max_length": params.max_length,
-        "overlong": params.overlong,
-        "thinking": params.thinking,
-        "drop_duplicates": params.drop_duplicates,
-        "seed": params.seed,
-    }
-
-
-def prepare_rows(model: str, dataset_path: str | list[str], options: dict[str, Any], eval_split: float = 0.0) -> PreparedDataset:
-    """Prepare a data set for `model`, or find it in the cache. `options` are those of `row_options`."""
-    return _core.prepare_dataset(model_folder(model), dataset_path=dataset_path, eval_split=eval_split, **options)
 
 
 class PreparedRows:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pyrust_nn.types import StepDataset
 
 
 class TrainingSession(Protocol):
@@ -11,6 +14,9 @@ class TrainingSession(Protocol):
 
     step_folder: Path
     offline: bool
+
+    def dataset(self, name: str = "dataset_path") -> StepDataset:
+        """The prepared data set of the parameter `name`."""
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Draw the step's progress bar: `done` of `total` training steps."""

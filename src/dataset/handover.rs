@@ -1,0 +1,175 @@
+//! The data sets of one step: each is prepared once and handed to the script.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use crate::base::progress::Bytes;
+use crate::base::{error, progress};
+use crate::data::{Dataset, NoTransformers, Options, Transformers};
+use crate::dataset::open::{files, is_foreign, named, paths};
+use crate::dataset::tokenizer::{own_tokenizer, tokenizer_folder};
+use crate::params::interface::Interface;
+use crate::params::param::MODEL;
+use crate::params::prelude::*;
+use crate::params::validate::resolve;
+use crate::python::PythonTransformers;
+use crate::session::artifact::{ArtifactKind, artifact};
+use crate::{data, python};
+
+/// The parameters that name a data set.
+pub(crate) const DATASETS: [&str; 2] = ["dataset_path", "eval_dataset_path"];
+
+data_params! {
+    [params]
+    /// What a user's own script may have of the parameters that decide its rows.
+    RowParams {
+    }
+}
+
+/// The data sets that a step's parameters name. Preparing says in the log what it found, once for each data set.
+#[derive(Debug)]
+pub(crate) struct StepDatasets {
+    /// Resolved, with the model as a folder or as a name that Python knows.
+    params: Map<String, Value>,
+    /// Where a user's own script has its model from: the folder of all sessions, and the session.
+    runs: PathBuf,
+    session: String,
+    /// What a script gets, by the name of the parameter. Locked while one is prepared, so that nobody prepares it twice.
+    prepared: Mutex<BTreeMap<String, Value>>,
+}
+
+impl StepDatasets {
+    pub(crate) fn new(params: Map<String, Value>, runs: &Path, session: &str) -> StepDatasets {
+        StepDatasets { params, runs: runs.to_path_buf(), session: session.to_string(), prepared: Mutex::default() }
+    }
+
+    /// Before Python starts: prepares the data set of the parameter `name` if Rust alone can, else only checks its files. Gives the files.
+    ///
+    /// # Errors
+    /// As [`data::prepare_dataset`]'s.
+    pub(crate) fn prepare_ahead(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let files = named(&paths(&self.params[name]))?;
+        if files.iter().any(|file| is_foreign(file)) {
+            return Ok(files);
+        }
+        match own_tokenizer(model(&self.params)).filter(|folder| data::is_native(folder)) {
+            None => drop(data::check_files(&files)?),
+            Some(model_folder) => {
+                let dataset = Dataset { files: files.clone(), model_folder, options: options(&self.params, name)? };
+                let value = prepare(&dataset, &NoTransformers, &|| Ok(()))?;
+                drop(self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), value));
+            }
+        }
+        Ok(files)
+    }
+
+    /// What `session.dataset(name)` gives: a prepared data set, and the `options` that decided its rows. Call it without the interpreter's
+    /// lock. `script`: the parameters of a user's own script, which are known only once Python has read its PARAMS.
+    ///
+    /// # Errors
+    /// Kind `input` where the parameters name no such data set or no model; else as [`data::prepare_dataset`]'s.
+    pub(crate) fn get(&self, name: &str, script: Option<&Map<String, Value>>) -> Result<Value> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = prepared.get(name) {
+            return Ok(value.clone());
+        }
+        check_name(name, script.unwrap_or(&self.params), script.is_some())?;
+        let own = script.map(|script| self.resolve_own(name, script)).transpose()?;
+        let params = own.as_ref().unwrap_or(&self.params);
+        let model_folder = tokenizer_folder(model(params), self.params.get("offline") == Some(&Value::Bool(true)))?;
+        let dataset = Dataset { files: files(&paths(&params[name]))?, model_folder, options: options(params, name)? };
+        let value = prepare(&dataset, &PythonTransformers, &python::check_signals)?;
+        prepared.insert(name.to_string(), value.clone());
+        Ok(value)
+    }
+
+    /// What a user's own script says of a data set, checked and completed as for `prepare_dataset`; its other parameters are its own.
+    fn resolve_own(&self, name: &str, script: &Map<String, Value>) -> Result<Map<String, Value>> {
+        let mut given = script.clone();
+        // A script may have one data set under the second name alone.
+        given.insert(DATASETS[0].to_string(), given[name].clone());
+        given.retain(|given, _| given == MODEL.name || RowParams::params().iter().any(|param| param.name == given));
+        let mut params = resolve("session.dataset()", std::iter::once(&MODEL).chain(RowParams::params()), given, Interface::Python)?;
+        params.insert(MODEL.name.into(), artifact(model(&params), &self.runs, &self.session, ArtifactKind::Model)?.into());
+        params.insert(name.to_string(), params[DATASETS[0]].clone());
+        Ok(params)
+    }
+}
+
+fn model(params: &Map<String, Value>) -> &str {
+    params.get(MODEL.name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn check_name(name: &str, params: &Map<String, Value>, own_script: bool) -> Result<()> {
+    let call = if name == DATASETS[0] { "session.dataset()".to_string() } else { format!("session.dataset({name:?})") };
+    if !DATASETS.contains(&name) {
+        return Err(error::input(format!("{call}: no data set has this name; give {}", DATASETS.join(" or "))));
+    }
+    for needed in [name, MODEL.name] {
+        match params.get(needed) {
+            Some(value) if !value.is_null() => {}
+            Some(_) => return Err(error::input(format!("{call} needs the parameter {needed}, which is not set; set it"))),
+            None if own_script => {
+                return Err(error::input(format!(
+                    "{call} prepares what the parameters {name} and {} name, and this script has no parameter {needed}; add it to PARAMS",
+                    MODEL.name
+                )));
+            }
+            None => return Err(error::input(format!("{call}: this task has no parameter {needed}"))),
+        }
+    }
+    Ok(())
+}
+
+/// `eval_split` is of the data set that is trained on; an evaluation set is taken whole.
+fn options(params: &Map<String, Value>, name: &str) -> Result<Options> {
+    let mut options = Options::of(params)?;
+    if name != DATASETS[0] {
+        options.eval_split = 0.0;
+    }
+    Ok(options)
+}
+
+fn prepare(dataset: &Dataset, transformers: &dyn Transformers, check: &dyn Fn() -> Result<()>) -> Result<Value> {
+    let mut bytes = Bytes::new("prepare");
+    let prepared = data::prepare_dataset(dataset, &data::cache_folder(), transformers, &mut |done, total| {
+        bytes.report(done, total);
+        check()
+    });
+    progress::clear();
+    let mut value = serde_json::to_value(prepared?)?;
+    value["options"] = serde_json::to_value(dataset.options)?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(params: Value, name: &str, script: Option<Value>) -> String {
+        let datasets = StepDatasets::new(params.as_object().unwrap().clone(), Path::new("runs"), "s");
+        let script = script.map(|script| script.as_object().unwrap().clone());
+        let error = datasets.get(name, script.as_ref()).unwrap_err();
+        assert_eq!(error::Error::of(&error).kind, error::Kind::Input, "{error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn a_data_set_that_no_parameter_names_is_refused_with_what_is_missing() {
+        let given = json!({"model": "m", "dataset_path": ["d.json"], "eval_dataset_path": null});
+        for (params, name, script, words) in [
+            (given.clone(), "eval_dataset_path", None, "eval_dataset_path, which is not set"),
+            (given, "data", None, "no data set has this name"),
+            (json!({"model": "m"}), "dataset_path", None, "this task has no parameter dataset_path"),
+            (json!({}), "dataset_path", Some(json!({"model": "m"})), "this script has no parameter dataset_path; add it to PARAMS"),
+            (json!({}), "dataset_path", Some(json!({"dataset_path": "d.json"})), "this script has no parameter model; add it to PARAMS"),
+        ] {
+            let message = refusal(params, name, script);
+            assert!(message.starts_with("session.dataset(") && message.contains(words), "{message}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Whose tokenizer a model or an adapter has.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::python;
+use crate::session::artifact::downloaded;
+
+const TOKENIZER: &str = "tokenizer.json";
+
+/// The folder whose tokenizer and chat template belong to `model`: a folder, `builtin:tiny` or a hub name.
+///
+/// The rule, for Rust and Python alike: a folder that has a tokenizer.json has its own tokenizer; an adapter without one has its base's,
+/// by the same rule. Any other folder stays as it is, for transformers knows older kinds of tokenizers. Python makes the tiny model,
+/// downloads what the hub's cache lacks, and knows an adapter's base.
+///
+/// # Errors
+/// Kind `model`: there is no such model, or an adapter's base is missing. Kind `setup`: Python is needed and not there.
+pub(crate) fn tokenizer_folder(model: &str, offline: bool) -> Result<PathBuf> {
+    if let Some(own) = own_tokenizer(model) {
+        return Ok(own);
+    }
+    let here = Path::new(model).is_dir();
+    if let Some(folder) = downloaded(model).filter(|_| !here) {
+        debug!("{model} is {}", folder.display());
+        return Ok(folder);
+    }
+    let folder = if here { PathBuf::from(model) } else { python::model_folder(model, offline)? };
+    if folder.join("adapter_config.json").is_file() && !folder.join(TOKENIZER).is_file() {
+        return tokenizer_folder(&python::adapter_base(&folder)?, offline);
+    }
+    Ok(folder)
+}
+
+/// The rule's first clause, which needs no Python: the folder itself, if it has a tokenizer.json.
+pub(crate) fn own_tokenizer(model: &str) -> Option<PathBuf> {
+    let folder = Path::new(model);
+    folder.join(TOKENIZER).is_file().then(|| folder.to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_a_tokenizer_has_its_own_and_any_other_that_is_no_adapter_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().to_str().unwrap();
+        assert_eq!(own_tokenizer(name), None);
+        assert_eq!(tokenizer_folder(name, true).unwrap(), folder.path());
+        for file in ["adapter_config.json", TOKENIZER] {
+            std::fs::write(folder.path().join(file), "{}").unwrap();
+        }
+        assert_eq!(own_tokenizer(name).as_deref(), Some(folder.path()));
+        assert_eq!(tokenizer_folder(name, true).unwrap(), folder.path());
+    }
+}
