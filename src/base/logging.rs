@@ -3,7 +3,6 @@
 //! A line of `pipeline.log` is a record: time (UTC), level, origin, text; further lines of a record are indented. The file changes
 //! with the session, so the sink can be switched while a process-wide `log` logger, ours or the host's, stays.
 
-use std::fs::OpenOptions;
 use std::io::LineWriter;
 use std::path::Path;
 use std::sync::{Mutex, Once, PoisonError, RwLock};
@@ -11,6 +10,8 @@ use std::sync::{Mutex, Once, PoisonError, RwLock};
 use anyhow::{Context, Result};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ConfigBuilder, LevelPadding, WriteLogger, format_description};
+
+use crate::base::files;
 
 type Console = Box<dyn Fn(&Record) + Send + Sync>;
 
@@ -25,8 +26,7 @@ macro_rules! failure { ($($text:tt)+) => { $crate::base::logging::emit(log::Leve
 /// Records go into `path` until the guard is dropped.
 pub fn attach(path: &Path) -> Result<Attached> {
     install();
-    let file =
-        OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("log {} cannot be opened", path.display()))?;
+    let file = files::Writer::append(path).with_context(|| format!("log {} cannot be opened", path.display()))?;
     let config = ConfigBuilder::new()
         .set_time_format_custom(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"))
         .set_time_level(LevelFilter::Error)

@@ -291,7 +291,7 @@ pub(crate) fn held_out(conversations: &[u32], options: &Options) -> Result<HashS
 fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(FileCheck, FileCheck)> {
     let held_out = held_out(conversations, options)?;
     let (path, all) = (folder.join(TRAIN), folder.join("all.arrow"));
-    std::fs::rename(&path, &all)?;
+    files::rename(&path, &all)?;
     let (mut train, mut eval) = (RowsWriter::create(&path)?, RowsWriter::create(&folder.join(EVAL))?);
     let mut numbers = conversations.iter();
     read_rows(&all, |rows| {

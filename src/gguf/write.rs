@@ -1,15 +1,15 @@
 //! A plan carried out: batches of rows are converted on all cores while the batch before is written.
 
-use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::{fs, thread};
+use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use rayon::prelude::*;
 
-use crate::base::{error, files};
+use crate::base::error;
+use crate::base::files::Replacement;
 use crate::gguf::encode::all_finite;
 use crate::gguf::header::{ALIGNMENT, header};
 use crate::gguf::plan::{Plan, Tensor};
@@ -38,15 +38,15 @@ pub fn write(plan: &Path, progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>
     let tensors = plan.tensors.iter().map(|tensor| Rows::bind(tensor, &sources)).collect::<Result<Vec<_>>>()?;
     let header = header(&plan, &tensors)?;
 
-    let mut beside = Beside::create(&plan.target)?;
-    let file = &mut beside.file;
     let cannot = || format!("{} cannot be written", plan.target.display());
+    let mut file = Replacement::create(&plan.target).with_context(cannot)?;
     file.write_all(&header).with_context(cannot)?;
+    let to_file = &mut file;
     let bytes = thread::scope(|scope| {
         let (full, to_write) = sync_channel::<Vec<u8>>(1);
         let (written, empty) = channel();
         (0..BUFFERS).try_for_each(|_| written.send(Vec::new())).map_err(|_| anyhow!("no buffers"))?;
-        let writer = scope.spawn(move || write_batches(file, &to_write, &written));
+        let writer = scope.spawn(move || write_batches(to_file, &to_write, &written));
         let made = make_batches(&tensors, &sources, &full, &empty, progress);
         drop(full);
         let wrote = writer.join().map_err(|_| anyhow!("the writing thread panicked"))?;
@@ -54,7 +54,7 @@ pub fn write(plan: &Path, progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>
         wrote.with_context(cannot)?;
         made
     })?;
-    beside.publish().with_context(cannot)?;
+    file.publish().with_context(cannot)?;
     Ok(header.len() as u64 + bytes)
 }
 
@@ -139,47 +139,11 @@ fn not_finite(tensor: &Tensor) -> anyhow::Error {
 }
 
 /// Writes what comes, in order, and hands the buffers back.
-fn write_batches(file: &mut File, to_write: &Receiver<Vec<u8>>, written: &Sender<Vec<u8>>) -> std::io::Result<()> {
+fn write_batches(file: &mut Replacement<'_>, to_write: &Receiver<Vec<u8>>, written: &Sender<Vec<u8>>) -> std::io::Result<()> {
     for buffer in to_write {
         file.write_all(&buffer)?;
         // Nobody takes the last ones.
         let _ = written.send(buffer);
     }
     Ok(())
-}
-
-/// The file on its way, under another name; gone when dropped before it is published.
-struct Beside<'a> {
-    target: &'a Path,
-    path: PathBuf,
-    file: File,
-    published: bool,
-}
-
-impl Beside<'_> {
-    fn create(target: &Path) -> Result<Beside<'_>> {
-        let path = files::beside(target, &format!("partial-{}", std::process::id()));
-        let file = File::create(&path).with_context(|| format!("{} cannot be written", target.display()))?;
-        Ok(Beside { target, path, file, published: false })
-    }
-
-    fn publish(&mut self) -> std::io::Result<()> {
-        self.file.sync_all()?;
-        fs::rename(&self.path, self.target)?;
-        self.published = true;
-        // A rename lasts only once its folder is on disk.
-        match self.target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
-            _ => File::open(".")?.sync_all(),
-        }
-    }
-}
-
-impl Drop for Beside<'_> {
-    fn drop(&mut self) {
-        if !self.published {
-            // Where it cannot be removed either, the failure that led here says more.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use crate::base::files::LockFile;
 use crate::base::{assets, error, files};
 
 /// The interpreter that this binary links (none in the wheel, where Python is already running).
@@ -201,15 +200,15 @@ pub fn make(target: &Environment) -> Result<()> {
 
 /// Marks a folder as ours before anything is in it, so that an interrupted `setup` is gone on with, and waits for another process
 /// that is at it, as long as what it gives lives.
-fn claim(folder: &Path) -> std::io::Result<File> {
-    fs::create_dir_all(folder)?;
-    let mut mark = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(folder.join(MARK))?;
+fn claim(folder: &Path) -> std::io::Result<LockFile> {
+    files::create_folders(folder)?;
+    let mut mark = LockFile::open(&folder.join(MARK))?;
     if mark.try_lock().is_err() {
         info!("another process is making the environment in {}; waiting for it", folder.display());
         mark.lock()?;
     }
-    if mark.metadata()?.len() == 0 {
-        writeln!(mark, "{}", serde_json::json!({"made_by": "pyrust-nn setup", "version": env!("CARGO_PKG_VERSION")}))?;
+    if mark.is_empty()? {
+        mark.set(&format!("{}\n", serde_json::json!({"made_by": "pyrust-nn setup", "version": env!("CARGO_PKG_VERSION")})))?;
     }
     Ok(mark)
 }

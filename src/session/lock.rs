@@ -1,8 +1,8 @@
 //! The lock of a session: one process at a time. It is the system's, so it ends with its process.
 
 use std::fs;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::fs::{File, TryLockError};
+use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::base::clock::now;
 use crate::base::error;
+use crate::base::files::LockFile;
 
 /// Who holds a session's lock: its `{pid, host, start}`, or nothing.
 pub fn lock_owner(folder: &Path) -> Option<Value> {
@@ -25,9 +26,9 @@ pub fn lock_owner(folder: &Path) -> Option<Value> {
     }
 }
 
-pub(crate) fn lock(folder: &Path, id: &str) -> Result<File> {
+pub(crate) fn lock(folder: &Path, id: &str) -> Result<LockFile> {
     let path = folder.join("lock");
-    let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+    let mut file = LockFile::open(&path)?;
     // A reader that looks whether the lock is held takes it for an instant: try for a while.
     let until = Instant::now() + Duration::from_millis(300);
     loop {
@@ -47,9 +48,7 @@ pub(crate) fn lock(folder: &Path, id: &str) -> Result<File> {
         }
     }
     let owner = json!({"pid": std::process::id(), "host": host(), "start": now()});
-    file.set_len(0)?;
-    file.rewind()?;
-    file.write_all(owner.to_string().as_bytes())?;
+    file.set(&owner.to_string())?;
     Ok(file)
 }
 

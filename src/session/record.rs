@@ -1,7 +1,6 @@
 //! A session: `runs/<id>/` with its lock, its log and `session.json`, the list of everything that was run in it.
 
 use std::fs;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::base::clock::now;
 use crate::base::error::Kind;
+use crate::base::files::LockFile;
 use crate::base::{error, files};
 use crate::session::lock::{host, lock};
 use crate::session::names::check_name;
@@ -21,7 +21,7 @@ pub struct Session {
     pub folder: PathBuf,
     record: Map<String, Value>,
     /// Held until the session is dropped; the system lets go of it if the process dies.
-    lock: File,
+    lock: LockFile,
 }
 
 impl Drop for Session {
@@ -36,7 +36,7 @@ impl Session {
     pub fn open(runs: &Path, id: &str) -> Result<Session> {
         check_name("session", id)?;
         let folder = runs.join(id);
-        fs::create_dir_all(&folder)
+        files::create_folders(&folder)
             .with_context(|| format!("session folder {} cannot be made; choose another with --runs-dir", folder.display()))?;
         let folder = fs::canonicalize(&folder)?;
         let lock = lock(&folder, id)?;

@@ -78,7 +78,7 @@ pub fn write_summary(summary: &Summary) -> Result<PathBuf> {
     check_name("session", &summary.session)?;
     check_name("step", &summary.step)?;
     let folder = runs_dir(None).join(&summary.session).join(&summary.step);
-    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    files::create_folders(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     let path = folder.join("summary.json");
     files::write_json(&path, summary)?;
     Ok(path)

@@ -74,7 +74,7 @@ impl Place {
             .ok_or_else(|| error::usage(format!("step {step} in {} has nothing to resume", session.display())))?;
         let work = if found == home { home.clone() } else { session.join(format!("{step}.new")) };
         if found != work {
-            std::fs::rename(&found, &work).with_context(|| format!("{} cannot be renamed", found.display()))?;
+            files::rename(&found, &work).with_context(|| format!("{} cannot be renamed", found.display()))?;
         }
         files::remove(&work.join("summary.json"))?;
         Ok(Place { work, home })
@@ -107,7 +107,7 @@ impl Place {
     /// Writes the summary and gives the step its place.
     pub(crate) fn close(&self, session: &Path, summary: &Summary) -> Result<()> {
         if self.work == self.home {
-            std::fs::create_dir_all(&self.work)?;
+            files::create_folders(&self.work)?;
             return files::write_json(&self.work.join("summary.json"), summary);
         }
         if summary.status == Status::Failure {
@@ -117,7 +117,7 @@ impl Place {
                 return write_beside(session, summary);
             }
             let failed = session.join(format!("{}.failed", summary.step));
-            std::fs::create_dir_all(&self.work)?;
+            files::create_folders(&self.work)?;
             files::write_json(&self.work.join("summary.json"), summary)?;
             files::remove(&failed)?;
             return files::publish_folder(&self.work, &failed);
@@ -139,7 +139,7 @@ pub(crate) fn restore(session: &Path) -> Result<()> {
             };
             let succeeded = || matches!(Summary::read(&entry.path()), Ok(Some(summary)) if summary.status == Status::Success);
             if !home.exists() && succeeded() {
-                std::fs::rename(entry.path(), &home).with_context(|| format!("{} cannot be renamed", entry.path().display()))?;
+                files::rename(&entry.path(), &home).with_context(|| format!("{} cannot be renamed", entry.path().display()))?;
             }
         }
     }
@@ -158,6 +158,6 @@ pub(crate) fn write_beside(session: &Path, summary: &Summary) -> Result<()> {
         return Ok(()); // an attempt that can be resumed; the log has the refusal
     }
     files::remove(&failed)?;
-    std::fs::create_dir_all(&failed)?;
+    files::create_folders(&failed)?;
     files::write_json(&failed.join("summary.json"), summary)
 }

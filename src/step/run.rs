@@ -140,7 +140,7 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     if let Some(device) = checkpoint.as_deref().and_then(checkpoints::device) {
         for_script.insert("device".into(), device.into());
     }
-    std::fs::create_dir_all(&place.work).with_context(|| format!("{} cannot be made", place.work.display()))?;
+    files::create_folders(&place.work).with_context(|| format!("{} cannot be made", place.work.display()))?;
     let recorder = Arc::new(Recorder::begin(&place.work, begun)?);
     for (name, paths) in files {
         recorder.add(name, &paths)?;

@@ -61,6 +61,11 @@ impl Crate {
         Crate(files)
     }
 
+    /// For each file what its code names, that of its tests left out.
+    pub fn names(&self) -> impl Iterator<Item = (&str, Vec<Name>)> {
+        self.0.values().map(|file| (file.path.as_str(), file.names()))
+    }
+
     /// For each file the files whose items it uses.
     pub fn arrows(&self) -> BTreeMap<String, BTreeSet<String>> {
         let macros: BTreeMap<&str, &str> =
@@ -131,7 +136,27 @@ impl Crate {
     }
 }
 
+/// A path that stands in code, such as `fs::write` or a single word.
+pub struct Name {
+    pub path: Vec<String>,
+    /// What `use` calls it here; `*` for a glob.
+    pub imported_as: Option<String>,
+}
+
+/// What some code names, that of its tests left out.
+pub fn names_in(code: &str) -> Vec<Name> {
+    let mut file = SourceFile::default();
+    file.items(code.parse().unwrap());
+    file.names()
+}
+
 impl SourceFile {
+    fn names(&self) -> Vec<Name> {
+        let imports = self.imports.iter().map(|import| Name { path: import.path.clone(), imported_as: Some(import.name.clone()) });
+        let words = self.words.iter().map(|word| vec![word.clone()]);
+        imports.chain(self.paths.iter().cloned().chain(words).map(|path| Name { path, imported_as: None })).collect()
+    }
+
     /// The items of a module, those for tests left out.
     fn items(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();

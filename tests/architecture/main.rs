@@ -1,6 +1,7 @@
 //! The structure of the code, checked so that it stays as ARCHITECTURE.md describes it.
 
 mod arrows;
+mod writes;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -16,6 +16,8 @@ use arrow_schema::{DataType, Field, Schema};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::base::files::Writer;
+
 /// Rows in one piece: the ids and labels of all, and where each row ends in them.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
@@ -63,7 +65,7 @@ pub struct FileCheck {
 
 /// Counts and hashes what goes through.
 struct Checked {
-    file: BufWriter<File>,
+    file: BufWriter<Writer>,
     hash: Xxh3,
     bytes: u64,
 }
@@ -95,7 +97,7 @@ fn schema() -> Schema {
 
 impl RowsWriter {
     pub fn create(path: &Path) -> Result<RowsWriter> {
-        let file = File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
+        let file = Writer::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
         let schema = Arc::new(schema());
         // The columns are larger than the buffer, and pass it by.
         let checked = Checked { file: BufWriter::new(file), hash: Xxh3::new(), bytes: 0 };

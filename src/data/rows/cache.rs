@@ -97,7 +97,7 @@ impl Entry {
     pub(crate) fn make(&self, work: impl FnOnce(&Path) -> Result<Report>) -> Result<Prepared> {
         let parent = self.folder.parent().unwrap_or(&self.folder);
         let cure = || format!("the cache {} cannot be written; set PYRUST_NN_CACHE to a folder that can", parent.display());
-        std::fs::create_dir_all(parent).with_context(cure)?;
+        files::create_folders(parent).with_context(cure)?;
         sweep(parent);
         let (beside, lock) = self.begin().with_context(cure)?;
         let made = (|| -> Result<Prepared> {
@@ -117,7 +117,7 @@ impl Entry {
         loop {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let beside = files::beside(&self.folder, &format!("partial-{}-{number}", std::process::id()));
-            match std::fs::create_dir(&beside) {
+            match files::create_folder(&beside) {
                 Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 made => made?,
             }
@@ -138,7 +138,7 @@ impl Entry {
             drop(turn.lock());
         }
         for _ in 0..100 {
-            if std::fs::rename(beside, &self.folder).is_ok() {
+            if files::rename(beside, &self.folder).is_ok() {
                 return Ok(());
             }
             if self.open().is_some_and(|(_, theirs)| unchecked || !theirs) {
@@ -146,7 +146,7 @@ impl Entry {
             }
             // What is broken leaves its place by a rename, so nobody sees half of it.
             let aside = files::beside(beside, "broken");
-            if std::fs::rename(&self.folder, &aside).is_ok() {
+            if files::rename(&self.folder, &aside).is_ok() {
                 drop(files::remove(&aside));
             }
         }

@@ -20,6 +20,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Result;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
+use crate::base::files;
 use file::Added;
 use file::Rules;
 use file::TokenizerFile;
@@ -105,7 +106,7 @@ impl Tokenizer {
             vocabulary = file.parse()?.as_ref().and_then(Vocabulary::build);
             if let (Some(made), Some(cached)) = (&vocabulary, &cached) {
                 // A cache that cannot be written costs time, nothing else.
-                if cached.parent().is_some_and(|folder| std::fs::create_dir_all(folder).is_ok()) {
+                if cached.parent().is_some_and(|folder| files::create_folders(folder).is_ok()) {
                     drop(made.write(cached));
                 }
             }

@@ -1,0 +1,49 @@
+//! A file that stands for a lock of the system's, which ends with its process, and tells who holds it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::operation::{Operation, operation};
+
+/// A lock file that is open. Its lock ends when it is dropped, unless a forked process has it open, too.
+#[derive(Debug)]
+pub struct LockFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LockFile {
+    /// Opens the file, made where it does not exist; it is not locked yet.
+    pub fn open(path: &Path) -> io::Result<LockFile> {
+        operation(Operation::Open, path)?;
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+        Ok(LockFile { path: path.to_path_buf(), file })
+    }
+
+    pub fn try_lock(&self) -> Result<(), TryLockError> {
+        self.file.try_lock()
+    }
+
+    /// Waits for the lock.
+    pub fn lock(&self) -> io::Result<()> {
+        self.file.lock()
+    }
+
+    pub fn unlock(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.len() == 0)
+    }
+
+    /// Replaces what the file says, in place: a rename would lose the lock.
+    pub fn set(&mut self, text: &str) -> io::Result<()> {
+        operation(Operation::Truncate, &self.path)?;
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        operation(Operation::Write, &self.path)?;
+        self.file.write_all(text.as_bytes())
+    }
+}

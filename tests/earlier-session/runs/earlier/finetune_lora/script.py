@@ -1,0 +1,187 @@
+"""LoRA fine-tuning: the model stays as it is, and small matrices beside its linear layers learn.
+
+In: a model, a data set, and perhaps an adapter to go on from (`checkpoint_lora`): the same one learns on, or a new one
+beside it (`checkpoint_mode`). Out: `adapter/`, for peft.
+With `load_in_4bit` the model's own weights are held in nf4 (QLoRA).
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+
+from pyrust_nn import InputError
+from pyrust_nn.files import atomic_folder
+from pyrust_nn.forgetting import ForgettingTable
+from pyrust_nn.lineage import check_lineage, read_lineage, same_weights, weights_hash, write_lineage
+from pyrust_nn.models import adapter_base, is_adapter, load_model, lora_target_modules, model_folder
+from pyrust_nn.rows import row_options
+from pyrust_nn.saving import TokenizerFiles, save_model, set_stop_tokens
+from pyrust_nn.stack import add_parents, check_stackable, parent_folders
+from pyrust_nn.training import DTYPE_NAMES, load_data, model_config, prepare, train
+
+# Unset parameters mean the continued adapter's own, else these. The modules are models.lora_target_modules's.
+RANK, ALPHA, DROPOUT = 8, 32, 0.05
+
+
+def run(params, session):
+    """Train, save, report."""
+    if is_adapter(params.model):
+        raise InputError(
+            f"{params.model} is itself a LoRA adapter; to go on training it give its base as model and the adapter as "
+            "checkpoint_lora (checkpoint_mode stack builds a new adapter on top), or merge it first (task merge)"
+        )
+    device, dtype = prepare(params)
+
+    # What can be refused is refused before any weight is loaded.
+    parents, lora = starting_point(params)
+    tokenizer = TokenizerFiles.of(params.model)
+    session.depends_on("model", model_folder(params.model))
+    for number, parent in enumerate(parents, 1):
+        session.depends_on(f"parent {number} of checkpoint_lora", parent)
+    config = model_config(params.model)
+    data = load_data(params, config)
+
+    model = load_model(params.model, device=device, dtype=dtype, load_in_4bit=params.load_in_4bit)
+    set_stop_tokens(model.generation_config, tokenizer)
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # `train` turns it on if asked
+    if lora is not None:
+        model = PeftModel.from_pretrained(model, params.checkpoint_lora, is_trainable=True, config=lora)
+    else:
+        lora = new_config(params, model)
+        model = get_peft_model(model, lora)
+    lora.base_model_name_or_path = params.model
+    add_parents(model, parents, trainable=True)
+
+    earlier = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
+    forgetting = ForgettingTable(earlier, params.model, device, dtype)
+    forgetting.measure(model, "before")
+    with ThreadPoolExecutor(1) as beside:  # hashing a large base takes as long as reading it
+        base_hash = beside.submit(weights_hash, model_folder(params.model))
+        metrics = train(
+            model,
+            tokenizer,
+            data,
+            params,
+            session,
+            device=device,
+            dtype=dtype,
+            checkpoint=session.checkpoint,
+            loraplus_ratio=params.loraplus_ratio,
+        )
+    forgetting.measure(model, "after")
+
+    with atomic_folder(session.step_folder / "adapter") as folder:
+        save_model(model, tokenizer, folder)
+        stages = [*earlier, this_stage(params, data.digest)]
+        write_lineage(folder, params.model, base_hash.result(), parent=params.checkpoint_lora, stages=stages)
+
+    return {
+        "outputs": {"adapter": "adapter"},
+        "metrics": metrics,
+        "result": {"forgetting": forgetting.rows} if earlier else None,
+        "params": {
+            "device": str(device),
+            "dtype": DTYPE_NAMES[dtype],
+            "lora_rank": lora.r,
+            "lora_alpha": lora.lora_alpha,
+            "lora_dropout": lora.lora_dropout,
+            "target_modules": module_names(lora.target_modules),
+            "use_rslora": lora.use_rslora,
+            "use_dora": lora.use_dora,
+        },
+    }
+
+
+def starting_point(params):
+    """The folders of the frozen parents, and the configuration of the adapter that learns on (None for a new one)."""
+    checkpoint = params.checkpoint_lora
+    if not checkpoint:
+        if params.checkpoint_mode == "stack":
+            raise InputError("checkpoint_mode stack needs an adapter to stack upon; give it as checkpoint_lora")
+        return [], None
+    lora = checkpoint_config(params)
+    folder = Path(checkpoint)
+    if params.checkpoint_mode == "continue":
+        return parent_folders(folder), lora
+    if params.use_dora:
+        raise InputError(
+            "use_dora does not go with checkpoint_mode stack: DoRA scales the base's weights, not what the parents make of them; "
+            "merge the parents first (task merge), or leave use_dora out"
+        )
+    check_stackable(folder)
+    return [*parent_folders(folder), folder], None
+
+
+def new_config(params, model):
+    """What is asked for, else the published defaults."""
+    if params.target_modules:
+        layers = (torch.nn.Linear, torch.nn.Embedding)
+        possible = {name for name, module in model.named_modules() if isinstance(module, layers)}
+        for target in params.target_modules:
+            if not any(name == target or name.endswith(f".{target}") for name in possible):
+                known = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
+                raise InputError(f"target_modules: {params.model} has no layer {target!r} that LoRA can adapt; it has {known}")
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=RANK if params.lora_rank is None else params.lora_rank,
+        lora_alpha=ALPHA if params.lora_alpha is None else params.lora_alpha,
+        lora_dropout=DROPOUT if params.lora_dropout is None else params.lora_dropout,
+        target_modules=params.target_modules or lora_target_modules(model),
+        use_rslora=bool(params.use_rslora),
+        use_dora=bool(params.use_dora),
+    )
+
+
+def checkpoint_config(params):
+    """The checkpoint's own configuration, if it has this base and, to be continued, fits what was asked for."""
+    checkpoint = params.checkpoint_lora
+    if not is_adapter(checkpoint):
+        raise InputError(f"checkpoint_lora: {checkpoint} is not a LoRA adapter (it has no adapter_config.json)")
+    lora = PeftConfig.from_pretrained(checkpoint)
+    if lora.peft_type != "LORA":
+        raise InputError(f"checkpoint_lora: {checkpoint} is an adapter of type {lora.peft_type}, not LoRA")
+    base = adapter_base(checkpoint)
+    if not same_weights(base, params.model):
+        raise InputError(f"checkpoint_lora: {checkpoint} was trained on {base}, and {params.model} has other weights; give {base} as model")
+    check_lineage(checkpoint, params.model)
+    if params.checkpoint_mode == "stack":
+        return lora
+    differing = [
+        f"{name} is {theirs} in the checkpoint, not {ours}"
+        for name, ours, theirs in (
+            ("lora_rank", params.lora_rank, lora.r),
+            ("lora_alpha", params.lora_alpha, lora.lora_alpha),
+            ("target_modules", sorted(params.target_modules or []) or None, module_names(lora.target_modules)),
+            ("use_rslora", params.use_rslora, lora.use_rslora),
+            ("use_dora", params.use_dora, lora.use_dora),
+        )
+        if ours is not None and ours != theirs
+    ]
+    if differing:
+        raise InputError(
+            f"checkpoint_lora: {checkpoint} cannot be continued so: {'; '.join(differing)}. "
+            "Set them as the checkpoint has them (rank, alpha and modules may be left out), start a new adapter, or set "
+            "checkpoint_mode to stack for a new one beside it"
+        )
+    if params.lora_dropout is not None:
+        lora.lora_dropout = params.lora_dropout
+    return lora
+
+
+def this_stage(params, digest):
+    """This training's entry in lineage.json; `digest` is that of its data set."""
+    paths = params.dataset_path if isinstance(params.dataset_path, list) else [params.dataset_path]
+    return {
+        "dataset_path": [str(Path(path).absolute()) for path in paths],
+        "digest": digest,
+        "eval_split": params.eval_split,
+        "options": row_options(params),
+    }
+
+
+def module_names(target_modules):
+    """A sorted list, or the pattern that peft also takes."""
+    return target_modules if isinstance(target_modules, str) else sorted(target_modules)
