@@ -54,7 +54,7 @@ pub(crate) fn parse_conversation(
 
 fn read_messages_format(object: &JsonObject, item: &str, root: &str, problems: &mut ProblemCollector) -> Option<Conversation> {
     let Some(raw) = object.get("messages") else {
-        let near = did_you_mean("messages", object.names()).map(|near| format!("; did you mean {near:?}?"));
+        let near = did_you_mean("messages", object.names()).map(|near| format!("; is {near:?} misspelled?"));
         problems.add(item, root, format!("has no \"messages\"{}", near.unwrap_or_default()));
         return None;
     };

@@ -15,7 +15,7 @@ use crate::data::parse::problem_collector::ProblemCollector;
 
 /// Reports a missing field, with the nearest name as a suggestion.
 fn missing_field(name: &str, object: &JsonObject, at: &str, path: &str, problems: &mut ProblemCollector) {
-    let near = did_you_mean(name, object.names()).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+    let near = did_you_mean(name, object.names()).map(|near| format!("; is {near:?} misspelled?")).unwrap_or_default();
     problems.add(at, path, format!("has no {name:?}{near}"));
 }
 

@@ -41,7 +41,7 @@ fn what_is_wrong_and_where() {
         (&message("\"assistant\", \"train\": 1", "\"y\""), "line 2, column 32, [0].messages[1].train: must be true or false, not a number"),
         (&message("\"user\"", "\"y\""), "line 1, column 2, [0]: has no assistant turn"),
         ("[{\"messages\": []}]", "line 1, column 15, [0].messages: is empty"),
-        ("[{\"message\": []}]", "line 1, column 2, [0]: has no \"messages\"; is \"message\" meant?"),
+        ("[{\"message\": []}]", "line 1, column 2, [0]: has no \"messages\"; is \"message\" misspelled?"),
         ("[5]", "line 1, column 2, [0]: must be an object with \"messages\""),
         (&message("\"assistant\"", "\"\\ud800\""), "line 2, column 34, [0].messages[1].content: has an unpaired surrogate (\\ud800"),
         (&message("\"assistant\", \"\\udc00\": 1", "\"y\""), "line 2, column 1, [0].messages[1]: has a key with an unpaired surrogate"),
@@ -62,8 +62,8 @@ fn what_is_wrong_and_where() {
 fn besides_the_messages() {
     let with = |more: &str| format!("[{}, {more}}}]", &GOOD[..GOOD.len() - 1]);
     alone(&[
-        (&with("\"tools\": [1]"), "line 1, column 108, [0].tools: must be a list of objects that describe tools"),
-        (&with("\"tools\": \"[{]\""), "line 1, column 108, [0].tools: must be a list of objects"),
+        (&with("\"tools\": [1]"), "line 1, column 108, [0].tools: must be a list of tool descriptions (objects)"),
+        (&with("\"tools\": \"[{]\""), "line 1, column 108, [0].tools: must be a list of tool descriptions"),
         (&with("\"documents\": \"x\""), "line 1, column 112, [0].documents: must be a list of objects"),
         (&with("\"chat_template_kwargs\": []"), "line 1, column 123, [0].chat_template_kwargs: must be an object, not a list"),
         (&with("\"id\": 8"), "line 1, column 105, [0].id: duplicate key \"id\""),

@@ -79,7 +79,7 @@ fn faults_are_named_by_the_files_own_path() {
         (r#"[{"conversations": [{"from": "gpt", "valu": "x"}]}]"#, "line 1, column 21, [0].conversations[0]: has no \"value\""),
         (
             r#"[{"conversations": [{"from": "function_call", "value": "f(x)"}]}]"#,
-            "line 1, column 56, [0].conversations[0].value: must be the JSON",
+            "line 1, column 56, [0].conversations[0].value: must be a call as a JSON string",
         ),
         (r#"[{"conversations": [{"from": "human", "value": "x"}]}]"#, "line 1, column 2, [0]: has no assistant turn"),
         (r#"[{"instruction": "x", "output": ""}]"#, "line 1, column 33, [0].output: is empty"),
