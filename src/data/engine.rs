@@ -17,7 +17,7 @@ use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::Findings;
 use crate::data::rows::options::Options;
 use crate::data::rows::prepare::{Ending, Made, Preparation, Probe, Sink, prepare};
-use crate::data::tokenizer::{Excerpt, Tokenizer};
+use crate::data::tokenizer::{SubsetTokenizer, Tokenizer};
 
 /// transformers, for templates that only it can render, and to compare with.
 pub trait Transformers: Sync {
@@ -81,8 +81,8 @@ impl Engine {
         }
         loop {
             let renderer: &dyn Render = other.as_deref().unwrap_or(&self.renderer);
-            let excerpt = self.tokenizer.excerpt();
-            let ask = |probes: &[Probe]| excerpt.iter().for_each(|excerpt| excerpt.ask(texts(probes)));
+            let excerpt = self.tokenizer.start_subset();
+            let ask = |probes: &[Probe]| excerpt.iter().for_each(|excerpt| excerpt.send_texts(texts(probes)));
             let (tokenizer, options) = (&self.tokenizer, dataset.options);
             let work = Preparation { files: dataset.files.clone(), tokenizer, renderer, options, survey, on_probes: &ask };
             let mut taker = sink()?;
@@ -113,7 +113,7 @@ impl Engine {
                 warning!(
                     "the fast tokenizer and the tokenizers library differ ({why}), so the library does it, more slowly; please report it"
                 );
-                self.tokenizer.fall_back()?;
+                self.tokenizer.use_library()?;
                 continue;
             }
             if unchecked {
@@ -125,15 +125,15 @@ impl Engine {
 
     /// The first text of the probes for which the library has other tokens; `excerpt` was asked for those that use little of the
     /// template.
-    fn tokenizer_differs(&self, excerpt: Option<Excerpt>, [plain, rich]: &[Vec<Probe>; 2]) -> Result<Option<String>> {
+    fn tokenizer_differs(&self, excerpt: Option<SubsetTokenizer>, [plain, rich]: &[Vec<Probe>; 2]) -> Result<Option<String>> {
         let Some(excerpt) = excerpt else { return Ok(None) };
-        let another = if rich.is_empty() { None } else { self.tokenizer.excerpt() };
+        let another = if rich.is_empty() { None } else { self.tokenizer.start_subset() };
         if let Some(another) = &another {
-            another.ask(texts(rich));
+            another.send_texts(texts(rich));
         }
-        let found = self.tokenizer.differs(&*self.tokenizer.reference(excerpt)?, texts(plain))?;
+        let found = self.tokenizer.first_difference(&*self.tokenizer.library_tokenizer(excerpt)?, texts(plain))?;
         match another {
-            Some(another) if found.is_none() => self.tokenizer.differs(&*self.tokenizer.reference(another)?, texts(rich)),
+            Some(another) if found.is_none() => self.tokenizer.first_difference(&*self.tokenizer.library_tokenizer(another)?, texts(rich)),
             _ => Ok(found),
         }
     }
