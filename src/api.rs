@@ -9,7 +9,7 @@ use crate::base::logging;
 use crate::params::interface::Interface;
 use crate::pipeline::Pipeline;
 use crate::session::{ProcessGuard, Session, Summary, runs_dir};
-use crate::step::Outcome;
+use crate::step::StepOutcome;
 use crate::{pipeline, python};
 
 /// Runs a pipeline file; `overrides` are its top-level keys, such as `model`. Stops at the first step that fails.
@@ -18,7 +18,7 @@ use crate::{pipeline, python};
 /// Kind `usage`: the file, or a parameter in it. Else that of the step that failed.
 pub fn run_pipeline(session: &str, path: &Path, overrides: Map<String, Value>) -> Result<Vec<Summary>> {
     let plan = Pipeline::read(path)?.with(overrides, Some(session.to_string()), Interface::Rust)?;
-    plan.run(|_| {})?.into_iter().map(Outcome::into_result).collect()
+    plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()
 }
 
 /// Resumes what was interrupted in a session (runs directory: PYRUST_NN_RUNS, else `runs`): a fine-tuning from its last complete
@@ -28,7 +28,7 @@ pub fn run_pipeline(session: &str, path: &Path, overrides: Map<String, Value>) -
 /// Kind `usage`: nothing is left to do. Else that of the step that failed.
 pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
     let plan = pipeline::remaining(None, session, step, Interface::Rust)?;
-    plan.run(|_| {})?.into_iter().map(Outcome::into_result).collect()
+    plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()
 }
 
 /// Runs a caller's own work with Python, in a session: it is open and locked, Python's logging and streams go to its log, Ctrl-C raises

@@ -23,13 +23,13 @@ use crate::python::exceptions::to_python;
 use crate::reference::Function;
 use crate::session::names::runs_dir;
 use crate::session::status;
-use crate::step::request::{Outcome, Request};
+use crate::step::request::{Request, StepOutcome};
 use crate::step::run_step;
 use crate::tasks::{DATASET_COMMANDS, TASKS};
 use crate::{cli, pipeline};
 
 /// A step's summary as a dict, or its exception with the summary on it.
-fn outcome(py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
+fn outcome(py: Python<'_>, outcome: StepOutcome) -> PyResult<Py<PyAny>> {
     let summary = to_object(py, &serde_json::to_value(&outcome.summary).map_err(|error| to_python(error.into()))?)?;
     match outcome.error {
         None => Ok(summary),
@@ -151,7 +151,7 @@ fn resume(py: Python<'_>, session: &str, step: Option<&str>, runs_dir: Option<Pa
 }
 
 /// The summaries of steps that ran in order, or the exception of the one that failed.
-fn summaries(py: Python<'_>, outcomes: Vec<Outcome>) -> PyResult<Py<PyAny>> {
+fn summaries(py: Python<'_>, outcomes: Vec<StepOutcome>) -> PyResult<Py<PyAny>> {
     let list = PyList::empty(py);
     for one in outcomes {
         list.append(outcome(py, one)?)?;

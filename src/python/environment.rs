@@ -29,15 +29,15 @@ pub struct Environment {
     pub from: String,
 }
 
-/// A package that an environment lacks.
+/// A package that an environment missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lack {
+pub struct MissingPackage {
     pub name: String,
     pub wanted: String,
     pub found: Option<String>,
 }
 
-impl std::fmt::Display for Lack {
+impl std::fmt::Display for MissingPackage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.found {
             Some(found) => write!(f, "{} {found} (needs {})", self.name, self.wanted),
@@ -52,7 +52,7 @@ impl Environment {
     }
 
     /// Whether `setup` made it.
-    pub fn is_ours(&self) -> bool {
+    pub fn is_managed(&self) -> bool {
         self.folder.join(MARK).is_file()
     }
 
@@ -66,7 +66,7 @@ impl Environment {
     }
 
     /// Why it cannot be embedded, or nothing.
-    pub fn unfit(&self) -> Option<String> {
+    pub fn incompatibility(&self) -> Option<String> {
         if !self.folder.is_dir() {
             return Some(format!("{} does not exist", self.folder.display()));
         }
@@ -78,15 +78,15 @@ impl Environment {
         (!same).then(|| format!("{} has Python {version}, this binary embeds {PYTHON_VERSION}", self.folder.display()))
     }
 
-    /// The packages of pyproject.toml that it lacks.
-    pub fn lacks(&self) -> Vec<Lack> {
+    /// The packages of pyproject.toml that it missing.
+    pub fn missing_packages(&self) -> Vec<MissingPackage> {
         let installed = installed(&self.site_packages());
         requirements()
             .into_iter()
             .filter_map(|(name, wanted)| {
                 let found = installed.get(&normal(&name)).cloned();
                 let fits = found.as_ref().is_some_and(|found| fits(found, &wanted));
-                (!fits).then_some(Lack { name, wanted, found })
+                (!fits).then_some(MissingPackage { name, wanted, found })
             })
             .collect()
     }
@@ -129,15 +129,15 @@ pub fn of_host(prefix: PathBuf) -> Environment {
 /// An environment that can be embedded and holds everything.
 pub fn find(given: Option<&Path>) -> Result<Environment> {
     let candidates = candidates(given);
-    if let Some(found) = candidates.iter().find(|one| one.unfit().is_none() && one.lacks().is_empty()) {
+    if let Some(found) = candidates.iter().find(|one| one.incompatibility().is_none() && one.missing_packages().is_empty()) {
         return Ok(found.clone());
     }
     let reasons: Vec<String> = candidates
         .iter()
         .map(|one| {
-            let why = one.unfit().unwrap_or_else(|| {
-                let lacks: Vec<String> = one.lacks().iter().map(ToString::to_string).collect();
-                format!("{} lacks {}", one.folder.display(), lacks.join(", "))
+            let why = one.incompatibility().unwrap_or_else(|| {
+                let missing: Vec<String> = one.missing_packages().iter().map(ToString::to_string).collect();
+                format!("{} lacks {}", one.folder.display(), missing.join(", "))
             });
             format!("{}: {why}", one.from)
         })
@@ -164,7 +164,7 @@ pub fn find_or_make(given: Option<&Path>, offline: bool) -> Result<Environment> 
 /// Makes an environment from the locked list, or completes one that `setup` made before.
 pub fn make(target: &Environment) -> Result<()> {
     let folder = &target.folder;
-    if folder.exists() && !target.is_ours() && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+    if folder.exists() && !target.is_managed() && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(error::setup(format!(
             "{} exists and was not made by `pyrust-nn setup`, so nothing is installed into it; install the packages there yourself \
              (requirements.txt), move it away, or name another with --python-env",
@@ -175,11 +175,11 @@ pub fn make(target: &Environment) -> Result<()> {
         return Err(error::setup("this build embeds no Python; install the packages with pip into the environment that runs it"));
     }
     let _lock = claim(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-    if target.unfit().is_none() && target.lacks().is_empty() {
+    if target.incompatibility().is_none() && target.missing_packages().is_empty() {
         return Ok(()); // another process was here meanwhile
     }
     info!("making a Python environment in {}: {DOWNLOAD}", folder.display());
-    if target.unfit().is_some() {
+    if target.incompatibility().is_some() {
         for entry in fs::read_dir(folder)?.flatten().filter(|entry| entry.file_name() != MARK) {
             files::remove(&entry.path())?;
         }
@@ -189,10 +189,10 @@ pub fn make(target: &Environment) -> Result<()> {
     let list = folder.join("requirements.txt");
     files::write_whole(&list, assets::text("requirements.txt").unwrap_or_default().as_bytes())?;
     install(target, &list)?;
-    let lacks = target.lacks();
-    if !lacks.is_empty() {
-        let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
-        return Err(error::setup(format!("{} still lacks {} after the installation", folder.display(), lacks.join(", "))));
+    let missing = target.missing_packages();
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        return Err(error::setup(format!("{} still lacks {} after the installation", folder.display(), missing.join(", "))));
     }
     info!("the Python environment {} is ready", folder.display());
     Ok(())
@@ -357,7 +357,7 @@ mod tests {
         let folder = parent.path().join(".venv");
         let lock = claim(&folder).unwrap();
         let target = Environment { folder: folder.clone(), from: "test".into() };
-        assert!(target.is_ours(), "marked before anything else is there");
+        assert!(target.is_managed(), "marked before anything else is there");
         fs::create_dir(folder.join("bin")).unwrap(); // as far as venv came
         let waiting = std::thread::spawn(move || claim(&folder).map(drop));
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -372,7 +372,7 @@ mod tests {
         fs::create_dir(folder.path().join("bin")).unwrap();
         fs::write(folder.path().join("bin/python"), "").unwrap();
         fs::write(folder.path().join("pyvenv.cfg"), "version = 3.7.2\n").unwrap();
-        let why = Environment { folder: folder.path().to_path_buf(), from: "test".into() }.unfit().unwrap();
+        let why = Environment { folder: folder.path().to_path_buf(), from: "test".into() }.incompatibility().unwrap();
         assert!(why.contains("3.7.2") && why.contains(PYTHON_VERSION), "{why}");
     }
 }

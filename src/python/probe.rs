@@ -11,7 +11,7 @@ use crate::python::{from_python, interpreter};
 
 /// What is timed: forward and backward of one row through two layers of the model's shape.
 #[derive(Debug, Serialize)]
-pub(crate) struct Probe<'a> {
+pub(crate) struct TimingProbe<'a> {
     pub folder: &'a Path,
     /// Of the row, and how many of them are targets.
     pub tokens: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Timed {
     pub step_seconds: f64,
 }
 
-pub(crate) fn time_rows(probe: &Probe<'_>) -> Result<Timed> {
+pub(crate) fn time_rows(probe: &TimingProbe<'_>) -> Result<Timed> {
     interpreter::start()?;
     let _signals = Handlers::keep();
     let wanted = serde_json::to_string(probe)?;

@@ -21,7 +21,7 @@ pub fn get_status(session: &str) -> Result<String> {
 
 /// The last lines of a session's log, or all.
 pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<String> {
-    let folder = existing(runs, session)?;
+    let folder = existing_session(runs, session)?;
     let path = folder.join("pipeline.log");
     let text = match fs::read(&path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -68,7 +68,7 @@ pub struct SessionState {
 
 /// The state of one session.
 pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
-    let folder = existing(runs, session)?;
+    let folder = existing_session(runs, session)?;
     let record = read_record(&folder)?.unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
     let running = lock_owner(&folder).is_some();
@@ -129,7 +129,7 @@ fn succeeded(step: &Path) -> bool {
     matches!(Summary::read(step), Ok(Some(summary)) if summary.status == Status::Success)
 }
 
-pub(crate) fn existing(runs: &Path, session: &str) -> Result<std::path::PathBuf> {
+pub(crate) fn existing_session(runs: &Path, session: &str) -> Result<std::path::PathBuf> {
     check_name("session", session)?;
     let folder = runs.join(session);
     if folder.is_dir() {

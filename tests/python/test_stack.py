@@ -214,7 +214,7 @@ def test_an_interrupted_stack_goes_on_to_the_same_bytes(home: Path, tower: list[
     finally:
         parent.write_bytes(before)
     pyrust_nn.resume("s", runs_dir=runs)
-    assert "goes on from checkpoint-3" in (runs / "s/pipeline.log").read_text()
+    assert "resumes from checkpoint-3" in (runs / "s/pipeline.log").read_text()
     for name in (WEIGHTS, "parents/1/" + WEIGHTS, "parents/2/" + WEIGHTS, "lineage.json"):
         assert (step / "adapter" / name).read_bytes() == (runs / "whole/up/adapter" / name).read_bytes()
 

@@ -32,7 +32,7 @@ impl SetupArgs {
 
 /// Checks the host's packages. If Python is the host, its own installer must install missing ones.
 fn check_host_packages(host: Environment) -> Result<Environment> {
-    let missing: Vec<String> = host.lacks().iter().map(ToString::to_string).collect();
+    let missing: Vec<String> = host.missing_packages().iter().map(ToString::to_string).collect();
     if missing.is_empty() {
         return Ok(host);
     }
