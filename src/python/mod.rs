@@ -1,5 +1,5 @@
-//! The side that calls Python: its environment, the interpreter, scripts, exceptions and values. It knows no session and no step; what a
-//! script tells goes to a [`host::StepHost`]. PyO3 appears here and in `native/` alone.
+//! Rust calls Python: environment, interpreter, scripts, exceptions and values. This part knows no sessions and steps; scripts report to a
+//! [`host::StepHost`]. Only this part and `native/` import PyO3.
 
 pub(crate) mod convert;
 pub(crate) mod environment;

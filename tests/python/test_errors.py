@@ -61,7 +61,7 @@ def test_a_kind_has_its_exit_code_and_says_its_name(kind: str, cli: Cli, tmp_pat
     assert document["error"]["message"].strip()
 
 
-def test_the_texts_of_an_error_are_kept_even_with_the_word_SESSION(cli: Cli, tmp_path: Path) -> None:  # noqa: N802
+def test_the_texts_of_an_error_are_kept_even_with_the_word_SESSION(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "SESSION"
     folder.mkdir()
     cause = "OSError: /data/SESSION/a.json"
