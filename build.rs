@@ -1,4 +1,7 @@
 //! Finds the interpreter that the binary links, and lists the files that it carries.
+//!
+//! The rpath of a build script does not reach a dependent crate. So Cargo.toml has `links = "pyrust_nn"`, and this script publishes the
+//! folder of libpython as `DEP_PYRUST_NN_LIBPYTHON`. A `build.rs` of the dependent crate sets the rpath from it (see docs/rust.md).
 
 use std::path::Path;
 use std::process::Command;

@@ -2,6 +2,13 @@
 //!
 //! [`Tokenizer::open`] takes the fast way where `tokenizer.json` is what it knows, else the `tokenizers` library. What it took is
 //! compared with that library on the user's own text; see [`Tokenizer::excerpt`].
+//!
+//! This implementation is used for a byte-level BPE with one of Qwen's two patterns. Its parsed tables are cached and load in
+//! milliseconds, while the `tokenizers` library needs half a second or more for a tokenizer.json of 151,936 tokens. Most words are
+//! found whole with one lookup.
+//!
+//! The `tokenizers` library is the reference for a sample of every data set, and the fallback. The normalizer is always the library's,
+//! so that there is only one version of Unicode.
 
 mod block;
 mod bpe;
