@@ -199,9 +199,9 @@ mod tests {
         READ.lock().unwrap().iter().filter(|read| *read == path).count()
     }
 
-    const GO_ON: &dyn Fn() -> Result<()> = &|| Ok(());
+    const NO_CHECK: &dyn Fn() -> Result<()> = &|| Ok(());
 
-    /// A file whose modification time lies a minute back.
+    /// A file whose modification time is a minute ago.
     fn settled(path: &Path, content: &[u8]) -> PathBuf {
         std::fs::write(path, content).unwrap();
         let minute_ago = SystemTime::now() - Duration::from_secs(60);
@@ -220,7 +220,7 @@ mod tests {
         // FIPS 180-4's example.
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(sha256(&path).unwrap(), expected);
-        assert_eq!(weights(folder.path(), GO_ON).unwrap().unwrap(), expected);
+        assert_eq!(weights(folder.path(), NO_CHECK).unwrap().unwrap(), expected);
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
             settled(path, content.as_bytes());
         }
         let mut found = Vec::new();
-        each_file([second.clone(), config.clone(), first.clone()], GO_ON, &mut |path, hash| {
+        each_file([second.clone(), config.clone(), first.clone()], NO_CHECK, &mut |path, hash| {
             found.push((path.to_path_buf(), hash.to_string()));
         })
         .unwrap();
@@ -239,8 +239,8 @@ mod tests {
             assert!(found.contains(&(path.clone(), hash_of(content.as_bytes()))), "{}", path.display());
         }
         for _ in 0..2 {
-            assert_eq!(weights(folder.path(), GO_ON).unwrap().unwrap(), hash_of(b"122"));
-            each_file([first.clone()], GO_ON, &mut |_, hash| assert_eq!(hash, hash_of(b"1"))).unwrap();
+            assert_eq!(weights(folder.path(), NO_CHECK).unwrap().unwrap(), hash_of(b"122"));
+            each_file([first.clone()], NO_CHECK, &mut |_, hash| assert_eq!(hash, hash_of(b"1"))).unwrap();
         }
         assert_eq!([&first, &second, &config].map(|path| times_read(path)), [1, 1, 1]);
     }
@@ -250,11 +250,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         settled(&path, b"one");
-        assert_eq!(weights(folder.path(), GO_ON).unwrap().unwrap(), hash_of(b"one"));
+        assert_eq!(weights(folder.path(), NO_CHECK).unwrap().unwrap(), hash_of(b"one"));
         // The same size, and a modification time within the clock's tick of the next write.
         for content in [b"two", b"six", b"ten"] {
             std::fs::write(&path, content).unwrap();
-            assert_eq!(weights(folder.path(), GO_ON).unwrap().unwrap(), hash_of(content));
+            assert_eq!(weights(folder.path(), NO_CHECK).unwrap().unwrap(), hash_of(content));
         }
         assert_eq!(times_read(&path), 4);
     }
@@ -270,7 +270,7 @@ mod tests {
         let asked = std::cell::Cell::new(0);
         assert!(weights(folder.path(), &|| stop(&asked)).unwrap_err().to_string().contains("enough"));
         let hashes: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| weights(folder.path(), GO_ON).unwrap().unwrap())).collect();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| weights(folder.path(), NO_CHECK).unwrap().unwrap())).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(hashes.iter().all(|hash| *hash == hash_of(&vec![7; 40 << 20])));
@@ -280,6 +280,6 @@ mod tests {
     #[test]
     fn a_folder_without_weights_has_no_hash() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(weights(folder.path(), GO_ON).unwrap(), None);
+        assert_eq!(weights(folder.path(), NO_CHECK).unwrap(), None);
     }
 }

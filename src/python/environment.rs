@@ -35,15 +35,15 @@ pub struct Environment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingPackage {
     pub name: String,
-    pub wanted: String,
+    pub required: String,
     pub found: Option<String>,
 }
 
 impl std::fmt::Display for MissingPackage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.found {
-            Some(found) => write!(f, "{} {found} (needs {})", self.name, self.wanted),
-            None => write!(f, "{} ({})", self.name, self.wanted),
+            Some(found) => write!(f, "{} {found} (needs {})", self.name, self.required),
+            None => write!(f, "{} ({})", self.name, self.required),
         }
     }
 }
@@ -85,10 +85,10 @@ impl Environment {
         let installed = installed(&self.site_packages());
         requirements()
             .into_iter()
-            .filter_map(|(name, wanted)| {
+            .filter_map(|(name, required)| {
                 let found = installed.get(&normalize(&name)).cloned();
-                let in_range = found.as_ref().is_some_and(|found| is_in_range(found, &wanted));
-                (!in_range).then_some(MissingPackage { name, wanted, found })
+                let in_range = found.as_ref().is_some_and(|found| is_in_range(found, &required));
+                (!in_range).then_some(MissingPackage { name, required, found })
             })
             .collect()
     }

@@ -23,7 +23,7 @@ pub enum ArtifactKind {
 ///
 /// # Errors
 /// Kind `model` if it does not exist or the step failed, `usage` if there is no such built-in model.
-pub fn artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKind) -> Result<String> {
+pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKind) -> Result<String> {
     if name == TINY && kind == ArtifactKind::Model {
         return Ok(name.to_string());
     }
@@ -123,15 +123,15 @@ mod tests {
         files::write_json(&step.join("summary.json"), &summary).unwrap();
         let wanted = std::fs::canonicalize(step.join("adapter")).unwrap();
         for name in ["s1/finetune_lora", "@finetune_lora", step.to_str().unwrap(), wanted.to_str().unwrap()] {
-            assert_eq!(artifact(name, runs.path(), "s1", ArtifactKind::Adapter).unwrap(), wanted.to_str().unwrap(), "{name}");
+            assert_eq!(resolve_artifact(name, runs.path(), "s1", ArtifactKind::Adapter).unwrap(), wanted.to_str().unwrap(), "{name}");
         }
         for name in ["Qwen/Qwen1.5-0.5B-Chat", "gpt2", TINY] {
-            assert_eq!(artifact(name, runs.path(), "s1", ArtifactKind::Model).unwrap(), name);
+            assert_eq!(resolve_artifact(name, runs.path(), "s1", ArtifactKind::Model).unwrap(), name);
         }
         for name in ["./nowhere", "/no/such/folder", "a/b/c", "builtin:huge", "@no_step", "Qwen/.."] {
-            assert!(artifact(name, runs.path(), "s1", ArtifactKind::Model).is_err(), "{name}");
+            assert!(resolve_artifact(name, runs.path(), "s1", ArtifactKind::Model).is_err(), "{name}");
         }
-        assert!(artifact("Qwen/an-adapter", runs.path(), "s1", ArtifactKind::Adapter).is_err());
+        assert!(resolve_artifact("Qwen/an-adapter", runs.path(), "s1", ArtifactKind::Adapter).is_err());
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
         let mut summary = Summary::new("finetune_full", "s1", "a");
         summary.status = Status::Failure;
         files::write_json(&step.join("summary.json"), &summary).unwrap();
-        let message = artifact("@a", runs.path(), "s1", ArtifactKind::Model).unwrap_err().to_string();
+        let message = resolve_artifact("@a", runs.path(), "s1", ArtifactKind::Model).unwrap_err().to_string();
         assert!(message.contains("failed") && message.contains("summary.json"), "{message}");
     }
 }

@@ -16,7 +16,7 @@ use crate::params::param_type::ParamType;
 use crate::params::validate::resolve;
 use crate::python;
 use crate::python::{ScriptCall, note_signals};
-use crate::session::artifact::{ArtifactKind, artifact};
+use crate::session::artifact::{ArtifactKind, resolve_artifact};
 use crate::session::names::{check_name, new_session_id, runs_dir};
 use crate::session::process::ProcessGuard;
 use crate::session::record::Session;
@@ -219,7 +219,7 @@ fn resolve_inputs(request: &Request, params: &Map<String, Value>, runs: &Path, s
         match param.value_type {
             ParamType::Model | ParamType::Adapter => {
                 let kind = if param.value_type == ParamType::Model { ArtifactKind::Model } else { ArtifactKind::Adapter };
-                let found = artifact(given, runs, session, kind)?;
+                let found = resolve_artifact(given, runs, session, kind)?;
                 if found != given {
                     debug!("{} {given} is {found}", param.name);
                 }

@@ -143,7 +143,7 @@ def test_killed_at_any_steps_a_training_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_running_step_and_resume_goes_on_from_it(
+def test_a_signal_saves_the_running_step_and_it_resumes_from_there(
     number: int, runs: Path, dataset: Path, base: Path, binary: Path, cli: Cli, undisturbed: dict[str, Path]
 ) -> None:
     step = runs / "s/finetune_lora"
@@ -187,7 +187,7 @@ def break_bit(checkpoint: Path) -> None:
         (lambda checkpoint: (checkpoint / "rng_state.pth").write_bytes(b""), "rng_state.pth has 0 bytes"),
     ],
 )
-def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(
+def test_a_damaged_checkpoint_is_skipped_for_an_older_one(
     copy: Path, runs: Path, undisturbed: dict[str, Path], breaking: Callable[[Path], None], words: str
 ) -> None:
     checkpoints = sorted((copy / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
@@ -213,7 +213,7 @@ def edited(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def test_what_has_changed_is_refused_by_its_name_and_put_back_it_goes_on(
+def test_a_changed_input_is_refused_by_name_and_once_restored_the_step_resumes(
     copy: Path, runs: Path, dataset: Path, base: Path, undisturbed: dict[str, Path]
 ) -> None:
     weights = base / "model.safetensors"
@@ -300,7 +300,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_of_training_goes_on_exactly(way: str, runs: Path, dataset: Path, base: Path, undisturbed: dict[str, Path]) -> None:
+def test_every_way_of_training_resumes_exactly(way: str, runs: Path, dataset: Path, base: Path, undisturbed: dict[str, Path]) -> None:
     task, given = WAYS[way]
     if way == "a stack":
         given = given | {"checkpoint_lora": undisturbed["finetune_lora"] / "adapter"}
@@ -368,7 +368,7 @@ model = "@tune"
 """
 
 
-def test_a_pipeline_goes_on_where_it_was_interrupted(
+def test_a_pipeline_resumes_where_it_was_interrupted(
     runs: Path, dataset: Path, binary: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "count.py").write_text("def run(params, session):\n    open('ran', 'a').write('x')\n")

@@ -193,7 +193,7 @@ def test_an_adapter_that_stands_alone_flattens_to_itself(tower: list[Path], runs
         assert (adapter / name).read_bytes() == (tower[0] / name).read_bytes()
 
 
-def test_an_interrupted_stack_goes_on_to_the_same_bytes(home: Path, tower: list[Path], runs: Path) -> None:
+def test_an_interrupted_stack_resumes_to_the_same_bytes(home: Path, tower: list[Path], runs: Path) -> None:
     given: dict[str, Any] = {"checkpoint_lora": tower[1], "checkpoint_mode": "stack", "save_steps": 3, "lora_rank": 4, "runs_dir": runs}
     train(home, 3, "up", session="whole", **given)
     shutil.copytree(runs / "whole", runs / "s", symlinks=True)
