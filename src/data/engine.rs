@@ -1,4 +1,7 @@
 //! The whole story of a data set: what does it, whether that is right, and where the rows are kept.
+//!
+//! In every run a sample is compared with the `tokenizers` library, and with transformers if the chat template is unknown. On a
+//! difference the library does the work.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::data::{Bin, Counts, Dataset, Preview, PreviewSelection, Survey, TooLong, Transformers};
 use crate::estimate::{Estimate, EstimateSettings, RowCounts, TrainingTime};
-use crate::python::Probe;
+use crate::python::TimingProbe;
 use crate::{data, estimate, python};
 
 /// Everything that `check` found.
@@ -151,7 +151,7 @@ fn time(
         return Ok(Err("there is no row to time".into()));
     }
     let targets = (tokens * counts.target_tokens / counts.tokens).clamp(1, tokens.saturating_sub(1).max(1));
-    let probe = Probe {
+    let probe = TimingProbe {
         folder: &dataset.model_folder,
         tokens,
         targets,

@@ -5,6 +5,9 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, version 3. Bytes of tensors are those of
 //! llama.cpp's `convert_hf_to_gguf.py`, that is of `gguf.quants` in Python.
+//!
+//! The plan is made in Python, because the `gguf` package knows names and keys. Rust moves and rounds the bytes without loading the
+//! model. It also copies the tokens of the vocabulary, which Python never reads.
 
 mod encode;
 mod header;

@@ -3,6 +3,9 @@
 //! Jinja is minijinja's, with what `apply_chat_template` adds (transformers' `chat_template_utils.py`): `trim_blocks`,
 //! `lstrip_blocks`, Python's methods on strings, `raise_exception`, `tojson` in Python's form, `{% generation %}`. What is not known
 //! to come out the same is an error that says so ([`Failure::Unsupported`]), and then transformers itself must render.
+//!
+//! A template is identified by its hash. Templates that the tests compare with transformers (`compared_templates.txt`) need no Python.
+//! Any other template is compared on the user's own conversations.
 
 use std::fmt;
 use std::path::Path;

@@ -3,6 +3,9 @@
 //! `<cache>/data/<key>/` holds `train.arrow`, perhaps `eval.arrow`, and `report.json`, which says how long the others are and what
 //! they hash to. A folder is made beside its place and renamed, so processes that make the same do not meet; what is not whole when
 //! it is opened is made anew. While a folder is made its process holds a lock on it (`flock`), so others know what was left behind.
+//!
+//! Prepared rows are not synced to disk, because syncing 400 MB would take longer than preparing them. They have checksums instead, and
+//! files that are incomplete after a power loss are made again.
 
 use std::fs::{File, TryLockError};
 use std::io::{BufReader, Read};

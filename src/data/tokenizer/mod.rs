@@ -2,6 +2,13 @@
 //!
 //! [`Tokenizer::open`] uses the fast implementation if it knows the type of `tokenizer.json`, otherwise the `tokenizers` library. The fast
 //! implementation is compared with the library on the user's text; see [`Tokenizer::start_subset`].
+//!
+//! This implementation is used for a byte-level BPE with one of Qwen's two patterns. Its parsed tables are cached and load in
+//! milliseconds, while the `tokenizers` library needs half a second or more for a tokenizer.json of 151,936 tokens. Most words are
+//! found whole with one lookup.
+//!
+//! The `tokenizers` library is the reference for a sample of every data set, and the fallback. The normalizer is always the library's,
+//! so that there is only one version of Unicode.
 
 mod bpe;
 mod bpe_vocabulary;
