@@ -130,7 +130,7 @@ def test_a_user_s_script_may_have_an_evaluation_set_and_a_model_of_a_step(runs: 
     [
         ("{}", "", r"session.dataset\(\) .* this script has no parameter dataset_path; add it to PARAMS"),
         ("{'dataset_path': 'data.json'}", "", "this script has no parameter model; add it to PARAMS"),
-        ("{'model': 'builtin:tiny', 'dataset_path': None}", "", "dataset_path, which is not set"),
+        ("{'model': 'builtin:tiny', 'dataset_path': None}", "", "the parameter dataset_path is not set"),
         ("{'model': 'builtin:tiny', 'dataset_path': 'd.json'}", "'data'", "give dataset_path or eval_dataset_path"),
         ("{'model': 'builtin:tiny', 'dataset_path': 'none.json'}", "", "there is no data set none.json"),
         ("{'model': 'builtin:tiny', 'dataset_path': 'd.json', 'overlong': 'cut'}", "", "overlong must be"),
