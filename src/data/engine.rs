@@ -11,12 +11,12 @@ use crate::base::{error, files};
 use crate::data::render::chat_renderer::ChatRenderer;
 use crate::data::render::rendering::{Render, RenderError};
 use crate::data::render::template::ChatTemplate;
-use crate::data::rows::arrow::{FileCheck, Rows, RowsWriter, read_rows};
-use crate::data::rows::cache::{EVAL, Entry, Prepared, Report, TRAIN};
+use crate::data::rows::arrow::{FileCheck, RowsWriter, TokenRows, read_rows};
+use crate::data::rows::cache::{CacheEntry, CacheReport, EVAL, Prepared, TRAIN};
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::Findings;
 use crate::data::rows::options::Options;
-use crate::data::rows::prepare::{Ending, Made, Preparation, Probe, Sink, prepare};
+use crate::data::rows::prepare::{Ending, Preparation, PreparedBatch, RenderProbe, Sink, prepare};
 use crate::data::tokenizer::{Excerpt, Tokenizer};
 
 /// transformers, for templates that only it can render, and to compare with.
@@ -50,17 +50,17 @@ pub fn is_native(model_folder: &Path) -> bool {
 }
 
 /// What renders and tokenizes for a model.
-pub(crate) struct Engine {
+pub(crate) struct DataEngine {
     pub tokenizer: Tokenizer,
     pub renderer: ChatRenderer,
 }
 
-impl Engine {
-    pub(crate) fn open(model_folder: &Path, cache: Option<&Path>) -> Result<Engine> {
+impl DataEngine {
+    pub(crate) fn open(model_folder: &Path, cache: Option<&Path>) -> Result<DataEngine> {
         let tokenizer = Tokenizer::open(model_folder, cache)?;
         let template = ChatTemplate::open(model_folder)?;
         let end_tokens = tokenizer.control_texts().to_vec();
-        Ok(Engine { tokenizer, renderer: ChatRenderer::new(template, end_tokens) })
+        Ok(DataEngine { tokenizer, renderer: ChatRenderer::new(template, end_tokens) })
     }
 
     /// Goes through the data set, with what is right for it: what the probes show to be wrong is done anew by the libraries.
@@ -82,7 +82,7 @@ impl Engine {
         loop {
             let renderer: &dyn Render = other.as_deref().unwrap_or(&self.renderer);
             let excerpt = self.tokenizer.excerpt();
-            let ask = |probes: &[Probe]| excerpt.iter().for_each(|excerpt| excerpt.ask(texts(probes)));
+            let ask = |probes: &[RenderProbe]| excerpt.iter().for_each(|excerpt| excerpt.ask(texts(probes)));
             let (tokenizer, options) = (&self.tokenizer, dataset.options);
             let work = Preparation { files: dataset.files.clone(), tokenizer, renderer, options, survey, on_probes: &ask };
             let mut taker = sink()?;
@@ -125,7 +125,7 @@ impl Engine {
 
     /// The first text of the probes for which the library has other tokens; `excerpt` was asked for those that use little of the
     /// template.
-    fn tokenizer_differs(&self, excerpt: Option<Excerpt>, [plain, rich]: &[Vec<Probe>; 2]) -> Result<Option<String>> {
+    fn tokenizer_differs(&self, excerpt: Option<Excerpt>, [plain, rich]: &[Vec<RenderProbe>; 2]) -> Result<Option<String>> {
         let Some(excerpt) = excerpt else { return Ok(None) };
         let another = if rich.is_empty() { None } else { self.tokenizer.excerpt() };
         if let Some(another) = &another {
@@ -140,7 +140,7 @@ impl Engine {
 }
 
 /// What the renderings of probes say.
-fn texts(probes: &[Probe]) -> impl Iterator<Item = &str> {
+fn texts(probes: &[RenderProbe]) -> impl Iterator<Item = &str> {
     probes.iter().flat_map(|probe| &probe.renderings).map(|rendering| rendering.text.as_str())
 }
 
@@ -160,7 +160,7 @@ fn needed<'t>(transformers: &'t dyn Transformers, folder: &Path, why: &str) -> R
 }
 
 /// What the two renderers do not agree on.
-fn difference(probes: &[Probe], theirs: &dyn Render) -> Result<Option<String>> {
+fn difference(probes: &[RenderProbe], theirs: &dyn Render) -> Result<Option<String>> {
     for probe in probes {
         let same = match theirs.renderings(&probe.conversation) {
             Ok(renderings) => renderings == probe.renderings,
@@ -187,12 +187,12 @@ pub fn prepare_dataset(
 ) -> Result<Prepared> {
     let (engine, files) = std::thread::scope(|scope| {
         let digest = scope.spawn(|| crate::data::digest(&dataset.files));
-        (Engine::open(&dataset.model_folder, Some(cache)), digest.join())
+        (DataEngine::open(&dataset.model_folder, Some(cache)), digest.join())
     });
     let (mut engine, files) = (engine?, files.map_err(|_| anyhow::anyhow!("hashing the data set panicked"))??);
-    let entry = Entry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
+    let entry = CacheEntry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
     if let Some((prepared, unchecked)) = entry.open() {
-        // Made where there was no Python: now there may be.
+        // PreparedBatch where there was no Python: now there may be.
         if !unchecked || transformers.renderer(&dataset.model_folder)?.is_none() {
             info!("{} rows are in {} already", prepared.counts.rows, prepared.path.display());
             if unchecked {
@@ -210,10 +210,10 @@ pub fn prepare_dataset(
         })?;
         let (train, conversations) = (sink.writer.finish()?, sink.conversations);
         match conversations {
-            None => Ok(Report { counts, train, eval: None, unchecked }),
+            None => Ok(CacheReport { counts, train, eval: None, unchecked }),
             Some(conversations) => {
                 let (train, eval) = split(folder, &conversations, options)?;
-                Ok(Report { counts, train, eval: Some(eval), unchecked })
+                Ok(CacheReport { counts, train, eval: Some(eval), unchecked })
             }
         }
     })?;
@@ -238,14 +238,14 @@ fn log(prepared: &Prepared, options: &Options) {
         (counts.dropped, "samples dropped: too long, or no turn to train on"),
         (counts.duplicates, duplicates),
         (counts.split_conversations, "conversations split into one sample a turn, as the template rewrites earlier turns"),
-        (counts.recut_turns, "answers that begin with white space, tokenized apart from their prompts"),
+        (counts.separately_tokenized_turns, "answers that begin with white space, tokenized apart from their prompts"),
     ] {
         if count > 0 {
             info!("{count} {what}");
         }
     }
-    if counts.forged_control_tokens > 0 {
-        warning!("{} conversations spell a control token such as <|im_end|> in a text; it stays text", counts.forged_control_tokens);
+    if counts.literal_special_tokens > 0 {
+        warning!("{} conversations spell a control token such as <|im_end|> in a text; it stays text", counts.literal_special_tokens);
     }
 }
 
@@ -258,7 +258,7 @@ struct ArrowSink<'a, 'b> {
 }
 
 impl Sink for ArrowSink<'_, '_> {
-    fn take(&mut self, made: Made) -> Result<()> {
+    fn take(&mut self, made: PreparedBatch) -> Result<()> {
         if let Some(conversations) = &mut self.conversations {
             conversations.extend(made.rows.iter().filter(|row| row.kept > 0).map(|row| row.conversation as u32));
         }
@@ -295,7 +295,7 @@ fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(Fil
     let (mut train, mut eval) = (RowsWriter::create(&path)?, RowsWriter::create(&folder.join(EVAL))?);
     let mut numbers = conversations.iter();
     read_rows(&all, |rows| {
-        let mut sides = [Rows::default(), Rows::default()];
+        let mut sides = [TokenRows::default(), TokenRows::default()];
         for (row, number) in (0..rows.len()).zip(&mut numbers) {
             let (ids, labels) = rows.get(row);
             sides[usize::from(held_out.contains(number))].push(ids, labels);

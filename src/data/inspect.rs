@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::base::error;
-use crate::data::engine::Engine;
+use crate::data::engine::DataEngine;
 use crate::data::parse::fast;
 use crate::data::render::rendering::{Render, RenderError, Rendering};
 use crate::data::tokenizer::{Scratch, Tokenizer};
@@ -15,7 +15,7 @@ use crate::data::tokenizer::{Scratch, Tokenizer};
 /// # Errors
 /// Kind `model`: no tokenizer or no template. Kind `input`: a conversation with a fault.
 pub fn render_chat(folder: &Path, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
-    render_chat_by(&Engine::open(folder, None)?.renderer, conversations)
+    render_chat_by(&DataEngine::open(folder, None)?.renderer, conversations)
 }
 
 /// As [`render_chat`], by any renderer.

@@ -9,7 +9,7 @@ use crate::data::parse::{diagnostic, fast};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
 use crate::data::read::split::Sizes;
-use crate::data::tests::{Files, GOOD, conversations, faults, read};
+use crate::data::tests::{GOOD, TestFiles, conversations, faults, read};
 
 /// Each text has the one fault whose line begins like this.
 fn alone(cases: &[(&str, &str)]) {
@@ -173,7 +173,7 @@ fn all_faults_are_counted_and_the_first_shown_in_order() {
 
 #[test]
 fn files_are_named_where_there_are_several() {
-    let files = Files::new(&[GOOD.as_bytes(), b"[]", b"[1, 2]"]);
+    let files = TestFiles::new(&[GOOD.as_bytes(), b"[]", b"[1, 2]"]);
     let got = crate::data::read::reader::check_files(&files.paths).unwrap_err().to_string();
     assert!(got.starts_with("3 problems in 3 files\n"), "{got}");
     assert!(got.contains("1.json holds no conversations") && got.contains("2.json: line 1, column 5, [1]: must be an object"), "{got}");
@@ -181,7 +181,7 @@ fn files_are_named_where_there_are_several() {
 
 #[test]
 fn an_item_beyond_the_limit_is_refused() {
-    let files = Files::new(&[format!("[{GOOD}, {{\"x\": \"{}\"}}, {GOOD}]", "y".repeat(5000)).as_bytes()]);
+    let files = TestFiles::new(&[format!("[{GOOD}, {{\"x\": \"{}\"}}, {GOOD}]", "y".repeat(5000)).as_bytes()]);
     let sizes = Sizes { block: 100, suspicious: 500, item: 2000 };
     let mut reader = Reader::with_sizes(files.paths.clone(), sizes).unwrap();
     let (mut found, mut problems) = (0, Problems::default());
@@ -198,7 +198,7 @@ fn an_item_beyond_the_limit_is_refused() {
 fn a_list_whose_item_does_not_close_is_not_held_in_memory() {
     let mut text = "[{\"messages\": [{\"role\": \"user\"}, {\"role\": \"user\"]},\n".to_string();
     text.push_str(&format!("{GOOD},\n").repeat(2000));
-    let files = Files::new(&[text.as_bytes()]);
+    let files = TestFiles::new(&[text.as_bytes()]);
     let mut reader = Reader::with_sizes(files.paths.clone(), Sizes { block: 1000, suspicious: 3000, item: 1 << 30 }).unwrap();
     let mut problems = Problems::default();
     while let Some(batch) = reader.next_batch().unwrap() {

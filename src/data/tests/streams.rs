@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::{Batch, Reader};
 use crate::data::read::split::{SIZES, Sizes};
-use crate::data::tests::{Files, GOOD, conversations};
+use crate::data::tests::{GOOD, TestFiles, conversations};
 use crate::data::{digest, expand};
 
 fn batches(bytes: &[u8], block: usize, mut see: impl FnMut(&Batch)) {
-    let files = Files::new(&[bytes]);
+    let files = TestFiles::new(&[bytes]);
     let mut reader = Reader::with_sizes(files.paths.clone(), Sizes { block, suspicious: 2 * block, item: 1 << 30 }).unwrap();
     while let Some(batch) = reader.next_batch().unwrap() {
         see(&batch);
@@ -151,7 +151,7 @@ fn packed_files_read_as_plain_ones() {
 fn several_files_are_one_data_set() {
     let list = format!("[{GOOD},{GOOD}]");
     let alpaca = r#"{"instruction": "a", "output": "b"}"#;
-    let files = Files::new(&[list.as_bytes(), alpaca.as_bytes(), GOOD.as_bytes()]);
+    let files = TestFiles::new(&[list.as_bytes(), alpaca.as_bytes(), GOOD.as_bytes()]);
     let mut reader = Reader::open(files.paths.clone()).unwrap();
     let (mut indices, mut problems) = (Vec::new(), Problems::default());
     while let Some(batch) = reader.next_batch().unwrap() {
@@ -190,7 +190,7 @@ fn names_patterns_and_what_is_wrong_with_them() {
 
 #[test]
 fn the_digest_changes_with_every_byte_and_border() {
-    let of = |contents: &[&[u8]]| digest(&Files::new(contents).paths).unwrap();
+    let of = |contents: &[&[u8]]| digest(&TestFiles::new(contents).paths).unwrap();
     let whole = of(&[b"abc", b"def"]);
     assert_eq!(whole, of(&[b"abc", b"def"]));
     for other in [&[b"abcd".as_slice(), b"ef"][..], &[b"abcdef"], &[b"def", b"abc"], &[b"abc", b"deg"], &[b"abc", b"def", b""]] {
