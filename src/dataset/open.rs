@@ -55,7 +55,9 @@ pub(crate) fn is_foreign(path: &Path) -> bool {
 /// The folder with the model's tokenizer.
 fn model_folder(model: &str, runs: &Path, offline: bool) -> Result<PathBuf> {
     if let Some(step) = model.strip_prefix('@') {
-        return Err(error::usage(format!("{model} names a step of a pipeline, but this command is not part of one; give <session>/{step}")));
+        return Err(error::usage(format!(
+            "{model} names a step of a pipeline, but this command is not part of one; give <session>/{step}"
+        )));
     }
     tokenizer_folder(&artifact(model, runs, "", ArtifactKind::Model)?, offline)
 }
