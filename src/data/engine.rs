@@ -1,4 +1,4 @@
-//! The whole story of a data set: what does it, whether that is right, and where the rows are kept.
+//! Prepares data sets: chooses renderer and tokenizer, compares them with the libraries, and stores the rows in the cache.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -19,13 +19,13 @@ use crate::data::rows::options::Options;
 use crate::data::rows::prepare::{Ending, Preparation, PreparedBatch, RenderProbe, Sink, prepare};
 use crate::data::tokenizer::{Excerpt, Tokenizer};
 
-/// transformers, for templates that only it can render, and to compare with.
+/// Access to transformers, for templates that only it can render, and for comparison.
 pub trait Transformers: Sync {
-    /// A renderer for the model in `folder`; nothing where there is no Python to ask.
+    /// A renderer for the model in `folder`; `None` if Python is not available.
     fn renderer(&self, folder: &Path) -> Result<Option<Box<dyn Render + '_>>>;
 }
 
-/// For callers that have no Python.
+/// For callers without Python.
 #[derive(Debug)]
 pub struct NoTransformers;
 
@@ -35,21 +35,21 @@ impl Transformers for NoTransformers {
     }
 }
 
-/// A data set and the model for which it is prepared.
+/// A data set, and the model for which it is prepared.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub files: Vec<PathBuf>,
-    /// The model's folder, or an adapter's that has a tokenizer of its own.
+    /// Folder of the model, or of an adapter with its own tokenizer.
     pub model_folder: PathBuf,
     pub options: Options,
 }
 
-/// Whether Rust alone renders for the model in a folder: its template was compared with transformers.
+/// Whether no Python is needed to render for the model in a folder: our tests compare its template with transformers.
 pub fn is_native(model_folder: &Path) -> bool {
     ChatTemplate::open(model_folder).is_ok_and(|template| template.compared && template.unsupported.is_none())
 }
 
-/// What renders and tokenizes for a model.
+/// Renderer and tokenizer of a model.
 pub(crate) struct DataEngine {
     pub tokenizer: Tokenizer,
     pub renderer: ChatRenderer,
@@ -63,9 +63,9 @@ impl DataEngine {
         Ok(DataEngine { tokenizer, renderer: ChatRenderer::new(template, end_tokens) })
     }
 
-    /// Goes through the data set, with what is right for it: what the probes show to be wrong is done anew by the libraries.
-    /// `sink` makes a fresh sink for each attempt. In a survey what is wrong with the data is found, not refused. The last of the answer:
-    /// whether nobody could compare the template.
+    /// Prepares the data set. If the probes show that renderer or tokenizer differs from its library, the preparation is repeated with
+    /// the library. `sink` makes a new sink for each attempt. In a survey, faults of the data are findings, not errors. The last item of
+    /// the result: whether the template is unchecked, because it could not be compared.
     pub(crate) fn run<S: Sink>(
         &mut self,
         dataset: &Dataset,
@@ -85,8 +85,8 @@ impl DataEngine {
             let ask = |probes: &[RenderProbe]| excerpt.iter().for_each(|excerpt| excerpt.ask(texts(probes)));
             let (tokenizer, options) = (&self.tokenizer, dataset.options);
             let work = Preparation { files: dataset.files.clone(), tokenizer, renderer, options, survey, on_probes: &ask };
-            let mut taker = sink()?;
-            let (counts, findings, probes) = match prepare(&work, &mut taker)? {
+            let mut receiver = sink()?;
+            let (counts, findings, probes) = match prepare(&work, &mut receiver)? {
                 Ending::Done { counts, findings, probes } => (counts, findings, probes),
                 Ending::Unsupported(why) => {
                     other = Some(needed(transformers, folder, &why)?);
@@ -102,7 +102,9 @@ impl DataEngine {
                     None => unchecked = true,
                     Some(theirs) => {
                         if let Some(why) = difference(&probes.concat(), theirs.as_ref())? {
-                            warning!("the chat template comes out otherwise in transformers ({why}), so transformers renders, more slowly");
+                            warning!(
+                                "the chat template renders differently in transformers ({why}), so transformers is used, which is slower"
+                            );
                             other = Some(theirs);
                             continue;
                         }
@@ -111,7 +113,7 @@ impl DataEngine {
             }
             if let Some(why) = self.tokenizer_differs(excerpt, &probes)? {
                 warning!(
-                    "the fast tokenizer and the tokenizers library differ ({why}), so the library does it, more slowly; please report it"
+                    "the fast tokenizer and the tokenizers library differ ({why}), so the library is used, which is slower; please report this"
                 );
                 self.tokenizer.fall_back()?;
                 continue;
@@ -119,12 +121,12 @@ impl DataEngine {
             if unchecked {
                 warn_unchecked(folder);
             }
-            return Ok((counts, *findings, taker, unchecked));
+            return Ok((counts, *findings, receiver, unchecked));
         }
     }
 
-    /// The first text of the probes for which the library has other tokens; `excerpt` was asked for those that use little of the
-    /// template.
+    /// The first text of the probes for which the library's tokens differ. `excerpt` was prepared for the probes that use little of
+    /// the template.
     fn tokenizer_differs(&self, excerpt: Option<Excerpt>, [plain, rich]: &[Vec<RenderProbe>; 2]) -> Result<Option<String>> {
         let Some(excerpt) = excerpt else { return Ok(None) };
         let another = if rich.is_empty() { None } else { self.tokenizer.excerpt() };
@@ -139,27 +141,30 @@ impl DataEngine {
     }
 }
 
-/// What the renderings of probes say.
+/// The texts of the probes' renderings.
 fn texts(probes: &[RenderProbe]) -> impl Iterator<Item = &str> {
     probes.iter().flat_map(|probe| &probe.renderings).map(|rendering| rendering.text.as_str())
 }
 
 fn warn_unchecked(folder: &Path) {
-    warning!("the chat template in {} was not compared with transformers: there is no Python to ask", folder.display());
+    warning!(
+        "the chat template in {} was not compared with transformers, because there is no Python environment; `pyrust-nn setup` makes one",
+        folder.display()
+    );
 }
 
 fn needed<'t>(transformers: &'t dyn Transformers, folder: &Path, why: &str) -> Result<Box<dyn Render + 't>> {
     let renderer = transformers.renderer(folder)?.ok_or_else(|| {
         error::setup(format!(
-            "the chat template in {} needs transformers ({why}), and there is no Python environment with it; `pyrust-nn setup` makes one",
+            "the chat template in {} needs transformers ({why}), but there is no Python environment with it; run `pyrust-nn setup`",
             folder.display()
         ))
     })?;
-    warning!("the chat template is rendered by transformers, more slowly: {why}");
+    warning!("transformers renders the chat template, which is slower: {why}");
     Ok(renderer)
 }
 
-/// What the two renderers do not agree on.
+/// The first difference between the two renderers.
 fn difference(probes: &[RenderProbe], theirs: &dyn Render) -> Result<Option<String>> {
     for probe in probes {
         let same = match theirs.renderings(&probe.conversation) {
@@ -174,11 +179,11 @@ fn difference(probes: &[RenderProbe], theirs: &dyn Render) -> Result<Option<Stri
     Ok(None)
 }
 
-/// Prepares a data set, or finds it in `cache`. `tell` gets bytes done and bytes in all, and may end it with an error.
+/// Prepares a data set, or finds it in `cache`. `tell` gets the bytes done and the total bytes, and may end the preparation with an error.
 ///
 /// # Errors
-/// As `prepare`'s; kind `model` for a model folder without a tokenizer or a chat template; kind `setup` where only transformers could
-/// render the template and is not there; kind `io` where the cache cannot be written.
+/// Those of `prepare`. Kind `model`: the model's folder has no tokenizer or no chat template. Kind `setup`: only transformers can render
+/// the template, and it is not available. Kind `io`: the cache cannot be written.
 pub fn prepare_dataset(
     dataset: &Dataset,
     cache: &Path,
@@ -192,9 +197,9 @@ pub fn prepare_dataset(
     let (mut engine, files) = (engine?, files.map_err(|_| anyhow::anyhow!("hashing the data set panicked"))??);
     let entry = CacheEntry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
     if let Some((prepared, unchecked)) = entry.open() {
-        // PreparedBatch where there was no Python: now there may be.
+        // An unchecked entry was prepared without Python; there may be Python now.
         if !unchecked || transformers.renderer(&dataset.model_folder)?.is_none() {
-            info!("{} rows are in {} already", prepared.counts.rows, prepared.path.display());
+            info!("{} rows are already in {}", prepared.counts.rows, prepared.path.display());
             if unchecked {
                 warn_unchecked(&dataset.model_folder);
             }
@@ -221,7 +226,7 @@ pub fn prepare_dataset(
     Ok(prepared)
 }
 
-/// What became of the data, for the log.
+/// Logs the statistics.
 fn log(prepared: &Prepared, options: &Options) {
     let counts = &prepared.counts;
     info!(
@@ -229,30 +234,33 @@ fn log(prepared: &Prepared, options: &Options) {
         counts.conversations, counts.rows, counts.tokens, counts.target_tokens
     );
     let duplicates = if options.drop_duplicates {
-        "conversations left out: equal to an earlier one"
+        "conversations dropped: identical to an earlier one"
     } else {
-        "conversations are equal to an earlier one; drop_duplicates leaves them out"
+        "conversations are identical to an earlier one; set drop_duplicates to drop them"
     };
     for (count, what) in [
-        (counts.truncated, format!("samples cut to {} tokens", options.max_length).as_str()),
+        (counts.truncated, format!("samples truncated to {} tokens", options.max_length).as_str()),
         (counts.dropped, "samples dropped: too long, or no turn to train on"),
         (counts.duplicates, duplicates),
-        (counts.split_conversations, "conversations split into one sample a turn, as the template rewrites earlier turns"),
-        (counts.separately_tokenized_turns, "answers that begin with white space, tokenized apart from their prompts"),
+        (counts.split_conversations, "conversations split into one sample per turn, because the template rewrites earlier turns"),
+        (counts.separately_tokenized_turns, "answers beginning with whitespace, tokenized separately from their prompts"),
     ] {
         if count > 0 {
             info!("{count} {what}");
         }
     }
     if counts.literal_special_tokens > 0 {
-        warning!("{} conversations spell a control token such as <|im_end|> in a text; it stays text", counts.literal_special_tokens);
+        warning!(
+            "{} conversations contain the text of a special token such as <|im_end|>; it stays ordinary text",
+            counts.literal_special_tokens
+        );
     }
 }
 
-/// Writes rows as they come.
+/// Writes rows to the Arrow file.
 struct ArrowSink<'a, 'b> {
     writer: RowsWriter,
-    /// The conversation of each row, where some are to be held out.
+    /// The conversation of each row, with `eval_split`.
     conversations: Option<Vec<u32>>,
     tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
 }
@@ -270,24 +278,24 @@ impl Sink for ArrowSink<'_, '_> {
     }
 }
 
-/// The share of the conversations that is held out, at least one. `conversations`: the number of each row's, in the order of the rows.
+/// The conversations to hold out, at least one. `conversations`: the index of each row's conversation, in the order of the rows.
 pub(crate) fn held_out(conversations: &[u32], options: &Options) -> Result<HashSet<u32>> {
     let mut drawn: Vec<u32> = conversations.to_vec();
     drawn.dedup();
     let count = ((options.eval_split * drawn.len() as f64).round() as usize).max(1);
     if count >= drawn.len() {
         return Err(error::input(format!(
-            "eval_split {} of {} conversations holds out {count} and leaves nothing to train on; lower it, or give more conversations",
+            "eval_split {} of {} conversations holds out {count} and leaves nothing to train on; lower eval_split, or add conversations",
             options.eval_split,
             drawn.len()
         )));
     }
-    // The smallest of what seed and number hash to: a draw that depends on nothing else.
+    // Those with the smallest hashes of seed and index: the choice depends on nothing else.
     drawn.sort_by_key(|number| (xxh3_64_with_seed(&number.to_le_bytes(), u64::from(options.seed)), *number));
     Ok(drawn.into_iter().take(count).collect())
 }
 
-/// Parts the rows, all rows of a conversation on the same side.
+/// Splits the rows; all rows of a conversation go to the same side.
 fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(FileCheck, FileCheck)> {
     let held_out = held_out(conversations, options)?;
     let (path, all) = (folder.join(TRAIN), folder.join("all.arrow"));

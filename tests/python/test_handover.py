@@ -56,7 +56,7 @@ def settle(folder: Path) -> None:
 def preparations(runs: Path) -> list[str]:
     """The lines in which the log of session s tells of a data set: prepared now, or found in the cache."""
     log = (runs / "s/pipeline.log").read_text().splitlines()
-    return [line for line in log if " conversations: " in line or "rows are in" in line]
+    return [line for line in log if " conversations: " in line or "rows are already in" in line]
 
 
 def script(folder: Path, params: str, name: str = "") -> Path:

@@ -144,7 +144,7 @@ impl<T: RenderText> TurnSearch<'_, T> {
         match end_tokens.iter().find(|token| after.starts_with(token.as_str())) {
             Some(token) => text.push_str(token),
             None => {
-                self.finder.warn("the chat template ends turns without a special token, so the model does not learn to end a turn".into())
+                self.finder.warn("the chat template ends turns without a special token, so the model does not learn to end a turn".into());
             }
         }
         let end = text.len();
