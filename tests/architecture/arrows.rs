@@ -16,6 +16,8 @@ pub struct SourceFile {
     /// Its modules within each other, such as `["data", "read"]`; empty for lib.rs.
     pub module: Vec<String>,
     defines: BTreeSet<String>,
+    /// Of these, the types and traits.
+    types: BTreeSet<String>,
     macros: BTreeSet<String>,
     children: BTreeSet<String>,
     test_children: BTreeSet<String>,
@@ -64,6 +66,17 @@ impl Crate {
     /// For each file what its code names, that of its tests left out.
     pub fn names(&self) -> impl Iterator<Item = (&str, Vec<Name>)> {
         self.0.values().map(|file| (file.path.as_str(), file.names()))
+    }
+
+    /// For each type and trait the files that define one of that name.
+    pub fn types(&self) -> BTreeMap<&str, Vec<&str>> {
+        let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for file in self.0.values() {
+            for name in &file.types {
+                found.entry(name).or_default().push(&file.path);
+            }
+        }
+        found
     }
 
     /// For each file the files whose items it uses.
@@ -202,10 +215,13 @@ impl SourceFile {
                     self.body(&tokens[at + 3..at + 4]);
                     at += 4;
                 }
-                Some("fn" | "struct" | "enum" | "trait" | "type" | "const" | "static" | "union") => {
+                Some(keyword @ ("fn" | "struct" | "enum" | "trait" | "type" | "const" | "static" | "union")) => {
                     let mut name = at + 1;
                     while matches!(word(tokens.get(name)).as_deref(), Some("mut" | "fn" | "unsafe" | "extern")) {
                         name += 1;
+                    }
+                    if ["struct", "enum", "trait", "type", "union"].contains(&keyword) {
+                        self.types.extend(word(tokens.get(name)));
                     }
                     self.defines.extend(word(tokens.get(name)));
                     at += 1;

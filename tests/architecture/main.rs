@@ -98,6 +98,13 @@ fn the_reader_of_arrows_sees_what_is_there() {
 }
 
 #[test]
+fn a_type_s_name_has_one_meaning() {
+    let code = Crate::read(&src());
+    let twice: Vec<_> = code.types().into_iter().filter(|(_, files)| files.len() > 1).collect();
+    assert!(twice.is_empty(), "names that stand for several types: {twice:?}");
+}
+
+#[test]
 fn only_two_parts_know_pyo3() {
     for path in rust_files(&src()) {
         let relative = path.strip_prefix(src()).unwrap().to_string_lossy().into_owned();

@@ -17,8 +17,9 @@ import pytest
 from fixtures import write
 
 import pyrust_nn
-from pyrust_nn import InputError, _core
+from pyrust_nn import InputError, ModelError, _core
 from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.tokenizers import tokenizer_folder
 from pyrust_nn.training.rows import PreparedRows
 
 SHORT: dict[str, Any] = {"num_epochs": 1, "batch_size": 4}
@@ -173,11 +174,18 @@ def test_the_hash_of_a_folder_without_weights_is_none(tmp_path: Path) -> None:
     assert _core.weights_hash(tmp_path) is None
 
 
-def test_an_adapter_without_a_tokenizer_has_its_base_s(trained: dict[str, str], tmp_path: Path) -> None:
-    adapter = Path(shutil.copytree(trained["lora"], tmp_path / "adapter"))
-    assert _core.tokenizer_folder(adapter) == adapter
-    (adapter / "tokenizer.json").unlink()
-    assert _core.tokenizer_folder(adapter) == Path(trained["full"])
-    settings = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "builtin:tiny"}
-    (adapter / "adapter_config.json").write_text(json.dumps(settings))
-    assert _core.tokenizer_folder(adapter) == model_folder("builtin:tiny")
+def test_an_adapter_without_a_tokenizer_has_its_base_s(base: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+
+    def tokenizer_of_adapter_on(model: str) -> Path:
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": model}))
+        assert tokenizer_folder(str(adapter)) == _core.tokenizer_folder(adapter)
+        return tokenizer_folder(str(adapter))
+
+    assert tokenizer_of_adapter_on(str(base)) == base
+    assert tokenizer_of_adapter_on("builtin:tiny") == model_folder("builtin:tiny")
+    with pytest.raises(ModelError, match="is missing: /no/such/base does not exist"):
+        tokenizer_of_adapter_on("/no/such/base")
+    shutil.copy(base / "tokenizer.json", adapter)
+    assert tokenizer_of_adapter_on(str(base)) == adapter
