@@ -54,8 +54,8 @@ class Counts(TypedDict):
     duplicates: int
     lost_tokens: int
     split_conversations: int
-    recut_turns: int
-    forged_control_tokens: int
+    separately_tokenized_turns: int
+    literal_special_tokens: int
     longest: int
 
 

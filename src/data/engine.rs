@@ -1,7 +1,4 @@
-//! The whole story of a data set: what does it, whether that is right, and where the rows are kept.
-//!
-//! In every run a sample is compared with the `tokenizers` library, and with transformers if the chat template is unknown. On a
-//! difference the library does the work.
+//! Prepares data sets: chooses renderer and tokenizer, compares them with the libraries, and stores the rows in the cache.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -14,21 +11,21 @@ use crate::base::{error, files};
 use crate::data::render::chat_renderer::ChatRenderer;
 use crate::data::render::rendering::{Render, RenderError};
 use crate::data::render::template::ChatTemplate;
-use crate::data::rows::arrow::{FileCheck, Rows, RowsWriter, read_rows};
-use crate::data::rows::cache::{EVAL, Entry, Prepared, Report, TRAIN};
+use crate::data::rows::arrow::{FileCheck, RowsWriter, TokenRows, read_rows};
+use crate::data::rows::cache::{CacheEntry, CacheReport, EVAL, Prepared, TRAIN};
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::Findings;
 use crate::data::rows::options::Options;
-use crate::data::rows::prepare::{Ending, Made, Preparation, Probe, Sink, prepare};
+use crate::data::rows::prepare::{Ending, Preparation, PreparedBatch, RenderProbe, Sink, prepare};
 use crate::data::tokenizer::{SubsetTokenizer, Tokenizer};
 
-/// transformers, for templates that only it can render, and to compare with.
+/// Access to transformers, for templates that only it can render, and for comparison.
 pub trait Transformers: Sync {
-    /// A renderer for the model in `folder`; nothing where there is no Python to ask.
+    /// A renderer for the model in `folder`; `None` if Python is not available.
     fn renderer(&self, folder: &Path) -> Result<Option<Box<dyn Render + '_>>>;
 }
 
-/// For callers that have no Python.
+/// For callers without Python.
 #[derive(Debug)]
 pub struct NoTransformers;
 
@@ -38,37 +35,37 @@ impl Transformers for NoTransformers {
     }
 }
 
-/// A data set and the model for which it is prepared.
+/// A data set, and the model for which it is prepared.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub files: Vec<PathBuf>,
-    /// The model's folder, or an adapter's that has a tokenizer of its own.
+    /// Folder of the model, or of an adapter with its own tokenizer.
     pub model_folder: PathBuf,
     pub options: Options,
 }
 
-/// Whether Rust alone renders for the model in a folder: its template was compared with transformers.
+/// Whether no Python is needed to render for the model in a folder: our tests compare its template with transformers.
 pub fn is_native(model_folder: &Path) -> bool {
     ChatTemplate::open(model_folder).is_ok_and(|template| template.compared && template.unsupported.is_none())
 }
 
-/// What renders and tokenizes for a model.
-pub(crate) struct Engine {
+/// Renderer and tokenizer of a model.
+pub(crate) struct DataEngine {
     pub tokenizer: Tokenizer,
     pub renderer: ChatRenderer,
 }
 
-impl Engine {
-    pub(crate) fn open(model_folder: &Path, cache: Option<&Path>) -> Result<Engine> {
+impl DataEngine {
+    pub(crate) fn open(model_folder: &Path, cache: Option<&Path>) -> Result<DataEngine> {
         let tokenizer = Tokenizer::open(model_folder, cache)?;
         let template = ChatTemplate::open(model_folder)?;
         let end_tokens = tokenizer.control_texts().to_vec();
-        Ok(Engine { tokenizer, renderer: ChatRenderer::new(template, end_tokens) })
+        Ok(DataEngine { tokenizer, renderer: ChatRenderer::new(template, end_tokens) })
     }
 
-    /// Goes through the data set, with what is right for it: what the probes show to be wrong is done anew by the libraries.
-    /// `sink` makes a fresh sink for each attempt. In a survey what is wrong with the data is found, not refused. The last of the answer:
-    /// whether nobody could compare the template.
+    /// Prepares the data set. If the probes show that renderer or tokenizer differs from its library, the preparation is repeated with
+    /// the library. `sink` makes a new sink for each attempt. In a survey, faults of the data are findings, not errors. The last item of
+    /// the result: whether the template is unchecked, because it could not be compared.
     pub(crate) fn run<S: Sink>(
         &mut self,
         dataset: &Dataset,
@@ -85,11 +82,11 @@ impl Engine {
         loop {
             let renderer: &dyn Render = other.as_deref().unwrap_or(&self.renderer);
             let excerpt = self.tokenizer.start_subset();
-            let ask = |probes: &[Probe]| excerpt.iter().for_each(|excerpt| excerpt.send_texts(texts(probes)));
+            let ask = |probes: &[RenderProbe]| excerpt.iter().for_each(|excerpt| excerpt.send_texts(texts(probes)));
             let (tokenizer, options) = (&self.tokenizer, dataset.options);
             let work = Preparation { files: dataset.files.clone(), tokenizer, renderer, options, survey, on_probes: &ask };
-            let mut taker = sink()?;
-            let (counts, findings, probes) = match prepare(&work, &mut taker)? {
+            let mut receiver = sink()?;
+            let (counts, findings, probes) = match prepare(&work, &mut receiver)? {
                 Ending::Done { counts, findings, probes } => (counts, findings, probes),
                 Ending::Unsupported(why) => {
                     other = Some(needed(transformers, folder, &why)?);
@@ -105,7 +102,9 @@ impl Engine {
                     None => unchecked = true,
                     Some(theirs) => {
                         if let Some(why) = difference(&probes.concat(), theirs.as_ref())? {
-                            warning!("the chat template comes out otherwise in transformers ({why}), so transformers renders, more slowly");
+                            warning!(
+                                "the chat template renders differently in transformers ({why}), so transformers is used, which is slower"
+                            );
                             other = Some(theirs);
                             continue;
                         }
@@ -114,7 +113,7 @@ impl Engine {
             }
             if let Some(why) = self.tokenizer_differs(excerpt, &probes)? {
                 warning!(
-                    "the fast tokenizer and the tokenizers library differ ({why}), so the library does it, more slowly; please report it"
+                    "the fast tokenizer and the tokenizers library differ ({why}), so the library is used, which is slower; please report this"
                 );
                 self.tokenizer.use_library()?;
                 continue;
@@ -122,13 +121,13 @@ impl Engine {
             if unchecked {
                 warn_unchecked(folder);
             }
-            return Ok((counts, *findings, taker, unchecked));
+            return Ok((counts, *findings, receiver, unchecked));
         }
     }
 
-    /// The first text of the probes for which the library has other tokens; `excerpt` was asked for those that use little of the
-    /// template.
-    fn tokenizer_differs(&self, excerpt: Option<SubsetTokenizer>, [plain, rich]: &[Vec<Probe>; 2]) -> Result<Option<String>> {
+    /// The first text of the probes for which the library's tokens differ. `excerpt` was prepared for the probes that use little of
+    /// the template.
+    fn tokenizer_differs(&self, excerpt: Option<SubsetTokenizer>, [plain, rich]: &[Vec<RenderProbe>; 2]) -> Result<Option<String>> {
         let Some(excerpt) = excerpt else { return Ok(None) };
         let another = if rich.is_empty() { None } else { self.tokenizer.start_subset() };
         if let Some(another) = &another {
@@ -142,28 +141,31 @@ impl Engine {
     }
 }
 
-/// What the renderings of probes say.
-fn texts(probes: &[Probe]) -> impl Iterator<Item = &str> {
+/// The texts of the probes' renderings.
+fn texts(probes: &[RenderProbe]) -> impl Iterator<Item = &str> {
     probes.iter().flat_map(|probe| &probe.renderings).map(|rendering| rendering.text.as_str())
 }
 
 fn warn_unchecked(folder: &Path) {
-    warning!("the chat template in {} was not compared with transformers: there is no Python to ask", folder.display());
+    warning!(
+        "the chat template in {} was not compared with transformers, because there is no Python environment; `pyrust-nn setup` makes one",
+        folder.display()
+    );
 }
 
 fn needed<'t>(transformers: &'t dyn Transformers, folder: &Path, why: &str) -> Result<Box<dyn Render + 't>> {
     let renderer = transformers.renderer(folder)?.ok_or_else(|| {
         error::setup(format!(
-            "the chat template in {} needs transformers ({why}), and there is no Python environment with it; `pyrust-nn setup` makes one",
+            "the chat template in {} needs transformers ({why}), but there is no Python environment with it; run `pyrust-nn setup`",
             folder.display()
         ))
     })?;
-    warning!("the chat template is rendered by transformers, more slowly: {why}");
+    warning!("transformers renders the chat template, which is slower: {why}");
     Ok(renderer)
 }
 
-/// What the two renderers do not agree on.
-fn difference(probes: &[Probe], theirs: &dyn Render) -> Result<Option<String>> {
+/// The first difference between the two renderers.
+fn difference(probes: &[RenderProbe], theirs: &dyn Render) -> Result<Option<String>> {
     for probe in probes {
         let same = match theirs.renderings(&probe.conversation) {
             Ok(renderings) => renderings == probe.renderings,
@@ -177,11 +179,11 @@ fn difference(probes: &[Probe], theirs: &dyn Render) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Prepares a data set, or finds it in `cache`. `tell` gets bytes done and bytes in all, and may end it with an error.
+/// Prepares a data set, or finds it in `cache`. `tell` gets the bytes done and the total bytes, and may end the preparation with an error.
 ///
 /// # Errors
-/// As `prepare`'s; kind `model` for a model folder without a tokenizer or a chat template; kind `setup` where only transformers could
-/// render the template and is not there; kind `io` where the cache cannot be written.
+/// Those of `prepare`. Kind `model`: the model's folder has no tokenizer or no chat template. Kind `setup`: only transformers can render
+/// the template, and it is not available. Kind `io`: the cache cannot be written.
 pub fn prepare_dataset(
     dataset: &Dataset,
     cache: &Path,
@@ -190,14 +192,14 @@ pub fn prepare_dataset(
 ) -> Result<Prepared> {
     let (engine, files) = std::thread::scope(|scope| {
         let digest = scope.spawn(|| crate::data::digest(&dataset.files));
-        (Engine::open(&dataset.model_folder, Some(cache)), digest.join())
+        (DataEngine::open(&dataset.model_folder, Some(cache)), digest.join())
     });
     let (mut engine, files) = (engine?, files.map_err(|_| anyhow::anyhow!("hashing the data set panicked"))??);
-    let entry = Entry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
+    let entry = CacheEntry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
     if let Some((prepared, unchecked)) = entry.open() {
-        // Made where there was no Python: now there may be.
+        // An unchecked entry was prepared without Python; there may be Python now.
         if !unchecked || transformers.renderer(&dataset.model_folder)?.is_none() {
-            info!("{} rows are in {} already", prepared.counts.rows, prepared.path.display());
+            info!("{} rows are already in {}", prepared.counts.rows, prepared.path.display());
             if unchecked {
                 warn_unchecked(&dataset.model_folder);
             }
@@ -213,10 +215,10 @@ pub fn prepare_dataset(
         })?;
         let (train, conversations) = (sink.writer.finish()?, sink.conversations);
         match conversations {
-            None => Ok(Report { counts, train, eval: None, unchecked }),
+            None => Ok(CacheReport { counts, train, eval: None, unchecked }),
             Some(conversations) => {
                 let (train, eval) = split(folder, &conversations, options)?;
-                Ok(Report { counts, train, eval: Some(eval), unchecked })
+                Ok(CacheReport { counts, train, eval: Some(eval), unchecked })
             }
         }
     })?;
@@ -224,7 +226,7 @@ pub fn prepare_dataset(
     Ok(prepared)
 }
 
-/// What became of the data, for the log.
+/// Logs the statistics.
 fn log(prepared: &Prepared, options: &Options) {
     let counts = &prepared.counts;
     info!(
@@ -232,36 +234,39 @@ fn log(prepared: &Prepared, options: &Options) {
         counts.conversations, counts.rows, counts.tokens, counts.target_tokens
     );
     let duplicates = if options.drop_duplicates {
-        "conversations left out: equal to an earlier one"
+        "conversations dropped: identical to an earlier one"
     } else {
-        "conversations are equal to an earlier one; drop_duplicates leaves them out"
+        "conversations are identical to an earlier one; set drop_duplicates to drop them"
     };
     for (count, what) in [
-        (counts.truncated, format!("samples cut to {} tokens", options.max_length).as_str()),
+        (counts.truncated, format!("samples truncated to {} tokens", options.max_length).as_str()),
         (counts.dropped, "samples dropped: too long, or no turn to train on"),
         (counts.duplicates, duplicates),
-        (counts.split_conversations, "conversations split into one sample a turn, as the template rewrites earlier turns"),
-        (counts.recut_turns, "answers that begin with white space, tokenized apart from their prompts"),
+        (counts.split_conversations, "conversations split into one sample per turn, because the template rewrites earlier turns"),
+        (counts.separately_tokenized_turns, "answers beginning with whitespace, tokenized separately from their prompts"),
     ] {
         if count > 0 {
             info!("{count} {what}");
         }
     }
-    if counts.forged_control_tokens > 0 {
-        warning!("{} conversations spell a control token such as <|im_end|> in a text; it stays text", counts.forged_control_tokens);
+    if counts.literal_special_tokens > 0 {
+        warning!(
+            "{} conversations contain the text of a special token such as <|im_end|>; it stays ordinary text",
+            counts.literal_special_tokens
+        );
     }
 }
 
-/// Writes rows as they come.
+/// Writes rows to the Arrow file.
 struct ArrowSink<'a, 'b> {
     writer: RowsWriter,
-    /// The conversation of each row, where some are to be held out.
+    /// The conversation of each row, with `eval_split`.
     conversations: Option<Vec<u32>>,
     tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
 }
 
 impl Sink for ArrowSink<'_, '_> {
-    fn take(&mut self, made: Made) -> Result<()> {
+    fn take(&mut self, made: PreparedBatch) -> Result<()> {
         if let Some(conversations) = &mut self.conversations {
             conversations.extend(made.rows.iter().filter(|row| row.kept > 0).map(|row| row.conversation as u32));
         }
@@ -273,24 +278,24 @@ impl Sink for ArrowSink<'_, '_> {
     }
 }
 
-/// The share of the conversations that is held out, at least one. `conversations`: the number of each row's, in the order of the rows.
+/// The conversations to hold out, at least one. `conversations`: the index of each row's conversation, in the order of the rows.
 pub(crate) fn held_out(conversations: &[u32], options: &Options) -> Result<HashSet<u32>> {
     let mut drawn: Vec<u32> = conversations.to_vec();
     drawn.dedup();
     let count = ((options.eval_split * drawn.len() as f64).round() as usize).max(1);
     if count >= drawn.len() {
         return Err(error::input(format!(
-            "eval_split {} of {} conversations holds out {count} and leaves nothing to train on; lower it, or give more conversations",
+            "eval_split {} of {} conversations holds out {count} and leaves nothing to train on; lower eval_split, or add conversations",
             options.eval_split,
             drawn.len()
         )));
     }
-    // The smallest of what seed and number hash to: a draw that depends on nothing else.
+    // Those with the smallest hashes of seed and index: the choice depends on nothing else.
     drawn.sort_by_key(|number| (xxh3_64_with_seed(&number.to_le_bytes(), u64::from(options.seed)), *number));
     Ok(drawn.into_iter().take(count).collect())
 }
 
-/// Parts the rows, all rows of a conversation on the same side.
+/// Splits the rows; all rows of a conversation go to the same side.
 fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(FileCheck, FileCheck)> {
     let held_out = held_out(conversations, options)?;
     let (path, all) = (folder.join(TRAIN), folder.join("all.arrow"));
@@ -298,7 +303,7 @@ fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(Fil
     let (mut train, mut eval) = (RowsWriter::create(&path)?, RowsWriter::create(&folder.join(EVAL))?);
     let mut numbers = conversations.iter();
     read_rows(&all, |rows| {
-        let mut sides = [Rows::default(), Rows::default()];
+        let mut sides = [TokenRows::default(), TokenRows::default()];
         for (row, number) in (0..rows.len()).zip(&mut numbers) {
             let (ids, labels) = rows.get(row);
             sides[usize::from(held_out.contains(number))].push(ids, labels);

@@ -1,31 +1,32 @@
-//! One stage of the data engine by itself, with no library to fall back on: what the tests compare with transformers and tokenizers.
+//! Single stages of the data engine, without fallback to a library: the tests compare them with transformers and tokenizers.
 
 use std::path::Path;
 
 use anyhow::Result;
 
 use crate::base::error;
-use crate::data::engine::Engine;
+use crate::data::engine::DataEngine;
 use crate::data::parse::fast;
 use crate::data::render::rendering::{Render, RenderError, Rendering};
 use crate::data::tokenizer::{Tokenizer, WordCache};
 
-/// Renders conversations, each a JSON object, by the template of the model in `folder`; of one that is refused or not supported, why.
+/// Renders conversations, each a JSON object, with the template of the model in `folder`. `Err` is the reason why one is refused or not
+/// supported.
 ///
 /// # Errors
-/// Kind `model`: no tokenizer or no template. Kind `input`: a conversation with a fault.
+/// Kind `model`: there is no tokenizer or no template. Kind `input`: a conversation is invalid.
 pub fn render_chat(folder: &Path, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
-    render_chat_by(&Engine::open(folder, None)?.renderer, conversations)
+    render_chat_by(&DataEngine::open(folder, None)?.renderer, conversations)
 }
 
-/// As [`render_chat`], by any renderer.
+/// As [`render_chat`], with any renderer.
 ///
 /// # Errors
-/// Kind `input`: a conversation with a fault.
+/// Kind `input`: a conversation is invalid.
 pub fn render_chat_by(renderer: &dyn Render, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
     let mut all = Vec::with_capacity(conversations.len());
     for text in conversations {
-        let conversation = fast::parse_conversation(text).ok_or_else(|| error::input(format!("no conversation: {text}")))?;
+        let conversation = fast::parse_conversation(text).ok_or_else(|| error::input(format!("not a valid conversation: {text}")))?;
         all.push(renderer.renderings(&conversation).map_err(|error| match error {
             RenderError::Failed(error) => error.to_string(),
             RenderError::Unsupported(why) => why,
@@ -34,11 +35,11 @@ pub fn render_chat_by(renderer: &dyn Render, conversations: &[String]) -> Result
     Ok(all)
 }
 
-/// The token ids of texts in which what spells a control token is text, by the tokenizer of the model in `folder`, and whether that
-/// is the fast one.
+/// The token ids of strings by the tokenizer of the model in `folder`, and whether that is the fast tokenizer. The text of a special token
+/// is treated as ordinary text.
 ///
 /// # Errors
-/// Kind `model`: no tokenizer.
+/// Kind `model`: there is no tokenizer.
 pub fn tokenize(folder: &Path, texts: &[String]) -> Result<(bool, Vec<Vec<u32>>)> {
     let tokenizer = Tokenizer::open(folder, None)?;
     let mut scratch = WordCache::default();
@@ -49,12 +50,13 @@ pub fn tokenize(folder: &Path, texts: &[String]) -> Result<(bool, Vec<Vec<u32>>)
     Ok((tokenizer.is_fast(), ids.collect::<Result<_>>()?))
 }
 
-/// The token ids of texts by the `tokenizers` library, made of what these texts can touch of the tokenizer of the model in `folder`.
+/// The token ids of strings by the `tokenizers` library, with the subset of the tokenizer in `folder` that these strings can need.
 ///
 /// # Errors
-/// Kind `model`: no tokenizer, or one that is not known well enough for that.
+/// Kind `model`: there is no tokenizer, or it is not the byte-level BPE of Qwen.
 pub fn tokenize_by_library(folder: &Path, texts: &[String]) -> Result<Vec<Vec<u32>>> {
-    let excerpt = Tokenizer::open(folder, None)?.start_subset().ok_or_else(|| error::model("not the byte-level BPE of Qwen"))?;
+    let excerpt =
+        Tokenizer::open(folder, None)?.start_subset().ok_or_else(|| error::model("the tokenizer is not the byte-level BPE of Qwen"))?;
     excerpt.send_texts(texts.iter().map(String::as_str));
     let library = excerpt.wait()?;
     let ids = texts.iter().map(|text| {

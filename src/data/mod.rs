@@ -1,5 +1,6 @@
-//! Conversations, from files to what is learned: `read` (files to items), `parse` (items to conversations), `render` (conversations to
-//! texts and turns), `tokenizer` (texts to token ids), `rows` (samples, their file and the cache), `survey` (for `check`); `prompts`, what inference answers.
+//! Data sets, from files to rows: `read` (files to items), `parse` (items to conversations), `render` (conversations to text and
+//! turns), `tokenizer` (text to token ids), `rows` (samples, their file and the cache), `survey` (for `check`). `prompts` reads the input of
+//! inference.
 
 pub(crate) mod engine;
 pub(crate) mod inspect;

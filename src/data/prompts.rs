@@ -1,8 +1,8 @@
-//! The prompts that a model answers: strings, conversations, or a file of either, checked by the rules of data sets.
+//! Prompts for inference: strings, conversations, or a file of either, checked by the rules of data sets.
 //!
-//! A string is a user's only message. A conversation is a list of messages, or an object with such a list as `messages`, as in a data
-//! set. If its last message is the assistant's, that is the expected answer, and it is removed; so is `train`. Then the last message
-//! must be a user's or a tool's.
+//! A string is a single user message. A conversation is a list of messages, or an object with such a list as `messages`, as in a data
+//! set. If the last message is the assistant's, it is the expected answer and is removed; `train` is removed too. Then the last message
+//! must be a user or tool message.
 //!
 //! A file named .txt has one prompt per line. Any other file is JSON: a list of prompts, JSON lines, or a single conversation.
 
@@ -21,17 +21,16 @@ use crate::data::parse::messages::{read_content, read_messages};
 use crate::data::parse::problem_collector::ProblemCollector;
 use crate::data::read::reader::moved;
 
-/// ProblemCollector shown in one message.
+/// ProblemCollector listed in one error message.
 const SHOWN: usize = 20;
 
-/// What Python's `str.splitlines` ends a line at.
+/// The line boundaries of Python's `str.splitlines`.
 const LINE_ENDS: [char; 10] = ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
 
-/// The conversations to answer, each a list of messages without its answer: those of `given`, the JSON text of a list, then those of
-/// the file.
+/// The conversations to answer, each a list of messages without the answer: those of `given`, a list as JSON, then those of the file.
 ///
 /// # Errors
-/// Kind `input`: there are none, the file cannot be read, or one is malformed; the message names file, place, cause and fix.
+/// Kind `input`: there are no prompts, the file cannot be read, or a prompt is invalid; the message names file, place, cause and fix.
 pub fn read_prompts(given: &str, file: Option<&Path>) -> Result<Vec<Value>> {
     let mut prompts = Prompts::default();
     let items: Vec<&RawValue> =
@@ -49,7 +48,7 @@ pub fn read_prompts(given: &str, file: Option<&Path>) -> Result<Vec<Value>> {
     prompts.into_result()
 }
 
-/// What was read so far, and the faults, each with its place.
+/// The prompts read so far, and the faults, each with its place.
 #[derive(Default)]
 struct Prompts {
     read: Vec<Value>,
@@ -57,19 +56,19 @@ struct Prompts {
 }
 
 impl Prompts {
-    /// Adds one prompt. `locate` makes the place for errors of an offset in `item` and a path below `root`.
+    /// Adds one prompt. `locate` formats the place of an error from an offset in `item` and a path below `root`.
     fn add(&mut self, item: &RawValue, root: &str, locate: &dyn Fn(usize, &str) -> String) {
         let text = item.get();
-        let mut told = Vec::new();
-        let mut tell = |at: usize, path: String, words: String| told.push((at, format!("{}: {words}", locate(at, &path))));
+        let mut found = Vec::new();
+        let mut tell = |at: usize, path: String, what: String| found.push((at, format!("{}: {what}", locate(at, &path))));
         let mut faults = ProblemCollector { item: text, tell: &mut tell, count: 0 };
-        check_value(text, root, 0, &mut |at, path, words| faults.add(at, path, words));
+        check_value(text, root, 0, &mut |at, path, what| faults.add(at, path, what));
         let conversation = conversation(item, root, &mut faults);
         if let (Some(messages), 0) = (conversation, faults.count) {
             self.read.push(messages.iter().map(Message::to_value).collect());
         }
-        told.sort_by_key(|(at, _)| *at);
-        self.faults.extend(told.into_iter().map(|(_, fault)| fault));
+        found.sort_by_key(|(at, _)| *at);
+        self.faults.extend(found.into_iter().map(|(_, fault)| fault));
     }
 
     fn into_result(self) -> Result<Vec<Value>> {
@@ -85,20 +84,20 @@ impl Prompts {
     }
 }
 
-/// The messages of a prompt up to the one that is answered. Where there are faults, they are in `faults`.
+/// The messages of a prompt without the answer. ProblemCollector are added to `faults`.
 fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<Message>> {
     let Some(members) = JsonObject::parse(item.get()) else { return turns(item, path, faults) };
     match members.get("messages") {
         Some(raw) => turns(raw, &join_path(path, "messages"), faults),
         None => {
-            let near = did_you_mean("messages", members.names()).map(|near| format!("; is {near:?} meant?")).unwrap_or_default();
+            let near = did_you_mean("messages", members.names()).map(|near| format!("; is {near:?} misspelled?")).unwrap_or_default();
             faults.add(item.get(), path, format!("has no \"messages\"; write {{\"messages\": [...]}} or a string{near}"));
             None
         }
     }
 }
 
-/// As `conversation`, of a string or a list.
+/// As `conversation`, for a string or a list.
 fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<Message>> {
     let mut read = match raw.get().as_bytes().first() {
         Some(b'"') => vec![Message::new(Role::User, read_content(raw, path, false, faults))],
@@ -111,8 +110,8 @@ fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Ve
     };
     read.pop_if(|last| last.role == Role::Assistant);
     if !read.last().is_some_and(|last| matches!(last.role, Role::User | Role::Tool)) {
-        let words = "there is nothing to answer; the last message, or the last before an answer, must be a user's or a tool's";
-        faults.add(raw.get(), path, words);
+        let what = "there is nothing to answer; the last message, or the last before the answer, must be a user or tool message";
+        faults.add(raw.get(), path, what);
     }
     for message in &mut read {
         message.train = true;
@@ -143,12 +142,16 @@ fn add_file(prompts: &mut Prompts, path: &Path) -> Result<()> {
 fn unreadable(path: &Path, cause: &std::io::Error) -> anyhow::Error {
     if cause.kind() == std::io::ErrorKind::NotFound {
         let folder = std::env::current_dir().unwrap_or_default();
-        return error::input(format!("there is no prompts file {} (looked in {}); check prompts_file", path.display(), folder.display()));
+        return error::input(format!(
+            "the prompts file {} does not exist (current folder: {}); check prompts_file",
+            path.display(),
+            folder.display()
+        ));
     }
-    error::input(format!("prompts file {} cannot be read: {cause}; give a file of prompts", path.display()))
+    error::input(format!("the prompts file {} cannot be read: {cause}; check the path and its permissions", path.display()))
 }
 
-/// Adds the prompts of a JSON list, or of values one after the other (JSON lines).
+/// Adds the prompts of a JSON list, or of several JSON values (JSON lines).
 fn add_json(prompts: &mut Prompts, text: &str, path: &Path) -> Result<()> {
     let values = values(text, path)?;
     let mut add = |item: &RawValue, root: &str| {
@@ -166,7 +169,7 @@ fn add_json(prompts: &mut Prompts, text: &str, path: &Path) -> Result<()> {
             Some(items) if items.is_empty() || !items.iter().all(has_role) => {
                 items.into_iter().enumerate().for_each(|(i, item)| add(item, &format!("[{i}]")));
             }
-            // A single conversation, or a prompt that is no list.
+            // A single conversation, or a single prompt that is not a list.
             _ => add(only, ""),
         },
         several => several.iter().enumerate().for_each(|(i, item)| add(item, &format!("[{i}]"))),
@@ -174,7 +177,7 @@ fn add_json(prompts: &mut Prompts, text: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The JSON values of a text, in its own bytes.
+/// The JSON values of a file, borrowed from its text.
 fn values<'a>(text: &'a str, path: &Path) -> Result<Vec<&'a RawValue>> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let mut values = Vec::new();
@@ -184,17 +187,17 @@ fn values<'a>(text: &'a str, path: &Path) -> Result<Vec<&'a RawValue>> {
             None => return Ok(values),
             Some(Ok(value)) => values.push(value),
             Some(Err(cause)) => {
-                // Only the parser of whole values limits the depth.
+                // Only serde_json's parser of `Value` limits the depth.
                 if serde_json::from_str::<Value>(&text[begins..])
                     .is_err_and(|cause| message_without_position(&cause).contains("recursion limit"))
                 {
-                    let words = "the JSON is nested too deeply; a prompt must be a string or a conversation";
-                    return Err(error::input(format!("{}: {words}", path.display())));
+                    let what = "the JSON is nested too deeply; a prompt must be a string or a conversation";
+                    return Err(error::input(format!("{}: {what}", path.display())));
                 }
                 let at = error_offset(text.as_bytes(), &cause);
                 let (line, column) = position(text.as_bytes(), at);
                 return Err(error::input(format!(
-                    "{}: line {line}, column {column}: invalid JSON: {}; fix it there, or name the file .txt if it has one prompt per line",
+                    "{}: line {line}, column {column}: invalid JSON: {}; fix it, or rename the file to .txt if it has one prompt per line",
                     path.display(),
                     describe(text, at, &cause)
                 )));
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_and_train_are_removed_and_other_keys_stay() {
+    fn the_answer_and_train_are_removed_and_other_keys_are_kept() {
         let call = json!([{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]);
         let prompts = json!([
             "Hi",
@@ -256,7 +259,7 @@ mod tests {
 
     #[test]
     fn each_prompt_with_a_fault_is_named() {
-        let nothing = "there is nothing to answer; the last message, or the last before an answer, must be a user's or a tool's";
+        let nothing = "there is nothing to answer; the last message, or the last before the answer, must be a user or tool message";
         for (prompts, wanted) in [
             (json!([]), "there is nothing to answer: give prompt (it may repeat) or prompts_file".to_string()),
             (json!(["a", 5]), "prompt 1: must be a string or a conversation (a list of messages), not a number".into()),
@@ -267,7 +270,7 @@ mod tests {
                 json!(["a", [{"role": "human", "content": "x"}]]),
                 "prompt 1[0].role: unknown role \"human\"; must be one of system, user, assistant, tool; did you mean \"user\"?".into(),
             ),
-            (json!([{"mesages": []}]), "prompt 0: has no \"messages\"; write {\"messages\": [...]} or a string; is \"mesages\" meant?".into()),
+            (json!([{"mesages": []}]), "prompt 0: has no \"messages\"; write {\"messages\": [...]} or a string; is \"mesages\" misspelled?".into()),
             (json!([5, null]), "the prompts have 2 faults:\n  prompt 0: must be a string or a conversation (a list of messages), not a number\n  prompt 1: must be a string or a conversation (a list of messages), not null".into()),
         ] {
             assert_eq!(given(&prompts).unwrap_err(), wanted);
@@ -294,7 +297,7 @@ mod tests {
             (
                 "a.json",
                 "[\"a\",]",
-                "line 1, column 6: invalid JSON: trailing comma; remove it; fix it there, or name the file .txt if it has one prompt per line",
+                "line 1, column 6: invalid JSON: trailing comma; remove it; fix it, or rename the file to .txt if it has one prompt per line",
             ),
         ] {
             assert_eq!(file(name, text).unwrap_err(), wanted);

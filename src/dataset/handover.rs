@@ -1,7 +1,4 @@
-//! The data sets of one step: each is prepared once and handed to the script.
-//!
-//! A step prepares its data before Python starts if possible, so that most errors in the data take no start of Python.
-//! `session.dataset()` returns the same result, or prepares the data then.
+//! The data sets of one step: each is prepared once and passed to the script.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,20 +25,20 @@ pub(crate) const DATASETS: [&str; 2] = ["dataset_path", "eval_dataset_path"];
 
 data_params! {
     [params]
-    /// What a user's own script may have of the parameters that decide its rows.
+    /// The parameters of a user's own script that determine its rows.
     RowParams {
     }
 }
 
-/// The data sets that a step's parameters name. Preparing says in the log what it found, once for each data set.
+/// The data sets that a step's parameters name. Each is prepared, and logged, once.
 #[derive(Debug)]
 pub(crate) struct StepDatasets {
-    /// Resolved, with the model as a folder or as a name that Python knows.
+    /// Resolved; the model is a folder or a name that Python can load.
     params: Map<String, Value>,
-    /// Where a user's own script has its model from: the folder of all sessions, and the session.
+    /// For the model of a user's own script: the folder of all sessions, and the session.
     runs: PathBuf,
     session: String,
-    /// What a script gets, by the name of the parameter. Locked while one is prepared, so that nobody prepares it twice.
+    /// The result for the script, by the name of the parameter. Locked during preparation, so that no data set is prepared twice.
     prepared: Mutex<BTreeMap<String, Value>>,
 }
 
@@ -50,10 +47,11 @@ impl StepDatasets {
         StepDatasets { params, runs: runs.to_path_buf(), session: session.to_string(), prepared: Mutex::default() }
     }
 
-    /// Before Python starts: prepares the data set of the parameter `name` if Rust alone can, else only checks its files. Gives the files.
+    /// Before Python starts: prepares the data set of the parameter `name` if that needs no Python, otherwise only checks its files.
+    /// Returns the files.
     ///
     /// # Errors
-    /// As [`data::prepare_dataset`]'s.
+    /// Those of [`data::prepare_dataset`].
     pub(crate) fn prepare_ahead(&self, name: &str) -> Result<Vec<PathBuf>> {
         let files = named(&paths(&self.params[name]))?;
         if files.iter().any(|file| is_foreign(file)) {
@@ -70,11 +68,11 @@ impl StepDatasets {
         Ok(files)
     }
 
-    /// What `session.dataset(name)` gives: a prepared data set, and the `options` that decided its rows. Call it without the interpreter's
-    /// lock. `script`: the parameters of a user's own script, which are known only once Python has read its PARAMS.
+    /// The result of `session.dataset(name)`: a prepared data set, and the `options` that determined its rows. Call it without the
+    /// GIL. `script`: the parameters of a user's own script, known only after Python has read its PARAMS.
     ///
     /// # Errors
-    /// Kind `input` where the parameters name no such data set or no model; else as [`data::prepare_dataset`]'s.
+    /// Kind `input` if the parameters name no such data set or no model; also those of [`data::prepare_dataset`].
     pub(crate) fn get(&self, name: &str, script: Option<&Map<String, Value>>) -> Result<Value> {
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = prepared.get(name) {
@@ -90,10 +88,10 @@ impl StepDatasets {
         Ok(value)
     }
 
-    /// What a user's own script says of a data set, checked and completed as for `prepare_dataset`; its other parameters are its own.
+    /// A user's own script's parameters of a data set, checked and completed as for `prepare_dataset`; other parameters are ignored.
     fn resolve_own(&self, name: &str, script: &Map<String, Value>) -> Result<Map<String, Value>> {
         let mut given = script.clone();
-        // A script may have one data set under the second name alone.
+        // A script may have only the parameter with the second name.
         given.insert(DATASETS[0].to_string(), given[name].clone());
         given.retain(|given, _| given == MODEL.name || RowParams::params().iter().any(|param| param.name == given));
         let mut params = resolve("session.dataset()", std::iter::once(&MODEL).chain(RowParams::params()), given, Interface::Python)?;
@@ -110,15 +108,15 @@ fn model(params: &Map<String, Value>) -> &str {
 fn check_name(name: &str, params: &Map<String, Value>, own_script: bool) -> Result<()> {
     let call = if name == DATASETS[0] { "session.dataset()".to_string() } else { format!("session.dataset({name:?})") };
     if !DATASETS.contains(&name) {
-        return Err(error::input(format!("{call}: no data set has this name; give {}", DATASETS.join(" or "))));
+        return Err(error::input(format!("{call}: there is no data set of this name; give {}", DATASETS.join(" or "))));
     }
     for needed in [name, MODEL.name] {
         match params.get(needed) {
             Some(value) if !value.is_null() => {}
-            Some(_) => return Err(error::input(format!("{call} needs the parameter {needed}, which is not set; set it"))),
+            Some(_) => return Err(error::input(format!("{call}: the parameter {needed} is not set; set it"))),
             None if own_script => {
                 return Err(error::input(format!(
-                    "{call} prepares what the parameters {name} and {} name, and this script has no parameter {needed}; add it to PARAMS",
+                    "{call} uses the parameters {name} and {}, but this script has no parameter {needed}; add it to PARAMS",
                     MODEL.name
                 )));
             }
@@ -128,7 +126,7 @@ fn check_name(name: &str, params: &Map<String, Value>, own_script: bool) -> Resu
     Ok(())
 }
 
-/// `eval_split` is of the data set that is trained on; an evaluation set is taken whole.
+/// `eval_split` applies to the training data only; an evaluation set is not split.
 fn options(params: &Map<String, Value>, name: &str) -> Result<Options> {
     let mut options = Options::of(params)?;
     if name != DATASETS[0] {
@@ -162,11 +160,11 @@ mod tests {
     }
 
     #[test]
-    fn a_data_set_that_no_parameter_names_is_refused_with_what_is_missing() {
+    fn a_data_set_that_no_parameter_names_is_refused_and_the_message_says_what_is_missing() {
         let given = json!({"model": "m", "dataset_path": ["d.json"], "eval_dataset_path": null});
         for (params, name, script, words) in [
-            (given.clone(), "eval_dataset_path", None, "eval_dataset_path, which is not set"),
-            (given, "data", None, "no data set has this name"),
+            (given.clone(), "eval_dataset_path", None, "the parameter eval_dataset_path is not set"),
+            (given, "data", None, "there is no data set of this name"),
             (json!({"model": "m"}), "dataset_path", None, "this task has no parameter dataset_path"),
             (json!({}), "dataset_path", Some(json!({"model": "m"})), "this script has no parameter dataset_path; add it to PARAMS"),
             (json!({}), "dataset_path", Some(json!({"dataset_path": "d.json"})), "this script has no parameter model; add it to PARAMS"),

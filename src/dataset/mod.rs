@@ -1,4 +1,4 @@
-//! From names and parameters to a data set that can be prepared or checked: files, the model's tokenizer, options.
+//! Opens, checks and hands over data sets: from parameters to files, the model's tokenizer and options.
 
 pub(crate) mod handover;
 pub(crate) mod open;

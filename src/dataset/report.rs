@@ -1,4 +1,4 @@
-//! The report of `check`: what a data set is, what is wrong with it, and what training on it will take.
+//! The report of `check`: a data set's statistics and problems, and an estimate of the training.
 
 use std::path::PathBuf;
 
@@ -14,16 +14,16 @@ use crate::{data, estimate, python};
 /// Everything that `check` found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckReport {
-    /// Whether training would take the data: no problems, no errors.
+    /// Whether training would accept the data: no problems, no errors.
     pub ok: bool,
     pub files: Vec<PathBuf>,
     /// The folder of the model whose tokenizer and chat template were used.
     pub model: PathBuf,
-    /// The first faults in the files, by their place.
-    pub problems: Vec<Fault>,
-    /// All of them.
+    /// The first faults in the files, in order.
+    pub problems: Vec<ReportedFault>,
+    /// Number of all faults in the files.
     pub problem_count: u64,
-    /// Why training would refuse, besides the faults in the files.
+    /// Why training would refuse the data, besides the faults in the files.
     pub errors: Vec<String>,
     pub warnings: Vec<String>,
     pub counts: Counts,
@@ -39,18 +39,18 @@ pub struct CheckReport {
 
 /// A fault in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
+pub struct ReportedFault {
     pub file: PathBuf,
     /// From 1; 0 for a fault of the whole file.
     pub line: usize,
     /// From 1, in characters; 0 for a fault of the whole file.
     pub column: usize,
-    /// Place in the JSON, such as `[3].messages[1].role`; empty where it has none.
+    /// Path in the JSON, such as `[3].messages[1].role`; empty for a fault without one.
     pub path: String,
     pub text: String,
 }
 
-/// Tokens of the rows, after truncation.
+/// Lengths of the rows in tokens, after truncation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LengthReport {
     pub median: u32,
@@ -60,7 +60,7 @@ pub struct LengthReport {
     pub histogram: Vec<Bin>,
 }
 
-/// Samples of more than `max_length` tokens, before anything is cut.
+/// Samples of more than `max_length` tokens, before truncation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TooLongReport {
     pub count: u64,
@@ -69,10 +69,10 @@ pub struct TooLongReport {
 }
 
 impl CheckReport {
-    /// Makes the report. `params`: those of `check`, resolved. `tell` gets bytes done and bytes in all.
+    /// Makes the report. `params`: the resolved parameters of `check`. `tell` gets the bytes done and the total bytes.
     ///
     /// # Errors
-    /// As [`data::survey`]'s and the estimate's; with `probe`, what Python raises.
+    /// Those of [`data::survey`] and of the estimate; with `probe`, those that Python raises.
     pub(crate) fn of(
         dataset: &Dataset,
         params: &Map<String, Value>,
@@ -99,7 +99,7 @@ impl CheckReport {
             }
         }
         let Survey { counts, eval_rows, warnings, previews, too_long, too_long_count, lengths, .. } = survey;
-        let problems = survey.problems.into_iter().map(|problem| Fault {
+        let problems = survey.problems.into_iter().map(|problem| ReportedFault {
             file: dataset.files.get(problem.file).cloned().unwrap_or_default(),
             line: problem.line,
             column: problem.column,
@@ -138,7 +138,7 @@ fn chosen(params: &Map<String, Value>) -> Result<PreviewSelection> {
     }
 }
 
-/// Times a row of median length and mean share of targets, and reckons from there by tokens, layers and steps.
+/// Times a row of median length with the mean share of targets, and computes the training time from tokens and steps.
 fn time(
     dataset: &Dataset,
     params: &Map<String, Value>,
@@ -148,7 +148,7 @@ fn time(
 ) -> Result<Result<TrainingTime, String>> {
     let (counts, tokens) = (&survey.counts, u64::from(survey.lengths.quantile(0.5)));
     if counts.rows == 0 || survey.counts.rows == survey.eval_rows {
-        return Ok(Err("there is no row to time".into()));
+        return Ok(Err("there is no training row to measure".into()));
     }
     let targets = (tokens * counts.target_tokens / counts.tokens).clamp(1, tokens.saturating_sub(1).max(1));
     let probe = TimingProbe {

@@ -1,4 +1,4 @@
-//! Whose tokenizer a model or an adapter has.
+//! Finds the folder with the tokenizer of a model or an adapter.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use crate::session::artifact::downloaded;
 
 const TOKENIZER: &str = "tokenizer.json";
 
-/// The folder whose tokenizer and chat template belong to `model`: a folder, `builtin:tiny` or a hub name.
+/// The folder with the tokenizer and chat template of `model`: a folder, `builtin:tiny` or a hub name.
 ///
-/// The rule, for Rust and Python alike: a folder that has a tokenizer.json has its own tokenizer; an adapter without one has its base's,
-/// by the same rule. Any other folder stays as it is, for transformers knows older kinds of tokenizers. Python makes the tiny model,
-/// downloads what the hub's cache lacks, and knows an adapter's base.
+/// The rule, in Rust and in Python: a folder with a tokenizer.json has its own tokenizer. An adapter without one uses its base's
+/// tokenizer, by the same rule. Any other folder is returned unchanged, because transformers can read older kinds of tokenizers.
+/// Python makes the tiny model, downloads what is missing in the hub's cache, and finds an adapter's base.
 ///
 /// # Errors
-/// Kind `model`: there is no such model, or an adapter's base is missing. Kind `setup`: Python is needed and not there.
+/// Kind `model`: there is no such model, or an adapter's base is missing. Kind `setup`: Python is needed and not available.
 pub(crate) fn tokenizer_folder(model: &str, offline: bool) -> Result<PathBuf> {
     if let Some(own) = own_tokenizer(model) {
         return Ok(own);
@@ -33,7 +33,7 @@ pub(crate) fn tokenizer_folder(model: &str, offline: bool) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The rule's first clause, which needs no Python: the folder itself, if it has a tokenizer.json.
+/// The rule's first part, which needs no Python: the folder itself, if it has a tokenizer.json.
 pub(crate) fn own_tokenizer(model: &str) -> Option<PathBuf> {
     let folder = Path::new(model);
     folder.join(TOKENIZER).is_file().then(|| folder.to_path_buf())
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_with_a_tokenizer_has_its_own_and_any_other_that_is_no_adapter_stays() {
+    fn a_folder_with_a_tokenizer_or_without_an_adapter_is_returned_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let name = folder.path().to_str().unwrap();
         assert_eq!(own_tokenizer(name), None);

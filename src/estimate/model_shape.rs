@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::base::error;
-use crate::gguf::{Tensor, tensors};
+use crate::gguf::{TensorHeader, tensors};
 
 /// A model without its weights.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct ModelShape {
     config: Value,
     pub quantized: bool,
     /// Tensors by name, without a tied output matrix and without parts that text models do not load.
-    pub tensors: BTreeMap<String, Tensor>,
+    pub tensors: BTreeMap<String, TensorHeader>,
     /// Bytes of the tokenizer and the other small files that are saved with a model.
     pub small_files: u64,
 }
@@ -130,7 +130,7 @@ pub(crate) fn in_a_block(name: &str) -> bool {
 }
 
 /// Number of elements of a tensor.
-pub(crate) fn element_count(tensor: &Tensor) -> u64 {
+pub(crate) fn element_count(tensor: &TensorHeader) -> u64 {
     tensor.shape.iter().map(|size| *size as u64).product()
 }
 

@@ -1,55 +1,55 @@
-//! From stored numbers to the bytes of a GGUF tensor, bit for bit as `gguf.quants` in Python makes them.
+//! Encodes stored numbers as the bytes of a GGUF tensor, bit-identical to `gguf.quants` in Python.
 //!
 //! * F16: rounded to nearest, ties to even; a NaN keeps its payload's upper bits. BF16 likewise, and a NaN becomes quiet.
 //! * `Q8_0`: blocks of 32 numbers; scale d = max|x| / 127 in float32, written as float16, then x · (1/d) rounded half away
 //!   from zero. (llama.cpp's `quantize_row_q8_0_ref`.)
 //!
-//! The loops are compiled twice, for any processor and for those with AVX2, and vectorized by the compiler: hence each part
-//! of them is inlined into both.
+//! The loops are compiled twice, for any processor and for AVX2, so that the compiler vectorizes both: hence every part of them
+//! is inlined.
 #![allow(clippy::inline_always)]
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::gguf::source::Stored;
+use crate::gguf::safetensors_file::StoredType;
 use crate::gguf::types::Format;
 
-/// Numbers converted at a time: a multiple of every block, small enough for the first cache.
+/// Numbers converted at a time: a multiple of every block, small enough for the L1 cache.
 const STAGE: usize = 1024;
 const Q8_0_BLOCK: usize = Format::Q8_0.block().0;
 const Q8_0_BYTES: usize = Format::Q8_0.block().1;
 
-/// Converts little-endian elements; `out` is exactly as long as they need in `format`.
-pub(crate) fn encode(stored: Stored, data: &[u8], format: Format, out: &mut [u8]) {
+/// Converts little-endian elements; `out` has exactly the length that they need in `format`.
+pub(crate) fn encode(stored: StoredType, data: &[u8], format: Format, out: &mut [u8]) {
     debug_assert_eq!(format.bytes(data.len() / stored.bytes()), Some(out.len()));
-    if matches!((stored, format), (Stored::F32, Format::F32) | (Stored::F16, Format::F16)) {
+    if matches!((stored, format), (StoredType::F32, Format::F32) | (StoredType::F16, Format::F16)) {
         out.copy_from_slice(data);
         return;
     }
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has what the function is compiled for.
+        // SAFETY: the processor has AVX2.
         unsafe { encode_avx2(stored, data, format, out) };
         return;
     }
     encode_staged(stored, data, format, out);
 }
 
-/// As `encode`, from numbers that were computed or gathered.
+/// As `encode`, for numbers that are float32 already.
 pub(crate) fn encode_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
     debug_assert_eq!(format.bytes(numbers.len()), Some(out.len()));
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has what the function is compiled for.
+        // SAFETY: the processor has AVX2.
         unsafe { encode_numbers_avx2(numbers, format, out) };
         return;
     }
     write_numbers(numbers, format, out);
 }
 
-/// Whether no number of a tensor's bytes is infinite or none; for blocks, no scale.
+/// Whether a tensor's bytes have no infinity and no NaN; for blocks, in their scales.
 pub(crate) fn all_finite(format: Format, bytes: &[u8]) -> bool {
-    // Exponents with every bit set; all are looked at, so that the compiler makes vectors of it.
+    // Not finite: all bits of the exponent are set. No early exit, so that the compiler vectorizes the loop.
     let halves =
         |exponent: u16| bytes.as_chunks().0.iter().fold(true, |finite, half| finite & (u16::from_le_bytes(*half) & exponent != exponent));
     match format {
@@ -65,22 +65,22 @@ pub(crate) fn all_finite(format: Format, bytes: &[u8]) -> bool {
     }
 }
 
-/// Stored elements as float32, which holds each of them exactly.
+/// Stored elements as float32, which represents each of them exactly.
 #[inline(always)]
-pub(crate) fn decode(stored: Stored, data: &[u8], numbers: &mut [f32]) {
+pub(crate) fn decode(stored: StoredType, data: &[u8], numbers: &mut [f32]) {
     debug_assert_eq!(data.len(), numbers.len() * stored.bytes());
     match stored {
-        Stored::F32 => {
+        StoredType::F32 => {
             for (number, bytes) in numbers.iter_mut().zip(data.as_chunks().0) {
                 *number = f32::from_le_bytes(*bytes);
             }
         }
-        Stored::BF16 => {
+        StoredType::BF16 => {
             for (number, bytes) in numbers.iter_mut().zip(data.as_chunks().0) {
                 *number = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
             }
         }
-        Stored::F16 => {
+        StoredType::F16 => {
             let mut halves = [f16::ZERO; STAGE];
             for (numbers, data) in numbers.chunks_mut(STAGE).zip(data.chunks(2 * STAGE)) {
                 let halves = &mut halves[..numbers.len()];
@@ -95,7 +95,7 @@ pub(crate) fn decode(stored: Stored, data: &[u8], numbers: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn encode_avx2(stored: Stored, data: &[u8], format: Format, out: &mut [u8]) {
+fn encode_avx2(stored: StoredType, data: &[u8], format: Format, out: &mut [u8]) {
     encode_staged(stored, data, format, out);
 }
 
@@ -106,7 +106,7 @@ fn encode_numbers_avx2(numbers: &[f32], format: Format, out: &mut [u8]) {
 }
 
 #[inline(always)]
-fn encode_staged(stored: Stored, data: &[u8], format: Format, out: &mut [u8]) {
+fn encode_staged(stored: StoredType, data: &[u8], format: Format, out: &mut [u8]) {
     let (block, block_bytes) = format.block();
     let mut numbers = [0.0; STAGE];
     for (data, out) in data.chunks(STAGE * stored.bytes()).zip(out.chunks_mut(STAGE / block * block_bytes)) {
@@ -152,7 +152,7 @@ fn write_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
     }
 }
 
-/// A NaN as float16: the upper bits of its payload, as `NumPy` keeps them, where processors would also make it quiet.
+/// A NaN as float16, with the upper bits of its payload, as in `NumPy`. (Processors would also make it quiet.)
 fn nan_as_numpy(number: f32) -> f16 {
     let bits = number.to_bits();
     let payload = (bits >> 13 & 0x3ff) as u16;
@@ -168,14 +168,14 @@ fn bf16(number: f32) -> u16 {
 
 #[inline(always)]
 fn q8_0(numbers: &[f32; Q8_0_BLOCK], out: &mut [u8; Q8_0_BYTES]) {
-    // Of bits, so that a NaN is the largest, as for NumPy.
+    // Compares bits, so that a NaN is the maximum, as in NumPy.
     let largest = f32::from_bits(numbers.iter().fold(0, |largest, number| largest.max(number.abs().to_bits())));
     let d = largest / 127.0;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     let (scale, quants) = out.split_at_mut(2);
     let d16 = if d.is_nan() { f16::NAN } else { f16::from_f32(d) };
     scale.copy_from_slice(&d16.to_le_bytes());
-    // NumPy makes 0 of what is not finite.
+    // NumPy converts values that are not finite to 0.
     if !(d.is_finite() && inverse.is_finite()) {
         quants.fill(0);
         return;
@@ -185,7 +185,7 @@ fn q8_0(numbers: &[f32; Q8_0_BLOCK], out: &mut [u8; Q8_0_BYTES]) {
     }
 }
 
-/// `f32::round` for small numbers, in operations that are vectorized.
+/// `f32::round` for small numbers, in operations that the compiler vectorizes.
 #[inline(always)]
 fn round_half_away(number: f32) -> f32 {
     let size = number.abs();
@@ -203,13 +203,13 @@ mod tests {
         numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
     }
 
-    fn encoded(stored: Stored, data: &[u8], format: Format) -> Vec<u8> {
+    fn encoded(stored: StoredType, data: &[u8], format: Format) -> Vec<u8> {
         let mut out = vec![0xee; format.bytes(data.len() / stored.bytes()).unwrap()];
         encode(stored, data, format, &mut out);
         out
     }
 
-    /// As the format's documentation has it, one number at a time, in double precision where that changes nothing.
+    /// The format's documented algorithm, one number at a time.
     fn plain_q8_0(numbers: &[f32]) -> Vec<u8> {
         let largest = numbers.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         let d = largest / 127.0;
@@ -219,7 +219,7 @@ mod tests {
         out
     }
 
-    /// Numbers of all sizes, and those around halves, where rounding shows.
+    /// Numbers of all magnitudes, and multiples of 0.5, which test rounding.
     fn number() -> impl Strategy<Value = f32> {
         prop_oneof![
             -1e30_f32..1e30,
@@ -235,14 +235,14 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn q8_0_is_the_plain_algorithm(numbers in prop::collection::vec(number(), 32 * 40)) {
+        fn q8_0_matches_the_documented_algorithm(numbers in prop::collection::vec(number(), 32 * 40)) {
             let expected: Vec<u8> = numbers.chunks(32).flat_map(plain_q8_0).collect();
-            prop_assert_eq!(encoded(Stored::F32, &bytes(&numbers), Format::Q8_0), expected);
+            prop_assert_eq!(encoded(StoredType::F32, &bytes(&numbers), Format::Q8_0), expected);
         }
 
         #[test]
-        fn q8_0_is_off_by_at_most_half_a_step(numbers in prop::collection::vec(-100.0_f32..100.0, 32)) {
-            let out = encoded(Stored::F32, &bytes(&numbers), Format::Q8_0);
+        fn the_error_of_q8_0_is_at_most_half_a_step(numbers in prop::collection::vec(-100.0_f32..100.0, 32)) {
+            let out = encoded(StoredType::F32, &bytes(&numbers), Format::Q8_0);
             let d = f16::from_le_bytes([out[0], out[1]]).to_f32();
             for (number, quant) in numbers.iter().zip(&out[2..]) {
                 // 2^-11 of 127 steps for the scale's own rounding.
@@ -253,7 +253,7 @@ mod tests {
         #[test]
         fn halves_are_rounded_to_nearest(bits in prop::collection::vec(any::<u32>(), 1..3000)) {
             let numbers: Vec<f32> = bits.into_iter().map(f32::from_bits).collect();
-            let (brains, halves) = (encoded(Stored::F32, &bytes(&numbers), Format::BF16), encoded(Stored::F32, &bytes(&numbers), Format::F16));
+            let (brains, halves) = (encoded(StoredType::F32, &bytes(&numbers), Format::BF16), encoded(StoredType::F32, &bytes(&numbers), Format::F16));
             for (index, number) in numbers.iter().enumerate() {
                 let brain = half::bf16::from_le_bytes([brains[2 * index], brains[2 * index + 1]]);
                 let half = f16::from_le_bytes([halves[2 * index], halves[2 * index + 1]]);
@@ -264,42 +264,42 @@ mod tests {
     }
 
     #[test]
-    fn every_16_bit_number_survives_the_way_to_32_bits() {
+    fn every_16_bit_number_is_unchanged_after_conversion_to_32_bits_and_back() {
         let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
-        for (stored, back) in [(Stored::F16, Format::F16), (Stored::BF16, Format::BF16)] {
+        for (stored, back) in [(StoredType::F16, Format::F16), (StoredType::BF16, Format::BF16)] {
             let wide = encoded(stored, &all, Format::F32);
-            let again = encoded(Stored::F32, &wide, back);
+            let again = encoded(StoredType::F32, &wide, back);
             for (before, after) in all.as_chunks().0.iter().zip(again.as_chunks().0) {
                 let (before, after) = (u16::from_le_bytes(*before), u16::from_le_bytes(*after));
-                let nan = if stored == Stored::F16 { f16::from_bits(before).is_nan() } else { half::bf16::from_bits(before).is_nan() };
+                let nan = if stored == StoredType::F16 { f16::from_bits(before).is_nan() } else { half::bf16::from_bits(before).is_nan() };
                 assert!(before == after || nan, "{before:#x} became {after:#x}");
             }
         }
     }
 
     #[test]
-    fn one_number_that_is_not_finite_is_found_in_every_format() {
+    fn a_single_number_that_is_not_finite_is_found_in_every_format() {
         for format in [Format::F32, Format::F16, Format::BF16, Format::Q8_0] {
             for (number, finite) in [(1.0, true), (65504.0, true), (f32::NAN, false), (f32::NEG_INFINITY, false)] {
                 let mut numbers = [-0.5_f32; 96];
                 numbers[70] = number;
-                assert_eq!(all_finite(format, &encoded(Stored::F32, &bytes(&numbers), format)), finite, "{format:?} {number}");
+                assert_eq!(all_finite(format, &encoded(StoredType::F32, &bytes(&numbers), format)), finite, "{format:?} {number}");
             }
         }
         let large = bytes(&[70000.0; 32]);
-        assert!(!all_finite(Format::F16, &encoded(Stored::F32, &large, Format::F16)));
-        assert!(all_finite(Format::BF16, &encoded(Stored::F32, &large, Format::BF16)));
+        assert!(!all_finite(Format::F16, &encoded(StoredType::F32, &large, Format::F16)));
+        assert!(all_finite(Format::BF16, &encoded(StoredType::F32, &large, Format::BF16)));
     }
 
     #[test]
-    fn what_is_not_finite_becomes_what_numpy_makes_of_it() {
+    fn numbers_that_are_not_finite_are_encoded_as_by_numpy() {
         // A signalling NaN becomes quiet in bf16, keeping its payload's upper bits and its sign.
         assert_eq!(bf16(f32::from_bits(0xff80_0001)), 0xffc0);
         assert_eq!((bf16(f32::INFINITY), bf16(f32::MAX)), (0x7f80, 0x7f80));
         for (worst, scale_is) in [(f32::NAN, f32::is_nan as fn(f32) -> bool), (f32::INFINITY, f32::is_infinite), (1e-39, |d| d == 0.0)] {
             let mut numbers = [1e-40_f32; 32];
             numbers[7] = worst;
-            let out = encoded(Stored::F32, &bytes(&numbers), Format::Q8_0);
+            let out = encoded(StoredType::F32, &bytes(&numbers), Format::Q8_0);
             assert!(scale_is(f16::from_le_bytes([out[0], out[1]]).to_f32()), "{worst}");
             assert!(out[2..].iter().all(|quant| *quant == 0), "{worst}");
         }

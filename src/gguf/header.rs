@@ -1,14 +1,14 @@
-//! The bytes before a GGUF file's tensors: keys with their values, and where each tensor lies.
+//! The header of a GGUF file: metadata, and the name, shape, type and offset of each tensor.
 
 use std::collections::HashSet;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::gguf::plan::{Key, Plan, Value};
-use crate::gguf::rows::Rows;
-use crate::gguf::vocabulary::Words;
+use crate::gguf::plan::{GgufPlan, KeyValue, MetadataValue};
+use crate::gguf::rows::TensorRows;
+use crate::gguf::vocabulary::VocabularyTokens;
 
-/// Where tensors begin is a multiple of this, counted from the end of the header, as is that end itself.
+/// The end of the header, and each tensor's offset from there, are multiples of this.
 pub(crate) const ALIGNMENT: usize = 32;
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -18,9 +18,9 @@ const LONGEST_NAME: usize = 63;
 /// llama.cpp's `GGML_MAX_DIMS`.
 const MOST_DIMENSIONS: usize = 4;
 
-/// The header, with zeros up to the first tensor.
-pub(crate) fn header(plan: &Plan, tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
-    let words = plan.vocabulary.as_ref().map(Words::read).transpose()?;
+/// The header, padded with zeros up to the first tensor.
+pub(crate) fn header(plan: &GgufPlan, tensors: &[TensorRows<'_>]) -> Result<Vec<u8>> {
+    let tokens = plan.vocabulary.as_ref().map(VocabularyTokens::read).transpose()?;
     let keys = &plan.keys;
     let mut out = MAGIC.to_vec();
     out.extend(VERSION.to_le_bytes());
@@ -28,10 +28,10 @@ pub(crate) fn header(plan: &Plan, tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
     out.extend((keys.len() as u64).to_le_bytes());
 
     let mut known = HashSet::new();
-    for Key { key, value } in keys {
+    for KeyValue { key, value } in keys {
         ensure!(known.insert(key.as_str()), "the GGUF plan has the key {key} twice");
-        text(&mut out, key);
-        put(&mut out, value, words.as_ref()).with_context(|| format!("the GGUF plan has {key} and no vocabulary"))?;
+        string(&mut out, key);
+        put(&mut out, value, tokens.as_ref()).with_context(|| format!("the GGUF plan has the key {key} but no vocabulary"))?;
     }
 
     known.clear();
@@ -39,9 +39,9 @@ pub(crate) fn header(plan: &Plan, tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
     for rows in tensors {
         let (name, shape) = (rows.tensor.name.as_str(), &rows.tensor.shape);
         ensure!(known.insert(name), "the GGUF plan has the tensor {name} twice");
-        ensure!(name.len() <= LONGEST_NAME, "the tensor name {name} has more than the {LONGEST_NAME} bytes that GGUF readers take");
+        ensure!(name.len() <= LONGEST_NAME, "the tensor name {name} has more than the {LONGEST_NAME} bytes that GGUF readers accept");
         ensure!(shape.len() <= MOST_DIMENSIONS, "tensor {name} has more than {MOST_DIMENSIONS} dimensions");
-        text(&mut out, name);
+        string(&mut out, name);
         out.extend((shape.len() as u32).to_le_bytes());
         for dimension in shape.iter().rev() {
             out.extend((*dimension as u64).to_le_bytes());
@@ -54,24 +54,24 @@ pub(crate) fn header(plan: &Plan, tensors: &[Rows<'_>]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// A value behind the number of its type (`enum gguf_type`); nothing where it is one of words that there are not.
-fn put(out: &mut Vec<u8>, value: &Value, words: Option<&Words>) -> Option<()> {
+/// Writes the number of the value's type (`enum gguf_type`), then the value. `None` if it needs a vocabulary and there is none.
+fn put(out: &mut Vec<u8>, value: &MetadataValue, tokens: Option<&VocabularyTokens>) -> Option<()> {
     match value {
-        Value::Uint32(value) => scalar(out, 4, &value.to_le_bytes()),
-        Value::Int32(value) => scalar(out, 5, &value.to_le_bytes()),
-        Value::Float32(value) => scalar(out, 6, &value.to_le_bytes()),
-        Value::Bool(value) => scalar(out, 7, &[u8::from(*value)]),
-        Value::String(value) => {
+        MetadataValue::Uint32(value) => scalar(out, 4, &value.to_le_bytes()),
+        MetadataValue::Int32(value) => scalar(out, 5, &value.to_le_bytes()),
+        MetadataValue::Float32(value) => scalar(out, 6, &value.to_le_bytes()),
+        MetadataValue::Bool(value) => scalar(out, 7, &[u8::from(*value)]),
+        MetadataValue::String(value) => {
             scalar(out, 8, &[]);
-            text(out, value);
+            string(out, value);
         }
-        Value::Uint32s(values) => array(out, 4, values, |out, value| out.extend(value.to_le_bytes())),
-        Value::Int32s(values) => array(out, 5, values, |out, value| out.extend(value.to_le_bytes())),
-        Value::Bools(values) => array(out, 7, values, |out, value| out.push(u8::from(*value))),
-        Value::Strings(values) => texts(out, values),
-        Value::Tokens => texts(out, &words?.tokens),
-        Value::Merges => texts(out, &words?.merges),
-        Value::Types => array(out, 5, &words?.types, |out, value| out.extend(value.to_le_bytes())),
+        MetadataValue::Uint32s(values) => array(out, 4, values, |out, value| out.extend(value.to_le_bytes())),
+        MetadataValue::Int32s(values) => array(out, 5, values, |out, value| out.extend(value.to_le_bytes())),
+        MetadataValue::Bools(values) => array(out, 7, values, |out, value| out.push(u8::from(*value))),
+        MetadataValue::Strings(values) => strings(out, values),
+        MetadataValue::Tokens => strings(out, &tokens?.tokens),
+        MetadataValue::Merges => strings(out, &tokens?.merges),
+        MetadataValue::Types => array(out, 5, &tokens?.types, |out, value| out.extend(value.to_le_bytes())),
     }
     Some(())
 }
@@ -81,8 +81,8 @@ fn scalar(out: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
     out.extend(bytes);
 }
 
-fn texts(out: &mut Vec<u8>, values: &[String]) {
-    array(out, 8, values, |out, value| text(out, value));
+fn strings(out: &mut Vec<u8>, values: &[String]) {
+    array(out, 8, values, |out, value| string(out, value));
 }
 
 fn array<T>(out: &mut Vec<u8>, kind: u32, values: &[T], put: impl Fn(&mut Vec<u8>, &T)) {
@@ -95,7 +95,7 @@ fn array<T>(out: &mut Vec<u8>, kind: u32, values: &[T], put: impl Fn(&mut Vec<u8
     }
 }
 
-fn text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
+fn string(out: &mut Vec<u8>, value: &str) {
+    out.extend((value.len() as u64).to_le_bytes());
+    out.extend(value.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! What is to be written: the JSON document that `pyrust_nn.gguf_export.plan` makes.
+//! The plan of a GGUF file: the JSON document that `pyrust_nn.gguf_export.plan` makes.
 //!
 //! ```json
 //! {
@@ -18,13 +18,13 @@
 //! }
 //! ```
 //!
-//! Shapes are as in `PyTorch`, outermost first. A tensor is a matrix whose columns are its last dimension: its rows are
-//! those of its parts, one part after the other; a part takes all rows of its source or the given ranges `[first, count]`,
-//! and of each row all columns or the given ranges. `transpose` swaps rows and columns of a matrix before that.
-//! `add` is added to every element. `values` stand in the plan itself.
+//! Shapes are as in `PyTorch`, outermost dimension first. A tensor is a matrix whose columns are its last dimension. Its rows are the
+//! rows of its parts, in order. A part takes all rows of its stored tensor or the given ranges `[first, count]`, and of each row all
+//! columns or the given ranges. `transpose` swaps rows and columns of a matrix before that. `add` is added to every element.
+//! `values` are the elements themselves, for a tensor without parts.
 //!
-//! The values `tokens`, `types` and `merges` are those of the vocabulary: the words of its `tokenizer.json`, in their places
-//! those that were added, with `llama_token_type`, and `size` ids in all.
+//! The values `tokens`, `types` and `merges` come from the vocabulary: the tokens of its `tokenizer.json`, replaced by added tokens
+//! with the same id, each with its `llama_token_type`; `size` ids in total.
 
 use std::path::{Path, PathBuf};
 
@@ -37,30 +37,30 @@ const VERSION: u32 = 1;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Plan {
+pub(crate) struct GgufPlan {
     version: u32,
     pub target: PathBuf,
     pub files: Vec<PathBuf>,
     #[serde(default)]
-    pub vocabulary: Option<Vocabulary>,
-    pub keys: Vec<Key>,
-    pub tensors: Vec<Tensor>,
+    pub vocabulary: Option<PlannedVocabulary>,
+    pub keys: Vec<KeyValue>,
+    pub tensors: Vec<PlannedTensor>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Vocabulary {
+pub(crate) struct PlannedVocabulary {
     /// `tokenizer.json` of a byte-level BPE.
     pub tokenizer: PathBuf,
-    /// Rows of the embedding.
+    /// Rows of the model's embedding.
     pub size: usize,
-    pub added: Vec<Added>,
+    pub added: Vec<PlannedToken>,
 }
 
-/// A token that texts are searched for before they are cut.
+/// An added token: matched in the text before BPE is applied.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Added {
+pub(crate) struct PlannedToken {
     pub id: u32,
     pub text: String,
     #[serde(rename = "type")]
@@ -69,15 +69,15 @@ pub(crate) struct Added {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Key {
+pub(crate) struct KeyValue {
     pub key: String,
-    pub value: Value,
+    pub value: MetadataValue,
 }
 
-/// A value with its type in the file.
+/// A metadata value with its type in the file.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Value {
+pub(crate) enum MetadataValue {
     Uint32(u32),
     Int32(i32),
     Float32(f32),
@@ -94,14 +94,14 @@ pub(crate) enum Value {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Tensor {
+pub(crate) struct PlannedTensor {
     pub name: String,
     #[serde(rename = "type")]
     pub format: Format,
     /// Outermost dimension first.
     pub shape: Vec<usize>,
     #[serde(default)]
-    pub parts: Vec<Part>,
+    pub parts: Vec<TensorPart>,
     #[serde(default)]
     pub add: Option<f32>,
     #[serde(default)]
@@ -110,31 +110,32 @@ pub(crate) struct Tensor {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Part {
+pub(crate) struct TensorPart {
     /// Index into the plan's files.
     pub file: usize,
     pub tensor: String,
     #[serde(default)]
-    pub rows: Option<Vec<Range>>,
+    pub rows: Option<Vec<IndexRange>>,
     #[serde(default)]
-    pub columns: Option<Vec<Range>>,
+    pub columns: Option<Vec<IndexRange>>,
     #[serde(default)]
     pub transpose: bool,
 }
 
 /// `[first, count]`
-pub(crate) type Range = (usize, usize);
+pub(crate) type IndexRange = (usize, usize);
 
-impl Plan {
-    pub fn read(path: &Path) -> Result<Plan> {
-        let text = std::fs::read(path).with_context(|| format!("the GGUF plan {} cannot be read", path.display()))?;
-        let plan: Plan = serde_json::from_slice(&text).with_context(|| format!("{} is no GGUF plan", path.display()))?;
+impl GgufPlan {
+    pub fn read(path: &Path) -> Result<GgufPlan> {
+        let text =
+            std::fs::read(path).with_context(|| format!("the GGUF plan {} cannot be read; run the conversion again", path.display()))?;
+        let plan: GgufPlan = serde_json::from_slice(&text).with_context(|| format!("{} is not a valid GGUF plan", path.display()))?;
         ensure!(plan.version == VERSION, "the GGUF plan {} has version {}, not {VERSION}", path.display(), plan.version);
         Ok(plan)
     }
 }
 
-impl Tensor {
+impl PlannedTensor {
     /// Rows, and elements in each.
     pub fn matrix(&self) -> Option<(usize, usize)> {
         let (columns, rest) = self.shape.split_last()?;

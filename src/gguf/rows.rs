@@ -1,90 +1,91 @@
-//! The rows of one tensor to be written: where each comes from, and its bytes.
+//! The rows of one tensor to be written: the source of each row, and its bytes.
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::gguf::encode::{decode, encode, encode_numbers};
-use crate::gguf::plan::{Part, Range, Tensor};
-use crate::gguf::source::{Source, Stocked, Stored};
+use crate::gguf::plan::{IndexRange, PlannedTensor, TensorPart};
+use crate::gguf::safetensors_file::{SafetensorsFile, StoredTensor, StoredType};
 
-/// A tensor of the plan, checked against its sources.
-pub(crate) struct Rows<'a> {
-    pub tensor: &'a Tensor,
+/// A tensor of the plan, checked against the stored tensors that it is made of.
+pub(crate) struct TensorRows<'a> {
+    pub tensor: &'a PlannedTensor,
     pub count: usize,
     /// Bytes of one row in the file to be written.
     pub row_bytes: usize,
     columns: usize,
-    /// Rows that follow each other in a source, in the order of the target's rows.
+    /// Consecutive rows of a source, in the order of the target's rows.
     runs: Vec<Run<'a>>,
 }
 
 struct Run<'a> {
-    /// The target's row that this run begins with.
+    /// Index of the run's first row in the target.
     first: usize,
     count: usize,
-    from: From<'a>,
+    from: RowSource<'a>,
 }
 
-enum From<'a> {
-    /// Whole rows, one after the other.
-    Stretch(Stored, &'a [u8]),
-    /// Rows that are picked together from several places.
-    Picked {
+enum RowSource<'a> {
+    /// Whole rows, contiguous in the file.
+    Contiguous(StoredType, &'a [u8]),
+    /// Rows whose elements are gathered: chosen columns, a transposed matrix, or an addend.
+    Gathered {
         matrix: Matrix<'a>,
         row: usize,
-        columns: Vec<Range>,
+        columns: Vec<IndexRange>,
     },
-    Numbers(&'a [f32]),
+    Values(&'a [f32]),
 }
 
-/// A stored tensor read as rows of its last dimension, or, transposed, as the columns of those.
+/// A stored tensor as a matrix: its last dimension is the columns, or the rows if transposed.
 #[derive(Clone, Copy)]
 struct Matrix<'a> {
-    stored: Stored,
+    stored: StoredType,
     data: &'a [u8],
     rows: usize,
     columns: usize,
     transposed: bool,
 }
 
-impl<'a> Rows<'a> {
-    /// Checks everything that the plan says about a tensor; after this no row can lie outside its source.
-    pub fn bind(tensor: &'a Tensor, sources: &'a [Source]) -> Result<Rows<'a>> {
-        Rows::checked(tensor, sources).with_context(|| format!("tensor {} of the GGUF plan does not fit its source", tensor.name))
+impl<'a> TensorRows<'a> {
+    /// Checks everything that the plan says about a tensor. After this check, no row is outside its source.
+    pub fn bind(tensor: &'a PlannedTensor, sources: &'a [SafetensorsFile]) -> Result<TensorRows<'a>> {
+        TensorRows::checked(tensor, sources).with_context(|| format!("tensor {} of the GGUF plan does not match its source", tensor.name))
     }
 
-    fn checked(tensor: &'a Tensor, sources: &'a [Source]) -> Result<Rows<'a>> {
+    fn checked(tensor: &'a PlannedTensor, sources: &'a [SafetensorsFile]) -> Result<TensorRows<'a>> {
         let (count, columns) = tensor.matrix().context("its shape is empty or too large")?;
         ensure!(count > 0 && columns > 0, "its shape {:?} has no elements", tensor.shape);
         let row_bytes = tensor.format.bytes(columns);
-        let row_bytes = row_bytes.with_context(|| format!("its rows of {columns} elements are no whole blocks of {:?}", tensor.format))?;
+        let row_bytes =
+            row_bytes.with_context(|| format!("its rows of {columns} elements are not a multiple of the block of {:?}", tensor.format))?;
         ensure!(count.checked_mul(row_bytes).is_some(), "its shape {:?} is too large", tensor.shape);
 
-        let mut rows = Rows { tensor, count, row_bytes, columns, runs: Vec::new() };
+        let mut rows = TensorRows { tensor, count, row_bytes, columns, runs: Vec::new() };
         let mut found = 0;
         if let Some(values) = &tensor.values {
             ensure!(tensor.parts.is_empty() && Some(values.len()) == count.checked_mul(columns), "it has {} values", values.len());
-            rows.runs.push(Run { first: 0, count, from: From::Numbers(values) });
+            rows.runs.push(Run { first: 0, count, from: RowSource::Values(values) });
             found = count;
         }
         for part in &tensor.parts {
             let source = sources.get(part.file).with_context(|| format!("there is no file {}", part.file))?;
             found = rows.add(part, &source.tensor(&part.tensor)?, found)?;
         }
-        ensure!(found == count, "it needs {count} rows and its sources give {found}");
+        ensure!(found == count, "it needs {count} rows, but its sources have {found}");
         Ok(rows)
     }
 
-    /// Adds a part's rows after the first `found`; returns how many there are then.
-    fn add(&mut self, part: &'a Part, source: &Stocked<'a>, mut found: usize) -> Result<usize> {
+    /// Adds a part's rows after the first `found` rows; returns the new number of rows.
+    fn add(&mut self, part: &'a TensorPart, source: &StoredTensor<'a>, mut found: usize) -> Result<usize> {
         let matrix = Matrix::of(source, part.transpose).with_context(|| part.tensor.clone())?;
-        let inside = |ranges: &[Range], size: usize| {
+        let inside = |ranges: &[IndexRange], size: usize| {
             ranges.iter().all(|(first, count)| *count > 0 && first.checked_add(*count).is_some_and(|end| end <= size))
         };
         let every_row = vec![(0, matrix.rows)];
         let every_column = vec![(0, matrix.columns)];
         let (rows, columns) = (part.rows.as_ref().unwrap_or(&every_row), part.columns.as_ref().unwrap_or(&every_column));
         if !inside(rows, matrix.rows) || !inside(columns, matrix.columns) {
-            bail!("{} of shape {:?} does not have all the rows and columns asked for", part.tensor, source.shape);
+            bail!("{} of shape {:?} does not have all requested rows and columns", part.tensor, source.shape);
         }
         let width: usize = columns.iter().map(|(_, count)| count).sum();
         ensure!(width == self.columns, "{} of shape {:?} gives rows of {width} elements, not {}", part.tensor, source.shape, self.columns);
@@ -93,9 +94,9 @@ impl<'a> Rows<'a> {
         for (first, count) in rows.iter().copied() {
             let from = if whole {
                 let row = matrix.columns * matrix.stored.bytes();
-                From::Stretch(matrix.stored, &matrix.data[first * row..(first + count) * row])
+                RowSource::Contiguous(matrix.stored, &matrix.data[first * row..(first + count) * row])
             } else {
-                From::Picked { matrix, row: first, columns: columns.clone() }
+                RowSource::Gathered { matrix, row: first, columns: columns.clone() }
             };
             self.runs.push(Run { first: found, count, from });
             found = found.checked_add(count).context("it has too many rows")?;
@@ -108,7 +109,7 @@ impl<'a> Rows<'a> {
         self.count * self.row_bytes
     }
 
-    /// Writes the bytes of as many rows as `out` has room for, from row `first` on.
+    /// Writes the bytes of the rows from `first` on, as many as fit into `out`.
     pub fn write(&self, mut first: usize, mut out: &mut [u8]) {
         let mut picked = Vec::new();
         let at = self.runs.partition_point(|run| run.first + run.count <= first);
@@ -120,18 +121,18 @@ impl<'a> Rows<'a> {
             let count = (run.count - skipped).min(out.len() / self.row_bytes);
             let (now, rest) = out.split_at_mut(count * self.row_bytes);
             match &run.from {
-                From::Stretch(stored, data) => {
+                RowSource::Contiguous(stored, data) => {
                     let row = self.columns * stored.bytes();
                     encode(*stored, &data[skipped * row..(skipped + count) * row], self.tensor.format, now);
                 }
-                From::Picked { matrix, row, columns } => {
+                RowSource::Gathered { matrix, row, columns } => {
                     for (index, out) in now.chunks_exact_mut(self.row_bytes).enumerate() {
                         picked.clear();
                         matrix.pick(row + skipped + index, columns, &mut picked);
                         self.finish(matrix.stored, &mut picked, out);
                     }
                 }
-                From::Numbers(numbers) => {
+                RowSource::Values(numbers) => {
                     encode_numbers(&numbers[skipped * self.columns..(skipped + count) * self.columns], self.tensor.format, now);
                 }
             }
@@ -139,10 +140,10 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn finish(&self, stored: Stored, numbers: &mut [f32], out: &mut [u8]) {
+    fn finish(&self, stored: StoredType, numbers: &mut [f32], out: &mut [u8]) {
         if let Some(add) = self.tensor.add {
-            // llama.cpp's converter computes in float16 what is stored so, else in float32.
-            let round = |sum: f32| if stored == Stored::F16 { half::f16::from_f32(sum).to_f32() } else { sum };
+            // llama.cpp's converter adds in float16 if the tensor is stored in float16, otherwise in float32.
+            let round = |sum: f32| if stored == StoredType::F16 { half::f16::from_f32(sum).to_f32() } else { sum };
             for number in numbers.iter_mut() {
                 *number = round(*number + add);
             }
@@ -152,17 +153,17 @@ impl<'a> Rows<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    fn of(source: &Stocked<'a>, transposed: bool) -> Result<Matrix<'a>> {
+    fn of(source: &StoredTensor<'a>, transposed: bool) -> Result<Matrix<'a>> {
         let columns = source.shape.last().copied().unwrap_or(1);
-        // What is stored is as long as its shape says, so the product of all dimensions does not overflow.
+        // The data have the length that the shape says, so the product of all dimensions does not overflow.
         let rows = source.shape.iter().rev().skip(1).product();
-        ensure!(!transposed || source.shape.len() == 2, "shape {:?} is no matrix that could be transposed", source.shape);
+        ensure!(!transposed || source.shape.len() == 2, "shape {:?} is not a matrix, so it cannot be transposed", source.shape);
         let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
         Ok(Matrix { stored: source.stored, data: source.data, rows, columns, transposed })
     }
 
     /// Appends the chosen columns of a row.
-    fn pick(&self, row: usize, columns: &[Range], numbers: &mut Vec<f32>) {
+    fn pick(&self, row: usize, columns: &[IndexRange], numbers: &mut Vec<f32>) {
         let size = self.stored.bytes();
         for (first, count) in columns.iter().copied() {
             let start = numbers.len();
@@ -181,8 +182,8 @@ impl<'a> Matrix<'a> {
     }
 }
 
-impl Tensor {
-    /// The sources that are no longer needed once this tensor is written.
+impl PlannedTensor {
+    /// The stored tensors of this tensor: index of the file, and name.
     pub fn sources(&self) -> impl Iterator<Item = (usize, &str)> {
         self.parts.iter().map(|part| (part.file, part.tensor.as_str()))
     }

@@ -1,4 +1,4 @@
-//! Whole files, read back by a reader of their own.
+//! Complete files, read by an independent reader.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,18 +15,18 @@ use crate::base::error::{Error, Kind};
 use crate::gguf::write;
 
 /// A folder with one safetensors file of float32 tensors.
-struct Bench {
+struct TestModel {
     folder: TempDir,
 }
 
-impl Bench {
-    fn new(tensors: &[(&str, &[usize], &[f32])]) -> Bench {
-        let bench = Bench { folder: tempfile::tempdir().unwrap() };
+impl TestModel {
+    fn new(tensors: &[(&str, &[usize], &[f32])]) -> TestModel {
+        let model = TestModel { folder: tempfile::tempdir().unwrap() };
         let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, _, numbers)| numbers.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
         let views =
             tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| (name, TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap()));
-        safetensors::serialize_to_file(views, None, &bench.path("model.safetensors")).unwrap();
-        bench
+        safetensors::serialize_to_file(views, None, &model.path("model.safetensors")).unwrap();
+        model
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -69,22 +69,22 @@ impl Bench {
 }
 
 #[derive(Debug)]
-struct Found {
+struct WrittenTensor {
     /// Innermost dimension first, as in the file.
     shape: Vec<u64>,
     kind: u32,
     start: usize,
 }
 
-/// What a GGUF file holds: each key's bytes with its type before them, and each tensor.
-struct File {
+/// The content of a GGUF file: each key's type and value as bytes, and each tensor.
+struct GgufFile {
     bytes: Vec<u8>,
     keys: HashMap<String, Vec<u8>>,
-    tensors: HashMap<String, Found>,
+    tensors: HashMap<String, WrittenTensor>,
 }
 
-impl File {
-    fn read(path: &Path) -> File {
+impl GgufFile {
+    fn read(path: &Path) -> GgufFile {
         let bytes = fs::read(path).unwrap();
         let at = &mut 24;
         assert_eq!((&bytes[..4], u32::from_le_bytes(bytes[4..8].try_into().unwrap())), (&b"GGUF"[..], 3));
@@ -102,13 +102,13 @@ impl File {
             let name = string(&bytes, at);
             let shape = (0..u32_at(&bytes, at)).map(|_| u64_at(&bytes, at)).collect();
             let (kind, start) = (u32_at(&bytes, at), u64_at(&bytes, at) as usize);
-            tensors.insert(name, Found { shape, kind, start });
+            tensors.insert(name, WrittenTensor { shape, kind, start });
         }
         let data = at.next_multiple_of(32);
         for tensor in tensors.values_mut() {
             tensor.start += data;
         }
-        File { bytes, keys, tensors }
+        GgufFile { bytes, keys, tensors }
     }
 
     fn f32s(&self, name: &str) -> Vec<f32> {
@@ -154,9 +154,9 @@ fn counting(count: usize) -> Vec<f32> {
 
 #[test]
 fn keys_have_their_types_and_values() {
-    let bench = Bench::new(&[("a", &[1], &[1.0])]);
-    bench.write(json!([{"name": "a", "type": "F32", "shape": [1], "parts": [{"file": 0, "tensor": "a"}]}])).unwrap();
-    let keys = File::read(&bench.path("out.gguf")).keys;
+    let model = TestModel::new(&[("a", &[1], &[1.0])]);
+    model.write(json!([{"name": "a", "type": "F32", "shape": [1], "parts": [{"file": 0, "tensor": "a"}]}])).unwrap();
+    let keys = GgufFile::read(&model.path("out.gguf")).keys;
     assert_eq!(keys["general.architecture"], b"\x08\0\0\0\x05\0\0\0\0\0\0\0qwen2");
     assert_eq!(
         keys["tokenizer.ggml.tokens"],
@@ -172,10 +172,10 @@ fn keys_have_their_types_and_values() {
 }
 
 #[test]
-fn tensors_are_made_of_the_rows_and_columns_asked_for() {
+fn tensors_have_the_rows_and_columns_of_the_plan() {
     let fused = counting(2 * 4 * 3);
-    let bench = Bench::new(&[("fused", &[2, 4, 3], &fused), ("one", &[1, 3], &[0.5, 1.5, 2.5]), ("heads", &[4], &[0., 1., 2., 3.])]);
-    bench
+    let model = TestModel::new(&[("fused", &[2, 4, 3], &fused), ("one", &[1, 3], &[0.5, 1.5, 2.5]), ("heads", &[4], &[0., 1., 2., 3.])]);
+    model
         .write(json!([
             {"name": "gate", "type": "F32", "shape": [2, 2, 3], "parts": [{"file": 0, "tensor": "fused", "rows": [[0, 2], [4, 2]]}]},
             {"name": "stack", "type": "F32", "shape": [2, 1, 3], "parts": [{"file": 0, "tensor": "one"}, {"file": 0, "tensor": "fused", "rows": [[7, 1]]}]},
@@ -184,7 +184,7 @@ fn tensors_are_made_of_the_rows_and_columns_asked_for() {
             {"name": "given", "type": "F32", "shape": [2], "values": [-1.5, 0.1]},
         ]))
         .unwrap();
-    let file = File::read(&bench.path("out.gguf"));
+    let file = GgufFile::read(&model.path("out.gguf"));
     assert_eq!(file.f32s("gate"), [&fused[0..6], &fused[12..18]].concat());
     assert_eq!(file.tensors["gate"].shape, [3, 2, 2]);
     assert_eq!(file.f32s("stack"), [0.5, 1.5, 2.5, 21.0, 22.0, 23.0]);
@@ -195,22 +195,22 @@ fn tensors_are_made_of_the_rows_and_columns_asked_for() {
 }
 
 #[test]
-fn what_is_larger_than_the_buffers_comes_out_whole() {
+fn a_tensor_larger_than_the_buffers_is_written_completely() {
     let (rows, columns) = (1500, 4096);
     let numbers = counting(rows * columns);
-    let bench = Bench::new(&[("big", &[rows, columns], &numbers), ("small", &[3], &[1.0, 2.0, 3.0])]);
+    let model = TestModel::new(&[("big", &[rows, columns], &numbers), ("small", &[3], &[1.0, 2.0, 3.0])]);
     let tensor = |name: &str, format: &str, source: &str, shape: Value| json!({"name": name, "type": format, "shape": shape, "parts": [{"file": 0, "tensor": source}]});
-    let plan = bench.plan(json!([
+    let plan = model.plan(json!([
         tensor("small", "F32", "small", json!([3])),
         tensor("big", "F32", "big", json!([rows, columns])),
         tensor("half", "BF16", "big", json!([rows, columns])),
     ]));
     let mut seen = Vec::new();
-    let written = bench.write_plan(&plan, &mut |done, total, name| {
+    let written = model.write_plan(&plan, &mut |done, total, name| {
         seen.push((done, total, name.to_string()));
         Ok(())
     });
-    let file = File::read(&bench.path("out.gguf"));
+    let file = GgufFile::read(&model.path("out.gguf"));
     assert_eq!(written.unwrap(), file.bytes.len() as u64);
     assert_eq!(file.f32s("big"), numbers);
     let half = &file.bytes[file.tensors["half"].start..];
@@ -223,13 +223,13 @@ fn what_is_larger_than_the_buffers_comes_out_whole() {
 }
 
 #[test]
-fn a_stop_leaves_what_was_there_and_nothing_else() {
-    let bench = Bench::new(&[("a", &[64, 64], &counting(4096))]);
-    fs::write(bench.path("out.gguf"), "old").unwrap();
-    let plan = bench.plan(json!([{"name": "a", "type": "Q8_0", "shape": [64, 64], "parts": [{"file": 0, "tensor": "a"}]}]));
+fn an_interruption_keeps_the_existing_file_and_leaves_no_temporary_file() {
+    let model = TestModel::new(&[("a", &[64, 64], &counting(4096))]);
+    fs::write(model.path("out.gguf"), "old").unwrap();
+    let plan = model.plan(json!([{"name": "a", "type": "Q8_0", "shape": [64, 64], "parts": [{"file": 0, "tensor": "a"}]}]));
     for stop_at in [0, 1] {
         let mut calls = 0;
-        let error = bench.write_plan(&plan, &mut |_, _, _| {
+        let error = model.write_plan(&plan, &mut |_, _, _| {
             calls += 1;
             if calls > stop_at {
                 bail!(Error::new(Kind::Interrupted, "stopped"));
@@ -237,14 +237,14 @@ fn a_stop_leaves_what_was_there_and_nothing_else() {
             Ok(())
         });
         assert_eq!(Error::of(&error.unwrap_err()).kind, Kind::Interrupted);
-        assert_eq!(fs::read(bench.path("out.gguf")).unwrap(), b"old");
-        assert_eq!(bench.files(), ["model.safetensors", "out.gguf"]);
+        assert_eq!(fs::read(model.path("out.gguf")).unwrap(), b"old");
+        assert_eq!(model.files(), ["model.safetensors", "out.gguf"]);
     }
 }
 
 #[test]
-fn plans_that_do_not_fit_are_refused_and_nothing_is_written() {
-    let bench = Bench::new(&[("a", &[4, 32], &counting(128)), ("v", &[3], &counting(3))]);
+fn wrong_plans_are_refused_and_nothing_is_written() {
+    let model = TestModel::new(&[("a", &[4, 32], &counting(128)), ("v", &[3], &counting(3))]);
     let a = |shape: Value, extra: Value| {
         let mut part = json!({"file": 0, "tensor": "a"});
         part.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -253,10 +253,10 @@ fn plans_that_do_not_fit_are_refused_and_nothing_is_written() {
     let max = usize::MAX;
     for (tensors, says) in [
         (a(json!([4, 31]), json!({})), "gives rows of 32 elements, not 31"),
-        (a(json!([3, 32]), json!({})), "needs 3 rows and its sources give 4"),
-        (a(json!([4, 32]), json!({"rows": [[1, 4]]})), "does not have all the rows"),
-        (a(json!([4, 32]), json!({"rows": [[max, 2]]})), "does not have all the rows"),
-        (a(json!([4, 32]), json!({"columns": [[0, 16], [17, 16]]})), "does not have all the rows and columns"),
+        (a(json!([3, 32]), json!({})), "needs 3 rows, but its sources have 4"),
+        (a(json!([4, 32]), json!({"rows": [[1, 4]]})), "does not have all requested rows"),
+        (a(json!([4, 32]), json!({"rows": [[max, 2]]})), "does not have all requested rows"),
+        (a(json!([4, 32]), json!({"columns": [[0, 16], [17, 16]]})), "does not have all requested rows and columns"),
         (a(json!([max, 32]), json!({})), "too large"),
         (a(json!([max, max, 2]), json!({})), "too large"),
         (a(json!([]), json!({})), "shape is empty"),
@@ -264,26 +264,26 @@ fn plans_that_do_not_fit_are_refused_and_nothing_is_written() {
         (a(json!([4, 32]), json!({"tensor": "b"})), "has no tensor b"),
         (a(json!([4, 32]), json!({"file": 9})), "no file 9"),
         (a(json!([1, 1, 1, 4, 32]), json!({})), "more than 4 dimensions"),
-        (json!([{"name": "t", "type": "Q8_0", "shape": [3], "parts": [{"file": 0, "tensor": "v"}]}]), "no whole blocks"),
-        (json!([{"name": "t", "type": "F32", "shape": [3], "parts": [{"file": 0, "tensor": "v", "transpose": true}]}]), "no matrix"),
+        (json!([{"name": "t", "type": "Q8_0", "shape": [3], "parts": [{"file": 0, "tensor": "v"}]}]), "not a multiple of the block"),
+        (json!([{"name": "t", "type": "F32", "shape": [3], "parts": [{"file": 0, "tensor": "v", "transpose": true}]}]), "not a matrix"),
         (json!([{"name": "t", "type": "F32", "shape": [3], "values": [1.0]}]), "1 values"),
         (
             json!([{"name": "t", "type": "F32", "shape": [1], "values": [1.0]}, {"name": "t", "type": "F32", "shape": [1], "values": [1.0]}]),
             "twice",
         ),
         (json!([{"name": "t".repeat(64), "type": "F32", "shape": [1], "values": [1.0]}]), "more than the 63 bytes"),
-        (json!([{"name": "t", "type": "Q4_K", "shape": [1], "values": [1.0]}]), "no GGUF plan"),
+        (json!([{"name": "t", "type": "Q4_K", "shape": [1], "values": [1.0]}]), "not a valid GGUF plan"),
     ] {
-        let error = format!("{:#}", bench.write(tensors.clone()).expect_err(says));
+        let error = format!("{:#}", model.write(tensors.clone()).expect_err(says));
         assert!(error.contains(says), "{tensors}: {error}");
-        assert_eq!(bench.files(), ["model.safetensors"]);
+        assert_eq!(model.files(), ["model.safetensors"]);
     }
-    let mut plan = bench.plan(json!([]));
+    let mut plan = model.plan(json!([]));
     plan["version"] = json!(2);
-    assert!(bench.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err().to_string().contains("version 2"));
+    assert!(model.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err().to_string().contains("version 2"));
     plan["version"] = json!(1);
-    plan["files"] = json!([bench.path("gone.safetensors")]);
-    let error = bench.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err();
+    plan["files"] = json!([model.path("gone.safetensors")]);
+    let error = model.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err();
     assert!(error.to_string().contains("gone.safetensors"));
     assert_eq!(Error::of(&error).kind, Kind::Io);
 }
@@ -291,9 +291,9 @@ fn plans_that_do_not_fit_are_refused_and_nothing_is_written() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Any choice of rows and columns, in any format, is what indexing gives.
+    /// Any selection of rows and columns equals the result of indexing.
     #[test]
-    fn any_choice_is_what_indexing_gives(
+    fn any_selection_equals_indexing(
         rows in prop::collection::vec((0_usize..20, 1_usize..6), 1..8),
         columns in prop::option::of(prop::collection::vec((0_usize..40, 1_usize..20), 1..6)),
         transpose: bool,
@@ -301,7 +301,7 @@ proptest! {
     ) {
         let (height, width) = if transpose { (60, 25) } else { (25, 60) };
         let numbers = counting(height * width);
-        let bench = Bench::new(&[("a", &[height, width], &numbers)]);
+        let model = TestModel::new(&[("a", &[height, width], &numbers)]);
         let chosen_columns = columns.clone().unwrap_or(vec![(0, 60)]);
         let indices = |ranges: &[(usize, usize)]| ranges.iter().flat_map(|(first, count)| *first..first + count).collect::<Vec<_>>();
         let (row_indices, column_indices) = (indices(&rows), indices(&chosen_columns));
@@ -313,7 +313,7 @@ proptest! {
         if let Some(add) = add {
             tensor["add"] = json!(add);
         }
-        bench.write(json!([tensor])).unwrap();
+        model.write(json!([tensor])).unwrap();
         let mut expected = Vec::new();
         for row in &row_indices {
             for column in &column_indices {
@@ -321,7 +321,7 @@ proptest! {
                 expected.push(numbers[at] + add.unwrap_or(0.0));
             }
         }
-        prop_assert_eq!(File::read(&bench.path("out.gguf")).f32s("t"), expected);
+        prop_assert_eq!(GgufFile::read(&model.path("out.gguf")).f32s("t"), expected);
     }
 }
 
@@ -342,21 +342,21 @@ fn text_values(bytes: &[u8], key: &str) -> Vec<String> {
 }
 
 #[test]
-fn words_come_from_the_tokenizer() {
-    let bench = Bench::new(&[("w", &[1, 32], &[1.0; 32])]);
+fn the_vocabulary_is_read_from_the_tokenizer() {
+    let model = TestModel::new(&[("w", &[1, 32], &[1.0; 32])]);
     let merges = json!([["a", "b"], "c d", ["e f", "g"]]);
     let tokenizer = json!({"model": {"type": "BPE", "vocab": {"b": 1, "a": 0, "<|x|>": 2}, "merges": merges}});
-    fs::write(bench.path("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let mut plan = bench.plan(json!([{"name": "w", "type": "F32", "shape": [1, 32], "parts": [{"file": 0, "tensor": "w"}]}]));
+    fs::write(model.path("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let mut plan = model.plan(json!([{"name": "w", "type": "F32", "shape": [1, 32], "parts": [{"file": 0, "tensor": "w"}]}]));
     plan["keys"] =
         json!([{"key": "k.tokens", "value": "tokens"}, {"key": "k.merges", "value": "merges"}, {"key": "k.types", "value": "types"}]);
-    let lacking = bench.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err().to_string();
+    let lacking = model.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err().to_string();
     assert!(lacking.contains("k.tokens"), "{lacking}");
 
     let added = json!([{"id": 2, "text": "<x>", "type": 3}, {"id": 4, "text": "<y>", "type": 4}]);
-    plan["vocabulary"] = json!({"tokenizer": bench.path("tokenizer.json"), "size": 6, "added": added});
-    bench.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap();
-    let file = fs::read(bench.path("out.gguf")).unwrap();
+    plan["vocabulary"] = json!({"tokenizer": model.path("tokenizer.json"), "size": 6, "added": added});
+    model.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap();
+    let file = fs::read(model.path("out.gguf")).unwrap();
     assert_eq!(text_values(&file, "k.tokens"), ["a", "b", "<x>", "[PAD3]", "<y>", "[PAD5]"]);
     assert_eq!(text_values(&file, "k.merges"), ["a b", "c d", "eĠf g"]);
     let at = file.windows(7).position(|window| window == b"k.types").unwrap() + 7 + 4 + 4 + 8;
@@ -364,6 +364,6 @@ fn words_come_from_the_tokenizer() {
     assert_eq!(types, [1, 1, 3, 5, 4, 5]);
 
     plan["vocabulary"]["size"] = json!(4);
-    let large = bench.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err().to_string();
-    assert!(large.contains("ids up to 4, the model only 4"), "{large}");
+    let large = model.write_plan(&plan, &mut |_, _, _| Ok(())).unwrap_err().to_string();
+    assert!(large.contains("ids up to 4, but the model's embedding has only 4 rows"), "{large}");
 }

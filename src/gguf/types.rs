@@ -1,4 +1,4 @@
-//! The types of tensors in GGUF files: one table for the parameter `outtype`, the plan, the encoder and Python (`_core.gguf_types`).
+//! The tensor types of GGUF files: one table for the parameter `outtype`, the plan, the encoder and Python (`_core.gguf_types`).
 //!
 //! Numbers and blocks are ggml's: `enum ggml_type` and its `type_traits` in `ggml.h` and `ggml.c`, `enum llama_ftype` in `llama.h`.
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::params::param_type::ParamType;
 
-/// How elements are stored in the file.
+/// The type of a tensor's elements in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) enum Format {
@@ -16,13 +16,13 @@ pub(crate) enum Format {
     Q8_0,
 }
 
-/// What there is to know of a format.
+/// A format's names, numbers and block size.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct TensorType {
     /// ggml's name.
     pub name: &'static str,
-    /// The name that llama.cpp's converter and the parameter `outtype` have for files with matrices of this type; none where there
-    /// are no such files.
+    /// The name in llama.cpp's converter and in the parameter `outtype` for files with matrices of this type; none if matrices
+    /// are never stored in it.
     pub outtype: Option<&'static str>,
     /// The value of `general.file_type` in such files (`enum llama_ftype`).
     pub file_type: Option<u32>,
@@ -57,7 +57,7 @@ impl Format {
         (self.tensor_type().block, self.tensor_type().block_bytes)
     }
 
-    /// Bytes of that many elements, or None where they make no whole blocks or too many.
+    /// Bytes of that many elements; `None` if they are not a multiple of the block or too many.
     pub fn bytes(self, elements: usize) -> Option<usize> {
         let (block, bytes) = self.block();
         elements.is_multiple_of(block).then(|| (elements / block).checked_mul(bytes)).flatten()
@@ -80,7 +80,7 @@ pub(crate) fn tensor_types() -> Vec<TensorType> {
     Format::ALL.map(Format::tensor_type).to_vec()
 }
 
-/// The parameter's type: the tensor types that matrices are asked for in.
+/// The parameter's type: the tensor types that can be chosen for matrices.
 pub(crate) const OUTTYPE: ParamType = ParamType::ChoiceList(&OUTTYPES);
 
 const OUTTYPES: [&str; outtype_count()] = {

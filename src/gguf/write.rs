@@ -1,4 +1,4 @@
-//! A plan carried out: batches of rows are converted on all cores while the batch before is written.
+//! Executes a plan: batches of rows are converted on all cores while the previous batch is written.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,30 +12,31 @@ use crate::base::error;
 use crate::base::files::Replacement;
 use crate::gguf::encode::all_finite;
 use crate::gguf::header::{ALIGNMENT, header};
-use crate::gguf::plan::{Plan, Tensor};
-use crate::gguf::rows::Rows;
-use crate::gguf::source::Source;
+use crate::gguf::plan::{GgufPlan, PlannedTensor};
+use crate::gguf::rows::TensorRows;
+use crate::gguf::safetensors_file::SafetensorsFile;
 use crate::gguf::types::Format;
 
-/// Bytes of the file made at a time: large enough for a disk, small against a model.
+/// Bytes of a batch: large enough for efficient writes, small compared to a model.
 const BATCH: usize = 16 << 20;
-/// Bytes that one core makes at a time.
+/// Bytes that one core converts at a time.
 const PIECE: usize = 256 << 10;
-/// Batches in memory: one being made, one waiting, one being written.
+/// Batches in memory: one being converted, one waiting, one being written.
 const BUFFERS: usize = 3;
 
 /// Writes the GGUF file that the plan at `plan` describes; returns the file's size in bytes.
 ///
-/// `progress` is told the bytes made, the bytes of all tensors, and the name of the tensor at hand; an error that it returns
-/// stops the work and is returned. The file appears under its name only when it is whole and on disk; whatever goes wrong, a
-/// file that stood there before is as it was, and nothing is left beside it.
+/// `progress` gets the bytes converted, the bytes of all tensors, and the name of the current tensor; if it returns an error,
+/// writing stops and the error is returned. The file appears under its name only when it is complete and on disk. On any error
+/// an existing file stays unchanged, and no temporary file is left.
 ///
 /// # Errors
-/// Of kind `model` where a source lacks a tensor or is damaged, `io` where a file cannot be read or written.
+/// Kind `model`: a tensor is missing, a safetensors file is damaged, or numbers are not finite. Kind `io`: a file cannot be read or
+/// written.
 pub fn write(plan: &Path, progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>) -> Result<u64> {
-    let plan = Plan::read(plan)?;
-    let sources = plan.files.iter().map(|file| Source::open(file)).collect::<Result<Vec<_>>>()?;
-    let tensors = plan.tensors.iter().map(|tensor| Rows::bind(tensor, &sources)).collect::<Result<Vec<_>>>()?;
+    let plan = GgufPlan::read(plan)?;
+    let sources = plan.files.iter().map(|file| SafetensorsFile::open(file)).collect::<Result<Vec<_>>>()?;
+    let tensors = plan.tensors.iter().map(|tensor| TensorRows::bind(tensor, &sources)).collect::<Result<Vec<_>>>()?;
     let header = header(&plan, &tensors)?;
 
     let cannot = || format!("{} cannot be written", plan.target.display());
@@ -50,7 +51,7 @@ pub fn write(plan: &Path, progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>
         let made = make_batches(&tensors, &sources, &full, &empty, progress);
         drop(full);
         let wrote = writer.join().map_err(|_| anyhow!("the writing thread panicked"))?;
-        // Where writing failed, making stopped because of that.
+        // If writing failed, converting stopped because of it: report the cause.
         wrote.with_context(cannot)?;
         made
     })?;
@@ -58,19 +59,19 @@ pub fn write(plan: &Path, progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>
     Ok(header.len() as u64 + bytes)
 }
 
-/// Rows of one tensor at one place of a batch.
+/// Consecutive rows of one tensor in a batch.
 struct Piece<'a> {
-    rows: &'a Rows<'a>,
+    rows: &'a TensorRows<'a>,
     first: usize,
     bytes: usize,
-    /// Zeros after them, where a tensor ends.
+    /// Zeros after the last row of a tensor.
     padding: usize,
 }
 
-/// Makes all batches in order; returns the bytes of all of them.
+/// Converts all batches in order; returns their total bytes.
 fn make_batches(
-    tensors: &[Rows<'_>],
-    sources: &[Source],
+    tensors: &[TensorRows<'_>],
+    sources: &[SafetensorsFile],
     full: &SyncSender<Vec<u8>>,
     empty: &Receiver<Vec<u8>>,
     progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>,
@@ -90,7 +91,7 @@ fn make_batches(
         let Ok(mut buffer) = empty.recv() else { break };
         make(&batch, size, &mut buffer)?;
         if full.send(buffer).is_err() {
-            break; // the writer gave up, and says why
+            break; // the writer stopped, and returns its error
         }
         done += size as u64;
         progress(done, total, batch.last().map_or("", |piece| &piece.rows.tensor.name))?;
@@ -102,8 +103,8 @@ fn make_batches(
     Ok(total)
 }
 
-/// Cuts a tensor into pieces of whole rows.
-fn pieces<'a>(rows: &'a Rows<'a>) -> impl Iterator<Item = Piece<'a>> {
+/// Splits a tensor into pieces of whole rows.
+fn pieces<'a>(rows: &'a TensorRows<'a>) -> impl Iterator<Item = Piece<'a>> {
     let at_once = (PIECE / rows.row_bytes).max(1);
     (0..rows.count).step_by(at_once).map(move |first| {
         let count = at_once.min(rows.count - first);
@@ -130,19 +131,19 @@ fn make(batch: &[Piece<'_>], size: usize, buffer: &mut Vec<u8>) -> Result<()> {
     })
 }
 
-fn not_finite(tensor: &Tensor) -> anyhow::Error {
+fn not_finite(tensor: &PlannedTensor) -> anyhow::Error {
     let cause = match tensor.format {
-        Format::F16 | Format::Q8_0 => "or too large for f16 (beyond 65504); outtype bf16 holds large ones",
-        Format::BF16 | Format::F32 => "as after a training that diverged",
+        Format::F16 | Format::Q8_0 => "or values too large for f16 (above 65504); use outtype bf16 for those",
+        Format::BF16 | Format::F32 => "as after a diverged training",
     };
-    error::model(format!("tensor {} has numbers that are infinite or no numbers, {cause}", tensor.name))
+    error::model(format!("tensor {} has infinite values or NaN, {cause}", tensor.name))
 }
 
-/// Writes what comes, in order, and hands the buffers back.
+/// Writes the batches in order, and returns each buffer for reuse.
 fn write_batches(file: &mut Replacement<'_>, to_write: &Receiver<Vec<u8>>, written: &Sender<Vec<u8>>) -> std::io::Result<()> {
     for buffer in to_write {
         file.write_all(&buffer)?;
-        // Nobody takes the last ones.
+        // The last buffers have no receiver.
         let _ = written.send(buffer);
     }
     Ok(())

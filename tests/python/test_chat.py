@@ -158,11 +158,11 @@ def test_targets_are_the_words_and_the_prompt_is_what_inference_sees(qwen, name,
             prompt += block
         if len(encoded.samples) > 1 or not recut_before:
             assert sample.input_ids[:start].tolist() == prompt
-        recut_before |= encoded.report["recut_turns"] > 0
+        recut_before |= encoded.report["separately_tokenized_turns"] > 0
     if name != "qwen3":
         (sample,) = encoded.samples
         whole = tokenizer.apply_chat_template(rendered, return_dict=False)
-        assert encoded.report["recut_turns"] or sample.input_ids.tolist() == whole
+        assert encoded.report["separately_tokenized_turns"] or sample.input_ids.tolist() == whole
 
 
 @pytest.mark.parametrize("name", ["tiny", "qwen1.5"])
@@ -220,7 +220,7 @@ def test_answer_that_begins_with_a_newline_is_tokenized_apart_from_its_prompt(ti
     tiny = tiny.train_new_from_iterator(["\n\na"] * 99, 300)
     assert len(tiny("\n\n")["input_ids"]) == 1
     encoded = encode(tiny, messages)
-    assert encoded.report["recut_turns"] == 1
+    assert encoded.report["separately_tokenized_turns"] == 1
     (sample,) = encoded.samples
     prompt = tiny.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False)
     assert sample.input_ids[: len(prompt)].tolist() == prompt

@@ -57,7 +57,7 @@ def settle(folder: Path) -> None:
 def preparations(runs: Path) -> list[str]:
     """The lines in which the log of session s tells of a data set: prepared now, or found in the cache."""
     log = (runs / "s/pipeline.log").read_text().splitlines()
-    return [line for line in log if " conversations: " in line or "rows are in" in line]
+    return [line for line in log if " conversations: " in line or "rows are already in" in line]
 
 
 def script(folder: Path, params: str, name: str = "") -> Path:
@@ -131,7 +131,7 @@ def test_a_user_s_script_may_have_an_evaluation_set_and_a_model_of_a_step(runs: 
     [
         ("{}", "", r"session.dataset\(\) .* this script has no parameter dataset_path; add it to PARAMS"),
         ("{'dataset_path': 'data.json'}", "", "this script has no parameter model; add it to PARAMS"),
-        ("{'model': 'builtin:tiny', 'dataset_path': None}", "", "dataset_path, which is not set"),
+        ("{'model': 'builtin:tiny', 'dataset_path': None}", "", "the parameter dataset_path is not set"),
         ("{'model': 'builtin:tiny', 'dataset_path': 'd.json'}", "'data'", "give dataset_path or eval_dataset_path"),
         ("{'model': 'builtin:tiny', 'dataset_path': 'none.json'}", "", "there is no data set none.json"),
         ("{'model': 'builtin:tiny', 'dataset_path': 'd.json', 'overlong': 'cut'}", "", "overlong must be"),

@@ -82,7 +82,7 @@ def test_control_tokens_spelled_in_texts_stay_text(models, name, texts):
         target = [("text", text), end] if i == 2 else []
     (sample,) = prepared.samples
     assert sample.input_ids.tolist() == segments(tokenizer, parts)
-    assert prepared.report["forged_control_tokens"] == any(token in text for text in texts for token in CONTROL)
+    assert prepared.report["literal_special_tokens"] == any(token in text for text in texts for token in CONTROL)
     ((begin, stop),) = target_spans(sample)
     assert sample.input_ids[begin:stop].tolist() == segments(tokenizer, target)
     assert stop == len(sample.input_ids) - len(tokenizer("\n")["input_ids"])
@@ -116,7 +116,7 @@ def test_control_tokens_spelled_anywhere_else_stay_text_too(models, name):
         .replace("<|endoftext|>", "<|endoft_xt|>")
     )
     bad, good = prepare(folder, honest), prepare(folder, harmless)
-    assert bad.report["forged_control_tokens"] == 1 and good.report["forged_control_tokens"] == 0
+    assert bad.report["literal_special_tokens"] == 1 and good.report["literal_special_tokens"] == 0
     control = {tokenizer.convert_tokens_to_ids(token) for token in CONTROL}
     for one, other in zip(bad.samples, good.samples, strict=True):
         count = [sum(int(token) in control for token in sample.input_ids) for sample in (one, other)]

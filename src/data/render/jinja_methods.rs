@@ -1,12 +1,12 @@
-//! What Jinja leaves to Python: how values are written, JSON, methods of strings.
+//! Python's behaviour that Jinja templates rely on: `str()` of values, JSON, methods of strings.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
-/// Python's `str(value)`; nothing for a text, which is itself.
+/// Python's `str(value)`; `None` for a string, which stays unchanged.
 ///
 /// # Errors
-/// For lists and mappings: their `repr` is nothing that a template prints.
+/// For lists and mappings: their `repr` is not implemented.
 pub(crate) fn text(value: &Value) -> Result<Option<String>, Error> {
     Ok(Some(match value.kind() {
         ValueKind::String => return Ok(None),
@@ -18,7 +18,7 @@ pub(crate) fn text(value: &Value) -> Result<Option<String>, Error> {
     }))
 }
 
-/// An error that sends the work to transformers.
+/// An error after which transformers renders.
 fn unsupported(what: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, what)
 }
@@ -30,7 +30,7 @@ fn number(value: &Value) -> String {
     f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float)
 }
 
-/// Python's `repr(float)`: the shortest digits that read back the same; with an exponent below 1e-4 and from 1e16 on.
+/// Python's `repr(float)`: the shortest digits that parse to the same number; with an exponent below 1e-4 and from 1e16.
 pub(crate) fn float(x: f64) -> String {
     if x == 0.0 || (1e-4..1e16).contains(&x.abs()) {
         let text = format!("{x}");
@@ -38,7 +38,7 @@ pub(crate) fn float(x: f64) -> String {
     }
     let text = format!("{x:e}");
     match text.split_once('e') {
-        // At least two digits, and a sign.
+        // The exponent has a sign and at least two digits.
         Some((digits, exponent)) => match exponent.strip_prefix('-') {
             Some(exponent) => format!("{digits}e-{exponent:0>2}"),
             None => format!("{digits}e+{exponent:0>2}"),
@@ -47,7 +47,7 @@ pub(crate) fn float(x: f64) -> String {
     }
 }
 
-/// The options of Python's `json.dumps` that transformers' `tojson` takes.
+/// The options of Python's `json.dumps` that transformers' `tojson` accepts.
 pub(crate) struct JsonOptions {
     indent: Option<String>,
     item_separator: String,
@@ -99,7 +99,7 @@ fn write_json(value: &Value, options: &JsonOptions, depth: usize, out: &mut Stri
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number => out.push_str(&number(value)),
-        ValueKind::String => write_text(value.as_str().unwrap_or_default(), options.ensure_ascii, out),
+        ValueKind::String => write_string(value.as_str().unwrap_or_default(), options.ensure_ascii, out),
         ValueKind::Map => {
             let mut keys: Vec<Value> = value.try_iter()?.collect();
             if options.sort_keys {
@@ -111,8 +111,8 @@ fn write_json(value: &Value, options: &JsonOptions, depth: usize, out: &mut Stri
                     out.push_str(&options.item_separator);
                 }
                 line(depth + 1, out);
-                let Some(name) = key.as_str() else { return Err(unsupported("a mapping has a key that is no text".into())) };
-                write_text(name, options.ensure_ascii, out);
+                let Some(name) = key.as_str() else { return Err(unsupported("a mapping has a key that is not a string".into())) };
+                write_string(name, options.ensure_ascii, out);
                 out.push_str(&options.key_separator);
                 write_json(&value.get_item(key)?, options, depth + 1, out)?;
             }
@@ -142,7 +142,7 @@ fn write_json(value: &Value, options: &JsonOptions, depth: usize, out: &mut Stri
     Ok(())
 }
 
-fn write_text(text: &str, ensure_ascii: bool, out: &mut String) {
+fn write_string(text: &str, ensure_ascii: bool, out: &mut String) {
     use std::fmt::Write;
     out.push('"');
     for c in text.chars() {
@@ -168,7 +168,7 @@ fn write_text(text: &str, ensure_ascii: bool, out: &mut String) {
     out.push('"');
 }
 
-/// What Python's `str.isspace` holds for white space: Unicode's, and the four separators of ASCII.
+/// Python's `str.isspace`: Unicode's white space, and the four separators of ASCII.
 pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
@@ -180,7 +180,7 @@ pub(crate) fn strip<'a>(text: &'a str, characters: Option<&str>, left: bool, rig
     if right { text.trim_end_matches(wanted) } else { text }
 }
 
-/// Methods that Jinja takes from Python's types.
+/// Methods of Python's types.
 pub(crate) fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
         let (left, right) = (name == "lstrip" || name == "strip", name == "rstrip" || name == "strip");
@@ -189,7 +189,7 @@ pub(crate) fn method(state: &mut State, value: &Value, name: &str, arguments: &[
             return Ok(Value::from(strip(text, characters.as_deref(), left, right)));
         }
         if name == "split" && arguments.is_empty() && text.contains(['\u{1c}', '\u{1d}', '\u{1e}', '\u{1f}']) {
-            return Err(unsupported("split() of a text with ASCII separators".into()));
+            return Err(unsupported("split() of a string with ASCII separators".into()));
         }
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments)
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn floats_are_written_as_python_does() {
-        // What `repr` of CPython 3.11 gives.
+        // Results of `repr` in CPython 3.11.
         for (x, wanted) in [
             (1.0, "1.0"),
             (0.1, "0.1"),

@@ -1,4 +1,4 @@
-//! A conversation into texts with the places of its turns, by the model's chat template.
+//! Renders a conversation with the model's chat template, and finds the positions of its turns.
 
 pub(crate) mod chat_renderer;
 pub(crate) mod jinja_methods;

@@ -1,10 +1,10 @@
-//! What rendering gives: texts, and the places of turns in them.
+//! The result of rendering: text, and the positions of turns in it.
 
 use anyhow::Result;
 
 use crate::data::parse::conversation::{Conversation, Role};
 
-/// The places of one trained turn in a text, as byte offsets: where its prompt ends, and what is trained on.
+/// The positions of one trained turn in a text, as byte offsets: the end of its prompt, and the span that is trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
     pub prompt_end: usize,
@@ -17,16 +17,16 @@ pub struct Turn {
 pub struct Rendering {
     pub text: String,
     pub turns: Vec<Turn>,
-    /// The message that it is for, where a conversation became several.
+    /// Index of the trained message, if the conversation was split into several samples.
     pub message: Option<usize>,
 }
 
 /// Why a conversation could not be rendered.
 #[derive(Debug)]
 pub enum RenderError {
-    /// Nothing can.
+    /// No renderer can render it.
     Failed(anyhow::Error),
-    /// transformers may.
+    /// transformers may be able to.
     Unsupported(String),
 }
 
@@ -36,23 +36,23 @@ impl From<anyhow::Error> for RenderError {
     }
 }
 
-/// The model's chat template, applied to the beginnings of one conversation. It gives texts alone; the turns in them are found by the
-/// turn finder, whatever applies the template.
+/// The model's chat template, applied to the first messages of one conversation. It only returns text. The turn finder finds the turns,
+/// whether minijinja or transformers applies the template.
 pub trait RenderText {
-    /// The text of the first `count` messages; with `prompt`, also the header of the next answer. `message` names the message in errors,
-    /// `None` the whole conversation.
+    /// The text of the first `count` messages; with `prompt`, also the header of the next answer. `message` is the message that errors
+    /// name; `None` for the whole conversation.
     fn text(&self, count: usize, prompt: bool, message: Option<usize>) -> Result<String, RenderError>;
 
-    /// The text of the first `count` messages and one more, by `role`, whose content is [`PROBE`].
+    /// The text of the first `count` messages and one more message of `role` with the content [`PROBE`].
     fn probe(&self, count: usize, role: Role, message: Option<usize>) -> Result<String, RenderError>;
 }
 
-/// The content of a message that is added only to see what the template writes around it.
+/// The content of a message that is added only to find what the template writes around it.
 pub const PROBE: &str = "x";
 
-/// What renders conversations: by minijinja, or by transformers behind the same interface.
+/// A renderer of conversations: minijinja, or transformers.
 pub trait Render: Sync {
-    /// One text, or one for each trained turn. A conversation without a trained turn gives one without turns.
+    /// One rendering, or one for each trained turn. A conversation without a trained turn has one rendering without turns.
     fn renderings(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError>;
 }
 

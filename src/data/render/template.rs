@@ -1,11 +1,8 @@
-//! The model's own chat template, rendered here as transformers renders it.
+//! The model's own chat template, rendered as transformers renders it.
 //!
-//! Jinja is minijinja's, with what `apply_chat_template` adds (transformers' `chat_template_utils.py`): `trim_blocks`,
-//! `lstrip_blocks`, Python's methods on strings, `raise_exception`, `tojson` in Python's form, `{% generation %}`. What is not known
-//! to come out the same is an error that says so ([`Failure::Unsupported`]), and then transformers itself must render.
-//!
-//! A template is identified by its hash. Templates that the tests compare with transformers (`compared_templates.txt`) need no Python.
-//! Any other template is compared on the user's own conversations.
+//! minijinja is the engine, with the additions of `apply_chat_template` (transformers' `chat_template_utils.py`): `trim_blocks`,
+//! `lstrip_blocks`, Python's methods on strings, `raise_exception`, `tojson` in Python's form, `{% generation %}`. Anything whose result
+//! may differ is an error ([`Failure::Unsupported`]), and then transformers must render.
 
 use std::fmt;
 use std::path::Path;
@@ -23,18 +20,18 @@ use crate::data::parse::conversation::{Conversation, Message, Role};
 use crate::data::render::jinja_methods;
 use crate::data::render::rendering::{PROBE, RenderError, RenderText, place};
 
-/// Templates whose renderings were compared with transformers' (`tests/python/test_templates.py`), by [`ChatTemplate::digest`].
-/// Any other is compared on the user's own conversations, for which Python must run.
+/// Hashes of the templates whose renderings are compared with transformers' in `tests/python/test_templates.py`. Any other template is
+/// compared on the user's own conversations, which needs Python.
 pub const COMPARED: &str = include_str!("compared_templates.txt");
 
-/// A model's chat template and what it may name.
+/// A model's chat template and its special tokens.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    /// Hash of the template and of the special tokens that it may write.
+    /// Hash of the template and the special tokens.
     pub digest: u128,
-    /// Whether it was compared with transformers in our tests.
+    /// Whether our tests compare it with transformers.
     pub compared: bool,
-    /// Why it cannot be used here at all.
+    /// Why minijinja cannot compile it.
     pub unsupported: Option<String>,
     source: String,
     environment: Arc<Environment<'static>>,
@@ -42,16 +39,16 @@ pub struct ChatTemplate {
     with_tools: bool,
 }
 
-/// Why a conversation has no text.
+/// Why a conversation could not be rendered.
 #[derive(Debug)]
 enum Failure {
     /// The template itself refused it (`raise_exception`).
     Refused(String),
-    /// minijinja failed, or does not do it as Python does.
+    /// minijinja failed, or may differ from Python.
     Unsupported(String),
 }
 
-/// What `raise_exception` was given.
+/// The message of `raise_exception`.
 #[derive(Debug)]
 struct Raised(String);
 
@@ -64,14 +61,14 @@ impl fmt::Display for Raised {
 impl std::error::Error for Raised {}
 
 const NAME: &str = "chat";
-/// The template for conversations with tools, where the model has one of its own.
+/// The template for conversations with tools, if the model has a separate one.
 const TOOLS: &str = "tool_use";
 
 impl ChatTemplate {
     /// The template of the model in `folder`: `chat_template.jinja`, else `chat_template` in tokenizer_config.json.
     ///
     /// # Errors
-    /// Kind `model`: there is none, or a file that is not JSON.
+    /// Kind `model`: there is no template, or a file is not JSON.
     pub fn open(folder: &Path) -> Result<ChatTemplate> {
         let config_path = folder.join("tokenizer_config.json");
         let config = match std::fs::read(&config_path) {
@@ -126,19 +123,19 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// A conversation, ready to be rendered from its beginning up to any message.
-    pub fn prepare(&self, conversation: &Conversation) -> Prepared<'_> {
+    /// Prepares a conversation, so that it can be rendered up to any message.
+    pub fn prepare(&self, conversation: &Conversation) -> PreparedConversation<'_> {
         let mut globals: Vec<(String, Value)> = self.special_tokens.to_vec();
         let tools = conversation.tools.as_ref().map_or(Value::from(()), to_value);
         let name = if self.with_tools && conversation.tools.is_some() { TOOLS } else { NAME };
         globals.push(("tools".into(), tools));
         globals.push(("documents".into(), conversation.documents.as_ref().map_or(Value::from(()), to_value)));
         globals.extend(conversation.chat_template_kwargs.iter().map(|(name, value)| (name.clone(), to_value(value))));
-        Prepared {
+        PreparedConversation {
             template: self,
             name,
             index: conversation.index,
-            messages: conversation.messages.iter().map(|message| Value::from_object(Shown::new(message))).collect(),
+            messages: conversation.messages.iter().map(|message| Value::from_object(TemplateMessage::new(message))).collect(),
             globals: Arc::new(globals),
         }
     }
@@ -146,7 +143,7 @@ impl ChatTemplate {
 
 /// A conversation as the template sees it.
 #[derive(Debug)]
-pub struct Prepared<'a> {
+pub struct PreparedConversation<'a> {
     template: &'a ChatTemplate,
     name: &'static str,
     /// Of the conversation in its data set.
@@ -155,24 +152,24 @@ pub struct Prepared<'a> {
     globals: Arc<Vec<(String, Value)>>,
 }
 
-impl RenderText for Prepared<'_> {
+impl RenderText for PreparedConversation<'_> {
     fn text(&self, count: usize, prompt: bool, message: Option<usize>) -> Result<String, RenderError> {
         self.render(self.messages[..count].to_vec(), prompt).map_err(|failure| self.failed(failure, message))
     }
 
     fn probe(&self, count: usize, role: Role, message: Option<usize>) -> Result<String, RenderError> {
         let mut messages = self.messages[..count].to_vec();
-        messages.push(Value::from_object(Shown::new(&Message::new(role, PROBE.into()))));
+        messages.push(Value::from_object(TemplateMessage::new(&Message::new(role, PROBE.into()))));
         self.render(messages, false).map_err(|failure| self.failed(failure, message))
     }
 }
 
-impl Prepared<'_> {
+impl PreparedConversation<'_> {
     fn failed(&self, failure: Failure, message: Option<usize>) -> RenderError {
         let place = place(self.index, message);
         match failure {
             Failure::Unsupported(why) => RenderError::Unsupported(why),
-            // Of an unknown template, transformers is to say so.
+            // For a template that is not compared, let transformers decide.
             Failure::Refused(why) if !self.template.compared => RenderError::Unsupported(format!("it refuses conversation {place}: {why}")),
             Failure::Refused(why) => RenderError::Failed(error::input(format!(
                 "conversation {place}: the model's chat template refuses it: {why}; change it or leave it out"
@@ -184,7 +181,7 @@ impl Prepared<'_> {
         if let Some(why) = &self.template.unsupported {
             return Err(Failure::Unsupported(why.clone()));
         }
-        let context = Context { messages: Value::from(messages), prompt, globals: Arc::clone(&self.globals) };
+        let context = TemplateContext { messages: Value::from(messages), prompt, globals: Arc::clone(&self.globals) };
         let template = self.template.environment.get_template(self.name).map_err(failure)?;
         template.render(Value::from_object(context)).map_err(failure)
     }
@@ -203,18 +200,18 @@ fn failure(cause: Error) -> Failure {
 
 /// The template's variables.
 #[derive(Debug)]
-struct Context {
+struct TemplateContext {
     messages: Value,
     prompt: bool,
     globals: Arc<Vec<(String, Value)>>,
 }
 
-impl Object for Context {
+impl Object for TemplateContext {
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
         match key {
             "messages" => Some(self.messages.clone()),
             "add_generation_prompt" => Some(Value::from(self.prompt)),
-            // The last of a name wins: a conversation's own words stand behind the special tokens.
+            // The last value of a name wins: a conversation's variables override the special tokens.
             _ => self.globals.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.clone()),
         }
     }
@@ -224,21 +221,21 @@ impl Object for Context {
     }
 }
 
-/// A message as the template sees it: what is null is not there, and content always is.
+/// A message as the template sees it: fields that are null are missing, and content is always present.
 #[derive(Debug)]
-struct Shown {
+struct TemplateMessage {
     role: Value,
     content: Value,
     fields: Vec<(String, Value)>,
 }
 
-/// Names under which reasoning comes; the first is the one that templates read.
+/// Names of the field with the reasoning; templates read the first.
 pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-impl Shown {
-    fn new(message: &Message) -> Shown {
+impl TemplateMessage {
+    fn new(message: &Message) -> TemplateMessage {
         let mut fields: Vec<(String, Value)> = message.fields.iter().map(|(name, value)| (name.clone(), to_value(value))).collect();
-        // transformers fills the one name from the others (`_alias_reasoning_fields`).
+        // transformers copies the reasoning to the other names (`_alias_reasoning_fields`).
         let get = |name: &&str| message.fields.get(*name);
         if let Some(reasoning) = REASONING.iter().find_map(get).map(to_value) {
             for name in ["reasoning_content", "thinking"] {
@@ -249,11 +246,11 @@ impl Shown {
                 }
             }
         }
-        Shown { role: Value::from(message.role.as_str()), content: Value::from(message.content.as_str()), fields }
+        TemplateMessage { role: Value::from(message.role.as_str()), content: Value::from(message.content.as_str()), fields }
     }
 }
 
-impl Object for Shown {
+impl Object for TemplateMessage {
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
         match key {
             "role" => Some(self.role.clone()),
@@ -272,7 +269,7 @@ impl Object for Shown {
     }
 }
 
-/// JSON as the template's values.
+/// JSON as a value of the template.
 fn to_value(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
@@ -288,7 +285,7 @@ fn to_value(json: &Json) -> Value {
     }
 }
 
-/// `bos_token` and its like, as text.
+/// The special tokens `bos_token`, `eos_token` and so on: name and text.
 fn special_tokens(config: &Json) -> Vec<(String, String)> {
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"]
         .into_iter()
@@ -325,7 +322,7 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// transformers' tag that marks the assistant's words, as a condition that always holds: blocks nest and end alike.
+/// Replaces transformers' tag `{% generation %}` by a condition that is always true, so that blocks nest in the same way.
 fn without_generation(template: &str) -> String {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;

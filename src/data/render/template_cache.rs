@@ -1,10 +1,10 @@
-//! What a chat template writes around the messages of plain conversations whose roles are the same, found once and then filled in.
+//! A cache of chat template output: for each sequence of roles, the text that the template writes around the contents of messages.
 //!
-//! A template is a program, and running it for every turn of every conversation was a third of the time. But of a plain message it
-//! sees a role and a content, and the content it hands through, or looks at in few ways: whether it is empty, how it begins and ends,
-//! whether it holds a word such as `</think>` that the template itself spells. So a conversation of stand-ins shows what comes out
-//! for all whose contents have nothing to see: see [`Skeletons::plain`]. Only templates whose renderings are compared with
-//! transformers' in our tests are treated so, and the first conversation of each sequence of roles is rendered both ways.
+//! Running the template for every turn of every conversation took a third of the time. Of a plain message the template sees only role and
+//! content. It copies the content, or tests it in few ways: whether it is empty, how it begins and ends, whether it contains a string
+//! literal of the template, such as `</think>`. So the rendering of placeholders gives the output for all contents that pass none of
+//! these tests: see [`TemplateCache::plain`]. The cache is used only for templates whose renderings our tests compare with
+//! transformers', and the first conversation of each sequence of roles is rendered both ways.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,97 +16,97 @@ use crate::data::parse::conversation::{Conversation, Message};
 use crate::data::render::jinja_methods;
 use crate::data::render::rendering::{RenderError, Rendering, Turn};
 
-/// Sequences of roles that are kept, and how long one may be.
+/// Limits: cached sequences of roles, and messages of one.
 const SEQUENCES: usize = 1024;
 const MESSAGES: usize = 64;
 
-/// Around the number of a message, in stand-ins: characters for private use, which no template names and no strip takes away.
+/// Delimiters of the message's index in a placeholder: private use characters, which templates do not contain and `strip` keeps.
 const OPEN: char = '\u{E000}';
 const CLOSE: char = '\u{E001}';
 
-/// The skeletons of a template.
+/// The cache of a template.
 #[derive(Debug)]
-pub(crate) struct Skeletons {
-    /// Texts that the template spells: what it may look for in a content.
-    spelled: AhoCorasick,
-    /// All its literals: what it may compare a whole content with.
+pub(crate) struct TemplateCache {
+    /// Literals that the template may search for in a content.
+    searched: AhoCorasick,
+    /// All literals: the template may compare a whole content with them.
     literals: HashSet<String, Xxh3DefaultBuilder>,
-    /// Bytes of the longest of them.
+    /// Bytes of the longest literal.
     longest: usize,
-    /// Whether it may take away white space at a content's ends.
+    /// Whether the template may strip white space from a content.
     strips: bool,
-    /// By the roles and whether each is trained; nothing where the two ways differ.
-    known: RwLock<HashMap<Vec<u8>, Option<Arc<Skeleton>>, Xxh3DefaultBuilder>>,
+    /// By the roles and whether each is trained; `None` if the cached rendering differed from the template's.
+    cached: RwLock<HashMap<Vec<u8>, Option<Arc<CachedRenderings>>, Xxh3DefaultBuilder>>,
 }
 
 /// The renderings of one sequence of roles.
 #[derive(Debug)]
-struct Skeleton(Vec<Frame>);
+struct CachedRenderings(Vec<RenderingFrame>);
 
-/// A rendering whose contents are taken out.
+/// A rendering without the contents of messages.
 #[derive(Debug)]
-struct Frame {
+struct RenderingFrame {
     text: String,
-    /// Where contents belong, in order: offset in `text`, and of which message.
+    /// Gaps for contents, in order: offset in `text`, and index of the message.
     gaps: Vec<(usize, usize)>,
-    turns: Vec<[Place; 3]>,
+    turns: Vec<[Position; 3]>,
     message: Option<usize>,
 }
 
-/// A place in a rendering: an offset in a frame's text, and how many gaps lie before it.
+/// A position in a rendering: an offset in a frame's text, and the number of gaps before it.
 #[derive(Clone, Copy, Debug, Default)]
-struct Place {
+struct Position {
     offset: usize,
     gaps: usize,
 }
 
-impl Skeletons {
-    /// Of the template with this source; none where it spells what stand-ins are made of.
-    pub(crate) fn new(source: &str) -> Option<Skeletons> {
+impl TemplateCache {
+    /// The cache of the template with this source; `None` if the source contains the delimiters of placeholders.
+    pub(crate) fn new(source: &str) -> Option<TemplateCache> {
         let literals = literals(source);
-        // Such as `</think>`; a word of letters alone is a role or a key.
-        let telling = |word: &&str| word.len() > 1 && !word.contains(char::is_whitespace) && !word.chars().all(char::is_alphanumeric);
-        let spelled = AhoCorasick::new(literals.iter().map(|literal| literal.trim()).filter(telling)).ok()?;
+        // For example `</think>`; a literal of letters and digits alone is a role or a key.
+        let is_marker = |word: &&str| word.len() > 1 && !word.contains(char::is_whitespace) && !word.chars().all(char::is_alphanumeric);
+        let searched = AhoCorasick::new(literals.iter().map(|literal| literal.trim()).filter(is_marker)).ok()?;
         let strips = ["strip", "trim", "split"].iter().any(|word| source.contains(word));
-        (!source.contains([OPEN, CLOSE])).then(|| Skeletons {
-            spelled,
+        (!source.contains([OPEN, CLOSE])).then(|| TemplateCache {
+            searched,
             longest: literals.iter().map(String::len).max().unwrap_or(0),
             literals,
             strips,
-            known: RwLock::default(),
+            cached: RwLock::default(),
         })
     }
 
-    /// The renderings of a conversation; `directly` renders any.
+    /// The renderings of a conversation. `render` runs the template.
     ///
     /// # Errors
-    /// Those of `directly`.
+    /// Those of `render`.
     pub(crate) fn renderings(
         &self,
         conversation: &Conversation,
-        directly: impl Fn(&Conversation) -> Result<Vec<Rendering>, RenderError>,
+        render: impl Fn(&Conversation) -> Result<Vec<Rendering>, RenderError>,
     ) -> Result<Vec<Rendering>, RenderError> {
         if !self.plain(conversation) {
-            return directly(conversation);
+            return render(conversation);
         }
         let key: Vec<u8> = conversation.messages.iter().map(|message| message.role as u8 * 2 + u8::from(message.train)).collect();
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        match known {
-            Some(Some(skeleton)) => return Ok(skeleton.filled(conversation)),
-            Some(None) => return directly(conversation),
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        match cached {
+            Some(Some(renderings)) => return Ok(renderings.filled(conversation)),
+            Some(None) => return render(conversation),
             None => {}
         }
-        let right = directly(conversation)?;
-        let made = directly(&stand_ins(conversation)).ok().and_then(|renderings| Skeleton::new(&renderings));
-        let made = made.filter(|skeleton| skeleton.filled(conversation) == right);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < SEQUENCES {
-            known.insert(key, made.map(Arc::new));
+        let expected = render(conversation)?;
+        let new = render(&with_placeholders(conversation)).ok().and_then(|renderings| CachedRenderings::new(&renderings));
+        let new = new.filter(|renderings| renderings.filled(conversation) == expected);
+        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() < SEQUENCES {
+            cached.insert(key, new.map(Arc::new));
         }
-        Ok(right)
+        Ok(expected)
     }
 
-    /// Whether a conversation is nothing but roles and contents, and no content has anything that the template may look at.
+    /// Whether a conversation consists only of roles and contents, and no content has anything that the template may test.
     fn plain(&self, conversation: &Conversation) -> bool {
         let Conversation { index: _, messages, tools, documents, chat_template_kwargs } = conversation;
         let unseen = |text: &str| {
@@ -114,7 +114,7 @@ impl Skeletons {
             visible(text.chars().next())
                 && visible(text.chars().next_back())
                 && !(text.len() <= self.longest && self.literals.contains(text))
-                && !self.spelled.is_match(text)
+                && !self.searched.is_match(text)
         };
         tools.is_none()
             && documents.is_none()
@@ -124,16 +124,16 @@ impl Skeletons {
     }
 }
 
-/// The same roles, each content a stand-in.
-fn stand_ins(conversation: &Conversation) -> Conversation {
-    let stand_in = |(i, message): (usize, &Message)| Message { content: format!("{OPEN}{i}{CLOSE}"), ..message.clone() };
-    Conversation { messages: conversation.messages.iter().enumerate().map(stand_in).collect(), ..conversation.clone() }
+/// The conversation with a placeholder for each content.
+fn with_placeholders(conversation: &Conversation) -> Conversation {
+    let placeholder = |(i, message): (usize, &Message)| Message { content: format!("{OPEN}{i}{CLOSE}"), ..message.clone() };
+    Conversation { messages: conversation.messages.iter().enumerate().map(placeholder).collect(), ..conversation.clone() }
 }
 
-impl Skeleton {
-    /// From the renderings of stand-ins; nothing where one did not come out whole.
-    fn new(renderings: &[Rendering]) -> Option<Skeleton> {
-        renderings.iter().map(Frame::new).collect::<Option<_>>().map(Skeleton)
+impl CachedRenderings {
+    /// From the renderings of placeholders; `None` if the template changed one.
+    fn new(renderings: &[Rendering]) -> Option<CachedRenderings> {
+        renderings.iter().map(RenderingFrame::new).collect::<Option<_>>().map(CachedRenderings)
     }
 
     fn filled(&self, conversation: &Conversation) -> Vec<Rendering> {
@@ -141,12 +141,12 @@ impl Skeleton {
     }
 }
 
-impl Frame {
-    fn new(rendering: &Rendering) -> Option<Frame> {
+impl RenderingFrame {
+    fn new(rendering: &Rendering) -> Option<RenderingFrame> {
         let shown = &rendering.text;
-        let mut frame = Frame { text: String::new(), gaps: Vec::new(), turns: Vec::new(), message: rendering.message };
-        // Where each stand-in lies in the text of the rendering.
-        let mut taken = Vec::new();
+        let mut frame = RenderingFrame { text: String::new(), gaps: Vec::new(), turns: Vec::new(), message: rendering.message };
+        // The span of each placeholder in the rendering's text.
+        let mut placeholders = Vec::new();
         let mut done = 0;
         while let Some(open) = shown[done..].find(OPEN).map(|at| done + at) {
             let number = open + OPEN.len_utf8();
@@ -154,24 +154,24 @@ impl Frame {
             frame.text.push_str(&shown[done..open]);
             frame.gaps.push((frame.text.len(), shown[number..close].parse().ok()?));
             done = close + CLOSE.len_utf8();
-            taken.push(open..done);
+            placeholders.push(open..done);
         }
         frame.text.push_str(&shown[done..]);
-        let place = |at: usize| {
-            let gaps = taken.iter().take_while(|stand_in| stand_in.end <= at).count();
-            // A place within a stand-in is nowhere in other contents.
-            let outside = taken.get(gaps).is_none_or(|next| at <= next.start);
-            let before: usize = taken[..gaps].iter().map(ExactSizeIterator::len).sum();
-            outside.then_some(Place { offset: at - before, gaps })
+        let position = |at: usize| {
+            let gaps = placeholders.iter().take_while(|placeholder| placeholder.end <= at).count();
+            // A position within a placeholder has no equivalent in other contents.
+            let outside = placeholders.get(gaps).is_none_or(|next| at <= next.start);
+            let before: usize = placeholders[..gaps].iter().map(ExactSizeIterator::len).sum();
+            outside.then_some(Position { offset: at - before, gaps })
         };
         for turn in &rendering.turns {
-            frame.turns.push([place(turn.prompt_end)?, place(turn.target_start)?, place(turn.target_end)?]);
+            frame.turns.push([position(turn.prompt_end)?, position(turn.target_start)?, position(turn.target_end)?]);
         }
         Some(frame)
     }
 
     fn filled(&self, messages: &[Message]) -> Rendering {
-        // The length of the contents up to each gap.
+        // The total length of the contents before each gap.
         let mut before = Vec::with_capacity(self.gaps.len() + 1);
         before.push(0);
         before.extend(self.gaps.iter().scan(0, |sum, (_, message)| {
@@ -186,14 +186,14 @@ impl Frame {
             done = *gap;
         }
         text.push_str(&self.text[done..]);
-        let at = |place: Place| place.offset + before[place.gaps];
+        let at = |position: Position| position.offset + before[position.gaps];
         let turn =
-            |[prompt_end, start, end]: &[Place; 3]| Turn { prompt_end: at(*prompt_end), target_start: at(*start), target_end: at(*end) };
+            |[prompt_end, start, end]: &[Position; 3]| Turn { prompt_end: at(*prompt_end), target_start: at(*start), target_end: at(*end) };
         Rendering { text, turns: self.turns.iter().map(turn).collect(), message: self.message }
     }
 }
 
-/// The string literals in a template's tags, roughly: one with an escape other than a newline's is cut there.
+/// The string literals in a template's tags, approximately: a literal ends at an escaped quote.
 fn literals(source: &str) -> HashSet<String, Xxh3DefaultBuilder> {
     let mut found = HashSet::default();
     for tag in source.split("{%").skip(1).chain(source.split("{{").skip(1)) {
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
     use crate::data::parse::conversation::Role;
 
-    /// Two answers, the first of which is rendered otherwise once the second is there.
+    /// A template that renders an answer differently if another message follows.
     const REWRITES: &str = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think>{% endif %}\
         {{ m.content.split('</think>')[-1].strip('\n') }}<end>{% endfor %}";
 
@@ -226,11 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_template_may_look_at_is_not_plain() {
-        let skeletons = Skeletons::new(REWRITES).unwrap();
+    fn contents_that_a_template_may_test_are_not_plain() {
+        let cache = TemplateCache::new(REWRITES).unwrap();
         let plain = |content: &str| {
             let messages = vec![Message::new(Role::User, "q".into()), Message::new(Role::Assistant, content.into())];
-            skeletons.plain(&Conversation { messages, ..Conversation::default() })
+            cache.plain(&Conversation { messages, ..Conversation::default() })
         };
         assert!(plain("a < b, then\n\nc"));
         for seen in ["", " a", "a\u{1f}", "a</think>b", "assistant"] {
@@ -239,17 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn contents_come_into_their_gaps_and_places_move_along() {
+    fn contents_fill_the_gaps_and_positions_shift() {
         let rendering = |a: &str, b: &str| {
             let text = format!("<u>{a}</u><a>{b}</a>");
             let (start, end) = (10 + a.len(), 14 + a.len() + b.len());
             Rendering { text, turns: vec![Turn { prompt_end: start, target_start: start, target_end: end }], message: Some(1) }
         };
-        let frame = Frame::new(&rendering("\u{E000}0\u{E001}", "\u{E000}1\u{E001}")).unwrap();
+        let frame = RenderingFrame::new(&rendering("\u{E000}0\u{E001}", "\u{E000}1\u{E001}")).unwrap();
         let messages = [Message::new(Role::User, "hello".into()), Message::new(Role::Assistant, "é".into())];
         assert_eq!(frame.filled(&messages), rendering("hello", "é"));
         let mut within = rendering("\u{E000}0\u{E001}", "x");
         within.turns[0].prompt_end = 5;
-        assert!(Frame::new(&within).is_none());
+        assert!(RenderingFrame::new(&within).is_none());
     }
 }

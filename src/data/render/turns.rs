@@ -1,8 +1,8 @@
-//! From a conversation to texts with the places of the assistant's turns in them, whatever applies the template ([`RenderText`]).
+//! Finds the positions of the assistant's turns in rendered text, with any implementation of [`RenderText`].
 //!
-//! A template may rewrite history (Qwen3 drops the thinking of earlier turns). Then no single text shows every turn as inference
-//! sees it, and the conversation becomes one text for each trained turn, its prompt being what the template renders of the messages
-//! before it with the opening of an answer.
+//! A template may rewrite history (Qwen3 drops the reasoning of earlier turns). Then no single text shows every turn as inference sees
+//! it, and the conversation is split into one text per trained turn. The prompt of each is the rendering of the messages before it,
+//! followed by the header of an answer.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -13,40 +13,40 @@ use crate::data::render::jinja_methods;
 use crate::data::render::rendering::{RenderError, RenderText, Rendering, Turn, place};
 use crate::data::render::thinking::{THINK, empty_thinking, thinking_prompt};
 
-/// Finds the turns in the texts of one model's template.
+/// Finds the turns in the renderings of one model's template.
 #[derive(Debug)]
 pub struct TurnFinder {
     end_tokens: Vec<String>,
-    /// What was warned of already.
+    /// Warnings that were logged already.
     warned: Mutex<BTreeSet<String>>,
 }
 
 impl TurnFinder {
-    /// `end_tokens`: the special tokens, one of which closes a turn.
+    /// `end_tokens`: the special tokens; one of them ends a turn.
     pub fn new(end_tokens: Vec<String>) -> TurnFinder {
         TurnFinder { end_tokens, warned: Mutex::default() }
     }
 
-    /// One text, or one for each trained turn if the template rewrites earlier messages. `texts` is the template applied to
+    /// One rendering, or one for each trained turn if the template rewrites earlier messages. `texts` applies the template to
     /// `conversation`.
     ///
     /// # Errors
-    /// Those of `texts`. Kind `input`: the template shows no answer where the conversation begins with one. Kind `model`: a turn is
-    /// rendered in another way than its own prompt.
+    /// Those of `texts`. Kind `input`: the conversation begins with an answer, and the template does not render it. Kind `model`: a turn
+    /// is rendered differently from its own prompt.
     pub fn renderings(&self, conversation: &Conversation, texts: &impl RenderText) -> Result<Vec<Rendering>, RenderError> {
-        let story = Story { finder: self, conversation, texts };
+        let search = TurnSearch { finder: self, conversation, texts };
         let messages = &conversation.messages;
         let trained = |message: &Message| message.role == Role::Assistant && message.train;
         let mut whole = texts.text(messages.len(), false, None)?;
         let mut alone = Vec::new();
         for i in (0..messages.len()).filter(|i| trained(&messages[*i])) {
             let text = if i + 1 == messages.len() { whole.clone() } else { texts.text(i + 1, false, Some(i))? };
-            alone.push((i, story.turn(i, text)?));
+            alone.push((i, search.turn(i, text)?));
         }
         if let Some((_, (last, _))) = alone.last()
             && last.starts_with(&whole)
         {
-            // With the end-of-turn token that the template left out at the very end.
+            // Includes the end-of-turn token, even if the template omits it at the end of the conversation.
             whole.clone_from(last);
         }
         if alone.iter().all(|(_, (text, _))| whole.starts_with(text)) {
@@ -65,31 +65,32 @@ impl TurnFinder {
     }
 }
 
-/// One conversation on its way.
-struct Story<'a, T> {
+/// The search for turns in one conversation.
+struct TurnSearch<'a, T> {
     finder: &'a TurnFinder,
     conversation: &'a Conversation,
     texts: &'a T,
 }
 
-impl<T: RenderText> Story<'_, T> {
+impl<T: RenderText> TurnSearch<'_, T> {
     fn place(&self, message: usize) -> String {
         place(self.conversation.index, Some(message))
     }
 
-    /// From `text`, that of the messages up to `i`: the text up to the end of the turn, as inference would have made it, and the
-    /// turn's places in it.
+    /// Returns the text up to the end of turn `i`, as at inference, and the turn's positions in it. `text` is the rendering of the
+    /// messages up to `i`.
     fn turn(&self, i: usize, mut text: String) -> Result<(String, Turn), RenderError> {
         let prompt = if i == 0 { self.opening(&text)? } else { self.texts.text(i, true, Some(i))? };
         let opened = thinking_prompt(&prompt).unwrap_or(prompt.len());
         if !text.starts_with(&prompt[..opened]) {
-            // The turn's presence changes what stands before it (Qwen3, two answers in a row); inference has the prompt.
+            // The turn changes the text before it (Qwen3, two answers in a row); inference sees the prompt.
             let answer = self.answer(i, &text, &prompt[..opened])?;
             text = format!("{}{answer}", &prompt[..opened]);
         }
         let start = if text.starts_with(&prompt) { prompt.len() } else { opened };
         if start < prompt.len() {
-            self.finder.warn(format!("prompts end in {:?} at inference, which the template does not write into turns", &prompt[opened..]));
+            self.finder
+                .warn(format!("at inference prompts end with {:?}, but the template does not write that into turns", &prompt[opened..]));
         }
         let (text, target_end) = self.closed(i, text, start)?;
         let own = jinja_methods::strip(&self.conversation.messages[i].content, None, true, false).starts_with(THINK);
@@ -100,7 +101,7 @@ impl<T: RenderText> Story<'_, T> {
         Ok((text, Turn { prompt_end: start, target_start, target_end }))
     }
 
-    /// The prompt of a conversation's very first message: templates render no prompt from nothing.
+    /// The prompt of a conversation's first message: templates render no prompt without messages.
     fn opening(&self, text: &str) -> Result<String, RenderError> {
         let without = self.texts.text(1, false, Some(0))?;
         let with = self.texts.text(1, true, Some(0))?;
@@ -108,13 +109,13 @@ impl<T: RenderText> Story<'_, T> {
         match text.find(header) {
             Some(at) => Ok(text[..at + header.len()].to_string()),
             None => Err(RenderError::Failed(error::input(format!(
-                "conversation {}: the template shows no answer here; begin with a user's message",
+                "conversation {}: the chat template does not render an answer here; begin with a user message",
                 self.place(0)
             )))),
         }
     }
 
-    /// What message `i` adds to `text` behind the words that open an answer.
+    /// The part of `text` after the header of answer `i`.
     fn answer<'t>(&self, i: usize, text: &'t str, prompt: &str) -> Result<&'t str, RenderError> {
         let before = self.texts.text(i, false, Some(i))?;
         let header = prompt.strip_prefix(&before).unwrap_or(prompt);
@@ -123,26 +124,28 @@ impl<T: RenderText> Story<'_, T> {
         match at {
             Some(at) if header != prompt && text.starts_with(&probe[..at]) => Ok(&text[at..]),
             _ => Err(RenderError::Failed(error::model(format!(
-                "conversation {}: the chat template writes this turn in another way than its own prompt, so no sample can show what \
-                 inference sees; use a template whose prompts are the beginnings of conversations",
+                "conversation {}: the chat template renders this turn differently from its own prompt, so no sample can match \
+                 inference; use a template in which a prompt is the beginning of the conversation",
                 self.place(i)
             )))),
         }
     }
 
-    /// The text with its end-of-turn token, and the offset behind that token.
+    /// The text with its end-of-turn token, and the offset after that token.
     fn closed(&self, i: usize, mut text: String, start: usize) -> Result<(String, usize), RenderError> {
         let end_tokens = &self.finder.end_tokens;
         let stripped = jinja_methods::strip(&text, None, false, true).len();
         if stripped > start && end_tokens.iter().any(|token| text[..stripped].ends_with(token.as_str())) {
             return Ok((text, stripped));
         }
-        // Qwen1.5's first template closes a turn only when another one follows.
+        // Qwen1.5's first template ends a turn only if another message follows.
         let after = self.texts.probe(i + 1, Role::User, Some(i))?;
         let after = after.strip_prefix(&text).unwrap_or(&after);
         match end_tokens.iter().find(|token| after.starts_with(token.as_str())) {
             Some(token) => text.push_str(token),
-            None => self.finder.warn("the chat template ends turns without a special token; the model learns no end of a turn".into()),
+            None => {
+                self.finder.warn("the chat template ends turns without a special token, so the model does not learn to end a turn".into());
+            }
         }
         let end = text.len();
         Ok((text, end))
@@ -178,7 +181,7 @@ mod tests {
         Conversation { messages, ..Conversation::default() }
     }
 
-    /// The texts, in which prompts end at `|`, targets begin at `[` and end at `]`.
+    /// The texts, with `|` at the end of prompts, and targets in `[` and `]`.
     fn marked(renderings: &[Rendering]) -> Vec<String> {
         let marks = |one: &Rendering| {
             let mut text = one.text.clone();
@@ -204,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn turns_stand_in_one_text_where_it_shows_every_prompt() {
+    fn turns_share_one_text_if_it_shows_every_prompt() {
         let finder = TurnFinder::new(vec![".".into()]);
         assert_eq!(found(&finder, plain), ["user:a.assistant:|[bé.]user:c.assistant:|[d.]"]);
         assert!(finder.warned.lock().unwrap().is_empty());
     }
 
     #[test]
-    fn earlier_turns_that_are_rewritten_make_a_text_for_each() {
+    fn a_template_that_rewrites_earlier_turns_gives_one_text_per_turn() {
         let rewriting = |shown: &[(Role, &str)], prompt: bool| {
             let last = shown.len() - 1;
             let thinks = |i: usize, role: Role| i == last && role == Role::Assistant;
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_turn_left_open_is_closed() {
+    fn an_end_of_turn_token_missing_at_the_end_is_added() {
         let open = |shown: &[(Role, &str)], prompt: bool| {
             let whole = plain(shown, prompt);
             if prompt { whole } else { whole.trim_end_matches('.').to_string() }
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn each_warning_is_given_once_for_a_template() {
+    fn each_warning_is_logged_once_per_template() {
         let finder = TurnFinder::new(vec!["<end>".into()]);
         for _ in 0..2 {
             assert_eq!(found(&finder, plain), ["user:a.assistant:|[bé.]user:c.assistant:|[d.]"]);
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn thoughts_are_found() {
+    fn think_blocks_are_found() {
         assert_eq!(thinking_prompt("a<think>\n"), Some(1));
         assert_eq!(thinking_prompt("a<think>\n\n</think>\n\n"), Some(1));
         assert_eq!(thinking_prompt("a<think>b</think>"), None);

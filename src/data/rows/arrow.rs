@@ -18,22 +18,22 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::files::Writer;
 
-/// Rows in one piece: the ids and labels of all, and where each row ends in them.
+/// Rows, concatenated: the ids and labels of all rows, and the offset at which each row ends.
 #[derive(Clone, Debug, Default)]
-pub struct Rows {
+pub struct TokenRows {
     pub input_ids: Vec<i32>,
     pub labels: Vec<i32>,
     pub ends: Vec<i32>,
 }
 
-impl Rows {
+impl TokenRows {
     pub fn push(&mut self, input_ids: &[i32], labels: &[i32]) {
         self.input_ids.extend_from_slice(input_ids);
         self.labels.extend_from_slice(labels);
         self.ends.push(self.input_ids.len() as i32);
     }
 
-    /// Makes room for so many tokens more.
+    /// Reserves capacity for that many additional tokens.
     pub fn reserve(&mut self, tokens: usize) {
         self.input_ids.reserve(tokens);
         self.labels.reserve(tokens);
@@ -54,7 +54,7 @@ impl Rows {
     }
 }
 
-/// What a file must be to be whole.
+/// Size and hash of a complete file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileCheck {
     pub rows: u64,
@@ -63,14 +63,14 @@ pub struct FileCheck {
     pub xxh3: String,
 }
 
-/// Counts and hashes what goes through.
-struct Checked {
+/// Counts and hashes the bytes that are written.
+struct HashingWriter {
     file: BufWriter<Writer>,
     hash: Xxh3,
     bytes: u64,
 }
 
-impl Write for Checked {
+impl Write for HashingWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.file.write_all(bytes)?;
         self.hash.update(bytes);
@@ -83,9 +83,9 @@ impl Write for Checked {
     }
 }
 
-/// Writes a file of rows.
+/// Writes rows to an Arrow file.
 pub struct RowsWriter {
-    stream: StreamWriter<Checked>,
+    stream: StreamWriter<HashingWriter>,
     schema: Arc<Schema>,
     rows: u64,
 }
@@ -99,12 +99,12 @@ impl RowsWriter {
     pub fn create(path: &Path) -> Result<RowsWriter> {
         let file = Writer::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
         let schema = Arc::new(schema());
-        // The columns are larger than the buffer, and pass it by.
-        let checked = Checked { file: BufWriter::new(file), hash: Xxh3::new(), bytes: 0 };
-        Ok(RowsWriter { stream: StreamWriter::try_new(checked, &schema)?, schema, rows: 0 })
+        // Columns are larger than the buffer, so they are written directly.
+        let writer = HashingWriter { file: BufWriter::new(file), hash: Xxh3::new(), bytes: 0 };
+        Ok(RowsWriter { stream: StreamWriter::try_new(writer, &schema)?, schema, rows: 0 })
     }
 
-    pub fn write(&mut self, rows: Rows) -> Result<()> {
+    pub fn write(&mut self, rows: TokenRows) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -119,23 +119,23 @@ impl RowsWriter {
         Ok(self.stream.write(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)?)
     }
 
-    /// Ends the file. It is not brought to disk: whoever opens it checks it, and makes it anew after a power loss.
+    /// Completes the file, without `fsync`: its hash is checked when it is opened, so after a power loss it is made again.
     pub fn finish(mut self) -> Result<FileCheck> {
         self.stream.finish()?;
-        let mut checked = self.stream.into_inner()?;
-        checked.file.flush()?;
-        Ok(FileCheck { rows: self.rows, bytes: checked.bytes, xxh3: format!("{:016x}", checked.hash.digest()) })
+        let mut writer = self.stream.into_inner()?;
+        writer.file.flush()?;
+        Ok(FileCheck { rows: self.rows, bytes: writer.bytes, xxh3: format!("{:016x}", writer.hash.digest()) })
     }
 }
 
-/// Goes through a file of rows, batch by batch.
-pub fn read_rows(path: &Path, mut each: impl FnMut(Rows) -> Result<()>) -> Result<()> {
+/// Reads a file of rows, batch by batch.
+pub fn read_rows(path: &Path, mut each: impl FnMut(TokenRows) -> Result<()>) -> Result<()> {
     let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
     for batch in StreamReader::try_new(BufReader::with_capacity(1 << 20, file), None)? {
         let batch = batch?;
         let (ids, labels) = (batch.column(0).as_list::<i32>(), batch.column(1).as_list::<i32>());
         let values = |list: &ListArray| list.values().as_primitive::<Int32Type>().values().to_vec();
-        each(Rows { input_ids: values(ids), labels: values(labels), ends: ids.offsets()[1..].to_vec() })?;
+        each(TokenRows { input_ids: values(ids), labels: values(labels), ends: ids.offsets()[1..].to_vec() })?;
     }
     Ok(())
 }

@@ -1,11 +1,8 @@
-//! Prepared data sets, kept under a key of everything that decides their bytes.
+//! The cache of prepared data sets. Its key is a hash of everything that determines their bytes.
 //!
-//! `<cache>/data/<key>/` holds `train.arrow`, perhaps `eval.arrow`, and `report.json`, which says how long the others are and what
-//! they hash to. A folder is made beside its place and renamed, so processes that make the same do not meet; what is not whole when
-//! it is opened is made anew. While a folder is made its process holds a lock on it (`flock`), so others know what was left behind.
-//!
-//! Prepared rows are not synced to disk, because syncing 400 MB would take longer than preparing them. They have checksums instead, and
-//! files that are incomplete after a power loss are made again.
+//! `<cache>/data/<key>/` has `train.arrow`, `eval.arrow` with `eval_split`, and `report.json` with the sizes and hashes of the others.
+//! A folder is made under a temporary name and renamed, so processes that prepare the same data do not interfere. An incomplete entry is
+//! made again. While a folder is made, its process holds a lock on it (`flock`), so other processes can tell which folders were abandoned.
 
 use std::fs::{File, TryLockError};
 use std::io::{BufReader, Read};
@@ -33,17 +30,17 @@ pub struct Prepared {
     pub digest: String,
     #[serde(flatten)]
     pub counts: Counts,
-    /// Whether it was there already.
+    /// Whether it was in the cache already.
     pub cached: bool,
 }
 
 /// `report.json`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub(crate) struct CacheReport {
     pub counts: Counts,
     pub train: FileCheck,
     pub eval: Option<FileCheck>,
-    /// Why it is to be made anew once that is possible: nobody could compare the template with transformers.
+    /// The template was not compared with transformers, so the entry is made again as soon as that is possible.
     #[serde(default)]
     pub unchecked: bool,
 }
@@ -51,8 +48,8 @@ pub(crate) struct Report {
 pub(crate) const TRAIN: &str = "train.arrow";
 pub(crate) const EVAL: &str = "eval.arrow";
 
-/// The user's cache, as an absolute path: `PYRUST_NN_CACHE` (a leading `~` is the home), else `pyrust-nn` in
-/// `XDG_CACHE_HOME` or `~/.cache`. It need not exist.
+/// The user's cache folder as an absolute path: `PYRUST_NN_CACHE` (with `~` for the home folder), otherwise `pyrust-nn` in
+/// `XDG_CACHE_HOME` or `~/.cache`. It may not exist yet.
 pub fn folder() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || set("HOME").unwrap_or_else(std::env::temp_dir);
@@ -63,29 +60,29 @@ pub fn folder() -> PathBuf {
     std::path::absolute(&folder).unwrap_or(folder)
 }
 
-/// Where one prepared data set is kept.
+/// The cache entry of one prepared data set.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct CacheEntry {
     folder: PathBuf,
     files: u128,
 }
 
-impl Entry {
-    /// Digests of the files, the tokenizer and the template.
-    pub(crate) fn new(cache: &Path, files: u128, tokenizer: u128, template: u128, options: &Options) -> Result<Entry> {
+impl CacheEntry {
+    /// `files`, `tokenizer` and `template` are digests.
+    pub(crate) fn new(cache: &Path, files: u128, tokenizer: u128, template: u128, options: &Options) -> Result<CacheEntry> {
         let all = format!("{} {files:x} {tokenizer:x} {template:x} {}", env!("CARGO_PKG_VERSION"), serde_json::to_string(options)?);
-        Ok(Entry { folder: cache.join("data").join(format!("{:032x}", xxh3_128(all.as_bytes()))), files })
+        Ok(CacheEntry { folder: cache.join("data").join(format!("{:032x}", xxh3_128(all.as_bytes()))), files })
     }
 
-    /// The data set, if it is there and whole, and whether its template was left unchecked.
+    /// The data set, if the entry exists and is complete, and whether its template is unchecked.
     pub(crate) fn open(&self) -> Option<(Prepared, bool)> {
-        let report: Report = serde_json::from_slice(&std::fs::read(self.folder.join("report.json")).ok()?).ok()?;
-        let whole = is_whole(&self.folder.join(TRAIN), &report.train)
-            && report.eval.as_ref().is_none_or(|eval| is_whole(&self.folder.join(EVAL), eval));
-        whole.then(|| (self.prepared(&report, true), report.unchecked))
+        let report: CacheReport = serde_json::from_slice(&std::fs::read(self.folder.join("report.json")).ok()?).ok()?;
+        let complete = is_complete(&self.folder.join(TRAIN), &report.train)
+            && report.eval.as_ref().is_none_or(|eval| is_complete(&self.folder.join(EVAL), eval));
+        complete.then(|| (self.prepared(&report, true), report.unchecked))
     }
 
-    fn prepared(&self, report: &Report, cached: bool) -> Prepared {
+    fn prepared(&self, report: &CacheReport, cached: bool) -> Prepared {
         Prepared {
             path: self.folder.join(TRAIN),
             eval_path: report.eval.as_ref().map(|_| self.folder.join(EVAL)),
@@ -96,82 +93,82 @@ impl Entry {
         }
     }
 
-    /// Makes it: `work` fills an empty folder and gives its report. On an error nothing stays.
-    pub(crate) fn make(&self, work: impl FnOnce(&Path) -> Result<Report>) -> Result<Prepared> {
+    /// Makes the entry: `work` fills an empty folder and returns the report. On an error nothing is left.
+    pub(crate) fn make(&self, work: impl FnOnce(&Path) -> Result<CacheReport>) -> Result<Prepared> {
         let parent = self.folder.parent().unwrap_or(&self.folder);
-        let cure = || format!("the cache {} cannot be written; set PYRUST_NN_CACHE to a folder that can", parent.display());
-        files::create_folders(parent).with_context(cure)?;
-        sweep(parent);
-        let (beside, lock) = self.begin().with_context(cure)?;
-        let made = (|| -> Result<Prepared> {
-            let report = work(&beside)?;
-            files::write_json(&beside.join("report.json"), &report)?;
-            self.publish(&beside, report.unchecked)?;
+        let cannot = || format!("the cache {} cannot be written; set PYRUST_NN_CACHE to a writable folder", parent.display());
+        files::create_folders(parent).with_context(cannot)?;
+        remove_abandoned(parent);
+        let (partial, lock) = self.create_partial().with_context(cannot)?;
+        let prepared = (|| -> Result<Prepared> {
+            let report = work(&partial)?;
+            files::write_json(&partial.join("report.json"), &report)?;
+            self.publish(&partial, report.unchecked)?;
             Ok(self.prepared(&report, false))
         })();
-        drop(files::remove(&beside));
+        drop(files::remove(&partial));
         drop(lock);
-        made
+        prepared
     }
 
-    /// A new folder beside the entry's place, locked.
-    fn begin(&self) -> std::io::Result<(PathBuf, File)> {
+    /// A new temporary folder beside the entry, locked.
+    fn create_partial(&self) -> std::io::Result<(PathBuf, File)> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         loop {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let beside = files::beside(&self.folder, &format!("partial-{}-{number}", std::process::id()));
-            match files::create_folder(&beside) {
+            let partial = files::beside(&self.folder, &format!("partial-{}-{number}", std::process::id()));
+            match files::create_folder(&partial) {
                 Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 made => made?,
             }
-            // Another process may sweep it away before it is locked: then again.
-            let Ok(lock) = File::open(&beside) else { continue };
-            // A file system without locks keeps what is left behind.
-            if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) && beside.is_dir() {
-                return Ok((beside, lock));
+            // Another process may remove it before it is locked: then retry.
+            let Ok(lock) = File::open(&partial) else { continue };
+            // On a file system without locks, abandoned folders are kept.
+            if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) && partial.is_dir() {
+                return Ok((partial, lock));
             }
         }
     }
 
-    /// Gives a finished folder its place. A whole one that another process put there first stays; it holds the same.
-    fn publish(&self, beside: &Path, unchecked: bool) -> Result<()> {
-        // One at a time, or one would move away what another has just put there.
-        let turn = self.folder.parent().map(File::open).transpose()?;
-        if let Some(turn) = &turn {
-            drop(turn.lock());
+    /// Renames a finished folder to the entry's folder. A complete entry that another process published first is kept; it is equal.
+    fn publish(&self, partial: &Path, unchecked: bool) -> Result<()> {
+        // One process at a time, so that none moves away what another has just published.
+        let lock = self.folder.parent().map(File::open).transpose()?;
+        if let Some(lock) = &lock {
+            drop(lock.lock());
         }
         for _ in 0..100 {
-            if files::rename(beside, &self.folder).is_ok() {
+            if files::rename(partial, &self.folder).is_ok() {
                 return Ok(());
             }
             if self.open().is_some_and(|(_, theirs)| unchecked || !theirs) {
                 return Ok(());
             }
-            // What is broken leaves its place by a rename, so nobody sees half of it.
-            let aside = files::beside(beside, "broken");
+            // A broken entry is renamed before it is removed, so that no process sees part of it.
+            let aside = files::beside(partial, "broken");
             if files::rename(&self.folder, &aside).is_ok() {
                 drop(files::remove(&aside));
             }
         }
-        Err(anyhow::anyhow!("{} cannot take its place: something there cannot be moved away; remove it", self.folder.display()))
+        Err(anyhow::anyhow!("{} cannot be written: an existing folder of this name cannot be moved; remove it", self.folder.display()))
     }
 }
 
-/// Removes what processes left that were killed: nobody holds its lock.
-fn sweep(folder: &Path) {
+/// Removes the temporary folders of killed processes: their locks are free.
+fn remove_abandoned(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if !entry.file_name().to_string_lossy().contains(".partial-") {
             continue;
         }
-        if let Ok(left) = File::open(entry.path())
-            && left.try_lock().is_ok()
+        if let Ok(abandoned) = File::open(entry.path())
+            && abandoned.try_lock().is_ok()
         {
             drop(files::remove(&entry.path()));
         }
     }
 }
 
-fn is_whole(path: &Path, check: &FileCheck) -> bool {
+fn is_complete(path: &Path, check: &FileCheck) -> bool {
     let hashed = (|| -> std::io::Result<String> {
         let mut file = BufReader::with_capacity(0, File::open(path)?);
         if file.get_ref().metadata()?.len() != check.bytes {
@@ -180,7 +177,7 @@ fn is_whole(path: &Path, check: &FileCheck) -> bool {
         let (mut hash, mut buffer) = (Xxh3::new(), vec![0; 1 << 20]);
         loop {
             if signals::pending() {
-                return Ok(String::new()); // and whoever makes it anew ends by that
+                return Ok(String::new()); // the preparation that follows ends with the signal's error
             }
             match file.read(&mut buffer)? {
                 0 => return Ok(format!("{:016x}", hash.digest())),

@@ -1,4 +1,4 @@
-//! What is wrong with a data set or worth a look, each with its first places, and what training makes of it.
+//! Problems and peculiarities of a data set, each with its first places, and whether training accepts them.
 
 use std::path::PathBuf;
 
@@ -10,12 +10,12 @@ use crate::data::read::problem::Problems;
 use crate::data::rows::counts::Counts;
 use crate::data::rows::options::{Options, Overlong};
 
-/// Places kept of each sort of finding.
+/// Places kept for each kind of finding.
 const KEPT: usize = 20;
-/// Places named in one message.
+/// Places listed in one message.
 const NAMED: usize = 5;
 
-/// The first of many, and how many there are.
+/// The first items, and the number of all.
 #[derive(Clone, Debug)]
 pub struct First<T> {
     pub first: Vec<T>,
@@ -36,7 +36,7 @@ impl<T> First<T> {
         }
     }
 
-    /// `[3], [8] and 5 more`, each named by `name`.
+    /// `[3], [8], and 5 more`; `name` formats an item.
     pub(crate) fn named(&self, name: impl Fn(&T) -> String) -> String {
         let names: Vec<String> = self.first.iter().take(NAMED).map(name).collect();
         let more = self.count - names.len() as u64;
@@ -48,32 +48,32 @@ impl<T> First<T> {
 /// A sample of more than `max_length` tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct TooLong {
-    /// `[3]`, or `[3].messages[5]` where a conversation becomes one sample a turn.
+    /// `[3]`, or `[3].messages[5]` if a conversation becomes one sample per turn.
     pub place: String,
     pub tokens: u32,
 }
 
-/// What was noted on the way through a data set.
+/// The findings in a data set.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
     /// Faults of the files.
     pub problems: Problems,
-    /// Sentences about conversations that the chat template refuses.
+    /// Messages about conversations that the chat template refuses.
     pub refused: First<String>,
     pub too_long: First<TooLong>,
-    /// Of these, how many were left out.
+    /// Number of too long samples that were dropped.
     pub too_long_dropped: u64,
-    /// Where texts spell control tokens.
-    pub forged: First<String>,
-    /// Conversations that are equal to an earlier one.
+    /// Places of messages that contain the text of a special token.
+    pub literal_special_tokens: First<String>,
+    /// Conversations equal to an earlier one.
     pub duplicates: First<String>,
 }
 
 impl Findings {
-    /// Nothing, or why nothing can be trained on the data.
+    /// Checks that the data can be trained on.
     ///
     /// # Errors
-    /// Kind `input`: faults in the files, overlong samples where `overlong` is `error`, nothing left to train on.
+    /// Kind `input`: faults in the files, too long samples with `overlong` `error`, or no sample left.
     pub fn refusal(&self, counts: &Counts, options: &Options, files: &[PathBuf]) -> Result<()> {
         self.problems.clone().into_result(files)?;
         match self.sentences(counts, options).into_iter().next() {
@@ -82,7 +82,7 @@ impl Findings {
         }
     }
 
-    /// As `refusal`, without the faults in the files: every reason, as a sentence.
+    /// All reasons of `refusal` besides faults in the files, each as a sentence.
     pub(crate) fn sentences(&self, counts: &Counts, options: &Options) -> Vec<String> {
         let mut sentences = self.refused.first.clone();
         let unnamed = self.refused.count - sentences.len() as u64;
@@ -101,9 +101,9 @@ impl Findings {
         } else if counts.rows == 0 && counts.dropped > 0 {
             let overlong = serde_json::to_value(options.overlong).unwrap_or_default();
             sentences.push(format!(
-                "nothing is left to train on: all {} samples are dropped. With overlong {} and max_length {most}, {} were too long or lost \
-                 every turn to train on when cut (raise max_length, or take truncate_left, which keeps the last turns); the others have no \
-                 assistant turn but with \"train\": false",
+                "no sample is left to train on: all {} samples are dropped. With overlong {} and max_length {most}, {} were too long, or \
+                 truncation removed every turn to train on (raise max_length, or use truncate_left, which keeps the last turns); the \
+                 others have only assistant turns with \"train\": false",
                 counts.dropped,
                 overlong.as_str().unwrap_or_default(),
                 self.too_long_dropped

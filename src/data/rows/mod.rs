@@ -1,4 +1,4 @@
-//! Samples of token ids and labels: made on all cores, kept as Arrow in the cache.
+//! Samples of token ids and labels: prepared on all cores, stored as Arrow in the cache.
 
 pub(crate) mod arrow;
 pub(crate) mod cache;

@@ -1,9 +1,9 @@
-//! How a data set is prepared; the names and values are those of the parameters.
+//! Options of the preparation of a data set; names and values are those of the parameters.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What decides the rows that a data set becomes, besides the data, the tokenizer and the template.
+/// The options that determine a data set's rows, besides the data, the tokenizer and the template.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Options {
     /// Longest sample, in tokens.
@@ -11,39 +11,39 @@ pub struct Options {
     pub overlong: Overlong,
     pub thinking: Thinking,
     pub drop_duplicates: bool,
-    /// Share of the conversations held out for evaluation.
+    /// Fraction of the conversations held out for evaluation.
     pub eval_split: f64,
     pub seed: u32,
 }
 
 impl Options {
-    /// Of resolved parameters, which hold them among others.
+    /// Selects the options among resolved parameters.
     pub fn of(params: &Map<String, Value>) -> anyhow::Result<Options> {
         Ok(serde_json::from_value(Value::Object(params.clone()))?)
     }
 }
 
-/// What happens to a sample of more than `max_length` tokens.
+/// Treatment of a sample with more than `max_length` tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlong {
-    /// Nothing is prepared; the samples are named.
+    /// Nothing is prepared; the error names the samples.
     Error,
     Drop,
-    /// The end is kept.
+    /// Keeps the end.
     TruncateLeft,
-    /// The beginning is kept.
+    /// Keeps the beginning.
     TruncateRight,
 }
 
-/// What happens to the assistant's thoughts (`<think>…</think>`, `reasoning_content`).
+/// Treatment of the assistant's reasoning (`<think>…</think>`, `reasoning_content`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Thinking {
-    /// Learned where the template shows them.
+    /// Trained on where the template renders it.
     Keep,
-    /// Taken out of the conversations.
+    /// Removed from the conversations.
     Drop,
-    /// Shown, and not learned.
+    /// Rendered, but not trained on.
     Mask,
 }

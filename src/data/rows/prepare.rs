@@ -1,10 +1,7 @@
-//! The way of a data set: read, checked, rendered, tokenized and masked on all cores, written in its order.
+//! The preparation pipeline of a data set: it is read, checked, rendered, tokenized and masked on all cores, and written in file order.
 //!
-//! Threads take batches of the file in turn, and the caller's thread writes what they give in the order of the file. No more than
-//! a few batches are on their way, so memory does not grow with the file.
-//!
-//! Duplicates are recognized by 64-bit hashes, which cost 8 bytes per conversation. For two million conversations the probability of an
-//! error is one in ten million.
+//! Threads process batches of the file, and the caller's thread writes the results in the order of the file. The number of batches in
+//! flight is limited, so memory does not grow with the file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::num::NonZero;
@@ -23,125 +20,125 @@ use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
 use crate::data::render::rendering::{Render, RenderError, Rendering, place};
 use crate::data::render::thinking::{drop_thinking, mask_thinking};
-use crate::data::rows::arrow::Rows;
+use crate::data::rows::arrow::TokenRows;
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::{Findings, TooLong};
 use crate::data::rows::options::{Options, Overlong, Thinking};
-use crate::data::rows::sample::{Encoder, IGNORED, Marks, Sample};
+use crate::data::rows::sample::{Encoder, Escapes, IGNORED, Sample};
 use crate::data::tokenizer::Tokenizer;
 
-/// Conversations kept for the comparison with transformers and tokenizers: of a batch, of all, and how long one may be; the first
-/// of a batch may be longer, so that data of long conversations have some too.
+/// Limits of the conversations kept for the comparison with transformers and tokenizers: number per batch, total number, and bytes of
+/// one. The first of a batch may be longer, so that data with only long conversations have some too.
 const PROBES_OF_BATCH: usize = 2;
 const PROBES: usize = 64;
 const PROBE_BYTES: usize = 1 << 14;
 const FIRST_PROBE_BYTES: usize = 1 << 20;
 
-/// What a data set is prepared with.
+/// The input of a preparation.
 pub struct Preparation<'a> {
     pub files: Vec<PathBuf>,
     pub tokenizer: &'a Tokenizer,
     pub renderer: &'a dyn Render,
     pub options: Options,
-    /// Whether what is wrong is noted and left out, and the rest goes on.
+    /// Whether faulty conversations are recorded and skipped, instead of ending the preparation.
     pub survey: bool,
-    /// Is told once, as soon as no more are kept, the probes that use little of the template.
-    pub on_probes: &'a (dyn Fn(&[Probe]) + Sync),
+    /// Called once, as soon as no more are collected, with the probes that use little of the template.
+    pub on_probes: &'a (dyn Fn(&[RenderProbe]) + Sync),
 }
 
-/// One sample on its way to the writer, its tokens beside.
+/// One sample, without its tokens.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Index of the conversation, from 0, and of the message it is for where there are several samples.
+    /// Index of the conversation, from 0, and of the trained message if the conversation has several samples.
     pub conversation: usize,
     pub message: Option<usize>,
-    /// Tokens before anything is cut.
+    /// Tokens before truncation.
     pub length: u32,
-    /// Tokens kept, none for a sample that is dropped.
+    /// Tokens kept; 0 for a dropped sample.
     pub kept: u32,
     pub targets: u32,
-    pub recut_turns: u32,
+    pub separately_tokenized_turns: u32,
 }
 
-/// What became of a batch.
+/// A prepared batch.
 #[derive(Debug, Default)]
-pub struct Made {
+pub struct PreparedBatch {
     pub rows: Vec<Row>,
-    /// The tokens of the rows that are kept, in their order.
-    pub tokens: Rows,
-    /// How many messages of each role, in the order of [`Role::ALL`].
+    /// The tokens of the kept rows, in order.
+    pub tokens: TokenRows,
+    /// Messages per role, in the order of [`Role::ALL`].
     pub roles: [u64; Role::ALL.len()],
-    conversations: Vec<Seen>,
-    /// What the chat template says about conversations that it refuses.
+    conversations: Vec<ReadConversation>,
+    /// Messages about conversations that the chat template refuses.
     refused: Vec<String>,
-    probes: [Vec<Probe>; 2],
+    probes: [Vec<RenderProbe>; 2],
     problems: Problems,
-    /// Bytes of the files behind this batch.
+    /// Bytes of the files up to the end of this batch.
     read: u64,
 }
 
 /// A conversation that was read.
 #[derive(Debug)]
-struct Seen {
+struct ReadConversation {
     index: usize,
     hash: u64,
-    /// The message, or the conversation, in which a text spells a control token.
-    forged: Option<String>,
+    /// Place of a message that contains the text of a special token.
+    literal: Option<String>,
 }
 
-/// Who takes the rows. Both are called in the order of the data.
+/// Receives the rows. Both methods are called in the order of the data.
 pub trait Sink {
-    /// Rows of a batch; those of duplicates that are to be left out are gone.
-    fn take(&mut self, made: Made) -> Result<()>;
-    /// How far it is, in bytes of the files.
+    /// Receives the rows of a batch, without dropped duplicates.
+    fn take(&mut self, made: PreparedBatch) -> Result<()>;
+    /// Reports progress in bytes of the files.
     fn tell(&mut self, done: u64, total: u64) -> Result<()>;
 }
 
-/// A conversation, as it went to the renderer, and what came of it.
+/// A conversation as it was given to the renderer, and its renderings.
 #[derive(Clone, Debug)]
-pub struct Probe {
+pub struct RenderProbe {
     pub conversation: Conversation,
     pub renderings: Vec<Rendering>,
 }
 
-/// How the preparation ended, if no error ended it.
+/// The result of a preparation without an error.
 #[derive(Debug)]
 pub enum Ending {
-    /// The probes: of those conversations that use little of the template, and of those that use more, the first of each batch.
-    Done { counts: Counts, findings: Box<Findings>, probes: [Vec<Probe>; 2] },
-    /// A conversation that only transformers can render: begin anew with it.
+    /// `probes`: the first conversations of each batch; those that use little of the template, and those that use more.
+    Done { counts: Counts, findings: Box<Findings>, probes: [Vec<RenderProbe>; 2] },
+    /// Only transformers can render a conversation: repeat the preparation with it.
     Unsupported(String),
 }
 
-/// What the threads share.
-struct Shared<'a> {
+/// State shared by the threads.
+struct PreparationState<'a> {
     work: &'a Preparation<'a>,
     reader: Mutex<Reader>,
-    window: Mutex<Window>,
+    window: Mutex<BatchWindow>,
     moved: Condvar,
 }
 
 #[derive(Default)]
-struct Window {
+struct BatchWindow {
     taken: u64,
     written: u64,
     stop: bool,
 }
 
-type Outcome = (u64, Result<Made, RenderError>);
+type BatchOutcome = (u64, Result<PreparedBatch, RenderError>);
 
 /// Prepares all conversations of the files.
 ///
-/// Faults of the data, overlong samples and the like are findings, and the caller decides; see [`Findings::refusal`].
+/// Faults of the data and too long samples are findings, and the caller decides; see [`Findings::refusal`].
 ///
 /// # Errors
-/// Kind `input`: a conversation that the template refuses (a finding, too, in a survey). Kind `model`: a template that renders
-/// prompts and turns apart.
+/// Kind `input`: the template refuses a conversation (in a survey, a finding). Kind `model`: the template renders turns
+/// differently from their prompts.
 pub fn prepare(work: &Preparation<'_>, sink: &mut dyn Sink) -> Result<Ending> {
     let reader = Reader::open(work.files.clone())?;
     let total = reader.bytes_total();
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let shared = Shared { work, reader: Mutex::new(reader), window: Mutex::default(), moved: Condvar::new() };
+    let shared = PreparationState { work, reader: Mutex::new(reader), window: Mutex::default(), moved: Condvar::new() };
     std::thread::scope(|scope| {
         let (sender, results) = channel();
         for _ in 0..threads {
@@ -150,7 +147,7 @@ pub fn prepare(work: &Preparation<'_>, sink: &mut dyn Sink) -> Result<Ending> {
         }
         drop(sender);
         let ending = Collector::new(work).collect(&shared, &results, total, sink);
-        // Whoever waits for room is let go; what is on its way goes nowhere.
+        // Wakes waiting threads so that they end; results in flight are dropped.
         shared.window.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
         shared.moved.notify_all();
         drop(results);
@@ -158,9 +155,9 @@ pub fn prepare(work: &Preparation<'_>, sink: &mut dyn Sink) -> Result<Ending> {
     })
 }
 
-impl Shared<'_> {
-    /// Takes batch after batch until none is left.
-    fn batches(&self, room: u64, results: &Sender<Outcome>) {
+impl PreparationState<'_> {
+    /// Processes batches until none is left.
+    fn batches(&self, room: u64, results: &Sender<BatchOutcome>) {
         let mut encoder = Encoder::new(self.work.tokenizer);
         loop {
             let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,18 +171,18 @@ impl Shared<'_> {
             let (number, batch, read) = {
                 let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
                 let batch = reader.next_batch();
-                // Numbered while the reader is held: in the order of the file.
+                // Numbered while the reader is locked, so in the order of the file.
                 let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
                 window.taken += 1;
                 (window.taken - 1, batch, reader.bytes_done())
             };
             let made = match batch {
                 Ok(None) => return,
-                // A panic must not leave the others waiting for this batch.
+                // After a panic, the collector must not wait for this batch forever.
                 Ok(Some(batch)) => catch_unwind(AssertUnwindSafe(|| {
                     let mut problems = Problems::default();
                     let conversations = batch.conversations(&mut problems);
-                    self.work.batch(conversations, &mut encoder).map(|made| Made { problems, read, ..made })
+                    self.work.batch(conversations, &mut encoder).map(|made| PreparedBatch { problems, read, ..made })
                 }))
                 .unwrap_or_else(|panic| Err(panicked(&*panic).into())),
                 Err(error) => Err(error.into()),
@@ -199,13 +196,13 @@ impl Shared<'_> {
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
     let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    anyhow::anyhow!("a conversation could not be prepared: {}", what.unwrap_or("a panic without words"))
+    anyhow::anyhow!("a conversation could not be prepared: {}", what.unwrap_or("a panic without a message"))
 }
 
 impl Preparation<'_> {
     /// Renders, tokenizes and masks conversations.
-    fn batch(&self, conversations: Vec<Conversation>, encoder: &mut Encoder<'_>) -> Result<Made, RenderError> {
-        let mut made = Made::default();
+    fn batch(&self, conversations: Vec<Conversation>, encoder: &mut Encoder<'_>) -> Result<PreparedBatch, RenderError> {
+        let mut made = PreparedBatch::default();
         made.tokens.reserve(conversations.iter().flat_map(|one| &one.messages).map(|message| message.content.len()).sum::<usize>() / 3);
         let mut sample = Sample::default();
         for mut conversation in conversations {
@@ -213,11 +210,11 @@ impl Preparation<'_> {
             if self.options.thinking == Thinking::Drop {
                 drop_thinking(&mut conversation);
             }
-            let marked = Marks::set(&conversation, self.tokenizer);
-            let forged = marked.is_some().then(|| self.forged(&conversation));
-            made.conversations.push(Seen { index: conversation.index, hash, forged });
+            let escaped = Escapes::insert(&conversation, self.tokenizer);
+            let literal = escaped.is_some().then(|| self.place_of_literal(&conversation));
+            made.conversations.push(ReadConversation { index: conversation.index, hash, literal });
             conversation.messages.iter().for_each(|message| made.roles[message.role as usize] += 1);
-            let (shown, mark) = marked.as_ref().map_or((&conversation, None), |(marked, mark)| (marked, Some(*mark)));
+            let (shown, escape) = escaped.as_ref().map_or((&conversation, None), |(escaped, escape)| (escaped, Some(*escape)));
             let renderings = match self.renderer.renderings(shown) {
                 Err(RenderError::Failed(error)) if self.survey && Error::of(&error).kind == Kind::Input => {
                     made.refused.push(error.to_string());
@@ -229,13 +226,13 @@ impl Preparation<'_> {
             let probes = &mut made.probes[usize::from(rich)];
             let most = if probes.is_empty() { FIRST_PROBE_BYTES } else { PROBE_BYTES };
             if probes.len() < PROBES_OF_BATCH && renderings.iter().map(|one| one.text.len()).sum::<usize>() <= most {
-                probes.push(Probe { conversation: shown.clone(), renderings: renderings.clone() });
+                probes.push(RenderProbe { conversation: shown.clone(), renderings: renderings.clone() });
             }
             for mut rendering in renderings {
                 if self.options.thinking == Thinking::Mask {
                     rendering.turns.iter_mut().for_each(|turn| mask_thinking(&rendering.text, turn));
                 }
-                encoder.encode(&rendering, mark, &mut sample)?;
+                encoder.encode(&rendering, escape, &mut sample)?;
                 let length = sample.input_ids.len();
                 let most = self.options.max_length as usize;
                 let kept = match self.options.overlong {
@@ -244,7 +241,7 @@ impl Preparation<'_> {
                     Overlong::TruncateRight => 0..most,
                     Overlong::Error | Overlong::Drop => 0..0,
                 };
-                // Nothing predicts the first token that is left.
+                // No token predicts the first kept token.
                 let targets: usize =
                     sample.labels[kept.clone()].get(1..).unwrap_or_default().iter().map(|label| usize::from(*label != IGNORED)).sum();
                 let kept = if targets == 0 { 0..0 } else { kept };
@@ -259,28 +256,28 @@ impl Preparation<'_> {
                     length: length as u32,
                     kept: kept.len() as u32,
                     targets: targets as u32,
-                    recut_turns: sample.recut_turns,
+                    separately_tokenized_turns: sample.separately_tokenized_turns,
                 });
             }
         }
         Ok(made)
     }
 
-    /// Where a text spells a control token.
-    fn forged(&self, conversation: &Conversation) -> String {
-        let spells = |text: &str| self.tokenizer.control_tokens(text).next().is_some();
-        place(conversation.index, conversation.messages.iter().position(|message| spells(&message.content)))
+    /// The place of the first message that contains the text of a special token.
+    fn place_of_literal(&self, conversation: &Conversation) -> String {
+        let has_literal = |text: &str| self.tokenizer.control_tokens(text).next().is_some();
+        place(conversation.index, conversation.messages.iter().position(|message| has_literal(&message.content)))
     }
 }
 
-/// Puts the batches in order and counts.
+/// Orders and counts the batches.
 struct Collector {
     options: Options,
     survey: bool,
     counts: Counts,
     seen: HashSet<u64>,
     findings: Findings,
-    probes: [Vec<Probe>; 2],
+    probes: [Vec<RenderProbe>; 2],
 }
 
 impl Collector {
@@ -295,7 +292,13 @@ impl Collector {
         }
     }
 
-    fn collect(mut self, shared: &Shared<'_>, results: &Receiver<Outcome>, total: u64, sink: &mut dyn Sink) -> Result<Ending> {
+    fn collect(
+        mut self,
+        shared: &PreparationState<'_>,
+        results: &Receiver<BatchOutcome>,
+        total: u64,
+        sink: &mut dyn Sink,
+    ) -> Result<Ending> {
         let mut waiting = BTreeMap::new();
         let mut next = 0;
         for (number, made) in results {
@@ -312,7 +315,7 @@ impl Collector {
                             (shared.work.on_probes)(&self.probes[0]);
                         }
                     }
-                    // A fault in the files is more to the point than what it led to.
+                    // Report the fault in the files rather than its consequence.
                     Err(_) if !self.survey && !self.findings.problems.is_empty() => {}
                     Err(RenderError::Unsupported(why)) => return Ok(Ending::Unsupported(why)),
                     Err(RenderError::Failed(error)) => return Err(error),
@@ -327,7 +330,7 @@ impl Collector {
         Ok(Ending::Done { counts: self.counts, findings: Box::new(self.findings), probes: self.probes })
     }
 
-    fn take(&mut self, mut made: Made, sink: &mut dyn Sink) -> Result<()> {
+    fn take(&mut self, mut made: PreparedBatch, sink: &mut dyn Sink) -> Result<()> {
         self.findings.problems.append(std::mem::take(&mut made.problems));
         made.refused.drain(..).for_each(|refused| self.findings.refused.add(refused));
         for (kept, more) in self.probes.iter_mut().zip(&mut made.probes) {
@@ -335,11 +338,11 @@ impl Collector {
             kept.append(more);
         }
         let mut repeated = HashSet::new();
-        for Seen { index, hash, forged } in made.conversations.drain(..) {
+        for ReadConversation { index, hash, literal } in made.conversations.drain(..) {
             self.counts.conversations += 1;
-            self.counts.forged_control_tokens += u64::from(forged.is_some());
-            if let Some(place) = forged {
-                self.findings.forged.add(place);
+            self.counts.literal_special_tokens += u64::from(literal.is_some());
+            if let Some(place) = literal {
+                self.findings.literal_special_tokens.add(place);
             }
             if !self.seen.insert(hash) {
                 self.counts.duplicates += 1;
@@ -350,13 +353,13 @@ impl Collector {
             }
         }
         if !repeated.is_empty() {
-            made.leave_out(&repeated);
+            made.remove(&repeated);
         }
         let mut earlier = None;
         for row in &made.rows {
             let length = u64::from(row.length);
             self.counts.longest = self.counts.longest.max(length);
-            self.counts.recut_turns += u64::from(row.recut_turns);
+            self.counts.separately_tokenized_turns += u64::from(row.separately_tokenized_turns);
             if row.length > self.options.max_length {
                 self.findings.too_long.add(TooLong { place: place(row.conversation, row.message), tokens: row.length });
             }
@@ -378,10 +381,10 @@ impl Collector {
     }
 }
 
-impl Made {
-    /// Takes the rows of some conversations, by their index, out.
-    fn leave_out(&mut self, repeated: &HashSet<usize>) {
-        let mut tokens = Rows::default();
+impl PreparedBatch {
+    /// Removes the rows of conversations by their indices.
+    fn remove(&mut self, repeated: &HashSet<usize>) {
+        let mut tokens = TokenRows::default();
         let mut kept_row = 0;
         self.rows.retain(|row| {
             let wanted = !repeated.contains(&row.conversation);
@@ -398,8 +401,8 @@ impl Made {
     }
 }
 
-/// A hash of everything that a conversation's samples are made of. 64 bits: among two million conversations two different ones have
-/// the same with a probability of one to ten million.
+/// A hash of everything that determines a conversation's samples. 64 bits: among two million conversations, the probability of a
+/// collision is one in ten million.
 fn digest(conversation: &Conversation) -> u64 {
     let mut hash = Xxh3::new();
     let mut field = |bytes: &[u8]| {

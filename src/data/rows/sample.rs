@@ -1,7 +1,7 @@
-//! From a text with its turns to token ids and labels.
+//! From rendered text and its turns to token ids and labels.
 //!
-//! Control tokens cut the text; what lies between them is tokenized piece by piece, as tokenizers do it. So a place that falls on a
-//! border needs no search, and what a user's text spells stays text: see [`Marks`].
+//! The text is split at special tokens, and each piece between them is tokenized on its own, as `tokenizers` does. So a position on
+//! such a border needs no search. The text of a special token within a message stays ordinary text: see [`Escapes`].
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,20 +15,20 @@ use crate::data::parse::conversation::Conversation;
 use crate::data::render::rendering::{Rendering, Turn};
 use crate::data::tokenizer::{ControlToken, Tokenizer, WordCache};
 
-/// torch's `cross_entropy` leaves such labels out.
+/// The label that torch's `cross_entropy` ignores.
 pub const IGNORED: i32 = -100;
 
-/// One row to train on. `labels[k]` is `input_ids[k]` or [`IGNORED`], so whoever computes the loss shifts them by one; `labels[0]`
-/// is always ignored, as nothing predicts the first token.
+/// One row to train on. `labels[k]` is `input_ids[k]` or [`IGNORED`], so the loss must shift them by one. `labels[0]` is always
+/// ignored, because no token predicts the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     pub input_ids: Vec<i32>,
     pub labels: Vec<i32>,
-    /// Turns that were tokenized apart from their prompts.
-    pub recut_turns: u32,
+    /// Turns that were tokenized separately from their prompts.
+    pub separately_tokenized_turns: u32,
 }
 
-/// Tokenizes texts; each thread has its own.
+/// Tokenizes renderings; each thread has its own.
 #[derive(Debug)]
 pub struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
@@ -43,62 +43,76 @@ impl<'a> Encoder<'a> {
         Encoder { tokenizer, scratch: WordCache::default(), heads: HashMap::default(), ids: Vec::new() }
     }
 
-    /// Makes `sample` that of a text, in which `mark` stands for nothing: see [`Marks`].
-    pub fn encode(&mut self, rendering: &Rendering, mark: Option<char>, sample: &mut Sample) -> Result<()> {
+    /// Overwrites `sample` with the sample of a rendering. The character `escape` is ignored: see [`Escapes`].
+    pub fn encode(&mut self, rendering: &Rendering, escape: Option<char>, sample: &mut Sample) -> Result<()> {
         let Rendering { text, turns, .. } = rendering;
         sample.input_ids.clear();
         sample.labels.clear();
-        sample.recut_turns = 0;
+        sample.separately_tokenized_turns = 0;
         let mut done = 0;
         for ControlToken { id, spelled, taken } in self.tokenizer.control_tokens(text) {
-            self.piece(text, done..taken.start, turns, mark, sample)?;
+            self.piece(text, done..taken.start, turns, escape, sample)?;
             let target = turns.iter().any(|turn| spelled.start >= turn.target_start && spelled.end <= turn.target_end);
             sample.input_ids.push(id as i32);
             sample.labels.push(if target { id as i32 } else { IGNORED });
             done = taken.end;
         }
-        self.piece(text, done..text.len(), turns, mark, sample)?;
+        self.piece(text, done..text.len(), turns, escape, sample)?;
         if let Some(first) = sample.labels.first_mut() {
             *first = IGNORED;
         }
         Ok(())
     }
 
-    /// The tokens of a piece without control tokens.
-    fn piece(&mut self, text: &str, range: std::ops::Range<usize>, turns: &[Turn], mark: Option<char>, sample: &mut Sample) -> Result<()> {
+    /// Tokenizes a piece without special tokens.
+    fn piece(
+        &mut self,
+        text: &str,
+        range: std::ops::Range<usize>,
+        turns: &[Turn],
+        escape: Option<char>,
+        sample: &mut Sample,
+    ) -> Result<()> {
         let mut start = range.start;
         self.ids.clear();
-        // Inference cuts the text at each prompt's end. Where the whole is not cut there, prompt and turn are tokenized apart.
+        // Inference tokenizes the prompt alone. If the whole has no token border at its end, both parts are tokenized separately.
         for cut in turns.iter().map(|turn| turn.prompt_end).filter(|cut| range.start < *cut && *cut < range.end) {
-            let whole = Marks::removed(&text[start..range.end], mark);
-            let head = Marks::removed(&text[start..cut], mark);
+            let whole = Escapes::removed(&text[start..range.end], escape);
+            let head = Escapes::removed(&text[start..cut], escape);
             self.ids.clear();
             self.tokenizer.encode(&whole, &mut self.scratch, &mut self.ids)?;
             let head = self.head(&head)?;
             if !self.ids.starts_with(&head) {
-                sample.recut_turns += 1;
+                sample.separately_tokenized_turns += 1;
                 self.ids.clear();
                 self.ids.extend_from_slice(&head);
-                self.label(text, start..cut, turns, mark, sample)?;
+                self.label(text, start..cut, turns, escape, sample)?;
                 self.ids.clear();
                 start = cut;
             }
         }
         if self.ids.is_empty() && start < range.end {
-            let whole = Marks::removed(&text[start..range.end], mark);
+            let whole = Escapes::removed(&text[start..range.end], escape);
             self.tokenizer.encode(&whole, &mut self.scratch, &mut self.ids)?;
         }
-        self.label(text, start..range.end, turns, mark, sample)
+        self.label(text, start..range.end, turns, escape, sample)
     }
 
     /// Appends `ids`, the tokens of a part of the text, with their labels.
-    fn label(&mut self, text: &str, range: std::ops::Range<usize>, turns: &[Turn], mark: Option<char>, sample: &mut Sample) -> Result<()> {
+    fn label(
+        &mut self,
+        text: &str,
+        range: std::ops::Range<usize>,
+        turns: &[Turn],
+        escape: Option<char>,
+        sample: &mut Sample,
+    ) -> Result<()> {
         let from = sample.input_ids.len();
         sample.input_ids.extend(self.ids.iter().map(|id| *id as i32));
         sample.labels.resize(sample.input_ids.len(), IGNORED);
         for turn in turns.iter().filter(|turn| turn.target_start < range.end && turn.target_end > range.start) {
-            let first = if turn.target_start <= range.start { 0 } else { self.first_from(text, &range, turn.target_start, mark)? };
-            let last = if turn.target_end >= range.end { self.ids.len() } else { self.first_past(text, &range, turn.target_end, mark)? };
+            let first = if turn.target_start <= range.start { 0 } else { self.first_from(text, &range, turn.target_start, escape)? };
+            let last = if turn.target_end >= range.end { self.ids.len() } else { self.first_past(text, &range, turn.target_end, escape)? };
             if first < last {
                 sample.labels[from + first..from + last].copy_from_slice(&sample.input_ids[from + first..from + last]);
             }
@@ -106,16 +120,16 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    /// Of the tokens `ids` of a part, the first that begins at `place` or behind it.
-    fn first_from(&mut self, text: &str, range: &std::ops::Range<usize>, place: usize, mark: Option<char>) -> Result<usize> {
-        let head = Marks::removed(&text[range.start..place], mark);
+    /// Index of the first token of `ids` that begins at or after `place`.
+    fn first_from(&mut self, text: &str, range: &std::ops::Range<usize>, place: usize, escape: Option<char>) -> Result<usize> {
+        let head = Escapes::removed(&text[range.start..place], escape);
         let known = self.head(&head)?;
         if self.ids.starts_with(&known) {
             return Ok(known.len());
         }
         let wanted = self.tokenizer.length(&head);
         let mut begin = 0;
-        let lengths = self.lengths(text, range, mark)?;
+        let lengths = self.lengths(text, range, escape)?;
         Ok(lengths
             .iter()
             .take_while(|length| {
@@ -126,11 +140,11 @@ impl<'a> Encoder<'a> {
             .count())
     }
 
-    /// Of the tokens `ids` of a part, the first that ends behind `place`.
-    fn first_past(&mut self, text: &str, range: &std::ops::Range<usize>, place: usize, mark: Option<char>) -> Result<usize> {
-        let wanted = self.tokenizer.length(&Marks::removed(&text[range.start..place], mark));
+    /// Index of the first token of `ids` that ends after `place`.
+    fn first_past(&mut self, text: &str, range: &std::ops::Range<usize>, place: usize, escape: Option<char>) -> Result<usize> {
+        let wanted = self.tokenizer.length(&Escapes::removed(&text[range.start..place], escape));
         let mut end = 0;
-        let lengths = self.lengths(text, range, mark)?;
+        let lengths = self.lengths(text, range, escape)?;
         Ok(lengths
             .iter()
             .take_while(|length| {
@@ -140,8 +154,8 @@ impl<'a> Encoder<'a> {
             .count())
     }
 
-    fn lengths(&self, text: &str, range: &std::ops::Range<usize>, mark: Option<char>) -> Result<Vec<usize>> {
-        self.tokenizer.lengths(&Marks::removed(&text[range.clone()], mark), &self.ids)
+    fn lengths(&self, text: &str, range: &std::ops::Range<usize>, escape: Option<char>) -> Result<Vec<usize>> {
+        self.tokenizer.lengths(&Escapes::removed(&text[range.clone()], escape), &self.ids)
     }
 
     fn head(&mut self, head: &str) -> Result<Arc<[u32]>> {
@@ -158,53 +172,53 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// A text of the user's that spells a control token stays text: a mark inside it keeps the template's own apart from it, and goes
-/// away before the text is tokenized.
+/// Escapes the text of special tokens in messages, so that it stays ordinary text and only the template's own special tokens count:
+/// an escape character is inserted into it before rendering and removed before tokenization.
 #[derive(Debug)]
-pub struct Marks;
+pub struct Escapes;
 
-impl Marks {
-    /// The conversation with marks, and the mark, where a text of its spells a control token.
-    pub fn set(conversation: &Conversation, tokenizer: &Tokenizer) -> Option<(Conversation, char)> {
-        let spelt = |text: &str| tokenizer.control_tokens(text).next().is_some();
-        if !any_text(conversation, &spelt) {
+impl Escapes {
+    /// The escaped conversation and the escape character; `None` if no string in it contains the text of a special token.
+    pub fn insert(conversation: &Conversation, tokenizer: &Tokenizer) -> Option<(Conversation, char)> {
+        let has_literal = |text: &str| tokenizer.control_tokens(text).next().is_some();
+        if !any_text(conversation, &has_literal) {
             return None;
         }
-        // A character that no text of the conversation has; first those that are never part of text (Unicode, 23.7).
-        let mark = ('\u{FDD0}'..='\u{FDEF}')
+        // A character that is not in the conversation; noncharacters first (Unicode, 23.7), then the private use area.
+        let escape = ('\u{FDD0}'..='\u{FDEF}')
             .chain('\u{E000}'..='\u{F8FF}')
-            .find(|mark| !any_text(conversation, &|text: &str| text.contains(*mark)))?;
-        let marked = |text: &str| {
-            let mut marked = String::with_capacity(text.len() + 16);
+            .find(|escape| !any_text(conversation, &|text: &str| text.contains(*escape)))?;
+        let escaped = |text: &str| {
+            let mut escaped = String::with_capacity(text.len() + 16);
             let mut done = 0;
             for ControlToken { spelled, .. } in tokenizer.control_tokens(text) {
                 let second = spelled.start + text[spelled.start..].chars().next().map_or(0, char::len_utf8);
-                marked.push_str(&text[done..second]);
-                marked.push(mark);
+                escaped.push_str(&text[done..second]);
+                escaped.push(escape);
                 done = second;
             }
-            marked + &text[done..]
+            escaped + &text[done..]
         };
         let mut conversation = conversation.clone();
         for message in &mut conversation.messages {
-            message.content = marked(&message.content);
-            change_fields(&mut message.fields, &marked);
+            message.content = escaped(&message.content);
+            change_fields(&mut message.fields, &escaped);
         }
-        conversation.tools.iter_mut().chain(&mut conversation.documents).for_each(|value| change(value, &marked));
-        change_fields(&mut conversation.chat_template_kwargs, &marked);
-        Some((conversation, mark))
+        conversation.tools.iter_mut().chain(&mut conversation.documents).for_each(|value| change(value, &escaped));
+        change_fields(&mut conversation.chat_template_kwargs, &escaped);
+        Some((conversation, escape))
     }
 
-    /// A text without its marks.
-    fn removed(text: &str, mark: Option<char>) -> Cow<'_, str> {
-        match mark {
-            Some(mark) if text.contains(mark) => Cow::Owned(text.replace(mark, "")),
+    /// The text without escape characters.
+    fn removed(text: &str, escape: Option<char>) -> Cow<'_, str> {
+        match escape {
+            Some(escape) if text.contains(escape) => Cow::Owned(text.replace(escape, "")),
             _ => Cow::Borrowed(text),
         }
     }
 }
 
-/// Whether any text in a conversation meets `wanted`.
+/// Whether any string in a conversation satisfies `wanted`.
 fn any_text(conversation: &Conversation, wanted: &impl Fn(&str) -> bool) -> bool {
     let mut messages = conversation.messages.iter();
     messages.any(|message| wanted(&message.content) || any_field(&message.fields, wanted))
@@ -216,7 +230,7 @@ fn any_field(fields: &Map<String, Value>, wanted: &impl Fn(&str) -> bool) -> boo
     fields.iter().any(|(name, value)| wanted(name) || holds(value, wanted))
 }
 
-/// Whether any text in a value, names of members too, meets `wanted`.
+/// Whether any string in a value, including keys, satisfies `wanted`.
 fn holds(value: &Value, wanted: &impl Fn(&str) -> bool) -> bool {
     match value {
         Value::String(text) => wanted(text),
@@ -226,7 +240,7 @@ fn holds(value: &Value, wanted: &impl Fn(&str) -> bool) -> bool {
     }
 }
 
-/// Changes every text in a value.
+/// Changes every string in a value, including keys.
 fn change(value: &mut Value, how: &impl Fn(&str) -> String) {
     match value {
         Value::String(text) => *text = how(text),

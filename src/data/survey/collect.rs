@@ -7,13 +7,13 @@ use anyhow::Result;
 
 use crate::base::error;
 use crate::data::check_files;
-use crate::data::engine::{Dataset, Engine, Transformers, held_out};
+use crate::data::engine::{DataEngine, Dataset, Transformers, held_out};
 use crate::data::parse::conversation::Role;
 use crate::data::read::problem::Problem;
 use crate::data::render::rendering;
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::{Findings, TooLong};
-use crate::data::rows::prepare::{Made, Row, Sink};
+use crate::data::rows::prepare::{PreparedBatch, Row, Sink};
 use crate::data::survey::lengths::Lengths;
 use crate::data::survey::preview::{Preview, pieces};
 
@@ -71,7 +71,7 @@ pub fn survey(
     chosen: &PreviewSelection,
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Survey> {
-    let mut engine = Engine::open(&dataset.model_folder, Some(cache))?;
+    let mut engine = DataEngine::open(&dataset.model_folder, Some(cache))?;
     let tell = RefCell::new(tell);
     let parts = dataset.options.eval_split > 0.0;
     let ran = engine.run(dataset, transformers, true, || Ok(SurveySink::new(chosen, parts, &tell)));
@@ -108,7 +108,7 @@ pub fn survey(
 /// Token ids and labels of a row.
 type Tokens = (Vec<i32>, Vec<i32>);
 
-fn preview(engine: &Engine, row: &Row, (input_ids, labels): &Tokens) -> Preview {
+fn preview(engine: &DataEngine, row: &Row, (input_ids, labels): &Tokens) -> Preview {
     Preview {
         conversation: row.conversation,
         message: row.message,
@@ -126,12 +126,12 @@ fn warnings(counts: &Counts, findings: &Findings, chosen: &PreviewSelection) -> 
     {
         warnings.push(format!("there is no conversation [{beyond}] to show: {} were read, counted from 0", counts.conversations));
     }
-    if counts.forged_control_tokens > 0 {
+    if counts.literal_special_tokens > 0 {
         warnings.push(format!(
-            "{} conversations contain the text of a special token such as <|im_end|>: {}; it is tokenized as plain text, not as the special \
-             token",
-            counts.forged_control_tokens,
-            findings.forged.named(Clone::clone)
+            "{} conversations spell a control token such as <|im_end|> in a text: {}; it is trained on as text, as it should be where it is \
+             meant so",
+            counts.literal_special_tokens,
+            findings.literal_special_tokens.named(Clone::clone)
         ));
     }
     if counts.duplicates > 0 {
@@ -171,7 +171,7 @@ impl<'a, 'b> SurveySink<'a, 'b> {
 }
 
 impl Sink for SurveySink<'_, '_> {
-    fn take(&mut self, made: Made) -> Result<()> {
+    fn take(&mut self, made: PreparedBatch) -> Result<()> {
         self.roles.iter_mut().zip(made.roles).for_each(|(all, more)| *all += more);
         let mut kept_row = 0;
         for row in made.rows {

@@ -1,4 +1,4 @@
-//! Every fault is named with its place, and the items after it are checked too.
+//! Every fault is reported with its place, and the items after it are checked too.
 
 use std::fmt::Write;
 
@@ -9,10 +9,10 @@ use crate::data::parse::{diagnostic, fast};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
 use crate::data::read::splitter::SizeLimits;
-use crate::data::tests::{Files, GOOD, conversations, faults, read};
+use crate::data::tests::{GOOD, TestFiles, conversations, faults, read};
 
-/// Each text has the one fault whose line begins like this.
-fn alone(cases: &[(&str, &str)]) {
+/// Each text has exactly one fault, whose line begins with the given words.
+fn single(cases: &[(&str, &str)]) {
     for (text, wanted) in cases {
         let got = faults(text);
         assert!(got.len() == 1 && got[0].starts_with(wanted), "{text}\n  gave {got:#?}\n  not  {wanted}");
@@ -20,11 +20,11 @@ fn alone(cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn what_is_wrong_and_where() {
+fn each_fault_is_reported_with_its_place() {
     let message = |role: &str, content: &str| {
         format!(r#"[{{"messages": [{{"role": "user", "content": "x"}},{}{{"role": {role}, "content": {content}}}]}}]"#, "\n")
     };
-    alone(&[
+    single(&[
         ("[{]", "line 1, column 3: invalid JSON"),
         ("[\n{\"messages\": 1,}]", "line 2, column 16: invalid JSON: trailing comma"),
         ("5", "line 1, column 1: the file contains a number, not a list of conversations"),
@@ -59,11 +59,11 @@ fn what_is_wrong_and_where() {
 }
 
 #[test]
-fn besides_the_messages() {
+fn faults_outside_the_messages() {
     let with = |more: &str| format!("[{}, {more}}}]", &GOOD[..GOOD.len() - 1]);
-    alone(&[
-        (&with("\"tools\": [1]"), "line 1, column 108, [0].tools: must be a list of tool descriptions (objects)"),
-        (&with("\"tools\": \"[{]\""), "line 1, column 108, [0].tools: must be a list of tool descriptions"),
+    single(&[
+        (&with("\"tools\": [1]"), "line 1, column 108, [0].tools: must be a list of objects that describe tools"),
+        (&with("\"tools\": \"[{]\""), "line 1, column 108, [0].tools: must be a list of objects"),
         (&with("\"documents\": \"x\""), "line 1, column 112, [0].documents: must be a list of objects"),
         (&with("\"chat_template_kwargs\": []"), "line 1, column 123, [0].chat_template_kwargs: must be an object, not a list"),
         (&with("\"id\": 8"), "line 1, column 105, [0].id: duplicate key \"id\""),
@@ -71,8 +71,8 @@ fn besides_the_messages() {
 }
 
 #[test]
-fn between_the_items_of_a_list() {
-    alone(&[
+fn faults_between_the_items_of_a_list() {
+    single(&[
         (&format!("[{GOOD},\n{GOOD},\n]"), "line 3, column 1: invalid JSON: trailing comma"),
         (&format!("[{GOOD}\n{GOOD}]"), "line 2, column 1: invalid JSON: expected `,` or `]`"),
         (&format!("[{GOOD},,{GOOD}]"), "line 1, column 99: invalid JSON: expected value"),
@@ -138,7 +138,7 @@ fn the_lines_after_a_broken_line_are_read() {
 }
 
 #[test]
-fn bytes_that_are_no_text() {
+fn bytes_that_are_not_utf_8() {
     let in_item = [b"[".as_slice(), GOOD.as_bytes(), b",\n{\"messages\": \"\xff\"}]"].concat();
     for (bytes, wanted) in [
         (in_item.as_slice(), "line 2, column 15, [1]: not UTF-8; save the file as UTF-8"),
@@ -162,15 +162,15 @@ fn all_faults_are_counted_and_the_first_shown_in_order() {
     let many = format!("[{{\"messages\": [{}]}}]", vec!["5"; 5000].join(",\n"));
     let got = read(&many).unwrap_err();
     assert!(got.contains("5000 problems") && got.contains("line 20, column 1, [0].messages[19]") && got.contains("4980 more"), "{got}");
-    // Whatever the order in which threads bring them.
+    // In any order in which threads report them.
     let text = (0..3000).map(|i| format!("{{\"messages\": {i}}}\n")).collect::<String>();
     let got = read(&text).unwrap_err();
     assert!(got.contains("3000 problems") && got.contains("line 20, column 14, [19]") && !got.contains("line 21,"), "{got}");
 }
 
 #[test]
-fn files_are_named_where_there_are_several() {
-    let files = Files::new(&[GOOD.as_bytes(), b"[]", b"[1, 2]"]);
+fn several_files_are_named_in_the_report() {
+    let files = TestFiles::new(&[GOOD.as_bytes(), b"[]", b"[1, 2]"]);
     let got = crate::data::read::reader::check_files(&files.paths).unwrap_err().to_string();
     assert!(got.starts_with("3 problems in 3 files\n"), "{got}");
     assert!(got.contains("1.json contains no conversations") && got.contains("2.json: line 1, column 5, [1]: must be an object"), "{got}");
@@ -178,7 +178,7 @@ fn files_are_named_where_there_are_several() {
 
 #[test]
 fn an_item_beyond_the_limit_is_refused() {
-    let files = Files::new(&[format!("[{GOOD}, {{\"x\": \"{}\"}}, {GOOD}]", "y".repeat(5000)).as_bytes()]);
+    let files = TestFiles::new(&[format!("[{GOOD}, {{\"x\": \"{}\"}}, {GOOD}]", "y".repeat(5000)).as_bytes()]);
     let sizes = SizeLimits { block: 100, suspicious: 500, item: 2000 };
     let mut reader = Reader::with_sizes(files.paths.clone(), sizes).unwrap();
     let (mut found, mut problems) = (0, Problems::default());
@@ -195,7 +195,7 @@ fn an_item_beyond_the_limit_is_refused() {
 fn a_list_whose_item_does_not_close_is_not_held_in_memory() {
     let mut text = "[{\"messages\": [{\"role\": \"user\"}, {\"role\": \"user\"]},\n".to_string();
     text.push_str(&format!("{GOOD},\n").repeat(2000));
-    let files = Files::new(&[text.as_bytes()]);
+    let files = TestFiles::new(&[text.as_bytes()]);
     let mut reader = Reader::with_sizes(files.paths.clone(), SizeLimits { block: 1000, suspicious: 3000, item: 1 << 30 }).unwrap();
     let mut problems = Problems::default();
     while let Some(batch) = reader.next_batch().unwrap() {
@@ -207,7 +207,7 @@ fn a_list_whose_item_does_not_close_is_not_held_in_memory() {
 
 proptest! {
     #[test]
-    fn the_fast_way_accepts_what_has_no_fault_and_reads_it_alike(at in 0_usize..400, with in "[\\[\\]{}\",:a0\\\\ ]{0,3}", cut in 0_usize..4) {
+    fn the_fast_parser_accepts_exactly_the_items_without_a_fault_and_gives_the_same_conversations(at in 0_usize..400, with in "[\\[\\]{}\",:a0\\\\ ]{0,3}", cut in 0_usize..4) {
         let mut item = r#"{"messages": [{"role": "system", "content": [{"type": "text", "text": "a\n"}]}, {"role": "user", "content": "é", "n": null, "m": [1.5, {"a": 1e2}]},
             {"role": "assistant", "content": null, "tool_calls": [{"x": -1}], "train": false}], "tools": "[{\"a\": 1}]", "documents": [], "chat_template_kwargs": {"a": true}, "id": [7]}"#
             .to_string();

@@ -1,4 +1,4 @@
-//! The reader from files to conversations, as its users see it.
+//! Tests of the reader, from files to conversations.
 
 mod faults;
 mod shapes;
@@ -17,26 +17,26 @@ use crate::data::{Conversation, check_files};
 
 const GOOD: &str = r#"{"messages": [{"role": "user", "content": "é"}, {"role": "assistant", "content": "好"}], "id": 7}"#;
 
-/// Files in a folder of their own.
-struct Files {
+/// Files in a temporary folder.
+struct TestFiles {
     _folder: tempfile::TempDir,
     paths: Vec<PathBuf>,
 }
 
-impl Files {
-    fn new(contents: &[&[u8]]) -> Files {
+impl TestFiles {
+    fn new(contents: &[&[u8]]) -> TestFiles {
         let folder = tempfile::tempdir().unwrap();
         let paths: Vec<PathBuf> = (0..contents.len()).map(|i| folder.path().join(format!("{i}.json"))).collect();
         for (path, content) in paths.iter().zip(contents) {
             fs::write(path, content).unwrap();
         }
-        Files { _folder: folder, paths }
+        TestFiles { _folder: folder, paths }
     }
 }
 
-/// Everything of one text, with the faults' report; read in blocks of that size.
+/// All conversations of a file with these bytes, read in blocks of that size, or the report of its faults.
 fn conversations(bytes: &[u8], block: usize) -> Result<Vec<Conversation>, String> {
-    let files = Files::new(&[bytes]);
+    let files = TestFiles::new(&[bytes]);
     let sizes = SizeLimits { block, suspicious: 3 * block, item: 1 << 30 };
     let mut reader = Reader::with_sizes(files.paths.clone(), sizes).unwrap();
     let (mut all, mut problems) = (Vec::new(), Problems::default());
@@ -47,14 +47,14 @@ fn conversations(bytes: &[u8], block: usize) -> Result<Vec<Conversation>, String
 }
 
 fn read(text: &str) -> Result<Vec<Value>, String> {
-    let files = Files::new(&[text.as_bytes()]);
+    let files = TestFiles::new(&[text.as_bytes()]);
     let values = read_conversations(&files.paths[0]).map_err(|error| error.to_string());
     let checked = check_files(&files.paths).map_err(|error| error.to_string());
-    assert_eq!(values.as_ref().map(Vec::len), checked.as_ref().map(|count| count.conversations), "the check sees what the reader sees");
+    assert_eq!(values.as_ref().map(Vec::len), checked.as_ref().map(|count| count.conversations), "the check and the reader count the same");
     values
 }
 
-/// The faults' lines, without the file's name.
+/// The lines of the report, without the file's name.
 fn faults(text: &str) -> Vec<String> {
     let report = read(text).expect_err(text);
     let mut lines: Vec<String> = report.lines().map(|line| line.trim().to_string()).collect();

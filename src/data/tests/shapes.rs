@@ -1,4 +1,4 @@
-//! The data of other tools become what the tool itself would have taught.
+//! The data formats of other tools give the conversations that the tool itself would train on.
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ fn lists_lines_and_byte_order_marks() {
 }
 
 #[test]
-fn all_that_a_template_may_want_is_kept() {
+fn all_fields_for_the_template_are_kept() {
     let text = json!([{
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "x", "y": null},
@@ -72,7 +72,7 @@ fn prompt_and_completion() {
 }
 
 #[test]
-fn faults_are_named_by_the_files_own_path() {
+fn faults_are_reported_with_the_path_in_the_original_format() {
     for (text, wanted) in [
         (r#"[{"conversations": [{"from": "humam", "value": "x"}]}]"#, "line 1, column 30, [0].conversations[0].from: unknown sender"),
         (r#"[{"conversations": [{"from": "gpt", "value": 5}]}]"#, "line 1, column 46, [0].conversations[0].value: must be a string"),
@@ -90,7 +90,7 @@ fn faults_are_named_by_the_files_own_path() {
         let got = faults(text);
         assert!(got.len() == 1 && got[0].starts_with(wanted), "{text}\n  gave {got:#?}\n  not  {wanted}");
     }
-    // The first item that tells decides for the file.
+    // The first item whose keys match a format determines the format of the file.
     let mixed = faults(&format!("[{}, {GOOD}]", r#"{"prompt": "x", "completion": "y"}"#));
     assert_eq!(mixed.len(), 2, "{mixed:#?}");
     assert!(mixed[0].contains("[1]: has no \"prompt\""), "{mixed:#?}");

@@ -1,4 +1,4 @@
-//! The same whatever the size of blocks, the packing and the number of files; memory stays bounded.
+//! The result does not depend on block size, compression or number of files; memory is limited.
 
 use std::fs;
 use std::io::Write;
@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::{Batch, Reader};
 use crate::data::read::splitter::{SIZE_LIMITS, SizeLimits};
-use crate::data::tests::{Files, GOOD, conversations};
+use crate::data::tests::{GOOD, TestFiles, conversations};
 use crate::data::{digest, expand};
 
 fn batches(bytes: &[u8], block: usize, mut see: impl FnMut(&Batch)) {
-    let files = Files::new(&[bytes]);
+    let files = TestFiles::new(&[bytes]);
     let mut reader = Reader::with_sizes(files.paths.clone(), SizeLimits { block, suspicious: 2 * block, item: 1 << 30 }).unwrap();
     while let Some(batch) = reader.next_batch().unwrap() {
         see(&batch);
@@ -36,7 +36,7 @@ fn values() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A value as JSON with white space wherever it may stand.
+/// A value as JSON, with white space wherever JSON allows it.
 fn written(value: &Value, space: &mut impl Iterator<Item = &'static str>, into: &mut String) {
     let mut gap = |into: &mut String| into.push_str(space.next().unwrap());
     match value {
@@ -109,7 +109,7 @@ proptest! {
 }
 
 #[test]
-fn a_file_cut_off_anywhere_gives_fewer_conversations_or_a_fault() {
+fn a_file_truncated_anywhere_gives_fewer_conversations_or_a_fault() {
     let escaped = GOOD.replace('é', "\\u00e9\\ud83d\\ude00\\\\");
     for (text, lines) in [(format!("[{GOOD}, {escaped},\n{GOOD}]"), false), (format!("{GOOD}\n{escaped}\n\n{GOOD}"), true)] {
         for cut in 0..text.len() {
@@ -128,7 +128,7 @@ fn a_file_cut_off_anywhere_gives_fewer_conversations_or_a_fault() {
 }
 
 #[test]
-fn packed_files_read_as_plain_ones() {
+fn compressed_files_give_the_same_conversations() {
     let text: String = (0..5000).map(|i| GOOD.replace("é", &format!("question {i}")) + "\n").collect();
     let (half, rest) = text.split_at(text.len() / 3);
     let gz = |text: &str| {
@@ -151,7 +151,7 @@ fn packed_files_read_as_plain_ones() {
 fn several_files_are_one_data_set() {
     let list = format!("[{GOOD},{GOOD}]");
     let alpaca = r#"{"instruction": "a", "output": "b"}"#;
-    let files = Files::new(&[list.as_bytes(), alpaca.as_bytes(), GOOD.as_bytes()]);
+    let files = TestFiles::new(&[list.as_bytes(), alpaca.as_bytes(), GOOD.as_bytes()]);
     let mut reader = Reader::open(files.paths.clone()).unwrap();
     let (mut indices, mut problems) = (Vec::new(), Problems::default());
     while let Some(batch) = reader.next_batch().unwrap() {
@@ -163,7 +163,7 @@ fn several_files_are_one_data_set() {
 }
 
 #[test]
-fn names_patterns_and_what_is_wrong_with_them() {
+fn paths_and_patterns_and_their_errors() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     for name in ["b.jsonl", "a.jsonl", "c[1].jsonl"] {
@@ -189,8 +189,8 @@ fn names_patterns_and_what_is_wrong_with_them() {
 }
 
 #[test]
-fn the_digest_changes_with_every_byte_and_border() {
-    let of = |contents: &[&[u8]]| digest(&Files::new(contents).paths).unwrap();
+fn the_digest_depends_on_every_byte_and_file_border() {
+    let of = |contents: &[&[u8]]| digest(&TestFiles::new(contents).paths).unwrap();
     let whole = of(&[b"abc", b"def"]);
     assert_eq!(whole, of(&[b"abc", b"def"]));
     for other in [&[b"abcd".as_slice(), b"ef"][..], &[b"abcdef"], &[b"def", b"abc"], &[b"abc", b"deg"], &[b"abc", b"def", b""]] {
@@ -200,7 +200,7 @@ fn the_digest_changes_with_every_byte_and_border() {
 
 #[test]
 fn memory_does_not_grow_with_the_file() {
-    // 300 MB, packed so that the disk need not hold them.
+    // 300 MB, compressed to save disk space.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("large.jsonl.zst");
     let block = format!("{GOOD}\n").repeat(10_000);
@@ -227,7 +227,7 @@ fn a_text_of_100_megabytes_is_read() {
 }
 
 #[test]
-fn white_space_without_end_is_not_kept() {
+fn long_white_space_is_not_kept_in_memory() {
     let text = format!("[{GOOD},{}{GOOD}]", " \n".repeat(500_000));
     let mut found = Vec::new();
     batches(text.as_bytes(), 1000, |batch| found.extend(batch.conversations(&mut Problems::default())));
@@ -241,7 +241,7 @@ fn a_text_of_100_megabytes_is_an_item_like_its_neighbours() {
     let long = format!(r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "{words}"}}]}}"#);
     let found = conversations(format!("[{GOOD}, {long}, {GOOD}]").as_bytes(), SIZE_LIMITS.block).unwrap();
     assert_eq!(found.iter().map(|one| one.messages[1].content.len()).collect::<Vec<_>>(), [3, 100_000_000, 3]);
-    // Cut off in its middle it is a fault, not a half of a conversation.
+    // Truncated in the middle, it is a fault, not half a conversation.
     let cut = conversations(&format!("[{GOOD}, {long}]").as_bytes()[..50_000_000], SIZE_LIMITS.block).unwrap_err();
     assert!(cut.contains("EOF while parsing a string"), "{cut}");
 }

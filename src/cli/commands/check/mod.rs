@@ -61,9 +61,14 @@ impl ReportPage {
             ("dropped", counts.dropped, "sample", ": too long, or no turn to train on"),
             ("lost", counts.lost_tokens, "token", " by truncating and dropping"),
             ("split", counts.split_conversations, "conversation", " into one row per turn, because the template rewrites earlier turns"),
-            ("retokenized", counts.recut_turns, "answer", " beginning with whitespace, tokenized separately from the prompt"),
+            (
+                "retokenized",
+                counts.separately_tokenized_turns,
+                "answer",
+                " beginning with whitespace, tokenized separately from the prompt",
+            ),
             ("duplicates", counts.duplicates, "conversation", " identical to an earlier one"),
-            ("literals", counts.forged_control_tokens, "conversation", " with the text of a special token"),
+            ("literals", counts.literal_special_tokens, "conversation", " with the text of a special token"),
         ] {
             if count > 0 {
                 line(name, format!("{}{what}", plural(count, unit)));
