@@ -1,19 +1,22 @@
-//! Finds the interpreter that the binary links, and lists the files that it carries.
+//! Finds the interpreter that the binary links, and lists the files that are embedded in it.
+//!
+//! The rpath of a build script does not reach a dependent crate. So Cargo.toml has `links = "pyrust_nn"`, and this script publishes the
+//! folder of libpython as `DEP_PYRUST_NN_LIBPYTHON`. A `build.rs` of the dependent crate sets the rpath from it (see docs/rust.md).
 
 use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
 fn main() {
-    carry_files();
+    embed_files();
     if env::var_os("PYO3_BUILD_EXTENSION_MODULE").is_none() {
         pyo3_build_config::add_libpython_rpath_link_args();
     }
-    interpreter();
+    export_interpreter();
 }
 
-/// Which Python is linked: its home and executable, so that the embedded interpreter never takes another's library.
-fn interpreter() {
+/// Passes on home, executable and version of the linked Python, so that the embedded interpreter never uses the library of another one.
+fn export_interpreter() {
     let config = pyo3_build_config::get();
     println!("cargo:libpython={}", config.lib_dir().unwrap_or_default());
     let executable = config.executable().unwrap_or("python3").to_string();
@@ -26,7 +29,8 @@ fn interpreter() {
     }
 }
 
-fn carry_files() {
+/// Writes `embedded.rs`: the embedded files as a list of paths and texts, included by `src/base/assets.rs`.
+fn embed_files() {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     let mut paths: Vec<String> = ["data.json", "pipeline.toml", "pyproject.toml", "requirements.txt"].map(String::from).to_vec();
     let mut folders = vec!["python/pyrust_nn".to_string(), "scripts".to_string()];

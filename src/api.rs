@@ -1,4 +1,6 @@
-//! What Rust has besides the tasks: pipelines, resuming, Python for a caller's own work, and the command line as a function.
+//! Functions of the Rust API besides the tasks: pipelines, resuming, and Python for the caller's own work.
+//!
+//! `with_python_env` does not list its work in session.json, because it has no task and no parameters.
 
 use std::path::Path;
 
@@ -9,30 +11,30 @@ use crate::base::logging;
 use crate::params::interface::Interface;
 use crate::pipeline::Pipeline;
 use crate::session::{ProcessGuard, Session, Summary, runs_dir};
-use crate::step::Outcome;
+use crate::step::StepOutcome;
 use crate::{pipeline, python};
 
-/// Runs a pipeline file; `overrides` are its top-level keys, such as `model`. Stops at the first step that fails.
+/// Runs a pipeline file. `overrides` replace its top-level keys, such as `model`. Stops at the first step that fails.
 ///
 /// # Errors
-/// Kind `usage`: the file, or a parameter in it. Else that of the step that failed.
+/// Kind `usage` if the file or one of its parameters is wrong. Otherwise the error of the step that failed.
 pub fn run_pipeline(session: &str, path: &Path, overrides: Map<String, Value>) -> Result<Vec<Summary>> {
     let plan = Pipeline::read(path)?.with(overrides, Some(session.to_string()), Interface::Rust)?;
-    plan.run(|_| {})?.into_iter().map(Outcome::into_result).collect()
+    plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()
 }
 
-/// Resumes what was interrupted in a session (runs directory: PYRUST_NN_RUNS, else `runs`): a fine-tuning from its last complete
-/// checkpoint, another step from its beginning; then the remaining steps of the session's pipeline. With `step`, that step alone.
+/// Resumes an interrupted session (runs directory: PYRUST_NN_RUNS, otherwise `runs`). Fine-tuning resumes from its last complete
+/// checkpoint, other steps restart. Then the remaining steps of the session's pipeline run. With `step`, only that step is resumed.
 ///
 /// # Errors
-/// Kind `usage`: nothing is left to do. Else that of the step that failed.
+/// Kind `usage` if there is nothing to resume. Otherwise the error of the step that failed.
 pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
     let plan = pipeline::remaining(None, session, step, Interface::Rust)?;
-    plan.run(|_| {})?.into_iter().map(Outcome::into_result).collect()
+    plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()
 }
 
-/// Runs a caller's own work with Python, in a session: it is open and locked, Python's logging and streams go to its log, Ctrl-C raises
-/// `KeyboardInterrupt`; all of it is released afterwards.
+/// Calls `work` with Python in a session. Meanwhile the session is locked, Python's logging and streams go to its log, and Ctrl-C raises
+/// `KeyboardInterrupt`.
 ///
 /// ```no_run
 /// let version = pyrust_nn::with_python_env("s1", |py| {
@@ -43,7 +45,7 @@ pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
 /// ```
 ///
 /// # Errors
-/// The closure's own, or kind `busy` (session or process in use) or `setup` (no Python environment).
+/// The closure's own error, or kind `busy` (session or process in use) or `setup` (no Python environment).
 pub fn with_python_env<T>(session: &str, work: impl FnOnce(pyo3::Python<'_>) -> Result<T>) -> Result<T> {
     let _one_at_a_time = ProcessGuard::begin(session, "with_python_env")?;
     let session = Session::open(&runs_dir(None), session)?;

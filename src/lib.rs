@@ -1,7 +1,7 @@
-//! From a JSON file of conversations to a fine-tuned Qwen model, its quantized and GGUF forms, and their answers.
+//! Fine-tunes Qwen models on JSON files of conversations, quantizes them, converts them to GGUF and runs inference.
 //!
-//! Each task is a function that runs one step: it opens the session, starts Python where it is not running, calls the task's script and
-//! writes the summary. See `ARCHITECTURE.md` for the parts and how they depend on each other.
+//! Each task is a function that runs one step: it opens the session, starts Python if needed, calls the task's script and writes the
+//! summary. `ARCHITECTURE.md` describes the parts and their dependencies.
 
 #[macro_use]
 mod base;

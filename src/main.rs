@@ -1,6 +1,7 @@
-//! The binary: the command line, with Python inside once a step needs it.
+//! The binary: the command line. Python starts inside it when a step needs it.
 
-/// Preparing data takes some twenty allocations a conversation. The module inside Python leaves the host's allocator as it is.
+/// mimalloc, because preparing data makes about twenty allocations per conversation. The Python module does not set it: its host has an
+/// allocator of its own.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

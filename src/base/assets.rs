@@ -1,9 +1,9 @@
-//! The project's own files inside the binary: the Python package, the scripts, the sample, the lists of packages.
-//! A binary far from its checkout, and another crate, run from these.
+//! Project files embedded in the binary: the Python package, the scripts, the sample, the lists of packages. With them the binary and
+//! dependent crates run without the checkout.
 
 include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
-/// The text of a file, by its path in the project.
+/// The text of an embedded file, by its path in the project.
 pub fn text(path: &str) -> Option<&'static str> {
     FILES.iter().find(|(name, _)| *name == path).map(|(_, text)| *text)
 }
@@ -15,7 +15,7 @@ pub struct Module {
     pub name: String,
     pub path: &'static str,
     pub text: &'static str,
-    /// Whether it is a package: an `__init__.py`.
+    /// Whether it is a package, that is, an `__init__.py`.
     pub package: bool,
 }
 
@@ -33,7 +33,7 @@ mod tests {
     use super::modules;
 
     #[test]
-    fn subpackages_have_dotted_names_and_a_module_for_their_parent() {
+    fn subpackages_have_dotted_names_and_a_parent_package() {
         let all: Vec<_> = modules().collect();
         let package = |name: &str| all.iter().find(|module| module.name == name).map(|module| module.package);
         assert_eq!(package("pyrust_nn"), Some(true));

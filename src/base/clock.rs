@@ -1,4 +1,4 @@
-//! The time, as every record of ours writes it.
+//! The current time, in the formats of logs, records and names.
 
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -9,7 +9,7 @@ pub(crate) fn now() -> String {
     OffsetDateTime::now_utc().format(form).unwrap_or_default()
 }
 
-/// The time in UTC to the second, as names carry it: `20261126-061500`; and the nanoseconds within that second.
+/// The time in UTC for use in names, such as `20261126-061500`, and the nanoseconds within that second.
 pub(crate) fn stamp() -> (String, u32) {
     let now = OffsetDateTime::now_utc();
     let form = format_description!("[year][month][day]-[hour][minute][second]");

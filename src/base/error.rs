@@ -1,22 +1,22 @@
-//! Every failure has a kind. The kind decides the exit code and the Python exception; the text is for the person.
+//! Errors and their kinds. The kind determines the exit code and the Python exception; the text is for the user.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What sort of failure it was.
+/// The kind of a failure.
 ///
 /// | kind | meaning | exit code | Python |
 /// |---|---|---|---|
 /// | `usage` | a parameter, flag or name is wrong | 2 | `UsageError` (also a `ValueError`) |
-/// | `input` | the user's data are wrong | 2 | `InputError` (also a `ValueError`) |
-/// | `model` | the model cannot be had or used | 1 | `ModelError` |
+/// | `input` | the user's data is wrong | 2 | `InputError` (also a `ValueError`) |
+/// | `model` | the model is not available or not usable | 1 | `ModelError` |
 /// | `setup` | Python or its packages are missing | 1 | `SetupError` |
 /// | `busy` | another step holds the process or the session | 1 | `BusyError` |
 /// | `io` | a file could not be read or written | 1 | `StorageError` |
-/// | `script` | a script raised | 1 | `ScriptError` |
+/// | `script` | a script raised an exception | 1 | `ScriptError` |
 /// | `interrupted` | Ctrl-C or SIGTERM | 130 | `KeyboardInterrupt` |
-/// | `internal` | a fault of ours | 1 | `InternalError` |
+/// | `internal` | a bug in Pyrust-NN | 1 | `InternalError` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -51,12 +51,12 @@ impl Kind {
         }
     }
 
-    /// The kind of that name.
+    /// The kind with the name `name`.
     pub fn from_name(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The process's exit code: 2 for what the user typed or wrote, 130 after Ctrl-C, 1 for the rest.
+    /// The exit code of the process: 2 for wrong input, 130 after Ctrl-C, otherwise 1.
     pub fn exit_code(self) -> u8 {
         match self {
             Kind::Usage | Kind::Input => 2,
@@ -66,15 +66,15 @@ impl Kind {
     }
 }
 
-/// A failure as it stands in `summary.json`, and as it travels inside [`anyhow::Error`].
+/// A failure, as in `summary.json` and inside [`anyhow::Error`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     pub kind: Kind,
-    /// The thing, the place, the cause and the cure, in this order.
+    /// What is wrong, where, why, and how to fix it, in this order.
     pub message: String,
-    /// What lay behind it, nearest first.
+    /// The causes, direct cause first.
     pub causes: Vec<String>,
-    /// Python's traceback, where a script raised.
+    /// Python's traceback, if a script raised.
     pub traceback: Option<String>,
 }
 
@@ -83,7 +83,7 @@ impl Error {
         Error { kind, message: message.into(), causes: Vec::new(), traceback: None }
     }
 
-    /// Reads any error: its own kind where it has one, `io` for a file error, else `internal`; the chain of contexts becomes the causes.
+    /// Reads any error: its own kind if it has one, `io` for a file error, otherwise `internal`. The chain of contexts becomes the causes.
     pub fn of(error: &anyhow::Error) -> Error {
         let mut chain = error.chain().map(ToString::to_string);
         let message = chain.next().unwrap_or_default();
@@ -120,7 +120,7 @@ pub fn input(message: impl Into<String>) -> anyhow::Error {
     Error::new(Kind::Input, message).into()
 }
 
-/// A model that cannot be had or used.
+/// A model that is not available or not usable.
 pub fn model(message: impl Into<String>) -> anyhow::Error {
     Error::new(Kind::Model, message).into()
 }
@@ -135,7 +135,7 @@ pub fn busy(message: impl Into<String>) -> anyhow::Error {
     Error::new(Kind::Busy, message).into()
 }
 
-/// The name among `known` that `wrong` was probably meant to be.
+/// The name in `known` that is most similar to `wrong`.
 pub fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()

@@ -1,6 +1,6 @@
-//! SHA-256 of files. A file is read once per process: its hash is kept for as long as path, size, modification time and inode stay.
+//! SHA-256 of files. A file is read once per process: its hash is cached until its path, size, modification time or inode changes.
 //!
-//! Who asks for a file that another thread is reading waits for that reading.
+//! If another thread is already hashing a file, callers wait for its result.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -15,10 +15,10 @@ use sha2::{Digest, Sha256};
 
 use crate::base::signals;
 
-/// Between two looks whether another thread's reading is done.
+/// How often a waiting thread checks whether another one is done.
 const POLL: Duration = Duration::from_millis(5);
 
-/// What tells whether a file is still the one that was read.
+/// Identifies an unchanged file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Identity {
     path: PathBuf,
@@ -43,16 +43,16 @@ impl Identity {
     }
 }
 
-/// SHA-256 of files that were read one after the other, as hexadecimal digits.
+/// SHA-256 of files that were read in order, as hexadecimal digits.
 #[derive(Debug)]
 struct Hashes {
-    /// Of all bytes in order; a single file's own.
+    /// Of the concatenated bytes. For a single file, its own hash.
     all: String,
     /// Of each file.
     each: Vec<String>,
 }
 
-/// Locked while its files are read; empty where a reading was given up.
+/// Locked while its files are read. `None` if that was cancelled.
 type Slot = Arc<Mutex<Option<Arc<Hashes>>>>;
 
 static SLOTS: LazyLock<Mutex<HashMap<Vec<Identity>, Slot>>> = LazyLock::new(Mutex::default);
@@ -61,10 +61,10 @@ fn slots() -> MutexGuard<'static, HashMap<Vec<Identity>, Slot>> {
     SLOTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// SHA-256 over the bytes of a folder's safetensors files in the order of their names; nothing where there are none.
+/// SHA-256 of the bytes of a folder's safetensors files, in order of their names. `None` if there are none.
 ///
 /// # Errors
-/// Kind `io`; and what `check`, which is called while it reads and waits, ends it with.
+/// Kind `io`, and the error of `check`, which is called while it reads and waits.
 pub(crate) fn weights(folder: &Path, check: &dyn Fn() -> Result<()>) -> Result<Option<String>> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_weights(path) && path.is_file()).collect();
@@ -72,7 +72,7 @@ pub(crate) fn weights(folder: &Path, check: &dyn Fn() -> Result<()>) -> Result<O
     if files.is_empty() { Ok(None) } else { Ok(Some(known(&files, check)?.all.clone())) }
 }
 
-/// Gives `found` each file and its SHA-256. Weights of one folder are read together, so that [`weights`] need not read them again.
+/// Calls `found` with each file and its SHA-256. Weights of one folder are read together, so that [`weights`] need not read them again.
 ///
 /// # Errors
 /// As [`weights`].
@@ -103,7 +103,7 @@ fn is_weights(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "safetensors")
 }
 
-/// The hashes of files, read only where they are not known.
+/// The hashes of files, from the cache if possible.
 fn known(paths: &[PathBuf], check: &dyn Fn() -> Result<()>) -> Result<Arc<Hashes>> {
     let files = paths.iter().map(|path| Identity::of(path)).collect::<Result<Vec<_>>>()?;
     let slot = Arc::clone(slots().entry(files.clone()).or_default());
@@ -122,7 +122,7 @@ fn known(paths: &[PathBuf], check: &dyn Fn() -> Result<()>) -> Result<Arc<Hashes
     }
     let settled = files.iter().all(Identity::is_settled);
     let hashes = Arc::new(read(paths, check)?);
-    // Who waits for this reading gets it in any case.
+    // Waiting threads get the result in any case.
     *kept = Some(Arc::clone(&hashes));
     let unchanged = || files.iter().zip(paths).all(|(file, path)| Identity::of(path).is_ok_and(|now| now == *file));
     let mut slots = slots();
@@ -169,7 +169,7 @@ fn read_file(path: &Path, check: &dyn Fn() -> Result<()>, mut take: impl FnMut(&
     }
 }
 
-/// SHA-256 of a file as it is on disk now, whatever is known of it. Ctrl-C ends it.
+/// SHA-256 of a file as it is on disk now, without the cache. Ctrl-C stops it.
 ///
 /// # Errors
 /// Kind `io`, `interrupted`.
@@ -192,16 +192,16 @@ mod tests {
     use super::*;
     use crate::base::error;
 
-    /// Every file that was opened to be hashed.
+    /// All files that were opened for hashing.
     pub static READ: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
     fn times_read(path: &Path) -> usize {
         READ.lock().unwrap().iter().filter(|read| *read == path).count()
     }
 
-    const GO_ON: &dyn Fn() -> Result<()> = &|| Ok(());
+    const NO_CHECK: &dyn Fn() -> Result<()> = &|| Ok(());
 
-    /// A file whose modification time lies a minute back.
+    /// A file whose modification time is a minute ago.
     fn settled(path: &Path, content: &[u8]) -> PathBuf {
         std::fs::write(path, content).unwrap();
         let minute_ago = SystemTime::now() - Duration::from_secs(60);
@@ -220,7 +220,7 @@ mod tests {
         // FIPS 180-4's example.
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(sha256(&path).unwrap(), expected);
-        assert_eq!(weights(folder.path(), GO_ON).unwrap().unwrap(), expected);
+        assert_eq!(weights(folder.path(), NO_CHECK).unwrap().unwrap(), expected);
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
             settled(path, content.as_bytes());
         }
         let mut found = Vec::new();
-        each_file([second.clone(), config.clone(), first.clone()], GO_ON, &mut |path, hash| {
+        each_file([second.clone(), config.clone(), first.clone()], NO_CHECK, &mut |path, hash| {
             found.push((path.to_path_buf(), hash.to_string()));
         })
         .unwrap();
@@ -239,8 +239,8 @@ mod tests {
             assert!(found.contains(&(path.clone(), hash_of(content.as_bytes()))), "{}", path.display());
         }
         for _ in 0..2 {
-            assert_eq!(weights(folder.path(), GO_ON).unwrap().unwrap(), hash_of(b"122"));
-            each_file([first.clone()], GO_ON, &mut |_, hash| assert_eq!(hash, hash_of(b"1"))).unwrap();
+            assert_eq!(weights(folder.path(), NO_CHECK).unwrap().unwrap(), hash_of(b"122"));
+            each_file([first.clone()], NO_CHECK, &mut |_, hash| assert_eq!(hash, hash_of(b"1"))).unwrap();
         }
         assert_eq!([&first, &second, &config].map(|path| times_read(path)), [1, 1, 1]);
     }
@@ -250,11 +250,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         settled(&path, b"one");
-        assert_eq!(weights(folder.path(), GO_ON).unwrap().unwrap(), hash_of(b"one"));
+        assert_eq!(weights(folder.path(), NO_CHECK).unwrap().unwrap(), hash_of(b"one"));
         // The same size, and a modification time within the clock's tick of the next write.
         for content in [b"two", b"six", b"ten"] {
             std::fs::write(&path, content).unwrap();
-            assert_eq!(weights(folder.path(), GO_ON).unwrap().unwrap(), hash_of(content));
+            assert_eq!(weights(folder.path(), NO_CHECK).unwrap().unwrap(), hash_of(content));
         }
         assert_eq!(times_read(&path), 4);
     }
@@ -270,7 +270,7 @@ mod tests {
         let asked = std::cell::Cell::new(0);
         assert!(weights(folder.path(), &|| stop(&asked)).unwrap_err().to_string().contains("enough"));
         let hashes: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| weights(folder.path(), GO_ON).unwrap().unwrap())).collect();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| weights(folder.path(), NO_CHECK).unwrap().unwrap())).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(hashes.iter().all(|hash| *hash == hash_of(&vec![7; 40 << 20])));
@@ -280,6 +280,6 @@ mod tests {
     #[test]
     fn a_folder_without_weights_has_no_hash() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(weights(folder.path(), GO_ON).unwrap(), None);
+        assert_eq!(weights(folder.path(), NO_CHECK).unwrap(), None);
     }
 }

@@ -1,7 +1,9 @@
-//! One log for everything: Rust's records, Python's root logger and both of its streams, in the order in which they happened.
+//! The session's log: records from Rust, from Python's root logger and from Python's stdout and stderr, in order of time.
 //!
-//! A line of `pipeline.log` is a record: time (UTC), level, origin, text; further lines of a record are indented. The file changes
-//! with the session, so the sink can be switched while a process-wide `log` logger, ours or the host's, stays.
+//! A record of `pipeline.log` is one line: time (UTC), level, origin, text. Further lines of the text are indented.
+//!
+//! The `log` crate's logger can be set only once per process, but a process may run many sessions. So the logger stays, and the file
+//! behind it changes.
 
 use std::io::LineWriter;
 use std::path::Path;
@@ -23,7 +25,7 @@ macro_rules! info { ($($text:tt)+) => { $crate::base::logging::emit(log::Level::
 macro_rules! warning { ($($text:tt)+) => { $crate::base::logging::emit(log::Level::Warn, module_path!(), &format!($($text)+)) } }
 macro_rules! failure { ($($text:tt)+) => { $crate::base::logging::emit(log::Level::Error, module_path!(), &format!($($text)+)) } }
 
-/// Records go into `path` until the guard is dropped.
+/// Writes records to `path` until the returned guard is dropped.
 pub fn attach(path: &Path) -> Result<Attached> {
     install();
     let file = files::Writer::append(path).with_context(|| format!("log {} cannot be opened", path.display()))?;
@@ -35,12 +37,12 @@ pub fn attach(path: &Path) -> Result<Attached> {
         .set_location_level(LevelFilter::Off)
         .set_level_padding(LevelPadding::Right)
         .build();
-    // A record's pieces reach the file together, when its line ends.
+    // Line buffering: a record is written to the file at once.
     *lock() = Some(WriteLogger::new(LevelFilter::Debug, config, LineWriter::with_capacity(1 << 16, file)));
     Ok(Attached(()))
 }
 
-/// Lets go of the log file when dropped.
+/// Closes the log file on drop.
 #[derive(Debug)]
 pub struct Attached(());
 
@@ -52,19 +54,19 @@ impl Drop for Attached {
     }
 }
 
-/// Where records are shown as well; `None` shows them nowhere.
+/// Sets the function that also shows records; `None` removes it.
 pub fn set_console(console: Option<Console>) {
     install();
     *CONSOLE.write().unwrap_or_else(PoisonError::into_inner) = console;
 }
 
-/// Writes one record: to the session's file, to the console, and to the host's own `log` logger where it has one.
+/// Writes one record to the session's file, to the console, and to the host's own `log` logger if it has one.
 pub fn emit(level: Level, origin: &str, text: &str) {
     let text = one_record(text);
     let arguments = format_args!("{text}");
     let record = Record::builder().level(level).target(origin).args(arguments).build();
     write(&record);
-    if !ours() {
+    if !is_installed() {
         log::logger().log(&Record::builder().level(level).target(origin).args(arguments).build());
     }
 }
@@ -78,7 +80,7 @@ fn write(record: &Record) {
     }
 }
 
-/// Lines after the first are indented, so that a line that starts with a time is a record.
+/// Indents further lines, so that every record starts with its time at the start of a line.
 fn one_record(text: &str) -> String {
     let text = text.trim_end();
     if text.contains('\n') { text.lines().collect::<Vec<_>>().join("\n    ") } else { text.to_string() }
@@ -88,7 +90,7 @@ fn lock() -> std::sync::MutexGuard<'static, Option<Box<dyn Log>>> {
     FILE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the records of crates that use the `log` macros, unless the host already does.
+/// Receives the records of crates that use the `log` macros, unless the host has set its own logger.
 struct Facade;
 
 impl Log for Facade {
@@ -117,7 +119,7 @@ fn install() {
     });
 }
 
-fn ours() -> bool {
+fn is_installed() -> bool {
     INSTALLED.load(std::sync::atomic::Ordering::Relaxed)
 }
 
@@ -125,15 +127,15 @@ fn ours() -> bool {
 mod tests {
     use super::*;
 
-    // One test: the sink is one for the process.
+    // A single test, because the log file is global to the process.
     #[test]
-    fn a_line_a_record_further_lines_indented_and_the_file_switches() {
+    fn a_record_is_a_line_further_lines_are_indented_and_the_file_can_change() {
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = ["a.log", "b.log"].map(|name| folder.path().join(name));
         let attached = attach(&first).unwrap();
         emit(Level::Info, "python", "one\ntwo\n");
         drop(attached);
-        emit(Level::Info, "python", "to nobody");
+        emit(Level::Info, "python", "without a file");
         let attached = attach(&second).unwrap();
         log::debug!(target: "a_crate", "through the facade");
         drop(attached);

@@ -1,4 +1,4 @@
-//! What every other part stands on: errors, files, log, progress, signals, time, the carried files. Knows nothing of tasks or sessions.
+//! The base of all other parts: errors, files, hashes, log, progress, signals, time, embedded files. It knows no tasks and no sessions.
 
 pub mod assets;
 pub mod clock;

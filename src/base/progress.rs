@@ -1,12 +1,12 @@
-//! How far a step is. The core reports; whoever has a terminal shows.
+//! Progress of a step. The core reports it; the command line displays it.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// The origin of the log records that repeat what a bar shows.
+/// The origin of log records that repeat the progress bar.
 pub(crate) const ORIGIN: &str = module_path!();
 
-/// One report.
+/// One progress report.
 #[derive(Clone, Copy, Debug)]
 pub struct Update<'a> {
     pub done: u64,
@@ -14,22 +14,22 @@ pub struct Update<'a> {
     pub text: &'a str,
 }
 
-/// Something that shows progress and live text.
+/// Displays progress and generated text.
 pub trait Show: Send + Sync {
     fn update(&self, update: Update<'_>);
-    /// Text of an answer as it comes, no newline added.
+    /// Shows generated text without adding a newline.
     fn stream(&self, text: &str);
     fn clear(&self);
 }
 
 static SHOW: RwLock<Option<Box<dyn Show>>> = RwLock::new(None);
 
-/// Sets who shows progress; `None`: nobody.
+/// Sets the display; `None` removes it.
 pub fn set_show(show: Option<Box<dyn Show>>) {
     *SHOW.write().unwrap_or_else(PoisonError::into_inner) = show;
 }
 
-/// Reports progress: shown at once, and written to the log every few seconds and at the end.
+/// Reports progress to the display at once, and to the log every few seconds and at the end.
 #[derive(Debug)]
 pub struct Progress {
     step: String,
@@ -39,7 +39,7 @@ pub struct Progress {
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 impl Progress {
-    /// Progress of the step of that name.
+    /// Progress of the step `step`.
     pub fn new(step: &str) -> Progress {
         Progress { step: step.to_string(), logged: Instant::now() }
     }
@@ -53,23 +53,23 @@ impl Progress {
     }
 }
 
-/// Progress through the bytes of files, shown once it takes longer than a second.
+/// Progress through the bytes of files. Shown only after the first second.
 #[derive(Debug)]
 pub struct Bytes {
     progress: Progress,
-    begun: Instant,
+    started: Instant,
     shown: Instant,
 }
 
 impl Bytes {
-    /// Progress of the work of that name.
+    /// Progress of the operation `what`.
     pub fn new(what: &str) -> Bytes {
-        Bytes { progress: Progress::new(what), begun: Instant::now(), shown: Instant::now() }
+        Bytes { progress: Progress::new(what), started: Instant::now(), shown: Instant::now() }
     }
 
     /// `done` of `total` bytes.
     pub fn report(&mut self, done: u64, total: u64) {
-        let seconds = self.begun.elapsed().as_secs_f64();
+        let seconds = self.started.elapsed().as_secs_f64();
         if seconds < 1.0 || self.shown.elapsed() < Duration::from_millis(200) {
             return;
         }
@@ -81,12 +81,12 @@ impl Bytes {
     }
 }
 
-/// Live text.
+/// Shows generated text.
 pub fn stream(text: &str) {
     with_show(|show| show.stream(text));
 }
 
-/// Takes the bar away.
+/// Removes the progress bar.
 pub fn clear() {
     with_show(|show| show.clear());
 }

@@ -1,5 +1,8 @@
-//! Ctrl-C and SIGTERM while a step runs: noted, so that the step ends with its summary; the host's own handlers come back after it,
-//! and get the signal that nobody asked about. While Python runs it has handlers of its own, which raise `KeyboardInterrupt`.
+//! Ctrl-C and SIGTERM while a step runs. Handlers only set a flag, so that the step can end with its summary. Afterwards the host's
+//! handlers are restored; a signal that no check has consumed is raised again for them.
+//!
+//! `Python::initialize` installs no signal handlers, so without these Ctrl-C would end the process before the summary is written. While
+//! Python code runs, it has its own handlers, which raise `KeyboardInterrupt`.
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -10,13 +13,13 @@ use crate::base::error::{Error, Kind};
 
 const SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
 
-/// The signal that came, or 0.
+/// The signal that was received, or 0.
 static PENDING: AtomicI32 = AtomicI32::new(0);
 
-/// The handlers as they were; put back when dropped.
+/// The earlier signal handlers. Restored on drop.
 pub(crate) struct Handlers {
     kept: [libc::sigaction; 2],
-    /// Whether these are the outermost that note signals, behind which nobody asks.
+    /// Whether this is the outermost instance, after which no check follows.
     last: bool,
 }
 
@@ -33,7 +36,7 @@ impl Handlers {
         Handlers { kept, last: false }
     }
 
-    /// Keeps the host's handlers and notes signals from now on. Within another's time, what came before is still to be asked for.
+    /// Saves the host's handlers and records signals from now on. In a nested call an earlier signal stays pending.
     pub(crate) fn note_signals() -> Handlers {
         let mut kept = Handlers::keep();
         kept.last = kept.kept.iter().any(|old| old.sa_sigaction != note as *const () as libc::sighandler_t);
@@ -41,7 +44,7 @@ impl Handlers {
             PENDING.store(0, Ordering::SeqCst);
         }
         for signal in SIGNALS {
-            // SAFETY: the action is zeroed but for its handler, which does nothing but set a flag.
+            // SAFETY: the action is zeroed except for its handler, which only sets a flag.
             unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 action.sa_sigaction = note as *const () as libc::sighandler_t;
@@ -55,12 +58,12 @@ impl Handlers {
 impl Drop for Handlers {
     fn drop(&mut self) {
         for (signal, old) in SIGNALS.iter().zip(&self.kept) {
-            // SAFETY: `old` is what the system gave for this signal.
+            // SAFETY: `old` was returned by the system for this signal.
             unsafe { libc::sigaction(*signal, old, std::ptr::null_mut()) };
         }
         let pending = if self.last { PENDING.swap(0, Ordering::SeqCst) } else { 0 };
         if pending != 0 {
-            // SAFETY: one of ours, to whatever the host does about it.
+            // SAFETY: `pending` is SIGINT or SIGTERM; the host's handler receives it.
             unsafe { libc::raise(pending) };
         }
     }
@@ -70,7 +73,10 @@ extern "C" fn note(signal: i32) {
     PENDING.store(signal, Ordering::SeqCst);
 }
 
-/// An error of kind `interrupted` if a signal came; long loops ask now and then.
+/// Consumes a pending signal. Long loops call this regularly.
+///
+/// # Errors
+/// Kind `interrupted` if a signal was received.
 pub(crate) fn check() -> Result<()> {
     if PENDING.swap(0, Ordering::SeqCst) == 0 { Ok(()) } else { Err(interrupted()) }
 }
@@ -80,10 +86,7 @@ pub(crate) fn pending() -> bool {
     PENDING.load(Ordering::SeqCst) != 0
 }
 
-/// Stands in the message for the session, which whoever has it puts there.
-pub(crate) const SESSION: &str = "SESSION";
-
+/// An error of kind `interrupted`. `step/run.rs` adds how the step can be resumed.
 pub(crate) fn interrupted() -> anyhow::Error {
-    let message = format!("interrupted (Ctrl-C or SIGTERM); finished steps stay, `pyrust-nn resume {SESSION}` goes on with this one");
-    Error::new(Kind::Interrupted, message).into()
+    Error::new(Kind::Interrupted, "interrupted (Ctrl-C or SIGTERM)").into()
 }

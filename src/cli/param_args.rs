@@ -1,4 +1,7 @@
 //! Builds flags from parameter definitions, and reads the given parameters from parsed flags.
+//!
+//! clap reads values as strings only. Types and bounds are checked in `params/validate.rs`, because clap knows no JSON types, and a
+//! struct made in Rust passes no command-line parser.
 
 use clap::{Arg, ArgAction, ArgMatches};
 use serde_json::{Map, Value};

@@ -1,4 +1,6 @@
 //! The process of the command line: arguments, command, output, exit code.
+//!
+//! A usage error writes a summary too if the session was named, so that the reason can be found in the step's folder.
 
 use std::ffi::OsString;
 

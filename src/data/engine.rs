@@ -1,4 +1,7 @@
 //! Prepares data sets: chooses renderer and tokenizer, compares them with the libraries, and stores the rows in the cache.
+//!
+//! In every run a sample is compared with the `tokenizers` library, and with transformers if the chat template is unknown. On a
+//! difference the library does the work.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -17,7 +20,7 @@ use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::Findings;
 use crate::data::rows::options::Options;
 use crate::data::rows::prepare::{Ending, Preparation, PreparedBatch, RenderProbe, Sink, prepare};
-use crate::data::tokenizer::{Excerpt, Tokenizer};
+use crate::data::tokenizer::{SubsetTokenizer, Tokenizer};
 
 /// Access to transformers, for templates that only it can render, and for comparison.
 pub trait Transformers: Sync {
@@ -81,8 +84,8 @@ impl DataEngine {
         }
         loop {
             let renderer: &dyn Render = other.as_deref().unwrap_or(&self.renderer);
-            let excerpt = self.tokenizer.excerpt();
-            let ask = |probes: &[RenderProbe]| excerpt.iter().for_each(|excerpt| excerpt.ask(texts(probes)));
+            let excerpt = self.tokenizer.start_subset();
+            let ask = |probes: &[RenderProbe]| excerpt.iter().for_each(|excerpt| excerpt.send_texts(texts(probes)));
             let (tokenizer, options) = (&self.tokenizer, dataset.options);
             let work = Preparation { files: dataset.files.clone(), tokenizer, renderer, options, survey, on_probes: &ask };
             let mut receiver = sink()?;
@@ -115,7 +118,7 @@ impl DataEngine {
                 warning!(
                     "the fast tokenizer and the tokenizers library differ ({why}), so the library is used, which is slower; please report this"
                 );
-                self.tokenizer.fall_back()?;
+                self.tokenizer.use_library()?;
                 continue;
             }
             if unchecked {
@@ -127,15 +130,15 @@ impl DataEngine {
 
     /// The first text of the probes for which the library's tokens differ. `excerpt` was prepared for the probes that use little of
     /// the template.
-    fn tokenizer_differs(&self, excerpt: Option<Excerpt>, [plain, rich]: &[Vec<RenderProbe>; 2]) -> Result<Option<String>> {
+    fn tokenizer_differs(&self, excerpt: Option<SubsetTokenizer>, [plain, rich]: &[Vec<RenderProbe>; 2]) -> Result<Option<String>> {
         let Some(excerpt) = excerpt else { return Ok(None) };
-        let another = if rich.is_empty() { None } else { self.tokenizer.excerpt() };
+        let another = if rich.is_empty() { None } else { self.tokenizer.start_subset() };
         if let Some(another) = &another {
-            another.ask(texts(rich));
+            another.send_texts(texts(rich));
         }
-        let found = self.tokenizer.differs(&*self.tokenizer.reference(excerpt)?, texts(plain))?;
+        let found = self.tokenizer.first_difference(&*self.tokenizer.library_tokenizer(excerpt)?, texts(plain))?;
         match another {
-            Some(another) if found.is_none() => self.tokenizer.differs(&*self.tokenizer.reference(another)?, texts(rich)),
+            Some(another) if found.is_none() => self.tokenizer.first_difference(&*self.tokenizer.library_tokenizer(another)?, texts(rich)),
             _ => Ok(found),
         }
     }

@@ -8,7 +8,7 @@ use crate::base::error;
 use crate::data::engine::DataEngine;
 use crate::data::parse::fast;
 use crate::data::render::rendering::{Render, RenderError, Rendering};
-use crate::data::tokenizer::{Scratch, Tokenizer};
+use crate::data::tokenizer::{Tokenizer, WordCache};
 
 /// Renders conversations, each a JSON object, with the template of the model in `folder`. `Err` is the reason why one is refused or not
 /// supported.
@@ -26,7 +26,7 @@ pub fn render_chat(folder: &Path, conversations: &[String]) -> Result<Vec<Result
 pub fn render_chat_by(renderer: &dyn Render, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
     let mut all = Vec::with_capacity(conversations.len());
     for text in conversations {
-        let conversation = fast::conversation(text).ok_or_else(|| error::input(format!("not a valid conversation: {text}")))?;
+        let conversation = fast::parse_conversation(text).ok_or_else(|| error::input(format!("not a valid conversation: {text}")))?;
         all.push(renderer.renderings(&conversation).map_err(|error| match error {
             RenderError::Failed(error) => error.to_string(),
             RenderError::Unsupported(why) => why,
@@ -42,7 +42,7 @@ pub fn render_chat_by(renderer: &dyn Render, conversations: &[String]) -> Result
 /// Kind `model`: there is no tokenizer.
 pub fn tokenize(folder: &Path, texts: &[String]) -> Result<(bool, Vec<Vec<u32>>)> {
     let tokenizer = Tokenizer::open(folder, None)?;
-    let mut scratch = Scratch::default();
+    let mut scratch = WordCache::default();
     let ids = texts.iter().map(|text| {
         let mut ids = Vec::new();
         tokenizer.encode(text, &mut scratch, &mut ids).map(|()| ids)
@@ -56,9 +56,9 @@ pub fn tokenize(folder: &Path, texts: &[String]) -> Result<(bool, Vec<Vec<u32>>)
 /// Kind `model`: there is no tokenizer, or it is not the byte-level BPE of Qwen.
 pub fn tokenize_by_library(folder: &Path, texts: &[String]) -> Result<Vec<Vec<u32>>> {
     let excerpt =
-        Tokenizer::open(folder, None)?.excerpt().ok_or_else(|| error::model("the tokenizer is not the byte-level BPE of Qwen"))?;
-    excerpt.ask(texts.iter().map(String::as_str));
-    let library = excerpt.reference()?;
+        Tokenizer::open(folder, None)?.start_subset().ok_or_else(|| error::model("the tokenizer is not the byte-level BPE of Qwen"))?;
+    excerpt.send_texts(texts.iter().map(String::as_str));
+    let library = excerpt.wait()?;
     let ids = texts.iter().map(|text| {
         let mut ids = Vec::new();
         library.encode(text, &mut ids).map(|()| ids)

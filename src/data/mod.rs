@@ -27,7 +27,7 @@ pub(crate) use rows::cache::folder as cache_folder;
 pub use rows::counts::Counts;
 pub use rows::findings::TooLong;
 pub(crate) use rows::options::Options;
-pub(crate) use survey::collect::{Chosen, Survey, survey};
+pub(crate) use survey::collect::{PreviewSelection, Survey, survey};
 pub use survey::lengths::Bin;
 pub use survey::preview::Preview;
 pub(crate) use tokenizer::{tokenizer_head, vocabulary_and_merges};

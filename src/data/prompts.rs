@@ -15,10 +15,10 @@ use serde_json::value::RawValue;
 use crate::base::error;
 use crate::base::error::did_you_mean;
 use crate::data::parse::conversation::{Message, Role};
-use crate::data::parse::faults::Faults;
-use crate::data::parse::json::{Members, elements, step, walk};
-use crate::data::parse::json_error::{invalid, offset, words};
-use crate::data::parse::messages::{content, messages};
+use crate::data::parse::json::{JsonObject, array_elements, check_value, join_path};
+use crate::data::parse::json_error::{describe, error_offset, message_without_position};
+use crate::data::parse::messages::{read_content, read_messages};
+use crate::data::parse::problem_collector::ProblemCollector;
 use crate::data::read::reader::moved;
 
 /// Faults listed in one error message.
@@ -61,8 +61,8 @@ impl Prompts {
         let text = item.get();
         let mut found = Vec::new();
         let mut tell = |at: usize, path: String, what: String| found.push((at, format!("{}: {what}", locate(at, &path))));
-        let mut faults = Faults { item: text, tell: &mut tell, count: 0 };
-        walk(text, root, 0, &mut |at, path, what| faults.add(at, path, what));
+        let mut faults = ProblemCollector { item: text, tell: &mut tell, count: 0 };
+        check_value(text, root, 0, &mut |at, path, what| faults.add(at, path, what));
         let conversation = conversation(item, root, &mut faults);
         if let (Some(messages), 0) = (conversation, faults.count) {
             self.read.push(messages.iter().map(Message::to_value).collect());
@@ -85,10 +85,10 @@ impl Prompts {
 }
 
 /// The messages of a prompt without the answer. Faults are added to `faults`.
-fn conversation(item: &RawValue, path: &str, faults: &mut Faults) -> Option<Vec<Message>> {
-    let Some(members) = Members::of(item.get()) else { return turns(item, path, faults) };
+fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<Message>> {
+    let Some(members) = JsonObject::parse(item.get()) else { return turns(item, path, faults) };
     match members.get("messages") {
-        Some(raw) => turns(raw, &step(path, "messages"), faults),
+        Some(raw) => turns(raw, &join_path(path, "messages"), faults),
         None => {
             let near = did_you_mean("messages", members.names()).map(|near| format!("; is {near:?} misspelled?")).unwrap_or_default();
             faults.add(item.get(), path, format!("has no \"messages\"; write {{\"messages\": [...]}} or a string{near}"));
@@ -98,11 +98,11 @@ fn conversation(item: &RawValue, path: &str, faults: &mut Faults) -> Option<Vec<
 }
 
 /// As `conversation`, for a string or a list.
-fn turns(raw: &RawValue, path: &str, faults: &mut Faults) -> Option<Vec<Message>> {
+fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<Message>> {
     let mut read = match raw.get().as_bytes().first() {
-        Some(b'"') => vec![Message::new(Role::User, content(raw, path, false, faults))],
-        Some(b'[') if elements(raw.get()).is_some_and(|list| list.is_empty()) => Vec::new(),
-        Some(b'[') => messages(raw, path, faults)?,
+        Some(b'"') => vec![Message::new(Role::User, read_content(raw, path, false, faults))],
+        Some(b'[') if array_elements(raw.get()).is_some_and(|list| list.is_empty()) => Vec::new(),
+        Some(b'[') => read_messages(raw, path, faults)?,
         _ => {
             faults.must_be("a string or a conversation (a list of messages)", raw, path);
             return None;
@@ -163,9 +163,9 @@ fn add_json(prompts: &mut Prompts, text: &str, path: &Path) -> Result<()> {
             format!("{}: line {line}, column {column}{comma}{place}", path.display())
         });
     };
-    let has_role = |item: &&RawValue| Members::of(item.get()).is_some_and(|members| members.get("role").is_some());
+    let has_role = |item: &&RawValue| JsonObject::parse(item.get()).is_some_and(|members| members.get("role").is_some());
     match values.as_slice() {
-        [only] => match elements(only.get()) {
+        [only] => match array_elements(only.get()) {
             Some(items) if items.is_empty() || !items.iter().all(has_role) => {
                 items.into_iter().enumerate().for_each(|(i, item)| add(item, &format!("[{i}]")));
             }
@@ -188,16 +188,18 @@ fn values<'a>(text: &'a str, path: &Path) -> Result<Vec<&'a RawValue>> {
             Some(Ok(value)) => values.push(value),
             Some(Err(cause)) => {
                 // Only serde_json's parser of `Value` limits the depth.
-                if serde_json::from_str::<Value>(&text[begins..]).is_err_and(|cause| words(&cause).contains("recursion limit")) {
+                if serde_json::from_str::<Value>(&text[begins..])
+                    .is_err_and(|cause| message_without_position(&cause).contains("recursion limit"))
+                {
                     let what = "the JSON is nested too deeply; a prompt must be a string or a conversation";
                     return Err(error::input(format!("{}: {what}", path.display())));
                 }
-                let at = offset(text.as_bytes(), &cause);
+                let at = error_offset(text.as_bytes(), &cause);
                 let (line, column) = position(text.as_bytes(), at);
                 return Err(error::input(format!(
                     "{}: line {line}, column {column}: invalid JSON: {}; fix it, or rename the file to .txt if it has one prompt per line",
                     path.display(),
-                    invalid(text, at, &cause)
+                    describe(text, at, &cause)
                 )));
             }
         }

@@ -1,4 +1,7 @@
 //! The data sets of one step: each is prepared once and passed to the script.
+//!
+//! A step prepares its data before Python starts if possible, so that most errors in the data take no start of Python.
+//! `session.dataset()` returns the same result, or prepares the data then.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +20,7 @@ use crate::params::param::MODEL;
 use crate::params::prelude::*;
 use crate::params::validate::resolve;
 use crate::python::PythonTransformers;
-use crate::session::artifact::{ArtifactKind, artifact};
+use crate::session::artifact::{ArtifactKind, resolve_artifact};
 use crate::{data, python};
 
 /// The parameters that name a data set.
@@ -95,7 +98,7 @@ impl StepDatasets {
         given.insert(DATASETS[0].to_string(), given[name].clone());
         given.retain(|given, _| given == MODEL.name || RowParams::params().iter().any(|param| param.name == given));
         let mut params = resolve("session.dataset()", std::iter::once(&MODEL).chain(RowParams::params()), given, Interface::Python)?;
-        params.insert(MODEL.name.into(), artifact(model(&params), &self.runs, &self.session, ArtifactKind::Model)?.into());
+        params.insert(MODEL.name.into(), resolve_artifact(model(&params), &self.runs, &self.session, ArtifactKind::Model)?.into());
         params.insert(name.to_string(), params[DATASETS[0]].clone());
         Ok(params)
     }

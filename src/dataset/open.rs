@@ -9,7 +9,7 @@ use crate::base::error;
 use crate::data::{Dataset, Options};
 use crate::dataset::tokenizer::tokenizer_folder;
 use crate::params::param::MODEL;
-use crate::session::artifact::{ArtifactKind, artifact};
+use crate::session::artifact::{ArtifactKind, resolve_artifact};
 use crate::session::names::runs_dir;
 use crate::{data, python};
 
@@ -59,5 +59,5 @@ fn model_folder(model: &str, runs: &Path, offline: bool) -> Result<PathBuf> {
             "{model} names a step of a pipeline, but this command is not part of one; give <session>/{step}"
         )));
     }
-    tokenizer_folder(&artifact(model, runs, "", ArtifactKind::Model)?, offline)
+    tokenizer_folder(&resolve_artifact(model, runs, "", ArtifactKind::Model)?, offline)
 }

@@ -6,9 +6,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::data::{Bin, Chosen, Counts, Dataset, Preview, Survey, TooLong, Transformers};
+use crate::data::{Bin, Counts, Dataset, Preview, PreviewSelection, Survey, TooLong, Transformers};
 use crate::estimate::{Estimate, EstimateSettings, RowCounts, TrainingTime};
-use crate::python::Probe;
+use crate::python::TimingProbe;
 use crate::{data, estimate, python};
 
 /// Everything that `check` found.
@@ -131,10 +131,10 @@ impl CheckReport {
     }
 }
 
-fn chosen(params: &Map<String, Value>) -> Result<Chosen> {
+fn chosen(params: &Map<String, Value>) -> Result<PreviewSelection> {
     match &params["show_index"] {
-        Value::Null => Ok(Chosen::First(serde_json::from_value(params["show"].clone())?)),
-        indices => Ok(Chosen::Indices(serde_json::from_value(indices.clone())?)),
+        Value::Null => Ok(PreviewSelection::First(serde_json::from_value(params["show"].clone())?)),
+        indices => Ok(PreviewSelection::Indices(serde_json::from_value(indices.clone())?)),
     }
 }
 
@@ -151,7 +151,7 @@ fn time(
         return Ok(Err("there is no training row to measure".into()));
     }
     let targets = (tokens * counts.target_tokens / counts.tokens).clamp(1, tokens.saturating_sub(1).max(1));
-    let probe = Probe {
+    let probe = TimingProbe {
         folder: &dataset.model_folder,
         tokens,
         targets,

@@ -1,4 +1,4 @@
-//! What the package's own scripts and the tests call: no part of what users rely on.
+//! Internal functions for the package's own scripts and the tests. They are not part of the public API.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ fn digest(py: Python<'_>, files: Vec<PathBuf>) -> PyResult<String> {
     py.detach(|| data::digest(&files)).map(|digest| format!("{digest:032x}")).map_err(to_python)
 }
 
-/// A text, its turns' places in bytes, and the message it is for.
+/// A text, the byte positions of its turns, and the index of the message that it is rendered for.
 type Rendered = (String, Vec<(usize, usize, usize)>, Option<usize>);
 
 #[pyfunction]
@@ -45,12 +45,12 @@ fn render_chat(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> P
     rendered(py, py.detach(|| data::render_chat(&folder, &conversations)))
 }
 
-/// As `render_chat`, with the texts by transformers.
+/// Like `render_chat`, but rendered by transformers.
 #[pyfunction]
 fn render_chat_by_transformers(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> PyResult<Vec<Py<PyAny>>> {
     let renderings = || {
         let renderer = PythonTransformers.renderer(&folder)?;
-        let renderer = renderer.ok_or_else(|| error::setup("transformers is not there; `pyrust-nn setup` installs it"))?;
+        let renderer = renderer.ok_or_else(|| error::setup("transformers is not installed; run `pyrust-nn setup`"))?;
         data::render_chat_by(&*renderer, &conversations)
     };
     rendered(py, py.detach(renderings))
@@ -70,7 +70,7 @@ fn rendered(py: Python<'_>, all: anyhow::Result<Vec<Result<Vec<data::Rendering>,
     each.collect()
 }
 
-/// The conversations that inference answers: those of `prompts`, the JSON text of a list, then those of the file.
+/// The conversations for inference: those of `prompts` (a JSON list as a string), then those of the file.
 #[pyfunction]
 #[pyo3(signature = (prompts, prompts_file=None))]
 fn read_prompts(py: Python<'_>, prompts: &str, prompts_file: Option<PathBuf>) -> PyResult<Py<PyAny>> {
@@ -96,49 +96,49 @@ fn tokenize_by_library(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> P
 
 #[pyfunction]
 fn embedded_text(path: &str) -> PyResult<&'static str> {
-    assets::text(path).ok_or_else(|| to_python(error::input(format!("nothing of the name {path} is embedded"))))
+    assets::text(path).ok_or_else(|| to_python(error::input(format!("there is no embedded file {path}"))))
 }
 
-/// What LoRA takes where neither the user nor a continued adapter decides, by the names of the parameters.
+/// The LoRA parameters used if neither the user nor a continued adapter sets them.
 #[pyfunction]
 fn lora_defaults(py: Python<'_>) -> PyResult<Py<PyAny>> {
     to_object(py, &crate::params::lora_defaults::all())
 }
 
-/// How often Python is asked for signals while it waits.
-const SIGNALS: Duration = Duration::from_millis(100);
+/// How often Python's signals are checked in long operations.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// SHA-256 over a folder's safetensors files in the order of their names; None where there are none. Read once per process.
+/// SHA-256 of a folder's safetensors files, in order of their names. None if there are none. Computed once per process.
 #[pyfunction]
 fn weights_hash(py: Python<'_>, folder: PathBuf) -> PyResult<Option<String>> {
     py.detach(|| {
-        let asked = Cell::new(Instant::now());
-        // Asked seldom: for the interpreter's lock this may have to wait.
+        let checked = Cell::new(Instant::now());
+        // Checked rarely, because it may have to wait for the GIL.
         hashes::weights(&folder, &|| {
-            if asked.get().elapsed() < SIGNALS {
+            if checked.get().elapsed() < SIGNAL_INTERVAL {
                 return Ok(());
             }
-            asked.set(Instant::now());
+            checked.set(Instant::now());
             python::check_signals()
         })
     })
     .map_err(to_python)
 }
 
-/// The folder whose tokenizer a model or adapter has, by the rule of [`dataset::tokenizer_folder`].
+/// The folder with the tokenizer of a model or adapter. See [`dataset::tokenizer_folder`].
 #[pyfunction]
 fn tokenizer_folder(py: Python<'_>, model: PathBuf) -> PyResult<PathBuf> {
-    // Whether a step is offline Python knows by itself.
+    // Python applies the offline setting itself.
     py.detach(|| dataset::tokenizer_folder(&model.to_string_lossy(), false)).map_err(to_python)
 }
 
-/// Where everything is kept that can be made again.
+/// The cache folder. Everything in it can be recreated.
 #[pyfunction]
 fn cache_folder() -> PathBuf {
     data::cache_folder()
 }
 
-/// The types of tensors in GGUF files, each as a dict.
+/// The tensor types of GGUF files, as dicts.
 #[pyfunction]
 fn gguf_types(py: Python<'_>) -> PyResult<Py<PyAny>> {
     to_object(py, &serde_json::to_value(gguf::tensor_types()).map_err(|error| to_python(error.into()))?)
@@ -146,17 +146,17 @@ fn gguf_types(py: Python<'_>) -> PyResult<Py<PyAny>> {
 
 #[pyfunction]
 fn write_gguf(py: Python<'_>, plan_path: PathBuf, progress: Py<PyAny>) -> PyResult<u64> {
-    let mut tell = |done: u64, total: u64, name: &str| {
+    let mut on_progress = |done: u64, total: u64, name: &str| {
         Python::attach(|py| {
             py.check_signals()?;
             progress.call1(py, (done, total, name)).map(drop)
         })
         .map_err(anyhow::Error::from)
     };
-    py.detach(|| gguf::write(&plan_path, &mut tell)).map_err(to_python)
+    py.detach(|| gguf::write(&plan_path, &mut on_progress)).map_err(to_python)
 }
 
-/// Adds them to the module.
+/// Adds the functions to the module.
 pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(log_record, module)?)?;
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;

@@ -1,4 +1,4 @@
-//! Python to Rust: the native module `pyrust_nn._core`. What users call stands here: the tasks' functions are made from their rows.
+//! Python calls Rust: the native module `pyrust_nn._core` and its public functions. Those of the tasks are made from their parameter tables.
 
 mod internal;
 mod tensors;
@@ -23,13 +23,13 @@ use crate::python::exceptions::to_python;
 use crate::reference::Function;
 use crate::session::names::runs_dir;
 use crate::session::status;
-use crate::step::request::{Outcome, Request};
+use crate::step::request::{Request, StepOutcome};
 use crate::step::run_step;
 use crate::tasks::{DATASET_COMMANDS, TASKS};
 use crate::{cli, pipeline};
 
 /// A step's summary as a dict, or its exception with the summary on it.
-fn outcome(py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
+fn outcome(py: Python<'_>, outcome: StepOutcome) -> PyResult<Py<PyAny>> {
     let summary = to_object(py, &serde_json::to_value(&outcome.summary).map_err(|error| to_python(error.into()))?)?;
     match outcome.error {
         None => Ok(summary),
@@ -41,34 +41,34 @@ fn outcome(py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
     }
 }
 
-/// A task as a Python function `(session, subject, *, parameters)`.
+/// A task as a Python function `(session, input, *, parameters)`.
 fn task_function<'py>(py: Python<'py>, task: &'static Task) -> PyResult<Bound<'py, PyCFunction>> {
     let function = Function::of_task(task);
-    let (name, subject) = (function.name, function.input.name);
-    made_function(py, &function, move |py, args, keywords| {
-        let mut given = arguments(name, &["session", subject], args, keywords)?;
+    let (name, input) = (function.name, function.input.name);
+    python_function(py, &function, move |py, args, keywords| {
+        let mut given = arguments(name, &["session", input], args, keywords)?;
         let session = match given.shift_remove("session") {
             None | Some(Value::Null) => None,
             Some(Value::String(session)) => Some(session),
-            Some(other) => return Err(to_python(error::usage(format!("session must be a text or None, not {other}")))),
+            Some(other) => return Err(to_python(error::usage(format!("session must be a string or None, not {other}")))),
         };
         let request = Request::new(task, session, given, Interface::Python);
         outcome(py, py.detach(|| run_step(request)))
     })
 }
 
-/// A command about a data set as a Python function `(model, *, parameters)`.
+/// A data set command as a Python function `(model, *, parameters)`.
 fn command_function<'py>(py: Python<'py>, command: &'static DatasetCommand) -> PyResult<Bound<'py, PyCFunction>> {
     let function = Function::of_command(command);
-    made_function(py, &function, move |py, args, keywords| {
+    python_function(py, &function, move |py, args, keywords| {
         let given = arguments(command.function, &[MODEL.name], args, keywords)?;
         let mut on_progress = |_, _| Python::attach(|py| py.check_signals().map_err(anyhow::Error::from));
         to_object(py, &py.detach(|| (command.run)(given, Interface::Python, &mut on_progress)).map_err(to_python)?)
     })
 }
 
-/// `call` under the name and with the docstring of `function`.
-fn made_function<'py>(
+/// `call` as a Python function with the name and docstring of `function`.
+fn python_function<'py>(
     py: Python<'py>,
     function: &Function,
     call: impl Fn(Python<'_>, &Bound<'_, PyTuple>, Option<&Bound<'_, PyDict>>) -> PyResult<Py<PyAny>> + Send + Sync + 'static,
@@ -81,7 +81,7 @@ fn made_function<'py>(
     })
 }
 
-/// Arguments by name; those of `positions` may come by position.
+/// Arguments by name. Those in `positions` can be given by position.
 fn arguments(
     function: &str,
     positions: &[&str],
@@ -89,7 +89,7 @@ fn arguments(
     keywords: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Map<String, Value>> {
     if args.len() > positions.len() {
-        return Err(PyTypeError::new_err(format!("{function}() takes {} by position, the rest by name", positions.join(" and "))));
+        return Err(PyTypeError::new_err(format!("{function}() takes {} by position, the others by name", positions.join(" and "))));
     }
     let mut given = Map::new();
     for (position, value) in positions.iter().zip(args.iter()) {
@@ -150,8 +150,8 @@ fn resume(py: Python<'_>, session: &str, step: Option<&str>, runs_dir: Option<Pa
     summaries(py, results.map_err(to_python)?)
 }
 
-/// The summaries of steps that ran in order, or the exception of the one that failed.
-fn summaries(py: Python<'_>, outcomes: Vec<Outcome>) -> PyResult<Py<PyAny>> {
+/// The summaries of the steps in order, or the exception of the step that failed.
+fn summaries(py: Python<'_>, outcomes: Vec<StepOutcome>) -> PyResult<Py<PyAny>> {
     let list = PyList::empty(py);
     for one in outcomes {
         list.append(outcome(py, one)?)?;
@@ -195,6 +195,6 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("EMBEDDED", crate::python::started())?;
     internal::add_to(module)?;
     tensors::add_to(module)?;
-    // What `from pyrust_nn._core import *` takes: the names for users.
+    // The public names, imported by `from pyrust_nn._core import *`.
     module.setattr("__all__", public)
 }

@@ -1,4 +1,7 @@
 //! The definition of a parameter, and how a struct of parameters tells which of them were given.
+//!
+//! An unset parameter is the empty value of its Rust field (`0`, `None`, `""`, `[]`), so that one writes `lora_rank: 8` without `Some`.
+//! If 0 is a valid value (temperature, dropout), the field is an `Option`.
 
 use std::path::PathBuf;
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::python::note_signals;
-use crate::step::request::{Outcome, Request};
+use crate::step::request::{Request, StepOutcome};
 use crate::step::run_step;
 
 /// The steps of a run, in order.
@@ -15,7 +15,7 @@ pub struct ExecutionPlan {
 
 impl ExecutionPlan {
     /// Runs the steps in order and stops after the first failure. `before` is called before each step.
-    pub fn run(self, mut before: impl FnMut(&Request)) -> Result<Vec<Outcome>> {
+    pub fn run(self, mut before: impl FnMut(&Request)) -> Result<Vec<StepOutcome>> {
         let mut outcomes = Vec::new();
         // A Ctrl-C between two steps stops the second.
         let _handlers = note_signals();

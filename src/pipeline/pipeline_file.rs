@@ -1,4 +1,7 @@
 //! `pipeline.toml`: steps in order, each a task with its parameters. `@name` refers to the output of an earlier step.
+//!
+//! Tables `[for."<model>".<step>]` set parameters for one model: a model with random weights and a trained model need different
+//! learning rates, and `--model` must not use the values of the other model.
 
 use std::path::Path;
 

@@ -14,11 +14,11 @@ use crate::params::validate::resolve;
 use crate::pipeline::execution_plan::ExecutionPlan;
 use crate::session::names::runs_dir;
 use crate::session::record::{Session, read_record};
-use crate::session::status::existing;
+use crate::session::status::existing_session;
 use crate::session::summary::{Status, Summary};
 use crate::step::folder;
-use crate::step::folder::Place;
-use crate::step::inputs::Begun;
+use crate::step::folder::StepFolder;
+use crate::step::inputs::StepInputs;
 use crate::step::request::Request;
 use crate::tasks::task_named;
 
@@ -30,9 +30,9 @@ use crate::tasks::task_named;
 /// Kind `usage` if there is no such session or step, or nothing to do; `busy` while the session is in use; `input` if the pipeline's
 /// parameters have changed.
 pub fn remaining(runs: Option<&Path>, session: &str, step: Option<&str>, interface: Interface) -> Result<ExecutionPlan> {
-    let folder = existing(&runs_dir(runs), session)?;
+    let folder = existing_session(&runs_dir(runs), session)?;
     let held = Session::open(&runs_dir(runs), session)?; // fails if another process uses the session
-    folder::restore(&folder)?;
+    folder::complete_replacements(&folder)?;
     drop(held);
     let record = read_record(&folder)?.unwrap_or_default();
     let remaining = RemainingSteps { folder: &folder, runs, session, interface, plan: record.get("plan").unwrap_or(&Value::Null) };
@@ -125,9 +125,9 @@ impl RemainingSteps<'_> {
 
     /// The unfinished attempt of a step, with its original parameters.
     fn unfinished(&self, step: &str) -> Result<Option<Request>> {
-        let Some(place) = Place::unfinished(self.folder, step) else { return Ok(None) };
-        let Some(begun) = Begun::read(&place)? else { return Ok(None) };
-        let mut request = self.request(task_named(&begun.task)?, begun.params, &begun.cwd);
+        let Some(folder) = StepFolder::unfinished(self.folder, step) else { return Ok(None) };
+        let Some(inputs) = StepInputs::read(&folder)? else { return Ok(None) };
+        let mut request = self.request(task_named(&inputs.task)?, inputs.params, &inputs.cwd);
         request.given.insert("step".into(), step.into());
         request.resume = true;
         Ok(Some(request))
@@ -163,12 +163,12 @@ impl RemainingSteps<'_> {
 
     /// Fails if the parameters of an unfinished step have changed in the pipeline.
     fn check_unchanged(&self, step: &str, planned: &Request) -> Result<()> {
-        let begun = Place::unfinished(self.folder, step).map(|place| Begun::read(&place)).transpose()?.flatten();
+        let inputs = StepFolder::unfinished(self.folder, step).map(|folder| StepInputs::read(&folder)).transpose()?.flatten();
         let params = resolve(planned.task.name, planned.task.all_params(), planned.given.clone(), self.interface)?;
         // Relative paths are absolute if the working directory has changed, so both sides need the same treatment.
-        let changed = begun
-            .map(|begun| self.request(planned.task, begun.params.clone(), &begun.cwd).given)
-            .map(|given| Begun::new(planned.task.name, &given).changed_params(&params));
+        let changed = inputs
+            .map(|inputs| self.request(planned.task, inputs.params.clone(), &inputs.cwd).given)
+            .map(|given| StepInputs::new(planned.task.name, &given).changed_params(&params));
         match changed {
             Some(changed) if !changed.is_empty() => Err(error::input(format!(
                 "step {step} of session {} cannot be resumed, because its parameters in the pipeline have changed: {}; restart the step with overwrite",

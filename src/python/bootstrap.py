@@ -1,4 +1,7 @@
-"""Run once when the embedded interpreter has started: MODULES is {name: (path, text, is_package)}, EXECUTABLE the environment's python."""
+"""Makes `pyrust_nn` importable. Run once after the embedded interpreter has started.
+
+MODULES is {name: (path, text, is_package)}, EXECUTABLE the environment's python.
+"""
 
 import importlib.abc
 import importlib.util
@@ -8,8 +11,8 @@ import sys
 import _core
 
 
-class Carried(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Imports `pyrust_nn` from the texts that the binary carries."""
+class EmbeddedImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Imports `pyrust_nn` from the files embedded in the binary."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname not in MODULES:
@@ -22,7 +25,7 @@ class Carried(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return MODULES[fullname][1]
 
     def exec_module(self, module):
-        # The path in the code object and this loader's get_source let tracebacks show the lines.
+        # With the path in the code object and get_source, tracebacks show source lines.
         exec(compile(self.get_source(module.__name__), MODULES[module.__name__][0], "exec"), module.__dict__)
 
     def is_package(self, fullname):
@@ -30,6 +33,6 @@ class Carried(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
 
 sys.modules["pyrust_nn._core"] = _core
-sys.meta_path.insert(0, Carried())
+sys.meta_path.insert(0, EmbeddedImporter())
 sys.argv = ["pyrust-nn"]
 multiprocessing.set_executable(EXECUTABLE)

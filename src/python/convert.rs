@@ -1,31 +1,34 @@
-//! Values between Python and JSON.
+//! Converts values between Python and JSON.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
 use serde_json::{Map, Value};
 
-/// JSON as Python's own objects.
+/// Converts JSON to Python objects.
 pub(crate) fn to_object(py: Python<'_>, value: &Value) -> PyResult<Py<PyAny>> {
     Ok(py.import("json")?.call_method1("loads", (value.to_string(),))?.unbind())
 }
 
-/// Python's own objects as JSON; paths as text, NumPy's and torch's scalars as what they hold.
+/// Converts Python objects to JSON: paths to strings, scalars of NumPy and torch to numbers.
+///
+/// # Errors
+/// `TypeError` for other types and for too deep nesting.
 pub(crate) fn to_value(object: &Bound<'_, PyAny>) -> PyResult<Value> {
-    value_at(object, DEEPEST)
+    value_at(object, MAX_DEPTH)
 }
 
-/// As deep as `serde_json` reads.
-const DEEPEST: usize = 128;
+/// The nesting limit of `serde_json`.
+const MAX_DEPTH: usize = 128;
 
 fn value_at(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
-    let depth = depth.checked_sub(1).ok_or_else(|| PyTypeError::new_err("a parameter is nested too deep, or holds itself"))?;
+    let depth = depth.checked_sub(1).ok_or_else(|| PyTypeError::new_err("a parameter is nested too deeply, or contains itself"))?;
     if object.is_none() {
         Ok(Value::Null)
     } else if object.is_instance_of::<PyBool>() {
         Ok(Value::Bool(object.extract()?))
     } else if object.is_instance_of::<PyInt>() {
-        // A number too large for any parameter stays visible as text, and is refused as such.
+        // An integer that is too large becomes a string, so that validation refuses it and shows its value.
         Ok(object.extract::<i64>().map_or_else(|_| Value::String(object.to_string()), Value::from))
     } else if object.is_instance_of::<PyFloat>() {
         let number: f64 = object.extract()?;
@@ -47,7 +50,7 @@ fn value_at(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
         value_at(&object.call_method0("item")?, depth)
     } else {
         Err(PyTypeError::new_err(format!(
-            "a {} cannot be a parameter; give numbers, texts, paths, lists or dicts",
+            "a {} cannot be a parameter; give numbers, strings, paths, lists or dicts",
             object.get_type().name()?
         )))
     }

@@ -1,4 +1,6 @@
-//! The Python environment that the binary embeds: found, judged by its installed packages, or made. No Python runs here.
+//! Finds or creates the Python environment that the binary embeds, and checks its packages. No Python runs in this process for it.
+//!
+//! A library installs nothing. Only the command line creates an environment, and it changes only environments that it created itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,38 +12,38 @@ use anyhow::{Context, Result};
 use crate::base::files::LockFile;
 use crate::base::{assets, error, files};
 
-/// The interpreter that this binary links (none in the wheel, where Python is already running).
+/// The interpreter that is linked to this binary. Empty in the wheel, where Python is already running.
 pub const PYTHON_HOME: &str = env!("PYRUST_NN_PYTHON_HOME");
 pub const PYTHON_EXECUTABLE: &str = env!("PYRUST_NN_PYTHON_EXECUTABLE");
 pub const PYTHON_VERSION: &str = env!("PYRUST_NN_PYTHON_VERSION");
 
-/// Names the environments that `setup` made, the only ones that it changes.
-const MARK: &str = "pyrust-nn.json";
+/// The file that marks environments created by `setup`. It changes no others.
+const MARKER: &str = "pyrust-nn.json";
 
-/// What the download weighs: the locked list on Linux with CUDA's libraries, which are nearly all of it.
-pub const DOWNLOAD: &str = "about 3 GB to download, 6 GB on disk";
+/// The size of the locked packages on Linux. Most of it is CUDA's libraries.
+pub const DOWNLOAD_SIZE: &str = "about 3 GB to download, 6 GB on disk";
 
 /// An environment: a folder with `bin/python`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Environment {
     pub folder: PathBuf,
-    /// Why this one: the flag, variable or place it came from.
+    /// Where the choice came from: a flag, variable or place.
     pub from: String,
 }
 
-/// A package that an environment lacks.
+/// A package that is missing in an environment or has the wrong version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lack {
+pub struct MissingPackage {
     pub name: String,
-    pub wanted: String,
+    pub required: String,
     pub found: Option<String>,
 }
 
-impl std::fmt::Display for Lack {
+impl std::fmt::Display for MissingPackage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.found {
-            Some(found) => write!(f, "{} {found} (needs {})", self.name, self.wanted),
-            None => write!(f, "{} ({})", self.name, self.wanted),
+            Some(found) => write!(f, "{} {found} (needs {})", self.name, self.required),
+            None => write!(f, "{} ({})", self.name, self.required),
         }
     }
 }
@@ -51,12 +53,12 @@ impl Environment {
         self.folder.join("bin/python")
     }
 
-    /// Whether `setup` made it.
-    pub fn is_ours(&self) -> bool {
-        self.folder.join(MARK).is_file()
+    /// Whether `setup` created it.
+    pub fn is_managed(&self) -> bool {
+        self.folder.join(MARKER).is_file()
     }
 
-    /// The interpreter's version as the environment's own record says, such as `3.11.7`.
+    /// The Python version in `pyvenv.cfg`, such as `3.11.7`.
     pub fn version(&self) -> Option<String> {
         let text = fs::read_to_string(self.folder.join("pyvenv.cfg")).ok()?;
         text.lines().find_map(|line| {
@@ -65,28 +67,28 @@ impl Environment {
         })
     }
 
-    /// Why it cannot be embedded, or nothing.
-    pub fn unfit(&self) -> Option<String> {
+    /// Why it cannot be embedded. `None` if it can.
+    pub fn incompatibility(&self) -> Option<String> {
         if !self.folder.is_dir() {
             return Some(format!("{} does not exist", self.folder.display()));
         }
         if !self.python().exists() {
-            return Some(format!("{} has no working bin/python; it is broken or no environment", self.folder.display()));
+            return Some(format!("{} has no working bin/python; it is broken or not an environment", self.folder.display()));
         }
         let version = self.version()?;
         let same = version == PYTHON_VERSION || version.starts_with(&format!("{PYTHON_VERSION}."));
         (!same).then(|| format!("{} has Python {version}, this binary embeds {PYTHON_VERSION}", self.folder.display()))
     }
 
-    /// The packages of pyproject.toml that it lacks.
-    pub fn lacks(&self) -> Vec<Lack> {
+    /// The packages of pyproject.toml that are missing.
+    pub fn missing_packages(&self) -> Vec<MissingPackage> {
         let installed = installed(&self.site_packages());
         requirements()
             .into_iter()
-            .filter_map(|(name, wanted)| {
-                let found = installed.get(&normal(&name)).cloned();
-                let fits = found.as_ref().is_some_and(|found| fits(found, &wanted));
-                (!fits).then_some(Lack { name, wanted, found })
+            .filter_map(|(name, required)| {
+                let found = installed.get(&normalize(&name)).cloned();
+                let in_range = found.as_ref().is_some_and(|found| is_in_range(found, &required));
+                (!in_range).then_some(MissingPackage { name, required, found })
             })
             .collect()
     }
@@ -96,8 +98,8 @@ impl Environment {
     }
 }
 
-/// Where an environment may be, in the order in which they are asked: the given one alone, else VIRTUAL_ENV, `.venv` in the
-/// working directory, `.venv` in the checkout that this binary was built from.
+/// Possible environments in order: only the given one, otherwise VIRTUAL_ENV, `.venv` in the working directory and `.venv` in the checkout
+/// that this binary was built from.
 pub fn candidates(given: Option<&Path>) -> Vec<Environment> {
     let one = |folder: PathBuf, from: &str| Environment { folder: std::path::absolute(&folder).unwrap_or(folder), from: from.into() };
     if let Some(folder) = given {
@@ -121,52 +123,58 @@ pub fn candidates(given: Option<&Path>) -> Vec<Environment> {
     all
 }
 
-/// The environment of the Python that runs this program, where Python is the program.
+/// The environment of the host, if Python is the host.
 pub fn of_host(prefix: PathBuf) -> Environment {
-    Environment { folder: prefix, from: "the Python that runs this".into() }
+    Environment { folder: prefix, from: "the running Python".into() }
 }
 
-/// An environment that can be embedded and holds everything.
+/// Finds an environment that can be embedded and has all packages.
+///
+/// # Errors
+/// Kind `setup`, with the reason for each candidate.
 pub fn find(given: Option<&Path>) -> Result<Environment> {
     let candidates = candidates(given);
-    if let Some(found) = candidates.iter().find(|one| one.unfit().is_none() && one.lacks().is_empty()) {
+    if let Some(found) = candidates.iter().find(|one| one.incompatibility().is_none() && one.missing_packages().is_empty()) {
         return Ok(found.clone());
     }
     let reasons: Vec<String> = candidates
         .iter()
         .map(|one| {
-            let why = one.unfit().unwrap_or_else(|| {
-                let lacks: Vec<String> = one.lacks().iter().map(ToString::to_string).collect();
-                format!("{} lacks {}", one.folder.display(), lacks.join(", "))
+            let why = one.incompatibility().unwrap_or_else(|| {
+                let missing: Vec<String> = one.missing_packages().iter().map(ToString::to_string).collect();
+                format!("{} lacks {}", one.folder.display(), missing.join(", "))
             });
             format!("{}: {why}", one.from)
         })
         .collect();
     Err(error::setup(format!(
-        "no Python environment holds what is needed; `pyrust-nn setup` makes one ({DOWNLOAD}), --python-env names another\n  {}",
+        "no Python environment has all required packages; run `pyrust-nn setup` to create one ({DOWNLOAD_SIZE}), or name another with --python-env\n  {}",
         reasons.join("\n  ")
     )))
 }
 
-/// Finds an environment, or makes the last of the candidates (the checkout's `.venv`, else `./.venv`).
-pub fn find_or_make(given: Option<&Path>, offline: bool) -> Result<Environment> {
+/// Finds an environment, or creates the last of the candidates (the checkout's `.venv`, otherwise `./.venv`).
+pub fn find_or_create(given: Option<&Path>, offline: bool) -> Result<Environment> {
     match find(given) {
         Ok(found) => Ok(found),
-        Err(lacking) if offline => Err(lacking.context("setup needs the network, which --offline forbids")),
+        Err(missing) if offline => Err(missing.context("setup needs the network, which --offline forbids")),
         Err(_) => {
-            let target = candidates(given).pop().ok_or_else(|| error::setup("no place for an environment"))?;
-            make(&target)?;
+            let target = candidates(given).pop().ok_or_else(|| error::setup("there is no folder for an environment"))?;
+            create(&target)?;
             Ok(target)
         }
     }
 }
 
-/// Makes an environment from the locked list, or completes one that `setup` made before.
-pub fn make(target: &Environment) -> Result<()> {
+/// Creates an environment from the locked list, or completes one that `setup` created before.
+///
+/// # Errors
+/// Kind `setup` if the folder was not created by `setup`, or if the installation fails.
+pub fn create(target: &Environment) -> Result<()> {
     let folder = &target.folder;
-    if folder.exists() && !target.is_ours() && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+    if folder.exists() && !target.is_managed() && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(error::setup(format!(
-            "{} exists and was not made by `pyrust-nn setup`, so nothing is installed into it; install the packages there yourself \
+            "{} exists and was not created by `pyrust-nn setup`, so nothing is installed into it; install the packages there yourself \
              (requirements.txt), move it away, or name another with --python-env",
             folder.display()
         )));
@@ -174,13 +182,13 @@ pub fn make(target: &Environment) -> Result<()> {
     if PYTHON_EXECUTABLE.is_empty() {
         return Err(error::setup("this build embeds no Python; install the packages with pip into the environment that runs it"));
     }
-    let _lock = claim(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-    if target.unfit().is_none() && target.lacks().is_empty() {
-        return Ok(()); // another process was here meanwhile
+    let _lock = lock_folder(folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+    if target.incompatibility().is_none() && target.missing_packages().is_empty() {
+        return Ok(()); // another process has completed it
     }
-    info!("making a Python environment in {}: {DOWNLOAD}", folder.display());
-    if target.unfit().is_some() {
-        for entry in fs::read_dir(folder)?.flatten().filter(|entry| entry.file_name() != MARK) {
+    info!("creating a Python environment in {}: {DOWNLOAD_SIZE}", folder.display());
+    if target.incompatibility().is_some() {
+        for entry in fs::read_dir(folder)?.flatten().filter(|entry| entry.file_name() != MARKER) {
             files::remove(&entry.path())?;
         }
         let venv = run(Command::new(PYTHON_EXECUTABLE).args(["-I", "-m", "venv"]).arg(folder));
@@ -189,31 +197,31 @@ pub fn make(target: &Environment) -> Result<()> {
     let list = folder.join("requirements.txt");
     files::write_whole(&list, assets::text("requirements.txt").unwrap_or_default().as_bytes())?;
     install(target, &list)?;
-    let lacks = target.lacks();
-    if !lacks.is_empty() {
-        let lacks: Vec<String> = lacks.iter().map(ToString::to_string).collect();
-        return Err(error::setup(format!("{} still lacks {} after the installation", folder.display(), lacks.join(", "))));
+    let missing = target.missing_packages();
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        return Err(error::setup(format!("{} still lacks {} after the installation", folder.display(), missing.join(", "))));
     }
     info!("the Python environment {} is ready", folder.display());
     Ok(())
 }
 
-/// Marks a folder as ours before anything is in it, so that an interrupted `setup` is gone on with, and waits for another process
-/// that is at it, as long as what it gives lives.
-fn claim(folder: &Path) -> std::io::Result<LockFile> {
+/// Locks the folder of an environment. Waits while another process creates it. An empty folder gets the marker first, so that an
+/// interrupted `setup` can be continued.
+fn lock_folder(folder: &Path) -> std::io::Result<LockFile> {
     files::create_folders(folder)?;
-    let mut mark = LockFile::open(&folder.join(MARK))?;
-    if mark.try_lock().is_err() {
-        info!("another process is making the environment in {}; waiting for it", folder.display());
-        mark.lock()?;
+    let mut marker = LockFile::open(&folder.join(MARKER))?;
+    if marker.try_lock().is_err() {
+        info!("another process is creating the environment in {}; waiting for it", folder.display());
+        marker.lock()?;
     }
-    if mark.is_empty()? {
-        mark.set(&format!("{}\n", serde_json::json!({"made_by": "pyrust-nn setup", "version": env!("CARGO_PKG_VERSION")})))?;
+    if marker.is_empty()? {
+        marker.set(&format!("{}\n", serde_json::json!({"made_by": "pyrust-nn setup", "version": env!("CARGO_PKG_VERSION")})))?;
     }
-    Ok(mark)
+    Ok(marker)
 }
 
-/// Installs the locked list, every file checked against its hash: by uv, which is quick, else by pip, which knows a site's own settings.
+/// Installs the locked list. Every file is checked against its hash. Uses uv, which is fast, otherwise pip, which reads local settings.
 fn install(target: &Environment, list: &Path) -> Result<()> {
     let python = target.python();
     let pip = |arguments: &[&str]| {
@@ -233,19 +241,19 @@ fn install(target: &Environment, list: &Path) -> Result<()> {
     if let Err(cause) = uv {
         warning!("uv could not install ({cause:#}); trying pip, which takes longer");
         run(pip(&["install", "--require-hashes", "-r"]).arg(list))
-            .context("the packages could not be installed; check the network and the space on the disk, then run `pyrust-nn setup` again: it goes on where it stopped")?;
+            .context("the packages could not be installed; check the network and the space on the disk, then run `pyrust-nn setup` again to continue")?;
     }
     Ok(())
 }
 
-/// One package's lines in the locked list.
+/// The lines of a package in the locked list.
 fn locked_entry(name: &str) -> String {
     let mut lines = assets::text("requirements.txt").unwrap_or_default().lines().skip_while(|line| !line.starts_with(&format!("{name}==")));
     let first = lines.next().unwrap_or_default();
     std::iter::once(first).chain(lines.take_while(|line| line.trim_start().starts_with("--hash"))).flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Runs a command; what it prints goes to stderr, so that stdout stays the caller's.
+/// Runs a command. Its output goes to stderr, because stdout belongs to the caller.
 fn run(command: &mut Command) -> Result<()> {
     let shown = format!("{command:?}");
     let status = command.stdin(Stdio::null()).stdout(std::io::stderr()).status();
@@ -253,7 +261,7 @@ fn run(command: &mut Command) -> Result<()> {
     if status.success() { Ok(()) } else { Err(error::setup(format!("{shown} ended with {status}"))) }
 }
 
-/// The names and ranges in pyproject.toml.
+/// The required packages in pyproject.toml: names and version ranges.
 pub fn requirements() -> Vec<(String, String)> {
     let text = assets::text("pyproject.toml").unwrap_or_default();
     let table: toml::Table = toml::from_str(text).unwrap_or_default();
@@ -268,24 +276,24 @@ pub fn requirements() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Names (normalized) and versions of what is installed.
+/// Normalized names and versions of the installed packages.
 pub fn installed(site_packages: &Path) -> BTreeMap<String, String> {
     let entries = fs::read_dir(site_packages).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();
             let (name, version) = name.strip_suffix(".dist-info")?.rsplit_once('-')?;
-            Some((normal(name), version.to_string()))
+            Some((normalize(name), version.to_string()))
         })
         .collect()
 }
 
-fn normal(name: &str) -> String {
+fn normalize(name: &str) -> String {
     name.to_lowercase().replace(['_', '.'], "-")
 }
 
-/// Whether a version lies in a range such as `>=2.15,<3`; local parts (`+cpu`) do not count.
-fn fits(version: &str, range: &str) -> bool {
+/// Whether a version is in a range such as `>=2.15,<3`. Local parts such as `+cpu` are ignored.
+fn is_in_range(version: &str, range: &str) -> bool {
     let numbers = |text: &str| -> Vec<u64> {
         let text = text.split('+').next().unwrap_or_default();
         text.split('.').map(|part| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)).collect()
@@ -322,7 +330,7 @@ mod tests {
             ("0.19", ">=0.19,<0.20", true),
             ("0.20.0", ">=0.19,<0.20", false),
         ] {
-            assert_eq!(fits(version, range), wanted, "{version} in {range}");
+            assert_eq!(is_in_range(version, range), wanted, "{version} in {range}");
         }
     }
 
@@ -332,36 +340,36 @@ mod tests {
         assert!(requirements.len() > 5);
         for (name, range) in requirements {
             let least = range.split(',').next().unwrap().trim_start_matches(">=");
-            assert!(fits(least, &range), "{name} {range}");
+            assert!(is_in_range(least, &range), "{name} {range}");
             let entry = locked_entry(&name);
             assert!(entry.contains("--hash=sha256:"), "{name} is not locked; run `make lock`");
             let locked = entry.split("==").nth(1).unwrap().split_whitespace().next().unwrap();
-            assert!(fits(locked, &range), "{name} is locked at {locked}, outside {range}; run `make lock`");
+            assert!(is_in_range(locked, &range), "{name} is locked at {locked}, outside {range}; run `make lock`");
         }
         assert!(locked_entry("uv").contains("--hash=sha256:"));
     }
 
     #[test]
-    fn an_environment_of_somebody_else_is_never_changed() {
+    fn an_environment_not_created_by_setup_is_never_changed() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("pyvenv.cfg"), "version = 3.11.0\n").unwrap();
         let target = Environment { folder: folder.path().to_path_buf(), from: "test".into() };
-        let message = make(&target).unwrap_err().to_string();
-        assert!(message.contains("not made by"), "{message}");
+        let message = create(&target).unwrap_err().to_string();
+        assert!(message.contains("not created by"), "{message}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn an_interrupted_setup_leaves_a_folder_that_the_next_one_goes_on_with() {
+    fn an_interrupted_setup_leaves_a_folder_that_the_next_one_continues() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join(".venv");
-        let lock = claim(&folder).unwrap();
+        let lock = lock_folder(&folder).unwrap();
         let target = Environment { folder: folder.clone(), from: "test".into() };
-        assert!(target.is_ours(), "marked before anything else is there");
-        fs::create_dir(folder.join("bin")).unwrap(); // as far as venv came
-        let waiting = std::thread::spawn(move || claim(&folder).map(drop));
+        assert!(target.is_managed(), "marked before it has other files");
+        fs::create_dir(folder.join("bin")).unwrap(); // created by venv before the interruption
+        let waiting = std::thread::spawn(move || lock_folder(&folder).map(drop));
         std::thread::sleep(std::time::Duration::from_millis(50));
-        assert!(!waiting.is_finished(), "a second one waits for the first");
+        assert!(!waiting.is_finished(), "the second process waits for the first");
         drop(lock);
         waiting.join().unwrap().unwrap();
     }
@@ -372,7 +380,7 @@ mod tests {
         fs::create_dir(folder.path().join("bin")).unwrap();
         fs::write(folder.path().join("bin/python"), "").unwrap();
         fs::write(folder.path().join("pyvenv.cfg"), "version = 3.7.2\n").unwrap();
-        let why = Environment { folder: folder.path().to_path_buf(), from: "test".into() }.unfit().unwrap();
+        let why = Environment { folder: folder.path().to_path_buf(), from: "test".into() }.incompatibility().unwrap();
         assert!(why.contains("3.7.2") && why.contains(PYTHON_VERSION), "{why}");
     }
 }

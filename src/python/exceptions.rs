@@ -1,4 +1,6 @@
-//! Errors and exceptions, in both directions: the classes of the package, the one map to them and the one back.
+//! Converts errors to Python exceptions and back, and defines the exception classes of the package.
+//!
+//! PyO3's own conversion from `anyhow` gives a `RuntimeError` with debug text. So `to_python` is the only conversion in use.
 
 use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -11,28 +13,29 @@ use crate::base::signals::interrupted;
 /// Exception classes by kind. `interrupted` is Python's own KeyboardInterrupt.
 const CLASSES: [(Kind, &str, &str); 8] = [
     (Kind::Usage, "UsageError", "A parameter or name is wrong."),
-    (Kind::Input, "InputError", "The data are wrong."),
-    (Kind::Model, "ModelError", "The model cannot be had or used."),
+    (Kind::Input, "InputError", "The data is wrong."),
+    (Kind::Model, "ModelError", "The model is not available or not usable."),
     (Kind::Setup, "SetupError", "Python or its packages are missing."),
     (Kind::Busy, "BusyError", "Another step holds the process or the session."),
     (Kind::Io, "StorageError", "A file cannot be read or written."),
-    (Kind::Script, "ScriptError", "A script raised."),
-    (Kind::Internal, "InternalError", "A fault of Pyrust-NN itself."),
+    (Kind::Script, "ScriptError", "A script raised an exception."),
+    (Kind::Internal, "InternalError", "A bug in Pyrust-NN."),
 ];
 
 static BASE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static BY_KIND: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
 
-/// The class above all of ours.
+/// `PyrustNNError`, the base class of the package's exceptions.
 pub(crate) fn base_class(py: Python<'_>) -> Bound<'_, PyType> {
     let made = BASE.get_or_init(py, || {
-        let doc = "Any failure of Pyrust-NN. `kind` names its sort, `causes` what lay behind it, `summary` the step's summary or None.";
+        let doc =
+            "Base class of all errors of Pyrust-NN. `kind` is the error kind, `causes` the causes, `summary` the step's summary or None.";
         let class = new_class(py, "PyrustNNError", doc, "internal", &[&py.get_type::<PyException>()]).and_then(|class| {
             class.setattr("summary", py.None())?;
             class.setattr("causes", PyTuple::empty(py))?;
             Ok(class)
         });
-        class.expect("a class of a fixed name can be made").unbind()
+        class.expect("a class with a fixed name can be created").unbind()
     });
     made.bind(py).clone()
 }
@@ -60,9 +63,9 @@ fn new_class<'py>(py: Python<'py>, name: &str, doc: &str, kind: &str, bases: &[&
     Ok(py.get_type::<PyType>().call1((name, PyTuple::new(py, bases)?, namespace))?.cast_into()?)
 }
 
-/// The one map from errors to exceptions.
+/// Converts an error to a Python exception.
 pub(crate) fn to_python(error: anyhow::Error) -> PyErr {
-    // What a callback raised goes on as it is.
+    // An exception of a callback is raised unchanged.
     let error = match error.downcast::<PyErr>() {
         Ok(raised) => return raised,
         Err(error) => error,
@@ -83,8 +86,8 @@ pub(crate) fn to_python(error: anyhow::Error) -> PyErr {
     })
 }
 
-/// The kind that the exceptions of `pyrust_nn` carry as `kind`.
-pub(crate) fn is_ours(py: Python<'_>, raised: &PyErr) -> Option<Kind> {
+/// The kind of an exception of `pyrust_nn`. `None` for other exceptions.
+pub(crate) fn own_kind(py: Python<'_>, raised: &PyErr) -> Option<Kind> {
     let class = base_class(py);
     if !raised.is_instance(py, &class) {
         return None;
@@ -93,10 +96,10 @@ pub(crate) fn is_ours(py: Python<'_>, raised: &PyErr) -> Option<Kind> {
     Kind::from_name(&kind)
 }
 
-/// Kind, message, causes and traceback of an exception.
+/// Converts a Python exception to an error with kind, message, causes and traceback.
 pub(crate) fn from_python(py: Python<'_>, raised: PyErr) -> anyhow::Error {
     let kind =
-        if raised.is_instance_of::<PyKeyboardInterrupt>(py) { Kind::Interrupted } else { is_ours(py, &raised).unwrap_or(Kind::Script) };
+        if raised.is_instance_of::<PyKeyboardInterrupt>(py) { Kind::Interrupted } else { own_kind(py, &raised).unwrap_or(Kind::Script) };
     let text = raised.value(py).str().map(|text| text.to_string()).unwrap_or_default();
     let message = match kind {
         Kind::Interrupted => interrupted().to_string(),
@@ -123,7 +126,7 @@ fn one_line(py: Python<'_>, raised: &PyErr) -> String {
     if text.is_empty() { name } else { format!("{name}: {text}") }
 }
 
-/// What was being handled when it was raised, unless `raise … from None`.
+/// The exception that was being handled, unless it was raised with `from None`.
 fn context(py: Python<'_>, raised: &PyErr) -> Option<PyErr> {
     let value = raised.value(py);
     if value.getattr("__suppress_context__").and_then(|flag| flag.extract::<bool>()).unwrap_or(true) {
@@ -138,7 +141,7 @@ fn traceback(py: Python<'_>, raised: &PyErr) -> Option<String> {
     Some(lines.extract::<Vec<String>>().ok()?.concat())
 }
 
-/// Adds the classes to the module.
+/// Adds the exception classes to the module.
 pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("PyrustNNError", base_class(py))?;

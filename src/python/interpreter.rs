@@ -1,5 +1,10 @@
-//! Starts the embedded interpreter, once, with its home, executable and packages set by us: by default Python takes them from
-//! whatever `python3` stands first in PATH.
+//! Starts the embedded interpreter, once per process.
+//!
+//! By default an embedded interpreter takes its home from the first `python3` in `PATH`. So home, executable and program name are set in
+//! `PyConfig`. `PYTHONPATH` and user packages are ignored.
+//!
+//! The native module must be importable in the binary too. It is added to the table of built-in modules (inittab) as `_core`, and
+//! `bootstrap.py` registers it as `pyrust_nn._core`.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +23,7 @@ use crate::python::environment;
 use crate::python::environment::{Environment, PYTHON_HOME};
 use crate::python::exceptions::from_python;
 
-/// Which environment to use, and whether to make one. Set by the command line: a library installs nothing by itself.
+/// Which environment to use, and whether to create one. Only the command line sets it: a library installs nothing.
 #[derive(Clone, Debug, Default)]
 pub struct EnvironmentChoice {
     pub python_env: Option<PathBuf>,
@@ -26,67 +31,70 @@ pub struct EnvironmentChoice {
     pub offline: bool,
 }
 
-static WANTED: Mutex<Option<EnvironmentChoice>> = Mutex::new(None);
+static CHOICE: Mutex<Option<EnvironmentChoice>> = Mutex::new(None);
 
-/// How far the start has come.
-enum Start {
+/// The state of the interpreter's start.
+enum StartState {
     NotYet,
     Done,
-    /// The interpreter is there but cannot be used, and a process has no second one.
+    /// The start failed. A process cannot start a second interpreter.
     Failed(String),
 }
 
-static START: Mutex<Start> = Mutex::new(Start::NotYet);
+static START: Mutex<StartState> = Mutex::new(StartState::NotYet);
 
-/// Whether the interpreter is ours, from the moment when it begins to start.
-static OURS: AtomicBool = AtomicBool::new(false);
+/// Whether this crate started the interpreter. Set just before the start.
+static EMBEDDED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
-    /// The built-in module `_core`, under the symbol by which CPython names every built-in module. The linker hands it in: `native/`
-    /// defines it and uses everything, this file included, so no arrow may lead there.
+    /// The init function of the module `_core`. `native/` defines it, but uses every other part, so a `use` of it here would be a circle.
+    /// The linker joins the declaration and the definition.
     fn PyInit__core() -> *mut ffi::PyObject;
 }
 
 /// Sets which environment the interpreter will use when it starts.
-pub fn use_environment(wanted: EnvironmentChoice) {
-    *WANTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(wanted);
+pub fn use_environment(choice: EnvironmentChoice) {
+    *CHOICE.lock().unwrap_or_else(PoisonError::into_inner) = Some(choice);
 }
 
-/// Starts Python where it is not running yet.
+/// Starts Python if it is not running.
+///
+/// # Errors
+/// Kind `setup`.
 pub(crate) fn start() -> Result<()> {
-    start_in(|wanted| {
-        let given = wanted.python_env.as_deref();
-        if wanted.setup { environment::find_or_make(given, wanted.offline) } else { environment::find(given) }
+    start_in(|choice| {
+        let given = choice.python_env.as_deref();
+        if choice.setup { environment::find_or_create(given, choice.offline) } else { environment::find(given) }
     })
 }
 
-/// As `start`, but makes no environment.
-pub(crate) fn start_if_there() -> Result<()> {
-    start_in(|wanted| environment::find(wanted.python_env.as_deref()))
+/// Like `start`, but creates no environment.
+pub(crate) fn start_existing() -> Result<()> {
+    start_in(|choice| environment::find(choice.python_env.as_deref()))
 }
 
 fn start_in(environment: impl FnOnce(&EnvironmentChoice) -> Result<Environment>) -> Result<()> {
     let mut start = START.lock().unwrap_or_else(PoisonError::into_inner);
     match &*start {
-        Start::Done => return Ok(()),
-        Start::Failed(why) => {
+        StartState::Done => return Ok(()),
+        StartState::Failed(why) => {
             return Err(error::setup(format!("Python failed to start before in this process: {why}; start a new process")));
         }
         // SAFETY: may be called at any time.
-        Start::NotYet if unsafe { ffi::Py_IsInitialized() } != 0 => return Ok(()),
-        Start::NotYet => {}
+        StartState::NotYet if unsafe { ffi::Py_IsInitialized() } != 0 => return Ok(()),
+        StartState::NotYet => {}
     }
-    let wanted = WANTED.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
-    let environment = environment(&wanted)?;
+    let choice = CHOICE.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+    let environment = environment(&choice)?;
     debug!("Python environment {} ({})", environment.folder.display(), environment.from);
-    OURS.store(true, Ordering::Relaxed);
-    let started =
-        initialize(&environment).and_then(|()| Python::attach(|py| prepare(py, &environment).map_err(|raised| from_python(py, raised))));
+    EMBEDDED.store(true, Ordering::Relaxed);
+    let started = initialize(&environment)
+        .and_then(|()| Python::attach(|py| make_importable(py, &environment).map_err(|raised| from_python(py, raised))));
     *start = match &started {
-        Ok(()) => Start::Done,
+        Ok(()) => StartState::Done,
         Err(cause) => {
-            OURS.store(false, Ordering::Relaxed);
-            Start::Failed(format!("{cause:#}"))
+            EMBEDDED.store(false, Ordering::Relaxed);
+            StartState::Failed(format!("{cause:#}"))
         }
     };
     started
@@ -94,13 +102,13 @@ fn start_in(environment: impl FnOnce(&EnvironmentChoice) -> Result<Environment>)
 
 fn initialize(environment: &Environment) -> Result<()> {
     // SAFETY: the interpreter is not running (checked by the caller under a lock); the configuration is initialized before it is
-    // used and cleared after, and every pointer handed over outlives the call.
+    // used and cleared afterwards, and every pointer outlives the call.
     unsafe {
         ffi::PyImport_AppendInittab(c"_core".as_ptr(), Some(PyInit__core));
         let mut config: ffi::PyConfig = std::mem::zeroed();
         ffi::PyConfig_InitPythonConfig(&raw mut config);
-        // Signals, arguments and user packages are the host's affair; a fixed hash seed makes a run repeatable. SIGPIPE alone
-        // must be ignored, as Python would have it: a connection that the other side closed is an error and no end.
+        // The host handles signals and arguments. A fixed hash seed makes runs reproducible. SIGPIPE must be ignored, as Python does:
+        // writing to a closed connection must be an error and not end the process.
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         config.install_signal_handlers = 0;
         config.parse_argv = 0;
@@ -110,12 +118,12 @@ fn initialize(environment: &Environment) -> Result<()> {
         config.use_hash_seed = 1;
         config.hash_seed = 0;
         let python = environment.python();
-        let mut status = set(&raw mut config, |config| &raw mut (*config).home, Path::new(PYTHON_HOME));
+        let mut status = set_path(&raw mut config, |config| &raw mut (*config).home, Path::new(PYTHON_HOME));
         if ffi::PyStatus_Exception(status) == 0 {
-            status = set(&raw mut config, |config| &raw mut (*config).executable, &python);
+            status = set_path(&raw mut config, |config| &raw mut (*config).executable, &python);
         }
         if ffi::PyStatus_Exception(status) == 0 {
-            status = set(&raw mut config, |config| &raw mut (*config).program_name, &python);
+            status = set_path(&raw mut config, |config| &raw mut (*config).program_name, &python);
         }
         if ffi::PyStatus_Exception(status) == 0 {
             status = ffi::Py_InitializeFromConfig(&raw const config);
@@ -128,24 +136,28 @@ fn initialize(environment: &Environment) -> Result<()> {
                 std::ffi::CStr::from_ptr(status.err_msg).to_string_lossy()
             };
             return Err(error::setup(format!(
-                "Python cannot start from {} ({why}); `pyrust-nn doctor` looks closer",
+                "Python cannot start from {} ({why}); run `pyrust-nn doctor` for details",
                 environment.folder.display()
             )));
         }
-        // Threads attach when they need Python.
+        // Release the GIL. Threads attach when they need Python.
         ffi::PyEval_SaveThread();
     }
     Ok(())
 }
 
-unsafe fn set(config: *mut ffi::PyConfig, field: impl Fn(*mut ffi::PyConfig) -> *mut *mut libc::wchar_t, value: &Path) -> ffi::PyStatus {
+unsafe fn set_path(
+    config: *mut ffi::PyConfig,
+    field: impl Fn(*mut ffi::PyConfig) -> *mut *mut libc::wchar_t,
+    value: &Path,
+) -> ffi::PyStatus {
     let text = CString::new(value.as_os_str().as_bytes()).unwrap_or_default();
-    // SAFETY: `config` is initialized, the field belongs to it, and the text lives until the call is over.
+    // SAFETY: `config` is initialized, the field belongs to it, and the text outlives the call.
     unsafe { ffi::PyConfig_SetBytesString(config, field(config), text.as_ptr()) }
 }
 
-/// Makes `pyrust_nn` importable from the binary's own files, which win over an installed one.
-fn prepare(py: Python<'_>, environment: &Environment) -> PyResult<()> {
+/// Makes `pyrust_nn` importable from the embedded files, which take precedence over an installed package.
+fn make_importable(py: Python<'_>, environment: &Environment) -> PyResult<()> {
     let modules = PyDict::new(py);
     for module in assets::modules() {
         modules.set_item(module.name, (module.path, module.text, module.package))?;
@@ -157,8 +169,8 @@ fn prepare(py: Python<'_>, environment: &Environment) -> PyResult<()> {
     py.run(&code, Some(&globals), None)
 }
 
-/// What Python does at its end for a script: waits for threads, calls what is registered for the end, flushes files. The interpreter
-/// stays: libraries report its end as leaks of theirs.
+/// Ends Python like the end of a script: waits for threads, calls atexit functions, flushes files. The interpreter is not finalized,
+/// because libraries report leaks then.
 pub(crate) fn finish() {
     if started() {
         let done = Python::attach(|py| py.import("pyrust_nn._runtime.host")?.call_method0("finish").map(drop));
@@ -168,26 +180,29 @@ pub(crate) fn finish() {
     }
 }
 
-/// Whether this program started the interpreter (rather than the interpreter the program).
+/// Whether this crate started the interpreter. False if Python is the host.
 pub(crate) fn started() -> bool {
-    OURS.load(Ordering::Relaxed)
+    EMBEDDED.load(Ordering::Relaxed)
 }
 
-/// Notes Ctrl-C and SIGTERM while what it gives lives; nothing where Python is the host, which has handlers of its own.
+/// Records Ctrl-C and SIGTERM until the returned value is dropped. `None` if Python is the host, which has its own handlers.
 pub(crate) fn note_signals() -> Option<Handlers> {
     (!hosted_by_python()).then(Handlers::note_signals)
 }
 
-/// For long work that Python waits for: an error once Ctrl-C or SIGTERM has come, whoever has the handlers.
+/// Checks for Ctrl-C and SIGTERM in long operations that are called from Python.
+///
+/// # Errors
+/// Kind `interrupted`, or the exception of Python's signal handler.
 pub(crate) fn check_signals() -> Result<()> {
     signals::check()?;
     Python::attach(|py| py.check_signals().map_err(anyhow::Error::from))
 }
 
-/// Calls `work` with Python: its logging and streams go to our log, Ctrl-C raises `KeyboardInterrupt`, until it returns.
+/// Calls `work` with Python. Meanwhile Python's logging and streams go to the session's log, and Ctrl-C raises `KeyboardInterrupt`.
 ///
 /// # Errors
-/// Its own (a Python exception becomes one of ours), or kind `setup` where there is no Python environment.
+/// The error of `work` (a Python exception is converted), or kind `setup` if there is no Python environment.
 pub(crate) fn with_python<T>(work: impl FnOnce(Python<'_>) -> Result<T>) -> Result<T> {
     start()?;
     let _signals = Handlers::keep();
@@ -205,13 +220,13 @@ pub(crate) fn with_python<T>(work: impl FnOnce(Python<'_>) -> Result<T>) -> Resu
     })
 }
 
-/// `sys.prefix` of the Python that is the program.
+/// `sys.prefix` of the host. `None` if Python is not the host.
 pub(crate) fn host_prefix() -> Option<PathBuf> {
     let prefix = |py: Python<'_>| py.import("sys")?.getattr("prefix")?.extract();
     hosted_by_python().then(|| Python::attach(prefix).ok()).flatten()
 }
 
-/// Whether Python is the program and this crate a module of it.
+/// Whether Python is the host and this crate a module in it.
 pub(crate) fn hosted_by_python() -> bool {
     // SAFETY: may be called at any time.
     !started() && unsafe { ffi::Py_IsInitialized() } != 0

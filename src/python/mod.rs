@@ -1,5 +1,5 @@
-//! The side that calls Python: its environment, the interpreter, scripts, exceptions and values. It knows no session and no step; what a
-//! script tells goes to a [`host::StepHost`]. PyO3 appears here and in `native/` alone.
+//! Rust calls Python: environment, interpreter, scripts, exceptions and values. This part knows no sessions and steps; scripts report to a
+//! [`host::StepHost`]. Only this part and `native/` import PyO3.
 
 pub(crate) mod convert;
 pub(crate) mod environment;
@@ -14,6 +14,6 @@ pub use pyo3;
 
 pub(crate) use exceptions::from_python;
 pub(crate) use interpreter::{EnvironmentChoice, check_signals, finish, host_prefix, note_signals, started, use_environment, with_python};
-pub(crate) use probe::{Probe, time_rows};
+pub(crate) use probe::{TimingProbe, time_rows};
 pub(crate) use script::{ScriptCall, call_script, called_user_script};
 pub(crate) use transformers::{PythonTransformers, adapter_base, json_lines, model_folder};

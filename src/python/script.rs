@@ -1,4 +1,4 @@
-//! Calls a script's `run(params, session)` and reads its answer.
+//! Calls `run(params, session)` of a script and reads its answer.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,37 +17,37 @@ use crate::python::exceptions::{from_python, to_python};
 use crate::python::host::StepHost;
 use crate::python::interpreter;
 
-/// A script, and what it is called with.
+/// A script and its arguments.
 pub(crate) struct ScriptCall<'a> {
     pub session: &'a str,
     pub step: &'a str,
     pub session_folder: &'a Path,
     pub step_folder: &'a Path,
     pub script: &'a Path,
-    /// Whether the values of a user's script come from the command line, as text.
+    /// Whether parameters of a user's script are strings from the command line.
     pub from_text: bool,
-    /// The user's own script, whose PARAMS are to be checked.
+    /// Whether it is a user's own script, whose PARAMS are checked.
     pub user_script: bool,
     pub params: &'a Map<String, Value>,
     pub host: Arc<dyn StepHost>,
-    /// The checkpoint that a training resumes from.
+    /// The checkpoint from which training resumes.
     pub checkpoint: Option<&'a Path>,
 }
 
-/// What a script gave back.
+/// The answer of a script.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Answer {
     pub outputs: Map<String, Value>,
     pub metrics: Map<String, Value>,
-    /// Parameters that the script resolved.
+    /// Parameters resolved by the script.
     pub params: Map<String, Value>,
     pub result: Value,
-    /// For session.json: versions, device.
+    /// Facts for session.json: versions, device.
     pub facts: Map<String, Value>,
 }
 
-/// The host, as the script's session calls it.
+/// The host as a Python object, called by the script's `session`.
 #[pyclass(frozen)]
 struct NativeHost(Arc<dyn StepHost>);
 
@@ -69,7 +69,7 @@ impl NativeHost {
     fn dataset(&self, py: Python<'_>, name: &str, script: Option<&Bound<'_, PyDict>>) -> PyResult<Py<PyAny>> {
         let mut params = script.map(|_| Map::new());
         for (key, value) in script.into_iter().flatten() {
-            // What JSON lacks is no parameter of a data set.
+            // A value that JSON cannot represent is not a parameter of a data set.
             if let (Ok(key), Ok(value), Some(params)) = (key.extract::<String>(), to_value(&value), &mut params) {
                 params.insert(key, value);
             }
@@ -88,11 +88,15 @@ impl NativeHost {
 
 static USER_SCRIPT: AtomicBool = AtomicBool::new(false);
 
-/// Whether a script of the user's own has run, of which nobody knows what it leaves to the end of the process.
+/// Whether a user's own script has run. It may have left threads or exit handlers.
 pub(crate) fn called_user_script() -> bool {
     USER_SCRIPT.load(Ordering::Relaxed)
 }
 
+/// Starts Python if needed and calls the script.
+///
+/// # Errors
+/// Kind `setup` if Python cannot start, otherwise the error of the script.
 pub(crate) fn call_script(call: &ScriptCall<'_>) -> Result<Answer> {
     USER_SCRIPT.fetch_or(call.user_script, Ordering::Relaxed);
     interpreter::start()?;

@@ -1,4 +1,4 @@
-//! What only Python can do for a data set: render by transformers, read Parquet, make or download a model.
+//! Python functions for data sets: rendering by transformers, reading Parquet, providing models.
 
 use std::path::{Path, PathBuf};
 
@@ -11,29 +11,29 @@ use crate::data::{Conversation, PROBE, Render, RenderError, RenderText, Renderin
 use crate::python::convert::to_object;
 use crate::python::{from_python, interpreter};
 
-/// transformers in the interpreter that runs, or in one that is started where its environment is there already.
+/// Renders with transformers. Starts Python if its environment exists.
 #[derive(Debug)]
 pub(crate) struct PythonTransformers;
 
 impl Transformers for PythonTransformers {
     fn renderer(&self, folder: &Path) -> Result<Option<Box<dyn Render + '_>>> {
-        match interpreter::start_if_there() {
+        match interpreter::start_existing() {
             Ok(()) => {}
             Err(error) if Error::of(&error).kind == Kind::Setup => return Ok(None),
             Err(error) => return Err(error),
         }
         let (template, end_tokens) = Python::attach(|py| {
-            let made = || {
+            let created = || {
                 let template = py.import("pyrust_nn.chat.renderer")?.call_method1("renderer_for", (folder,))?;
                 PyResult::Ok((template.clone().unbind(), template.getattr("end_tokens")?.extract()?))
             };
-            made().map_err(|raised| from_python(py, raised))
+            created().map_err(|raised| from_python(py, raised))
         })?;
         Ok(Some(Box::new(TransformersRenderer { template, turns: TurnFinder::new(end_tokens) })))
     }
 }
 
-/// Renders by transformers.
+/// Renders conversations with transformers.
 struct TransformersRenderer {
     /// `pyrust_nn.chat.renderer.ChatRenderer`
     template: Py<PyAny>,
@@ -50,12 +50,12 @@ impl Render for TransformersRenderer {
             };
             call().map_err(|raised| from_python(py, raised))
         })?;
-        // The interpreter is held for each text only, never while turns are found or warnings written.
+        // The GIL is held only while a text is rendered, not while turns are found or warnings are written.
         self.turns.renderings(conversation, &texts)
     }
 }
 
-/// transformers' template applied to one conversation.
+/// Applies the template of transformers to one conversation.
 struct TransformersText<'a> {
     template: &'a Py<PyAny>,
     index: usize,
@@ -94,17 +94,17 @@ impl RenderText for TransformersText<'_> {
     }
 }
 
-/// The folder of a model that may have to be made or downloaded first.
+/// The folder of a model. Generates or downloads the model if needed.
 pub(crate) fn model_folder(model: &str, offline: bool) -> Result<PathBuf> {
     call("models.sources", "resolved_folder", (model, offline))
 }
 
-/// The model that an adapter was trained on: a folder, `builtin:tiny` or a hub name.
+/// The base model of an adapter: a folder, `builtin:tiny` or a Hub name.
 pub(crate) fn adapter_base(adapter: &Path) -> Result<String> {
     call("models.sources", "adapter_base", (adapter,))
 }
 
-/// A data set of the `datasets` library as a file of JSON lines in the cache.
+/// Converts a data set of the `datasets` library to a JSON lines file in the cache and returns its path.
 pub(crate) fn json_lines(path: &Path) -> Result<PathBuf> {
     call("hf_datasets", "json_lines", (path,))
 }

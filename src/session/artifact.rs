@@ -1,4 +1,4 @@
-//! From a name to an artifact: an existing path, then a session's step, then a name on the hub.
+//! Resolves the name of a model or adapter: an existing path, otherwise a step of a session, otherwise a name on the Hub.
 
 use std::path::{Path, PathBuf};
 
@@ -7,27 +7,30 @@ use anyhow::Result;
 use crate::base::error;
 use crate::session::summary::{Status, Summary};
 
-/// The model made on the spot.
+/// The built-in model, which is generated when it is used.
 pub const TINY: &str = "builtin:tiny";
 
-/// What the caller wants of a step that may have made several things.
+/// The kind of artifact to take from a step with several outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArtifactKind {
     Model,
     Adapter,
 }
 
-/// The absolute folder of a model or adapter, or (for a model) `builtin:tiny` or a hub name as it is.
+/// The absolute folder of a model or adapter. `builtin:tiny` and Hub names of models are returned unchanged.
 ///
-/// `name` may be a folder, a step's folder, `<session>/<step>` below `runs`, or `@<step>` of the session `session`.
-pub fn artifact(name: &str, runs: &Path, session: &str, wanted: ArtifactKind) -> Result<String> {
-    if name == TINY && wanted == ArtifactKind::Model {
+/// `name` may be a folder, a step's folder, `<session>/<step>` in `runs`, or `@<step>` of the session `session`.
+///
+/// # Errors
+/// Kind `model` if it does not exist or the step failed, `usage` if there is no such built-in model.
+pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKind) -> Result<String> {
+    if name == TINY && kind == ArtifactKind::Model {
         return Ok(name.to_string());
     }
     if name.starts_with("builtin:") {
-        return Err(error::usage(match wanted {
-            ArtifactKind::Model => format!("there is no {name}; the model made on the spot is {TINY}"),
-            ArtifactKind::Adapter => format!("{name} is no adapter; give a folder with adapter_config.json or <session>/<step>"),
+        return Err(error::usage(match kind {
+            ArtifactKind::Model => format!("there is no {name}; the only built-in model is {TINY}"),
+            ArtifactKind::Adapter => format!("{name} is not an adapter; give a folder with adapter_config.json or <session>/<step>"),
         }));
     }
     let (path, shown) = match name.strip_prefix('@') {
@@ -39,37 +42,33 @@ pub fn artifact(name: &str, runs: &Path, session: &str, wanted: ArtifactKind) ->
     };
     match path {
         Some(path) if path.is_dir() => {
-            let folder = made_by_step(&path, &shown, wanted)?.unwrap_or(path);
-            let folder = std::fs::canonicalize(&folder).map_err(|_| {
-                error::model(format!("{shown}: {} was made by this step and is gone; run the step again", folder.display()))
-            })?;
+            let folder = step_output(&path, &shown, kind)?.unwrap_or(path);
+            let folder = std::fs::canonicalize(&folder)
+                .map_err(|_| error::model(format!("{shown}: its output {} no longer exists; run the step again", folder.display())))?;
             Ok(folder.to_string_lossy().into_owned())
         }
         Some(path) if path.exists() => Err(error::model(format!("{} is a file; give the model's folder", path.display()))),
         Some(path) => Err(error::model(format!("there is no {shown} ({} does not exist); run that step first", path.display()))),
-        None if wanted == ArtifactKind::Adapter => Err(error::model(format!(
-            "there is no adapter {name}: neither a folder nor a step in {}; give a folder with adapter_config.json or <session>/<step>",
+        None if kind == ArtifactKind::Adapter => Err(error::model(format!(
+            "there is no adapter {name}: it is neither a folder nor a step in {}; give a folder with adapter_config.json or <session>/<step>",
             runs.display()
         ))),
         None if is_hub_name(name) => Ok(name.to_string()),
         None => Err(error::model(format!(
-            "there is no model {name}: not a folder, not a step in {}, and no name that the hub could have; check the path",
+            "there is no model {name}: it is not a folder, a step in {} or a valid Hub name; check the path",
             runs.display()
         ))),
     }
 }
 
-/// What the step whose folder this is has made; nothing where it is no step's folder.
-fn made_by_step(folder: &Path, shown: &str, wanted: ArtifactKind) -> Result<Option<PathBuf>> {
+/// The output of the step in `folder`. `None` if it is not the folder of a step.
+fn step_output(folder: &Path, shown: &str, kind: ArtifactKind) -> Result<Option<PathBuf>> {
     let Some(summary) = Summary::read(folder)? else { return Ok(None) };
     if summary.status == Status::Failure {
-        return Err(error::model(format!(
-            "{shown} failed and made nothing to go on with; see its error in {}",
-            folder.join("summary.json").display()
-        )));
+        return Err(error::model(format!("{shown} failed and has no output; see its error in {}", folder.join("summary.json").display())));
     }
     let output = |name: &str| summary.outputs.get(name).and_then(|path| path.as_str());
-    let made = match wanted {
+    let made = match kind {
         ArtifactKind::Model => output("model").or_else(|| output("adapter")),
         ArtifactKind::Adapter => output("adapter"),
     };
@@ -77,14 +76,14 @@ fn made_by_step(folder: &Path, shown: &str, wanted: ArtifactKind) -> Result<Opti
     match made {
         Some(made) => Ok(Some(session.join(made))),
         None => Err(error::model(format!(
-            "{shown} made no {}, it made: {}",
-            if wanted == ArtifactKind::Model { "model" } else { "adapter" },
+            "{shown} has no output {}, it has: {}",
+            if kind == ArtifactKind::Model { "model" } else { "adapter" },
             if summary.outputs.is_empty() { "nothing".to_string() } else { summary.outputs.keys().cloned().collect::<Vec<_>>().join(", ") }
         ))),
     }
 }
 
-/// The folder of a hub model that was downloaded before, in the hub's own cache (`HF_HUB_CACHE`, `HF_HOME`), with its tokenizer.
+/// The folder of a downloaded Hub model with its tokenizer, in the Hub's cache (`HF_HUB_CACHE`, `HF_HOME`). `None` if it is not there.
 pub(crate) fn downloaded(name: &str) -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = set("HF_HOME").or_else(|| Some(set("HOME")?.join(".cache/huggingface")))?;
@@ -94,7 +93,7 @@ pub(crate) fn downloaded(name: &str) -> Option<PathBuf> {
     folder.join("tokenizer.json").is_file().then_some(folder)
 }
 
-/// `name` or `owner/name`, as the hub allows.
+/// Whether `name` is a valid Hub name: `name` or `owner/name`.
 fn is_hub_name(name: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty()
@@ -124,26 +123,26 @@ mod tests {
         files::write_json(&step.join("summary.json"), &summary).unwrap();
         let wanted = std::fs::canonicalize(step.join("adapter")).unwrap();
         for name in ["s1/finetune_lora", "@finetune_lora", step.to_str().unwrap(), wanted.to_str().unwrap()] {
-            assert_eq!(artifact(name, runs.path(), "s1", ArtifactKind::Adapter).unwrap(), wanted.to_str().unwrap(), "{name}");
+            assert_eq!(resolve_artifact(name, runs.path(), "s1", ArtifactKind::Adapter).unwrap(), wanted.to_str().unwrap(), "{name}");
         }
         for name in ["Qwen/Qwen1.5-0.5B-Chat", "gpt2", TINY] {
-            assert_eq!(artifact(name, runs.path(), "s1", ArtifactKind::Model).unwrap(), name);
+            assert_eq!(resolve_artifact(name, runs.path(), "s1", ArtifactKind::Model).unwrap(), name);
         }
         for name in ["./nowhere", "/no/such/folder", "a/b/c", "builtin:huge", "@no_step", "Qwen/.."] {
-            assert!(artifact(name, runs.path(), "s1", ArtifactKind::Model).is_err(), "{name}");
+            assert!(resolve_artifact(name, runs.path(), "s1", ArtifactKind::Model).is_err(), "{name}");
         }
-        assert!(artifact("Qwen/an-adapter", runs.path(), "s1", ArtifactKind::Adapter).is_err());
+        assert!(resolve_artifact("Qwen/an-adapter", runs.path(), "s1", ArtifactKind::Adapter).is_err());
     }
 
     #[test]
-    fn a_failed_step_is_refused_with_the_place_of_its_error() {
+    fn a_failed_step_is_refused_with_the_path_of_its_summary() {
         let runs = tempfile::tempdir().unwrap();
         let step = runs.path().join("s1/a");
         std::fs::create_dir_all(&step).unwrap();
         let mut summary = Summary::new("finetune_full", "s1", "a");
         summary.status = Status::Failure;
         files::write_json(&step.join("summary.json"), &summary).unwrap();
-        let message = artifact("@a", runs.path(), "s1", ArtifactKind::Model).unwrap_err().to_string();
+        let message = resolve_artifact("@a", runs.path(), "s1", ArtifactKind::Model).unwrap_err().to_string();
         assert!(message.contains("failed") && message.contains("summary.json"), "{message}");
     }
 }

@@ -1,4 +1,5 @@
-//! The lock of a session: one process at a time. It is the system's, so it ends with its process.
+//! The lock of a session: one process at a time. It is the operating system's lock on the file `lock`, so it ends with its process. The
+//! content of the file only names the owner.
 
 use std::fs;
 use std::fs::{File, TryLockError};
@@ -13,7 +14,7 @@ use crate::base::clock::now;
 use crate::base::error;
 use crate::base::files::LockFile;
 
-/// Who holds a session's lock: its `{pid, host, start}`, or nothing.
+/// The owner of a session's lock as `{pid, host, start}`. `None` if it is not locked.
 pub fn lock_owner(folder: &Path) -> Option<Value> {
     let mut file = File::open(folder.join("lock")).ok()?;
     match file.try_lock_shared() {
@@ -26,10 +27,14 @@ pub fn lock_owner(folder: &Path) -> Option<Value> {
     }
 }
 
+/// Locks a session.
+///
+/// # Errors
+/// Kind `busy`, with the owner, if another process holds the lock.
 pub(crate) fn lock(folder: &Path, id: &str) -> Result<LockFile> {
     let path = folder.join("lock");
     let mut file = LockFile::open(&path)?;
-    // A reader that looks whether the lock is held takes it for an instant: try for a while.
+    // `lock_owner` takes the lock for a moment, so retry for a while.
     let until = Instant::now() + Duration::from_millis(300);
     loop {
         match file.try_lock() {
@@ -52,6 +57,7 @@ pub(crate) fn lock(folder: &Path, id: &str) -> Result<LockFile> {
     Ok(file)
 }
 
+/// The host name, or `?`.
 pub(crate) fn host() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "?".into(), |name| name.trim().to_string())
 }

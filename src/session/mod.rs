@@ -1,4 +1,4 @@
-//! Sessions: `runs/<id>/` with its lock, its log, `session.json` and the summaries of its steps; and what is read from them.
+//! Sessions: the folder `runs/<id>/` with its lock, log, `session.json` and the summaries of its steps.
 
 pub(crate) mod artifact;
 pub(crate) mod lock;

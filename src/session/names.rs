@@ -1,4 +1,4 @@
-//! Names of sessions and steps, and where sessions are kept.
+//! Names of sessions and steps, and the folder of the sessions.
 
 use std::path::{Path, PathBuf};
 
@@ -7,31 +7,34 @@ use anyhow::Result;
 use crate::base::clock::stamp;
 use crate::base::error;
 
-/// Ends of names that attempts beside a step use.
+/// Suffixes of the folders of earlier or failed attempts.
 const RESERVED: [&str; 3] = [".failed", ".new", ".old"];
 
-/// Refuses a session's or step's name that is not letters, digits, `.`, `_`, `-`, up to 128, without a leading dot.
+/// Checks the name of a session or step: up to 128 letters, digits, `.`, `_` and `-`, without a leading dot.
+///
+/// # Errors
+/// Kind `usage`.
 pub fn check_name(what: &str, name: &str) -> Result<()> {
     let letters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     if name.is_empty() || name.len() > 128 || name.starts_with('.') || !letters {
         let shown: String = name.chars().take(80).collect();
         return Err(error::usage(format!(
-            "{what} {shown:?} is no name: use letters, digits, '.', '_' and '-', at most 128, without a leading dot"
+            "{what} {shown:?} is not a valid name: use letters, digits, '.', '_' and '-', at most 128, without a leading dot"
         )));
     }
     if what == "step" && RESERVED.iter().any(|end| name.ends_with(end)) {
-        return Err(error::usage(format!("step {name:?} ends in a reserved word ({}); choose another name", RESERVED.join(", "))));
+        return Err(error::usage(format!("step {name:?} has a reserved suffix ({}); choose another name", RESERVED.join(", "))));
     }
     Ok(())
 }
 
-/// A fresh id: the time in UTC and four random digits.
+/// A new session id: the time in UTC and four hexadecimal digits.
 pub fn new_session_id() -> String {
     let (stamp, nanoseconds) = stamp();
     format!("{stamp}-{:04x}", (nanoseconds ^ std::process::id().wrapping_mul(0x9e37_79b9)) & 0xffff)
 }
 
-/// Where sessions are: the given folder, else PYRUST_NN_RUNS, else `runs`.
+/// The folder of the sessions: `given`, otherwise PYRUST_NN_RUNS, otherwise `runs`.
 pub fn runs_dir(given: Option<&Path>) -> PathBuf {
     given
         .filter(|folder| !folder.as_os_str().is_empty())

@@ -1,4 +1,4 @@
-//! The one step that a process runs at a time.
+//! Allows one step at a time in a process.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::base::error;
 
-/// The step that this process runs: never two, for they would share one interpreter, one log and one set of streams.
+/// Held while this process runs a step. Two steps would share the interpreter, the log and the streams.
 pub(crate) struct ProcessGuard(());
 
 static RUNNING: Mutex<Option<String>> = Mutex::new(None);

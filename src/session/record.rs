@@ -1,4 +1,4 @@
-//! A session: `runs/<id>/` with its lock, its log and `session.json`, the list of everything that was run in it.
+//! A session: `runs/<id>/` with its lock, its log and `session.json`, which lists all steps that were run in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,31 +13,34 @@ use crate::base::{error, files};
 use crate::session::lock::{host, lock};
 use crate::session::names::check_name;
 
-/// A session that this process has the lock of.
+/// A session that is locked by this process.
 #[derive(Debug)]
 pub struct Session {
     pub id: String,
     /// `runs/<id>`, absolute.
     pub folder: PathBuf,
     record: Map<String, Value>,
-    /// Held until the session is dropped; the system lets go of it if the process dies.
+    /// Held until the session is dropped. The system releases it if the process dies.
     lock: LockFile,
 }
 
 impl Drop for Session {
-    /// Closing the file would not do: a process that a script has forked has it open, too.
+    /// Unlocks explicitly, because a process that a script forked has the file open too.
     fn drop(&mut self) {
         drop(self.lock.unlock());
     }
 }
 
 impl Session {
-    /// Opens or makes a session and locks it.
+    /// Opens or creates a session and locks it.
+    ///
+    /// # Errors
+    /// Kind `usage` if the name is invalid, `busy` if another process uses the session, `input` if its session.json is damaged.
     pub fn open(runs: &Path, id: &str) -> Result<Session> {
         check_name("session", id)?;
         let folder = runs.join(id);
         files::create_folders(&folder)
-            .with_context(|| format!("session folder {} cannot be made; choose another with --runs-dir", folder.display()))?;
+            .with_context(|| format!("session folder {} cannot be created; choose another with --runs-dir", folder.display()))?;
         let folder = fs::canonicalize(&folder)?;
         let lock = lock(&folder, id)?;
         let record = read_record(&folder)?.unwrap_or_else(|| {
@@ -52,7 +55,7 @@ impl Session {
         self.folder.join("pipeline.log")
     }
 
-    /// Notes that a step begins.
+    /// Records that a step starts.
     pub fn begin(&mut self, task: &str, step: &str, argv: &[String]) -> Result<()> {
         self.record.insert("state".into(), "running".into());
         self.record.insert("version".into(), env!("CARGO_PKG_VERSION").into());
@@ -62,7 +65,7 @@ impl Session {
         self.save()
     }
 
-    /// Notes how it ended, and the kind of its error.
+    /// Records how the step ended, and the kind of its error.
     pub fn end(&mut self, status: crate::Status, kind: Option<Kind>) -> Result<()> {
         let status = serde_json::to_value(status)?;
         let state = if kind == Some(Kind::Interrupted) { "interrupted".into() } else { status.as_str().unwrap_or_default().to_lowercase() };
@@ -75,7 +78,7 @@ impl Session {
         self.save()
     }
 
-    /// Notes facts under one of the record's names; objects are joined. Written at the next begin or end.
+    /// Records a fact under `name`; objects are merged. It is written by the next `begin` or `end`.
     pub fn note(&mut self, name: &str, value: Value) {
         match (self.record.get_mut(name), value) {
             (Some(Value::Object(known)), Value::Object(more)) => known.extend(more),
@@ -88,12 +91,12 @@ impl Session {
     }
 }
 
-/// The record of a session; nothing where there is none.
+/// The record of a session. `None` if it does not exist.
 pub fn read_record(folder: &Path) -> Result<Option<Map<String, Value>>> {
     let path = folder.join("session.json");
     match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
-            error::input(format!("{} is damaged ({cause}); move it away to go on, the steps are not affected", path.display()))
+            error::input(format!("{} is damaged ({cause}); move it away to continue, the steps are not affected", path.display()))
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
@@ -120,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_accepted_name_stays_in_its_folder(name in ".{0,140}") {
+        fn an_accepted_name_stays_in_the_runs_folder(name in ".{0,140}") {
             if check_name("session", &name).is_ok() {
                 let path = Path::new("runs").join(&name);
                 prop_assert_eq!(path.parent(), Some(Path::new("runs")));

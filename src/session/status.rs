@@ -1,4 +1,7 @@
-//! What happened, read from the files alone: no lock, no Python, so that it answers while a step runs.
+//! The state of sessions and steps, and their logs.
+//!
+//! It is read from files only, by Rust, without the lock. So it answers while a step runs: importing torch and saving a model hold Python's
+//! interpreter lock for up to a second.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -14,14 +17,14 @@ use crate::session::names::{check_name, runs_dir};
 use crate::session::record::read_record;
 use crate::session::summary::{Status, Summary};
 
-/// A session's log, whole. Runs directory: PYRUST_NN_RUNS, else `runs`.
+/// The complete log of a session. Runs directory: PYRUST_NN_RUNS, otherwise `runs`.
 pub fn get_status(session: &str) -> Result<String> {
     read_log(&runs_dir(None), session, None)
 }
 
-/// The last lines of a session's log, or all.
+/// The last lines of a session's log, or all of it.
 pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<String> {
-    let folder = existing(runs, session)?;
+    let folder = existing_session(runs, session)?;
     let path = folder.join("pipeline.log");
     let text = match fs::read(&path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -45,30 +48,30 @@ pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<Stri
     })
 }
 
-/// One step's state.
+/// The state of a step.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepState {
     pub step: String,
     pub task: String,
-    /// `success`, `failure`, `running` or `interrupted` (by Ctrl-C or SIGTERM, or its process is gone and left no summary).
+    /// `success`, `failure`, `running` or `interrupted` (by Ctrl-C or SIGTERM, or its process ended without a summary).
     pub state: String,
     pub started_at: String,
     pub finished_at: Option<String>,
 }
 
-/// One session's state.
+/// The state of a session and its steps.
 #[derive(Clone, Debug, Serialize)]
 pub struct SessionState {
     pub session: String,
     pub created: String,
-    /// As of the last step.
+    /// The state of the last step.
     pub state: String,
     pub steps: Vec<StepState>,
 }
 
 /// The state of one session.
 pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
-    let folder = existing(runs, session)?;
+    let folder = existing_session(runs, session)?;
     let record = read_record(&folder)?.unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
     let running = lock_owner(&folder).is_some();
@@ -89,9 +92,9 @@ pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
             started_at: text(&one["started_at"]),
             finished_at: one["finished_at"].as_str().map(ToString::to_string),
         };
-        // An attempt that failed beside an earlier success did not touch it: both are shown.
-        let stands = ["failure", "interrupted"].contains(&step.state.as_str()) && succeeded(&folder.join(&step.step));
-        let step = if stands { StepState { step: format!("{}.failed", step.step), ..step } } else { step };
+        // A failed attempt leaves an earlier success unchanged, so both are shown.
+        let keeps_success = ["failure", "interrupted"].contains(&step.state.as_str()) && succeeded(&folder.join(&step.step));
+        let step = if keeps_success { StepState { step: format!("{}.failed", step.step), ..step } } else { step };
         steps.retain(|earlier| earlier.step != step.step);
         steps.push(step);
     }
@@ -99,7 +102,7 @@ pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
     Ok(SessionState { session: session.to_string(), created: text(record.get("created").unwrap_or(&Value::Null)), state, steps })
 }
 
-/// All sessions, oldest first. Runs directory: `runs`, else PYRUST_NN_RUNS, else `runs`.
+/// All sessions, oldest first. Runs directory: the parameter `runs`, otherwise PYRUST_NN_RUNS, otherwise `runs`.
 pub fn list_sessions(runs: Option<&Path>) -> Result<Vec<SessionState>> {
     let runs = runs_dir(runs);
     let entries = match fs::read_dir(&runs) {
@@ -129,7 +132,11 @@ fn succeeded(step: &Path) -> bool {
     matches!(Summary::read(step), Ok(Some(summary)) if summary.status == Status::Success)
 }
 
-pub(crate) fn existing(runs: &Path, session: &str) -> Result<std::path::PathBuf> {
+/// The folder of a session.
+///
+/// # Errors
+/// Kind `usage` if the name is invalid or there is no such session.
+pub(crate) fn existing_session(runs: &Path, session: &str) -> Result<std::path::PathBuf> {
     check_name("session", session)?;
     let folder = runs.join(session);
     if folder.is_dir() {
@@ -152,7 +159,7 @@ mod tests {
     use crate::session::record::Session;
 
     #[test]
-    fn an_open_step_is_running_and_without_its_process_interrupted() {
+    fn an_open_step_is_running_or_interrupted_if_its_process_ended() {
         let runs = tempfile::tempdir().unwrap();
         let mut session = Session::open(runs.path(), "s1").unwrap();
         session.begin("merge", "merge", &[]).unwrap();

@@ -1,4 +1,4 @@
-//! What a step leaves behind: `summary.json`.
+//! The summary of a step: `summary.json`.
 
 use std::path::{Path, PathBuf};
 
@@ -25,12 +25,12 @@ pub struct Summary {
     pub session: String,
     pub step: String,
     pub status: Status,
-    /// Every parameter, resolved.
+    /// All parameters, resolved.
     pub params: Map<String, Value>,
     /// `model`, `adapter`, `gguf` (a list), `answers`: paths relative to the session's folder.
     pub outputs: Map<String, Value>,
     pub metrics: Map<String, Value>,
-    /// What the script gave back besides: the answers of an inference, or null.
+    /// Further results of the script, such as the answers of an inference, or null.
     #[serde(default)]
     pub result: Value,
     pub error: Option<Error>,
@@ -41,7 +41,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// A summary that starts now, of a step of the user's own making; fill in the rest and call [`write_summary`].
+    /// A new summary with the current time. Fill in the rest and call [`write_summary`].
     pub fn new(task: impl Into<String>, session: impl Into<String>, step: impl Into<String>) -> Summary {
         let now = now();
         Summary {
@@ -60,7 +60,7 @@ impl Summary {
         }
     }
 
-    /// Reads `<folder>/summary.json`; nothing where there is none.
+    /// Reads `<folder>/summary.json`. `None` if it does not exist.
     pub fn read(folder: &Path) -> Result<Option<Summary>> {
         let path = folder.join("summary.json");
         let bytes = match std::fs::read(&path) {
@@ -68,17 +68,18 @@ impl Summary {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
         };
-        let summary = serde_json::from_slice(&bytes).with_context(|| format!("{} is not a summary; remove it to go on", path.display()))?;
+        let summary =
+            serde_json::from_slice(&bytes).with_context(|| format!("{} is not a valid summary; remove it to continue", path.display()))?;
         Ok(Some(summary))
     }
 }
 
-/// Writes a step's summary into its folder in the session (runs directory: PYRUST_NN_RUNS, else `runs`); gives its path.
+/// Writes a summary into its step's folder and returns its path. Runs directory: PYRUST_NN_RUNS, otherwise `runs`.
 pub fn write_summary(summary: &Summary) -> Result<PathBuf> {
     check_name("session", &summary.session)?;
     check_name("step", &summary.step)?;
     let folder = runs_dir(None).join(&summary.session).join(&summary.step);
-    files::create_folders(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    files::create_folders(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
     let path = folder.join("summary.json");
     files::write_json(&path, summary)?;
     Ok(path)

@@ -1,4 +1,5 @@
-//! Checkpoints of a training: whole only after their rename, with a list of their files and hashes, and verified before they are used.
+//! Training checkpoints. A checkpoint gets its name by a rename once it is complete. Its manifest lists the files with their hashes,
+//! which are verified before it is used.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,52 +8,53 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{error, files, hashes, signals};
-use crate::step::inputs::Begun;
+use crate::step::inputs::StepInputs;
 
-/// Their folder in a step's folder.
+/// The folder of the checkpoints in a step's folder.
 pub const FOLDER: &str = "checkpoints";
 const PREFIX: &str = "checkpoint-";
-/// What `checkpoints.py` keeps of a training besides what Trainer does.
+/// Written by `training/checkpoints.py`: the state that Trainer does not save.
 const STATE: &str = "resume.json";
 const MANIFEST: &str = "manifest.json";
 
-/// `manifest.json`: every other file of the checkpoint, by its path in there.
+/// `manifest.json`: all other files of the checkpoint, by relative path.
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
-    files: BTreeMap<String, Entry>,
+    files: BTreeMap<String, ManifestEntry>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
+struct ManifestEntry {
     bytes: u64,
     sha256: String,
 }
 
-/// Writes the manifest into a finished folder, brings all to disk and gives it its name. A broken one of that name makes way.
+/// Writes the manifest into the finished folder `made`, syncs it to disk and renames it to `target`. A damaged checkpoint of that name is
+/// replaced.
 pub fn publish(made: &Path, target: &Path) -> Result<()> {
     let mut manifest = Manifest { files: BTreeMap::new() };
-    list(made, made, &mut manifest.files)?;
+    list_files(made, made, &mut manifest.files)?;
     files::write_json(&made.join(MANIFEST), &manifest)?;
     files::remove(target)?;
     files::publish_folder(made, target)
 }
 
-fn list(root: &Path, folder: &Path, found: &mut BTreeMap<String, Entry>) -> Result<()> {
+fn list_files(root: &Path, folder: &Path, found: &mut BTreeMap<String, ManifestEntry>) -> Result<()> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() {
-            list(root, &path, found)?;
+            list_files(root, &path, found)?;
         } else {
             let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-            found.insert(name, Entry { bytes: entry.metadata()?.len(), sha256: hashes::sha256(&path)? });
+            found.insert(name, ManifestEntry { bytes: entry.metadata()?.len(), sha256: hashes::sha256(&path)? });
         }
     }
     Ok(())
 }
 
-/// What is wrong with a checkpoint; nothing where it is whole.
-fn fault(folder: &Path) -> Result<Option<String>> {
+/// Describes what is wrong with a checkpoint. `None` if it is complete.
+fn defect(folder: &Path) -> Result<Option<String>> {
     let Ok(text) = std::fs::read(folder.join(MANIFEST)) else { return Ok(Some(format!("it has no {MANIFEST}"))) };
     let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return Ok(Some(format!("its {MANIFEST} is damaged"))) };
     for (name, entry) in &manifest.files {
@@ -60,15 +62,15 @@ fn fault(folder: &Path) -> Result<Option<String>> {
         let path = folder.join(name);
         match std::fs::metadata(&path) {
             Err(_) => return Ok(Some(format!("{name} is missing"))),
-            Ok(now) if now.len() != entry.bytes => return Ok(Some(format!("{name} has {} bytes and not {}", now.len(), entry.bytes))),
-            Ok(_) if hashes::sha256(&path)? != entry.sha256 => return Ok(Some(format!("{name} has another content (SHA-256)"))),
+            Ok(now) if now.len() != entry.bytes => return Ok(Some(format!("{name} has {} bytes instead of {}", now.len(), entry.bytes))),
+            Ok(_) if hashes::sha256(&path)? != entry.sha256 => return Ok(Some(format!("{name} has a different content (SHA-256)"))),
             Ok(_) => {}
         }
     }
     Ok(None)
 }
 
-/// The checkpoints of a step by their training steps, the newest first; nothing is verified.
+/// The checkpoints of a step, newest first. They are not verified.
 pub fn all(step: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(step.join(FOLDER)).into_iter().flatten().flatten();
     let mut found: Vec<(u64, PathBuf)> = entries
@@ -79,39 +81,42 @@ pub fn all(step: &Path) -> Vec<PathBuf> {
     found.into_iter().rev().map(|(_, path)| path).collect()
 }
 
-/// The newest whole checkpoint of a step that is resumed, of the same data, model and parameters. Broken newer ones are said and left.
-pub(crate) fn newest(step: &Path, begun: &Begun) -> Result<Option<PathBuf>> {
+/// The newest complete checkpoint of a step. Damaged ones are skipped with a warning.
+///
+/// # Errors
+/// Kind `input` if the checkpoint was made with other parameters.
+pub(crate) fn newest(step: &Path, inputs: &StepInputs) -> Result<Option<PathBuf>> {
     files::remove(&step.join(FOLDER).join(".partial"))?;
     for folder in all(step) {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some(fault) = fault(&folder)? {
-            warning!("{name} is broken and left out: {fault}");
+        if let Some(defect) = defect(&folder)? {
+            warning!("{name} is damaged and skipped: {defect}");
             continue;
         }
-        check_origin(&name, &folder, begun)?;
-        info!("goes on from {name}");
+        check_origin(&name, &folder, inputs)?;
+        info!("resumes from {name}");
         return Ok(Some(folder));
     }
     Ok(None)
 }
 
-/// The device that the training ran on, which `auto` might no longer mean.
+/// The device that the training used. `auto` might choose a different one now.
 pub(crate) fn device(checkpoint: &Path) -> Option<String> {
     let text = std::fs::read(checkpoint.join(STATE)).ok()?;
     let state: serde_json::Value = serde_json::from_slice(&text).ok()?;
     state["device"].as_str().map(ToString::to_string)
 }
 
-fn check_origin(name: &str, folder: &Path, begun: &Begun) -> Result<()> {
-    let Some(origin) = Begun::read(folder)? else {
-        return Err(error::input(format!("{name} does not say what it was made with; run the step anew with overwrite")));
+fn check_origin(name: &str, folder: &Path, inputs: &StepInputs) -> Result<()> {
+    let Some(origin) = StepInputs::read(folder)? else {
+        return Err(error::input(format!("{name} has no begun.json, so its parameters are unknown; restart the step with overwrite")));
     };
-    let changed = origin.changed_params(&begun.params);
+    let changed = origin.changed_params(&inputs.params);
     if changed.is_empty() {
         return Ok(());
     }
     Err(error::input(format!(
-        "the step cannot be resumed, what {name} was made with has changed: {}; put it back as it was, or run the step anew with overwrite",
+        "the step cannot be resumed, because parameters have changed since {name}: {}; restore the original values, or restart the step with overwrite",
         changed.join(", ")
     )))
 }
@@ -122,8 +127,8 @@ mod tests {
 
     use super::*;
 
-    fn begun(seed: u32) -> Begun {
-        Begun::new("finetune_lora", &Map::from_iter([("seed".to_string(), json!(seed))]))
+    fn step_inputs(seed: u32) -> StepInputs {
+        StepInputs::new("finetune_lora", &Map::from_iter([("seed".to_string(), json!(seed))]))
     }
 
     fn step() -> tempfile::TempDir {
@@ -131,7 +136,7 @@ mod tests {
         for number in [5, 10] {
             let made = step.path().join("made");
             std::fs::create_dir_all(made.join("deep")).unwrap();
-            files::write_json(&made.join(crate::step::inputs::FILE), &begun(1)).unwrap();
+            files::write_json(&made.join(crate::step::inputs::FILE), &step_inputs(1)).unwrap();
             std::fs::write(made.join("optimizer.pt"), "state").unwrap();
             std::fs::write(made.join("deep/rng_state.pth"), "state").unwrap();
             std::fs::create_dir_all(step.path().join(FOLDER)).unwrap();
@@ -141,13 +146,13 @@ mod tests {
     }
 
     fn newest_number(step: &Path) -> Option<String> {
-        newest(step, &begun(1)).unwrap().map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        newest(step, &step_inputs(1)).unwrap().map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
     }
 
     #[test]
-    fn a_broken_newest_one_gives_way_to_the_one_before() {
-        type Breaking = fn(&Path);
-        let ways: [Breaking; 5] = [
+    fn a_damaged_checkpoint_is_skipped_for_an_older_one() {
+        type Damage = fn(&Path);
+        let ways: [Damage; 5] = [
             |folder| std::fs::remove_file(folder.join("optimizer.pt")).unwrap(),
             |folder| std::fs::remove_file(folder.join("deep/rng_state.pth")).unwrap(),
             |folder| std::fs::write(folder.join("optimizer.pt"), "STATE").unwrap(),
@@ -165,8 +170,8 @@ mod tests {
     }
 
     #[test]
-    fn another_parameter_is_refused_by_its_name() {
-        let message = newest(step().path(), &begun(2)).unwrap_err().to_string();
+    fn a_changed_parameter_is_named() {
+        let message = newest(step().path(), &step_inputs(2)).unwrap_err().to_string();
         assert!(message.contains("seed (was 1, is 2)"), "{message}");
     }
 }

@@ -1,4 +1,9 @@
-//! Where a step writes, and what happens to earlier results of its name.
+//! The folder of a step, and what happens to earlier results of the same step.
+//!
+//! A step that replaces an earlier success runs in `<step>.new`. A success then replaces the earlier one. A failure becomes
+//! `<step>.failed`, and the earlier success stays. A refused attempt has its summary in `<step>.failed` too.
+//!
+//! A failed step can be run again without `overwrite`, because nothing can be lost. It needs `overwrite` if it has checkpoints.
 
 use std::path::{Path, PathBuf};
 
@@ -11,25 +16,27 @@ use crate::params::interface::Interface;
 use crate::session::summary::{Status, Summary};
 use crate::step::{checkpoints, inputs};
 
-/// Where a step writes while it runs, and where its folder is to stand.
+/// The folder in which a step runs, and its final place.
 #[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) work: PathBuf,
-    home: PathBuf,
+pub(crate) struct StepFolder {
+    pub(crate) working: PathBuf,
+    target: PathBuf,
 }
 
-impl Place {
-    /// The step's own folder where it is free or holds only a failed attempt; beside it (`.new`) where an earlier success is to be
-    /// replaced. What could be lost, a success or an attempt's checkpoints, needs `overwrite`.
-    pub(crate) fn find(session: &Path, step: &str, overwrite: bool, interface: Interface) -> Result<Place> {
-        let home = session.join(step);
-        let written = home.join("summary.json").exists();
-        // A damaged summary may be a success's.
-        let succeeded = written && Summary::read(&home).map_or(true, |summary| summary.is_none_or(|one| one.status == Status::Success));
+impl StepFolder {
+    /// Prepares the folder for a new attempt.
+    ///
+    /// # Errors
+    /// Kind `usage` if a success or checkpoints would be lost without `overwrite`, or if the folder is not a step's.
+    pub(crate) fn prepare(session: &Path, step: &str, overwrite: bool, interface: Interface) -> Result<StepFolder> {
+        let target = session.join(step);
+        let written = target.join("summary.json").exists();
+        // A damaged summary may belong to a success.
+        let succeeded = written && Summary::read(&target).map_or(true, |summary| summary.is_none_or(|one| one.status == Status::Success));
         if succeeded {
             if !overwrite {
                 let id = session.file_name().unwrap_or_default().display();
-                let resume = format!("; `pyrust-nn resume {id}` goes on with a pipeline that was interrupted, another session begins anew");
+                let resume = format!("; `pyrust-nn resume {id}` resumes an interrupted pipeline, or start a new session");
                 return Err(error::usage(format!(
                     "step {step} exists in {}; give {} to replace it, or another step name{}",
                     session.display(),
@@ -37,57 +44,63 @@ impl Place {
                     if interface == Interface::Toml { resume.as_str() } else { "" }
                 )));
             }
-            let work = session.join(format!("{step}.new"));
-            clear(&work)?;
-            return Ok(Place { work, home });
+            let working = session.join(format!("{step}.new"));
+            remove_attempt(&working)?;
+            return Ok(StepFolder { working, target });
         }
-        if let (false, Some(newest)) = (overwrite, checkpoints::all(&home).first()) {
+        if let (false, Some(newest)) = (overwrite, checkpoints::all(&target).first()) {
             return Err(error::usage(format!(
-                "step {step} in {} was interrupted and has checkpoints up to {}; `pyrust-nn resume {}` goes on from there, {} begins anew",
+                "step {step} in {} was interrupted and has checkpoints up to {}; `pyrust-nn resume {}` resumes from there, {} restarts",
                 session.display(),
                 newest.file_name().unwrap_or_default().display(),
                 session.file_name().unwrap_or_default().display(),
                 interface.spell("overwrite")
             )));
         }
-        let ours = ["summary.json", "script.py", inputs::FILE, checkpoints::FOLDER].iter().any(|name| home.join(name).exists());
-        let empty = std::fs::read_dir(&home).is_ok_and(|mut entries| entries.next().is_none());
-        if home.exists() && !ours && !empty {
-            return Err(error::usage(format!("{} is there and no step of ours; choose another step name", home.display())));
+        let is_step = ["summary.json", "script.py", inputs::FILE, checkpoints::FOLDER].iter().any(|name| target.join(name).exists());
+        let empty = std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_none());
+        if target.exists() && !is_step && !empty {
+            return Err(error::usage(format!("{} exists and is not the folder of a step; choose another step name", target.display())));
         }
-        clear(&home)?;
-        Ok(Place { work: home.clone(), home })
+        remove_attempt(&target)?;
+        Ok(StepFolder { working: target.clone(), target })
     }
 
-    /// Where an attempt that did not end stands: the step's own folder, or beside an earlier success that it was to replace.
+    /// The folder of an unfinished attempt: the step's own, or one beside the earlier success that it was to replace.
     pub(crate) fn unfinished(session: &Path, step: &str) -> Option<PathBuf> {
-        let home = session.join(step);
-        let succeeded = matches!(Summary::read(&home), Ok(Some(summary)) if summary.status == Status::Success);
-        let places = if succeeded { vec![format!("{step}.new"), format!("{step}.failed")] } else { vec![step.to_string()] };
-        places.into_iter().map(|name| session.join(name)).find(|folder| folder.join(inputs::FILE).is_file())
+        let target = session.join(step);
+        let succeeded = matches!(Summary::read(&target), Ok(Some(summary)) if summary.status == Status::Success);
+        let names = if succeeded { vec![format!("{step}.new"), format!("{step}.failed")] } else { vec![step.to_string()] };
+        names.into_iter().map(|name| session.join(name)).find(|folder| folder.join(inputs::FILE).is_file())
     }
 
-    /// The place of an attempt that goes on.
-    pub(crate) fn again(session: &Path, step: &str) -> Result<Place> {
-        let home = session.join(step);
-        let found = Place::unfinished(session, step)
+    /// Reopens the folder of an unfinished attempt, to resume it.
+    ///
+    /// # Errors
+    /// Kind `usage` if there is none.
+    pub(crate) fn reopen(session: &Path, step: &str) -> Result<StepFolder> {
+        let target = session.join(step);
+        let found = StepFolder::unfinished(session, step)
             .ok_or_else(|| error::usage(format!("step {step} in {} has nothing to resume", session.display())))?;
-        let work = if found == home { home.clone() } else { session.join(format!("{step}.new")) };
-        if found != work {
-            files::rename(&found, &work).with_context(|| format!("{} cannot be renamed", found.display()))?;
+        let working = if found == target { target.clone() } else { session.join(format!("{step}.new")) };
+        if found != working {
+            files::rename(&found, &working).with_context(|| format!("{} cannot be renamed", found.display()))?;
         }
-        files::remove(&work.join("summary.json"))?;
-        Ok(Place { work, home })
+        files::remove(&working.join("summary.json"))?;
+        Ok(StepFolder { working, target })
     }
 
-    /// Paths as the script gave them, relative to the session, under the step's final name.
+    /// Converts the output paths of the script to paths relative to the session, with the step's final name.
+    ///
+    /// # Errors
+    /// Kind `script` if an output is not a path, `internal` if it does not exist.
     pub(crate) fn outputs(&self, session: &Path, step: &str, given: Map<String, Value>) -> Result<Map<String, Value>> {
         let relative = |path: &Value| -> Result<Value> {
             let named = path.as_str().filter(|path| !path.is_empty());
             let named = named.ok_or_else(|| Error::new(Kind::Script, format!("the script's outputs must be paths, not {path}")))?;
-            let path = self.work.join(named);
+            let path = self.working.join(named);
             anyhow::ensure!(path.exists(), "the script named an output that does not exist: {}", path.display());
-            match path.strip_prefix(&self.work) {
+            match path.strip_prefix(&self.working) {
                 Ok(inner) => Ok(Path::new(step).join(inner).to_string_lossy().into_owned().into()),
                 Err(_) => Ok(path.strip_prefix(session).unwrap_or(&path).to_string_lossy().into_owned().into()),
             }
@@ -104,58 +117,58 @@ impl Place {
             .collect()
     }
 
-    /// Writes the summary and gives the step its place.
-    pub(crate) fn close(&self, session: &Path, summary: &Summary) -> Result<()> {
-        if self.work == self.home {
-            files::create_folders(&self.work)?;
-            return files::write_json(&self.work.join("summary.json"), summary);
+    /// Writes the summary and moves the step to its final place.
+    pub(crate) fn commit(&self, session: &Path, summary: &Summary) -> Result<()> {
+        if self.working == self.target {
+            files::create_folders(&self.working)?;
+            return files::write_json(&self.working.join("summary.json"), summary);
         }
         if summary.status == Status::Failure {
-            // The earlier success stays; what was tried stands beside it.
-            if !self.work.join(inputs::FILE).is_file() {
-                files::remove(&self.work)?;
-                return write_beside(session, summary);
+            // The earlier success stays. The failed attempt is kept beside it.
+            if !self.working.join(inputs::FILE).is_file() {
+                files::remove(&self.working)?;
+                return write_refusal(session, summary);
             }
             let failed = session.join(format!("{}.failed", summary.step));
-            files::create_folders(&self.work)?;
-            files::write_json(&self.work.join("summary.json"), summary)?;
+            files::create_folders(&self.working)?;
+            files::write_json(&self.working.join("summary.json"), summary)?;
             files::remove(&failed)?;
-            return files::publish_folder(&self.work, &failed);
+            return files::publish_folder(&self.working, &failed);
         }
-        files::write_json(&self.work.join("summary.json"), summary)?;
+        files::write_json(&self.working.join("summary.json"), summary)?;
         let old = session.join(format!("{}.old", summary.step));
         files::remove(&old)?;
-        files::replace_folder(&self.work, &self.home, &old)?;
+        files::replace_folder(&self.working, &self.target, &old)?;
         files::remove(&old)
     }
 }
 
-/// Ends replacements that died between their two renames: the step is the new success, or else the old one.
-pub(crate) fn restore(session: &Path) -> Result<()> {
+/// Completes replacements that were interrupted between their two renames. The step becomes the new success, otherwise the old one.
+pub(crate) fn complete_replacements(session: &Path) -> Result<()> {
     for end in [".new", ".old"] {
         for entry in std::fs::read_dir(session)?.flatten() {
-            let Some(home) = entry.file_name().to_str().and_then(|name| name.strip_suffix(end)).map(|step| session.join(step)) else {
+            let Some(target) = entry.file_name().to_str().and_then(|name| name.strip_suffix(end)).map(|step| session.join(step)) else {
                 continue;
             };
             let succeeded = || matches!(Summary::read(&entry.path()), Ok(Some(summary)) if summary.status == Status::Success);
-            if !home.exists() && succeeded() {
-                files::rename(&entry.path(), &home).with_context(|| format!("{} cannot be renamed", entry.path().display()))?;
+            if !target.exists() && succeeded() {
+                files::rename(&entry.path(), &target).with_context(|| format!("{} cannot be renamed", entry.path().display()))?;
             }
         }
     }
     Ok(())
 }
 
-/// Removes an earlier attempt. One with checkpoints stays until the next has begun: a mistyped parameter must not cost them.
-fn clear(folder: &Path) -> Result<()> {
+/// Removes an earlier attempt. One with checkpoints stays until the new attempt has started, so that an invalid parameter does not lose them.
+fn remove_attempt(folder: &Path) -> Result<()> {
     if checkpoints::all(folder).is_empty() { files::remove(folder) } else { Ok(()) }
 }
 
-/// The summary of an attempt that had no place of its own.
-pub(crate) fn write_beside(session: &Path, summary: &Summary) -> Result<()> {
+/// Writes the summary of a refused attempt, which has no folder of its own, to `<step>.failed`.
+pub(crate) fn write_refusal(session: &Path, summary: &Summary) -> Result<()> {
     let failed = session.join(format!("{}.failed", summary.step));
     if !checkpoints::all(&failed).is_empty() {
-        return Ok(()); // an attempt that can be resumed; the log has the refusal
+        return Ok(()); // it can be resumed; the refusal is in the log only
     }
     files::remove(&failed)?;
     files::create_folders(&failed)?;

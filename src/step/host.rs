@@ -1,5 +1,5 @@
-//! A session's step as the host of its script: progress to the terminal and the log, metrics and checkpoints into the step's folder,
-//! dependencies into its inputs.
+//! The host of a step's script: passes progress to the terminal and the log, metrics and checkpoints to the step's folder, and
+//! dependencies to its inputs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,23 +12,23 @@ use crate::base::{files, progress, signals};
 use crate::dataset::StepDatasets;
 use crate::python::host::StepHost;
 use crate::step::checkpoints;
-use crate::step::inputs::Recorder;
+use crate::step::inputs::InputsRecorder;
 
 pub(crate) struct SessionHost {
     metrics: PathBuf,
     progress: Mutex<Progress>,
-    recorder: Arc<Recorder>,
+    recorder: Arc<InputsRecorder>,
     datasets: StepDatasets,
 }
 
 impl SessionHost {
-    pub(crate) fn new(step: &str, folder: &Path, recorder: Arc<Recorder>, datasets: StepDatasets) -> SessionHost {
+    pub(crate) fn new(step: &str, folder: &Path, recorder: Arc<InputsRecorder>, datasets: StepDatasets) -> SessionHost {
         SessionHost { metrics: folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(step)), recorder, datasets }
     }
 }
 
 impl StepHost for SessionHost {
-    /// A step that runs on another thread than Python's first gets no KeyboardInterrupt, so Ctrl-C is looked for here as well.
+    /// Also checks for Ctrl-C, because Python raises KeyboardInterrupt only on its main thread.
     fn progress(&self, done: u64, total: u64, text: &str) -> Result<()> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).report(Update { done, total, text });
         signals::check()

@@ -1,4 +1,7 @@
-//! `<step>/begun.json`: what a step was begun with, kept from its first moment on, so that it can be resumed after any end.
+//! The inputs of a step, written to `<step>/begun.json` when it starts, so that it can be resumed after any interruption.
+//!
+//! A resumed step takes no parameters: it uses those in its begun.json, and the checkpoint must agree with them. The input files are
+//! hashed by threads while Python runs. Hashing stops if the step fails.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,38 +19,38 @@ use crate::base::{error, files, hashes, signals};
 /// The file's name in a step's folder and in a checkpoint.
 pub const FILE: &str = "begun.json";
 
-/// Between two looks whether hashes are there or a signal has come.
+/// How often `finish` checks for hashes and signals.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Parameters that say where and how a step runs, not what comes of it.
-const ABOUT_THE_RUN: [&str; 5] = ["step", "overwrite", "dry_run", "offline", "runs_dir"];
+/// Parameters that do not affect the result of a step.
+const RUN_PARAMS: [&str; 5] = ["step", "overwrite", "dry_run", "offline", "runs_dir"];
 
-/// A step's beginning.
+/// The task, parameters and input files of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begun {
+pub struct StepInputs {
     pub task: String,
-    /// Every parameter as it was checked, before any script decided what was left open.
+    /// All parameters after validation, before the script resolves the open ones.
     pub params: Map<String, Value>,
-    /// The working directory, which relative paths start from.
+    /// The working directory, to which relative paths refer.
     pub cwd: PathBuf,
     pub version: String,
-    /// By parameter (or model), the files that the step depends on.
-    pub inputs: BTreeMap<String, Files>,
+    /// The files that the step depends on, by parameter or model.
+    pub inputs: BTreeMap<String, InputFiles>,
 }
 
-/// A file as it was: absolute path to size and hash.
-pub type Files = BTreeMap<PathBuf, Input>;
+/// Absolute paths with size and hash.
+pub type InputFiles = BTreeMap<PathBuf, InputFile>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Input {
+pub struct InputFile {
     pub bytes: u64,
-    /// None while it is being computed.
+    /// `None` until it is computed.
     pub sha256: Option<String>,
 }
 
-impl Begun {
-    pub(crate) fn new(task: &str, params: &Map<String, Value>) -> Begun {
-        Begun {
+impl StepInputs {
+    pub(crate) fn new(task: &str, params: &Map<String, Value>) -> StepInputs {
+        StepInputs {
             task: task.to_string(),
             params: params.clone(),
             cwd: std::env::current_dir().unwrap_or_default(),
@@ -56,8 +59,11 @@ impl Begun {
         }
     }
 
-    /// Reads `<folder>/begun.json`; nothing where there is none.
-    pub fn read(folder: &Path) -> Result<Option<Begun>> {
+    /// Reads `<folder>/begun.json`. `None` if it does not exist.
+    ///
+    /// # Errors
+    /// Kind `input` if it is damaged, `io` if it cannot be read.
+    pub fn read(folder: &Path) -> Result<Option<StepInputs>> {
         let path = folder.join(FILE);
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
@@ -73,7 +79,7 @@ impl Begun {
         let null = Value::Null;
         let names = self.params.keys().chain(now.keys().filter(|name| !self.params.contains_key(*name)));
         names
-            .filter(|name| !ABOUT_THE_RUN.contains(&name.as_str()))
+            .filter(|name| !RUN_PARAMS.contains(&name.as_str()))
             .filter_map(|name| {
                 let (old, new) = (self.params.get(name).unwrap_or(&null), now.get(name).unwrap_or(&null));
                 (old != new).then(|| format!("{name} (was {old}, is {new})"))
@@ -81,16 +87,19 @@ impl Begun {
             .collect()
     }
 
-    /// Refuses a step whose files are not those that it was begun with.
+    /// Checks that the input files have not changed.
+    ///
+    /// # Errors
+    /// Kind `input`, with the file that changed.
     pub(crate) fn check_inputs(&self) -> Result<()> {
         for (name, known) in &self.inputs {
             for (path, was) in known {
                 let what = match std::fs::metadata(path) {
-                    Err(_) => "is gone",
-                    Ok(now) if now.len() != was.bytes => "has another size than when the step was begun",
+                    Err(_) => "no longer exists",
+                    Ok(now) if now.len() != was.bytes => "has a different size than when the step started",
                     Ok(_) => continue,
                 };
-                return Err(changed(name, &format!("{} {what}", path.display())));
+                return Err(changed_error(name, &format!("{} {what}", path.display())));
             }
             let hashed = known.iter().filter(|(_, was)| was.sha256.is_some()).map(|(path, _)| path.clone());
             let mut other = None;
@@ -100,109 +109,123 @@ impl Begun {
                 }
             })?;
             if let Some(path) = other {
-                return Err(changed(name, &format!("{} has another content (SHA-256) than when the step was begun", path.display())));
+                return Err(changed_error(
+                    name,
+                    &format!("{} has a different content (SHA-256) than when the step started", path.display()),
+                ));
             }
         }
         Ok(())
     }
 }
 
-fn changed(name: &str, what: &str) -> anyhow::Error {
+fn changed_error(name: &str, what: &str) -> anyhow::Error {
     error::input(format!(
-        "the step cannot be resumed, {name} has changed: {what}; put it back as it was, or run the step anew with overwrite"
+        "the step cannot be resumed, {name} has changed: {what}; restore the original, or restart the step with overwrite"
     ))
 }
 
-/// Keeps a running step's begun.json: names of files at once, their hashes as threads of its own have computed them.
+/// Maintains the begun.json of a running step. Files are listed at once; threads add their hashes.
 #[derive(Debug)]
-pub(crate) struct Recorder {
+pub(crate) struct InputsRecorder {
     path: PathBuf,
-    begun: Arc<Mutex<Begun>>,
-    /// Put to false, the threads end soon: a step that is interrupted does not wait for gigabytes.
-    wanted: Arc<AtomicBool>,
+    recorded: Arc<Mutex<StepInputs>>,
+    /// Set to false to stop the threads: an interrupted step must not wait until gigabytes are hashed.
+    active: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Recorder {
+impl InputsRecorder {
     /// Writes begun.json into the step's folder.
-    pub(crate) fn begin(folder: &Path, begun: Begun) -> Result<Recorder> {
+    pub(crate) fn begin(folder: &Path, recorded: StepInputs) -> Result<InputsRecorder> {
         let path = folder.join(FILE);
-        files::write_json(&path, &begun)?;
-        Ok(Recorder { path, begun: Arc::new(Mutex::new(begun)), wanted: Arc::new(AtomicBool::new(true)), threads: Mutex::default() })
+        files::write_json(&path, &recorded)?;
+        Ok(InputsRecorder {
+            path,
+            recorded: Arc::new(Mutex::new(recorded)),
+            active: Arc::new(AtomicBool::new(true)),
+            threads: Mutex::default(),
+        })
     }
 
-    /// Notes the files, or a model's folder, that a parameter stands for. A resumed step refuses others than it began with.
+    /// Records the files, or the model folder, of a parameter.
+    ///
+    /// # Errors
+    /// Kind `input` if the step is resumed and the files differ from the recorded ones.
     pub(crate) fn add(&self, name: &str, paths: &[PathBuf]) -> Result<()> {
-        let found: Files = paths
+        let found: InputFiles = paths
             .iter()
-            .flat_map(|path| listed(path))
+            .flat_map(|path| relevant_files(path))
             .filter_map(|file| {
                 let bytes = file.metadata().ok()?.len();
-                Some((file, Input { bytes, sha256: None }))
+                Some((file, InputFile { bytes, sha256: None }))
             })
             .collect();
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         if found.is_empty() {
             return Ok(());
         }
-        let known = begun.inputs.iter().find(|(_, files)| files.keys().eq(found.keys()));
+        let known = recorded.inputs.iter().find(|(_, files)| files.keys().eq(found.keys()));
         let name = match known {
-            // A step killed in its first seconds has not all hashes.
+            // If the step was killed early, some hashes are missing.
             Some((_, files)) if files.values().all(|input| input.sha256.is_some()) => return Ok(()),
             Some((name, _)) => name.clone(),
-            None => match begun.inputs.get(name) {
-                Some(known) => return same(name, known, &found),
+            None => match recorded.inputs.get(name) {
+                Some(known) => return check_same_files(name, known, &found),
                 None => name.to_string(),
             },
         };
-        begun.inputs.entry(name.clone()).or_insert_with(|| found.clone());
-        files::write_json(&self.path, &*begun)?;
-        drop(begun);
+        recorded.inputs.entry(name.clone()).or_insert_with(|| found.clone());
+        files::write_json(&self.path, &*recorded)?;
+        drop(recorded);
         self.hash(name, found.into_keys().collect());
         Ok(())
     }
 
     fn hash(&self, name: String, paths: Vec<PathBuf>) {
-        let (begun, wanted, kept) = (Arc::clone(&self.begun), Arc::clone(&self.wanted), self.path.clone());
+        let (recorded, active, kept) = (Arc::clone(&self.recorded), Arc::clone(&self.active), self.path.clone());
         let thread = std::thread::spawn(move || {
-            let check = || if wanted.load(Ordering::Relaxed) { Ok(()) } else { Err(signals::interrupted()) };
+            let check = || if active.load(Ordering::Relaxed) { Ok(()) } else { Err(signals::interrupted()) };
             let hashed = hashes::each_file(paths, &check, &mut |path, hash| {
-                let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(input) = begun.inputs.get_mut(&name).and_then(|files| files.get_mut(path)) {
+                let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(input) = recorded.inputs.get_mut(&name).and_then(|files| files.get_mut(path)) {
                     input.sha256 = Some(hash.to_string());
                 }
             });
             if hashed.is_err() {
                 return;
             }
-            // What cannot be written here is found out by the step itself.
-            drop(files::write_json(&kept, &*begun.lock().unwrap_or_else(PoisonError::into_inner)));
+            // If this fails, the step itself fails to write too and reports it.
+            drop(files::write_json(&kept, &*recorded.lock().unwrap_or_else(PoisonError::into_inner)));
         });
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     }
 
-    /// Writes what is known so far into another folder: a checkpoint's.
+    /// Writes the current state into a checkpoint's folder.
     pub(crate) fn copy_to(&self, folder: &Path) -> Result<()> {
-        files::write_json(&folder.join(FILE), &*self.begun.lock().unwrap_or_else(PoisonError::into_inner))
+        files::write_json(&folder.join(FILE), &*self.recorded.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits for the hashes and gives them. Ctrl-C ends the waiting.
+    /// Waits for the hashes and returns them.
+    ///
+    /// # Errors
+    /// Kind `interrupted` after Ctrl-C.
     pub(crate) fn finish(&self) -> Result<Vec<(PathBuf, String)>> {
         for thread in self.take_threads() {
             while !thread.is_finished() {
-                signals::check().inspect_err(|_| self.wanted.store(false, Ordering::Relaxed))?;
+                signals::check().inspect_err(|_| self.active.store(false, Ordering::Relaxed))?;
                 std::thread::sleep(POLL);
             }
             drop(thread.join());
         }
-        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = begun.inputs.values().flatten();
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = recorded.inputs.values().flatten();
         Ok(all.filter_map(|(path, input)| Some((path.clone(), input.sha256.clone()?))).collect())
     }
 
-    /// Waits for no more hashes.
-    pub(crate) fn give_up(&self) {
-        self.wanted.store(false, Ordering::Relaxed);
+    /// Stops hashing.
+    pub(crate) fn cancel(&self) {
+        self.active.store(false, Ordering::Relaxed);
         for thread in self.take_threads() {
             drop(thread.join());
         }
@@ -213,9 +236,9 @@ impl Recorder {
     }
 }
 
-/// The same files elsewhere are the same input: a model that was downloaded again.
-fn same(name: &str, known: &Files, found: &Files) -> Result<()> {
-    let by_name = |files: &Files| -> BTreeMap<String, Input> {
+/// Checks that files in a different place have the same names and contents, such as a model that was downloaded again.
+fn check_same_files(name: &str, known: &InputFiles, found: &InputFiles) -> Result<()> {
+    let by_name = |files: &InputFiles| -> BTreeMap<String, InputFile> {
         files.iter().map(|(path, input)| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), input.clone())).collect()
     };
     let (was, mut now) = (by_name(known), by_name(found));
@@ -229,14 +252,14 @@ fn same(name: &str, known: &Files, found: &Files) -> Result<()> {
         let equal =
             now.get(file).is_some_and(|other| other.bytes == input.bytes && (input.sha256.is_none() || input.sha256 == other.sha256));
         if !equal {
-            return Err(changed(name, &format!("{file} is another one")));
+            return Err(changed_error(name, &format!("{file} is a different file")));
         }
     }
     Ok(())
 }
 
-/// The files of a model's folder that matter, or the file itself; nothing for a name on the hub.
-fn listed(path: &Path) -> Vec<PathBuf> {
+/// The relevant files of a model's folder, or the file itself. Empty for a Hub name.
+fn relevant_files(path: &Path) -> Vec<PathBuf> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let Ok(entries) = std::fs::read_dir(&absolute) else {
         return if absolute.is_file() { vec![absolute] } else { Vec::new() };
@@ -252,19 +275,19 @@ mod tests {
 
     use super::*;
 
-    fn begun(params: &Value) -> Begun {
-        Begun::new("finetune_lora", params.as_object().unwrap())
+    fn recorded(params: &Value) -> StepInputs {
+        StepInputs::new("finetune_lora", params.as_object().unwrap())
     }
 
     #[test]
-    fn a_file_that_changed_or_went_away_is_named() {
+    fn a_changed_or_missing_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data.json");
         std::fs::write(&data, "[1]").unwrap();
-        let recorder = Recorder::begin(folder.path(), begun(&json!({}))).unwrap();
+        let recorder = InputsRecorder::begin(folder.path(), recorded(&json!({}))).unwrap();
         recorder.add("dataset_path", std::slice::from_ref(&data)).unwrap();
         assert_eq!(recorder.finish().unwrap().len(), 1);
-        let kept = Begun::read(folder.path()).unwrap().unwrap();
+        let kept = StepInputs::read(folder.path()).unwrap().unwrap();
         kept.check_inputs().unwrap();
         for change in [Some("[2]"), Some("[1, 2]"), None] {
             match change {
@@ -277,13 +300,13 @@ mod tests {
     }
 
     #[test]
-    fn a_model_elsewhere_is_the_same_only_with_the_same_bytes() {
+    fn a_model_in_another_folder_is_accepted_only_with_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in [("a", "x"), ("b", "x"), ("c", "y")] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
             std::fs::write(folder.path().join(name).join("model.safetensors"), text).unwrap();
         }
-        let recorder = Recorder::begin(folder.path(), begun(&json!({}))).unwrap();
+        let recorder = InputsRecorder::begin(folder.path(), recorded(&json!({}))).unwrap();
         recorder.add("model", &[folder.path().join("a")]).unwrap();
         recorder.finish().unwrap();
         recorder.add("model", &[folder.path().join("b")]).unwrap();
@@ -292,8 +315,8 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_differ_are_named_but_not_where_it_runs() {
-        let old = begun(&json!({"seed": 1, "learning_rate": 0.1, "runs_dir": null}));
+    fn changed_parameters_are_named_except_run_parameters() {
+        let old = recorded(&json!({"seed": 1, "learning_rate": 0.1, "runs_dir": null}));
         let new = json!({"seed": 1, "learning_rate": 0.2, "runs_dir": "elsewhere"});
         assert_eq!(old.changed_params(new.as_object().unwrap()), ["learning_rate (was 0.1, is 0.2)"]);
         assert!(old.changed_params(&old.params.clone()).is_empty());

@@ -1,4 +1,4 @@
-//! One step of a session: its story, its folder, what it depends on, its checkpoints.
+//! One step of a session: how it runs, its folder, its inputs, its checkpoints.
 
 pub(crate) mod checkpoints;
 pub(crate) mod folder;
@@ -7,5 +7,5 @@ pub(crate) mod inputs;
 pub(crate) mod request;
 pub(crate) mod run;
 
-pub(crate) use request::{Outcome, Request};
-pub(crate) use run::{RUN_ORIGIN, refused, run_step};
+pub(crate) use request::{Request, StepOutcome};
+pub(crate) use run::{RUN_ORIGIN, record_refusal, run_step};

@@ -1,4 +1,4 @@
-//! What to run, and what came of it.
+//! The request to run a step, and its outcome.
 
 use anyhow::Result;
 use serde_json::{Map, Value};
@@ -7,23 +7,23 @@ use crate::params::interface::Interface;
 use crate::params::task::Task;
 use crate::session::summary::Summary;
 
-/// What to run.
+/// The step to run.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub task: &'static Task,
-    /// None: a fresh id.
+    /// `None`: a new id is made.
     pub session: Option<String>,
-    /// The subject and the parameters that were given, by name.
+    /// The given parameters, by name.
     pub given: Map<String, Value>,
     pub interface: Interface,
-    /// Go on with the attempt that stands there.
+    /// Resume the unfinished attempt.
     pub resume: bool,
-    /// The pipeline that the step is part of, for session.json.
+    /// The pipeline of the step, for session.json.
     pub plan: Option<Value>,
 }
 
 impl Request {
-    /// A step by itself, from its beginning.
+    /// A new run of a single step.
     pub fn new(task: &'static Task, session: Option<String>, given: Map<String, Value>, interface: Interface) -> Request {
         Request { task, session, given, interface, resume: false, plan: None }
     }
@@ -34,14 +34,14 @@ impl Request {
     }
 }
 
-/// What came of it: the summary, and the error where it failed. A failure before there was a session has a summary too, unwritten.
+/// The summary of a step, and the error if it failed. If the session could not be opened, the summary is not on disk.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct StepOutcome {
     pub summary: Summary,
     pub error: Option<anyhow::Error>,
 }
 
-impl Outcome {
+impl StepOutcome {
     /// The summary, or the error.
     pub fn into_result(self) -> Result<Summary> {
         match self.error {

@@ -1,4 +1,4 @@
-//! The whole story of one step: parameters, session, input checks, Python, summary.
+//! Runs one step: checks parameters and inputs, opens the session, calls Python, writes the summary.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,8 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::base::clock::now;
-use crate::base::error::Error;
-use crate::base::signals::SESSION;
+use crate::base::error::{Error, Kind};
 use crate::base::{error, files, logging, progress, signals};
 use crate::dataset::{DATASETS, StepDatasets};
 use crate::params::interface::Interface;
@@ -17,22 +16,22 @@ use crate::params::param_type::ParamType;
 use crate::params::validate::resolve;
 use crate::python;
 use crate::python::{ScriptCall, note_signals};
-use crate::session::artifact::{ArtifactKind, artifact};
+use crate::session::artifact::{ArtifactKind, resolve_artifact};
 use crate::session::names::{check_name, new_session_id, runs_dir};
 use crate::session::process::ProcessGuard;
 use crate::session::record::Session;
 use crate::session::summary::{Status, Summary};
-use crate::step::folder::{Place, write_beside};
+use crate::step::folder::{StepFolder, write_refusal};
 use crate::step::host::SessionHost;
-use crate::step::inputs::{Begun, Recorder};
-use crate::step::request::{Outcome, Request};
+use crate::step::inputs::{InputsRecorder, StepInputs};
+use crate::step::request::{Request, StepOutcome};
 use crate::step::{checkpoints, folder};
 
-/// The origin of the log record that says how a step failed.
+/// The origin of the log record with a failed step's error.
 pub(crate) const RUN_ORIGIN: &str = module_path!();
 
 /// Runs one step.
-pub fn run_step(request: Request) -> Outcome {
+pub fn run_step(request: Request) -> StepOutcome {
     let started = Instant::now();
     let session = request.session.clone().unwrap_or_else(new_session_id);
     let text = |name: &str| request.given.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -48,16 +47,16 @@ pub fn run_step(request: Request) -> Outcome {
         summary.status = Status::Failure;
         summary.error.get_or_insert_with(|| Error::of(error));
     }
-    Outcome { summary, error }
+    StepOutcome { summary, error }
 }
 
-/// Checks everything that can be checked without Python, and does nothing.
+/// Checks everything that can be checked without Python. Changes nothing.
 fn dry_run(request: &Request, runs: &Path, summary: &mut Summary) -> Result<()> {
     check_name("session", &summary.session)?;
     check_name("step", &summary.step)?;
     summary.params = resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)?;
     request.task.source(summary.params[request.task.input.name].as_str().unwrap_or_default())?;
-    inputs(request, &summary.params, runs, &summary.session).map(drop)
+    resolve_inputs(request, &summary.params, runs, &summary.session).map(drop)
 }
 
 fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: Instant) -> Result<()> {
@@ -65,33 +64,33 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     check_name("step", &summary.step)?;
     let _one_at_a_time = ProcessGuard::begin(&summary.session, &summary.step)?;
     let mut session = Session::open(runs, &summary.session)?;
-    folder::restore(&session.folder)?;
+    folder::complete_replacements(&session.folder)?;
     let _log = logging::attach(&session.log_path())?;
     let argv = argv();
     debug!("pyrust-nn {} in {}: {}", env!("CARGO_PKG_VERSION"), std::env::current_dir().unwrap_or_default().display(), argv.join(" "));
-    // A program that embeds us, or the binary: Python, where it is the host, has handlers of its own.
+    // Needed in the binary and in a Rust host. A Python host has its own handlers.
     let _handlers = note_signals();
-    let place = if request.resume {
-        Place::again(&session.folder, &summary.step)
+    let step_folder = if request.resume {
+        StepFolder::reopen(&session.folder, &summary.step)
     } else {
-        Place::find(&session.folder, &summary.step, request.given.get("overwrite") == Some(&Value::Bool(true)), request.interface)
+        StepFolder::prepare(&session.folder, &summary.step, request.given.get("overwrite") == Some(&Value::Bool(true)), request.interface)
     };
-    // A pipeline that is refused leaves what is to be resumed.
-    if let (Some(plan), Ok(_)) = (&request.plan, &place) {
+    // If the step is refused, session.json keeps the plan of the pipeline that can be resumed.
+    if let (Some(plan), Ok(_)) = (&request.plan, &step_folder) {
         session.note("plan", plan.clone());
     }
     session.begin(&summary.task, &summary.step, &argv)?;
-    let result = place.as_ref().map_err(|error| error::usage(error.to_string())).and_then(|place| {
-        let again = if request.resume { "is resumed" } else { "begins" };
-        info!("step {} of session {} {again}: {}", summary.step, summary.session, request.task.about);
-        work(request, &mut session, runs, place, summary)
+    let result = step_folder.as_ref().map_err(|error| error::usage(error.to_string())).and_then(|step_folder| {
+        let verb = if request.resume { "resumes" } else { "starts" };
+        info!("step {} of session {} {verb}: {}", summary.step, summary.session, request.task.about);
+        execute(request, &mut session, runs, step_folder, summary)
     });
+    let result = result.map_err(|error| with_resume_command(error, &summary.session));
     progress::clear();
     summary.finished_at = now();
     summary.duration_s = started.elapsed().as_secs_f64();
     if let Err(error) = &result {
-        let mut error = Error::of(error);
-        error.message = error.message.replace(SESSION, &summary.session);
+        let error = Error::of(error);
         summary.status = Status::Failure;
         if let Some(traceback) = &error.traceback {
             debug!("{traceback}");
@@ -100,12 +99,12 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         failure!("step {} failed ({}): {}{causes}", summary.step, error.kind.name(), error.message);
         summary.error = Some(error);
     }
-    let written = match &place {
-        Ok(place) => place.close(&session.folder, summary),
-        Err(_) => write_beside(&session.folder, summary),
+    let written = match &step_folder {
+        Ok(step_folder) => step_folder.commit(&session.folder, summary),
+        Err(_) => write_refusal(&session.folder, summary),
     };
     match &written {
-        // What was made may be whole, but nobody is told of it.
+        // The outputs may be complete, but without a summary the step has not succeeded.
         Err(error) if result.is_ok() => {
             let error = Error::of(error);
             failure!("step {} failed ({}): {}", summary.step, error.kind.name(), error.message);
@@ -118,48 +117,59 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     result.and(written)
 }
 
+/// Adds to an interruption how the step is resumed. Other errors are returned unchanged.
+fn with_resume_command(error: anyhow::Error, session: &str) -> anyhow::Error {
+    let read = Error::of(&error);
+    if read.kind != Kind::Interrupted {
+        return error;
+    }
+    let message = format!("{}; finished steps stay, `pyrust-nn resume {session}` resumes this one", read.message);
+    Error { message, ..read }.into()
+}
+
 fn argv() -> Vec<String> {
     std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
-fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, summary: &mut Summary) -> Result<()> {
+fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &StepFolder, summary: &mut Summary) -> Result<()> {
     signals::check()?; // between two steps
     let task = request.task;
     let params = resolve(task.name, task.all_params(), request.given.clone(), request.interface)?;
     summary.params.clone_from(&params);
     let subject = params[task.input.name].as_str().unwrap_or_default();
     let source = task.source(subject)?;
-    let (begun, checkpoint) = if request.resume { goes_on(&place.work)? } else { (Begun::new(task.name, &params), None) };
-    let Inputs { mut for_script, files, datasets } = inputs(request, &params, runs, &session.id)?;
+    let (step_inputs, checkpoint) =
+        if request.resume { resume_point(&step_folder.working)? } else { (StepInputs::new(task.name, &params), None) };
+    let ResolvedInputs { mut for_script, files, datasets } = resolve_inputs(request, &params, runs, &session.id)?;
     debug!("parameters: {}", Value::Object(params.clone()));
     signals::check()?;
 
     if checkpoint.is_none() {
-        files::remove(&place.work)?; // what an interrupted attempt left
+        files::remove(&step_folder.working)?; // the remains of an interrupted attempt
     }
     if let Some(device) = checkpoint.as_deref().and_then(checkpoints::device) {
         for_script.insert("device".into(), device.into());
     }
-    files::create_folders(&place.work).with_context(|| format!("{} cannot be made", place.work.display()))?;
-    let recorder = Arc::new(Recorder::begin(&place.work, begun)?);
+    files::create_folders(&step_folder.working).with_context(|| format!("{} cannot be created", step_folder.working.display()))?;
+    let recorder = Arc::new(InputsRecorder::begin(&step_folder.working, step_inputs)?);
     for (name, paths) in files {
         recorder.add(name, &paths)?;
     }
-    let script = place.work.join("script.py");
+    let script = step_folder.working.join("script.py");
     files::write_whole(&script, source.as_bytes())?;
     let answer = python::call_script(&ScriptCall {
         session: &session.id,
         step: &summary.step,
         session_folder: &session.folder,
-        step_folder: &place.work,
+        step_folder: &step_folder.working,
         script: &script,
         from_text: request.interface == Interface::Cli,
         user_script: task.script.is_none(),
         params: &for_script,
-        host: Arc::new(SessionHost::new(&summary.step, &place.work, Arc::clone(&recorder), datasets)),
+        host: Arc::new(SessionHost::new(&summary.step, &step_folder.working, Arc::clone(&recorder), datasets)),
         checkpoint: checkpoint.as_deref(),
     });
-    let mut answer = answer.inspect_err(|_| recorder.give_up())?;
+    let mut answer = answer.inspect_err(|_| recorder.cancel())?;
     if let Some(Value::Object(sources)) = answer.facts.shift_remove("sources") {
         for (name, folder) in &sources {
             recorder.add(name, &[folder.as_str().unwrap_or_default().into()])?;
@@ -177,39 +187,39 @@ fn work(request: &Request, session: &mut Session, runs: &Path, place: &Place, su
     summary.params.extend(std::mem::take(&mut answer.params));
     summary.metrics = answer.metrics;
     summary.result = answer.result;
-    summary.outputs = place.outputs(&session.folder, &summary.step, answer.outputs)?;
+    summary.outputs = step_folder.outputs(&session.folder, &summary.step, answer.outputs)?;
     Ok(())
 }
 
-/// What an attempt was begun with, nothing of it changed, and its newest whole checkpoint. Without one it begins anew.
-fn goes_on(folder: &Path) -> Result<(Begun, Option<PathBuf>)> {
-    let begun = Begun::read(folder)?.ok_or_else(|| error::usage(format!("{} has nothing to resume", folder.display())))?;
-    begun.check_inputs()?;
-    let checkpoint = checkpoints::newest(folder, &begun)?;
+/// The inputs of an interrupted attempt, verified to be unchanged, and its newest complete checkpoint. Without a checkpoint the step restarts.
+fn resume_point(folder: &Path) -> Result<(StepInputs, Option<PathBuf>)> {
+    let step_inputs = StepInputs::read(folder)?.ok_or_else(|| error::usage(format!("{} has nothing to resume", folder.display())))?;
+    step_inputs.check_inputs()?;
+    let checkpoint = checkpoints::newest(folder, &step_inputs)?;
     if checkpoint.is_none() {
-        info!("there is no whole checkpoint, so the step begins anew");
+        info!("there is no complete checkpoint, so the step restarts");
     }
-    Ok((begun, checkpoint))
+    Ok((step_inputs, checkpoint))
 }
 
-/// What a step works on, resolved and read before Python starts.
-struct Inputs {
-    /// The parameters that the script gets.
+/// The inputs of a step, resolved and read before Python starts.
+struct ResolvedInputs {
+    /// The parameters for the script.
     for_script: Map<String, Value>,
     /// The files that the step depends on, by parameter.
     files: Vec<(&'static str, Vec<PathBuf>)>,
     datasets: StepDatasets,
 }
 
-fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: &str) -> Result<Inputs> {
+fn resolve_inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: &str) -> Result<ResolvedInputs> {
     let mut for_script = params.clone();
     let mut files = Vec::new();
     for param in request.task.all_params() {
         let Some(given) = params[param.name].as_str() else { continue };
         match param.value_type {
             ParamType::Model | ParamType::Adapter => {
-                let wanted = if param.value_type == ParamType::Model { ArtifactKind::Model } else { ArtifactKind::Adapter };
-                let found = artifact(given, runs, session, wanted)?;
+                let kind = if param.value_type == ParamType::Model { ArtifactKind::Model } else { ArtifactKind::Adapter };
+                let found = resolve_artifact(given, runs, session, kind)?;
                 if found != given {
                     debug!("{} {given} is {found}", param.name);
                 }
@@ -228,32 +238,49 @@ fn inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: 
             files.push((name, datasets.prepare_ahead(name)?));
         }
     }
-    Ok(Inputs { for_script, files, datasets })
+    Ok(ResolvedInputs { for_script, files, datasets })
 }
 
-/// A step that the command line could not read: its session gets a summary of the failure all the same.
-pub fn refused(request: &Request, error: Error) -> Summary {
+/// Writes a Failure summary for a step whose command line is invalid.
+pub fn record_refusal(request: &Request, error: Error) -> Summary {
     let mut summary = Summary::new(request.task.name, request.session.clone().unwrap_or_default(), request.task.name);
     let text = |name: &str| request.given.get(name).and_then(Value::as_str);
     summary.step = text("step").unwrap_or(request.task.name).to_string();
     summary.params = request.given.clone();
     summary.status = Status::Failure;
     let runs = runs_dir(text("runs_dir").map(Path::new));
-    let kept = (|| -> Result<()> {
+    let written = (|| -> Result<()> {
         check_name("step", &summary.step)?;
         let mut session = Session::open(&runs, &summary.session)?;
         let _log = logging::attach(&session.log_path())?;
         session.begin(&summary.task, &summary.step, &argv())?;
         failure!("step {} failed (usage): {}", summary.step, error.message);
         summary.error = Some(error.clone());
-        match Place::find(&session.folder, &summary.step, false, request.interface) {
-            Ok(place) => place.close(&session.folder, &summary)?,
-            Err(_) => write_beside(&session.folder, &summary)?,
+        match StepFolder::prepare(&session.folder, &summary.step, false, request.interface) {
+            Ok(step_folder) => step_folder.commit(&session.folder, &summary)?,
+            Err(_) => write_refusal(&session.folder, &summary)?,
         }
         session.end(Status::Failure, Some(error.kind))
     })();
-    // What could not be kept is said by the caller's own message.
-    drop(kept);
+    // If the summary cannot be written, the caller still reports `error`.
+    drop(written);
     summary.error = Some(error);
     summary
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interruption_says_how_to_resume_and_changes_no_text() {
+        let cause = "OSError: /data/SESSION/a.json";
+        let interrupted = || Error { causes: vec![cause.into()], ..Error::of(&signals::interrupted()) };
+        let error = Error::of(&with_resume_command(interrupted().into(), "s1"));
+        let message = "interrupted (Ctrl-C or SIGTERM); finished steps stay, `pyrust-nn resume s1` resumes this one";
+        assert_eq!((error.kind, error.message.as_str()), (Kind::Interrupted, message));
+        assert_eq!(error.causes, [cause]);
+        let other = Error::new(Kind::Input, "there is no file /data/SESSION/a.json");
+        assert_eq!(Error::of(&with_resume_command(other.clone().into(), "s1")), other);
+    }
 }

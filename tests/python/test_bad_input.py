@@ -33,7 +33,7 @@ DATA = {
     "truncated": ('[{"messages": [', ["line 1", "invalid JSON", "EOF"]),
     "not a list": ('{"a": 1}', ["not a list"]),
     "a number": ("12", ["not a list"]),
-    "empty list": ("[]", ["holds no conversations"]),
+    "empty list": ("[]", ["contains no conversations"]),
     "no assistant": (json.dumps([{"messages": [USER]}]), ["[0]", "no assistant turn"]),
     "unknown role": (json.dumps([{"messages": [{"role": "human", "content": "x"}, ANSWER]}]), ['"human"', 'did you mean "user"']),
     "empty content": (json.dumps([{"messages": [USER, {"role": "assistant", "content": " "}]}]), ["messages[1].content", "is empty"]),
@@ -111,7 +111,7 @@ def test_parameters(fault: str, runs: Path, data_json: str, cli: Cli) -> None:
 def test_a_pipe_is_no_data_set(tmp_path: Path, runs: Path, cli: Cli) -> None:
     os.mkfifo(tmp_path / "pipe.json")
     done = cli("finetune-lora", "--session", "s", "--model", "builtin:tiny", "--dataset-path", "pipe.json", "--runs-dir", runs, timeout=30)
-    assert done.returncode == 2 and "no regular file" in done.stderr
+    assert done.returncode == 2 and "not a regular file" in done.stderr
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path, runs: Path, data_json: str) -> None:

@@ -70,7 +70,7 @@ def test_compiled_layers_learn_the_same_and_are_saved_under_the_same_names(
             assert (second[name] - tensor).abs().mean() < 1e-5, name
 
 
-def test_a_killed_compiled_training_goes_on(runs: Path, few: Path, binary: Path) -> None:
+def test_a_killed_compiled_training_resumes(runs: Path, few: Path, binary: Path) -> None:
     pyrust_nn.finetune_lora("plain", TINY, dataset_path=few, lora_dropout=0.0, runs_dir=runs, **GIVEN | {"num_epochs": 6})
     given = GIVEN | {"num_epochs": 6, "lora_dropout": 0.0, "model": TINY, "dataset_path": few, "session": "s", "runs_dir": runs}
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]

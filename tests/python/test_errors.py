@@ -59,3 +59,22 @@ def test_a_kind_has_its_exit_code_and_says_its_name(kind: str, cli: Cli, tmp_pat
     assert document["error"]["kind"] == kind, done.stdout + done.stderr
     assert done.returncode == documented()[kind][0]
     assert document["error"]["message"].strip()
+
+
+def test_the_texts_of_an_error_are_kept_even_with_the_word_SESSION(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "SESSION"
+    folder.mkdir()
+    cause = "OSError: /data/SESSION/a.json"
+    failing = "def run(params, session):\n    raise OSError('/data/SESSION/a.json')\n"
+    stopped = (
+        "import os, signal\ndef run(params, session):\n    try:\n        raise OSError('/data/SESSION/a.json')\n"
+        "    except OSError:\n        os.kill(os.getpid(), signal.SIGINT)\n        session.progress(1, 1)\n"
+    )
+    errors = {}
+    for name, text in (("failing", failing), ("stopped", stopped)):
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+        errors[name] = json.loads(cli("script", f"SESSION/{name}.py", "--session", name, "--json").stdout)["error"]
+    assert errors["failing"]["message"] == cause
+    command = "interrupted (Ctrl-C or SIGTERM); finished steps stay, `pyrust-nn resume stopped` resumes this one"
+    assert errors["stopped"]["message"] == command
+    assert cause in errors["stopped"]["causes"]

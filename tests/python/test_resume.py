@@ -143,7 +143,7 @@ def test_killed_at_any_steps_a_training_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_running_step_and_resume_goes_on_from_it(
+def test_a_signal_saves_the_running_step_and_it_resumes_from_there(
     number: int, runs: Path, dataset: Path, base: Path, binary: Path, cli: Cli, undisturbed: dict[str, Path]
 ) -> None:
     step = runs / "s/finetune_lora"
@@ -162,7 +162,7 @@ def test_a_signal_saves_the_running_step_and_resume_goes_on_from_it(
     done = cli("resume", "s", "--runs-dir", runs, "--json")
     assert done.returncode == 0, done.stderr
     assert [one["status"] for one in json.loads(done.stdout)["steps"]] == ["Success"]
-    assert f"goes on from {saved.name}" in (runs / "s/pipeline.log").read_text()
+    assert f"resumes from {saved.name}" in (runs / "s/pipeline.log").read_text()
     assert same_end(step, undisturbed["finetune_lora"], "finetune_lora")
 
 
@@ -182,20 +182,20 @@ def break_bit(checkpoint: Path) -> None:
     ("breaking", "words"),
     [
         (break_half_written, "it has no manifest.json"),
-        (break_bit, "adapter_model.safetensors has another content"),
+        (break_bit, "adapter_model.safetensors has a different content"),
         (lambda checkpoint: (checkpoint / "optimizer.pt").unlink(), "optimizer.pt is missing"),
         (lambda checkpoint: (checkpoint / "rng_state.pth").write_bytes(b""), "rng_state.pth has 0 bytes"),
     ],
 )
-def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(
+def test_a_damaged_checkpoint_is_skipped_for_an_older_one(
     copy: Path, runs: Path, undisturbed: dict[str, Path], breaking: Callable[[Path], None], words: str
 ) -> None:
     checkpoints = sorted((copy / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     breaking(checkpoints[-1])
     pyrust_nn.resume("s", runs_dir=runs)
     log = (runs / "s/pipeline.log").read_text()
-    assert f"{checkpoints[-1].name} is broken and left out: {words}" in log
-    assert f"goes on from {checkpoints[-2].name}" in log
+    assert f"{checkpoints[-1].name} is damaged and skipped: {words}" in log
+    assert f"resumes from {checkpoints[-2].name}" in log
     assert same_end(copy, undisturbed["finetune_lora"], "finetune_lora")
 
 
@@ -203,7 +203,7 @@ def test_without_a_complete_checkpoint_the_step_restarts(copy: Path, runs: Path,
     for checkpoint in (copy / "checkpoints").glob("checkpoint-*"):
         (checkpoint / "scheduler.pt").unlink()
     pyrust_nn.resume("s", "finetune_lora", runs_dir=runs)
-    assert "no whole checkpoint, so the step begins anew" in (runs / "s/pipeline.log").read_text()
+    assert "no complete checkpoint, so the step restarts" in (runs / "s/pipeline.log").read_text()
     assert same_end(copy, undisturbed["finetune_lora"], "finetune_lora")
 
 
@@ -213,13 +213,13 @@ def edited(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def test_what_has_changed_is_refused_by_its_name_and_put_back_it_goes_on(
+def test_a_changed_input_is_refused_by_name_and_once_restored_the_step_resumes(
     copy: Path, runs: Path, dataset: Path, base: Path, undisturbed: dict[str, Path]
 ) -> None:
     weights = base / "model.safetensors"
     for file, change, words in (
         (dataset, lambda: edited(dataset, "Answer 3", "Answer 4"), "dataset_path has changed: .*few.json"),
-        (dataset, dataset.unlink, "dataset_path has changed: .*few.json is gone"),
+        (dataset, dataset.unlink, "dataset_path has changed: .*few.json no longer exists"),
         (weights, lambda: weights.write_bytes(weights.read_bytes()[:-1] + b"\1"), "model has changed: .*model.safetensors"),
         (copy / "begun.json", lambda: edited(copy / "begun.json", "0.001", "0.002"), r"learning_rate \(was 0.001, is 0.002\)"),
     ):
@@ -300,7 +300,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_of_training_goes_on_exactly(way: str, runs: Path, dataset: Path, base: Path, undisturbed: dict[str, Path]) -> None:
+def test_every_way_of_training_resumes_exactly(way: str, runs: Path, dataset: Path, base: Path, undisturbed: dict[str, Path]) -> None:
     task, given = WAYS[way]
     if way == "a stack":
         given = given | {"checkpoint_lora": undisturbed["finetune_lora"] / "adapter"}
@@ -331,7 +331,7 @@ def test_experts_whose_files_name_them_otherwise_than_memory_does_go_on_exactly(
     (step / "summary.json").unlink()
     edited(runs / "s/session.json", '"status": "Success"', '"status": null')
     pyrust_nn.resume("s", runs_dir=runs)
-    assert "goes on from checkpoint-5" in (runs / "s/pipeline.log").read_text()
+    assert "resumes from checkpoint-5" in (runs / "s/pipeline.log").read_text()
     assert same_end(step, runs / "whole/finetune_full", "finetune_full")
 
 
@@ -368,7 +368,7 @@ model = "@tune"
 """
 
 
-def test_a_pipeline_goes_on_where_it_was_interrupted(
+def test_a_pipeline_resumes_where_it_was_interrupted(
     runs: Path, dataset: Path, binary: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "count.py").write_text("def run(params, session):\n    open('ran', 'a').write('x')\n")
@@ -381,7 +381,7 @@ def test_a_pipeline_goes_on_where_it_was_interrupted(
     done = cli("resume", "s", "--runs-dir", runs)
     assert done.returncode == 0, done.stderr
     assert [line.split()[:2] for line in done.stdout.splitlines()[1:3]] == [["tune", "success"], ["merge", "success"]]
-    assert "goes on from checkpoint-1" in (runs / "s/pipeline.log").read_text()
+    assert "resumes from checkpoint-1" in (runs / "s/pipeline.log").read_text()
     assert (tmp_path / "ran").read_text() == "x"
     assert (runs / "s/merge/model/model.safetensors").is_file()
     assert [json.loads(line)["step"] for line in (runs / "s/tune/metrics.jsonl").read_text().splitlines()] == list(range(1, 31))

@@ -193,7 +193,7 @@ def test_an_adapter_that_stands_alone_flattens_to_itself(tower: list[Path], runs
         assert (adapter / name).read_bytes() == (tower[0] / name).read_bytes()
 
 
-def test_an_interrupted_stack_goes_on_to_the_same_bytes(home: Path, tower: list[Path], runs: Path) -> None:
+def test_an_interrupted_stack_resumes_to_the_same_bytes(home: Path, tower: list[Path], runs: Path) -> None:
     given: dict[str, Any] = {"checkpoint_lora": tower[1], "checkpoint_mode": "stack", "save_steps": 3, "lora_rank": 4, "runs_dir": runs}
     train(home, 3, "up", session="whole", **given)
     shutil.copytree(runs / "whole", runs / "s", symlinks=True)
@@ -214,7 +214,7 @@ def test_an_interrupted_stack_goes_on_to_the_same_bytes(home: Path, tower: list[
     finally:
         parent.write_bytes(before)
     pyrust_nn.resume("s", runs_dir=runs)
-    assert "goes on from checkpoint-3" in (runs / "s/pipeline.log").read_text()
+    assert "resumes from checkpoint-3" in (runs / "s/pipeline.log").read_text()
     for name in (WEIGHTS, "parents/1/" + WEIGHTS, "parents/2/" + WEIGHTS, "lineage.json"):
         assert (step / "adapter" / name).read_bytes() == (runs / "whole/up/adapter" / name).read_bytes()
 

@@ -137,9 +137,9 @@ def test_the_kernels_refuse_what_does_not_fit():
     good = [torch.zeros(3, 8).numpy(), torch.zeros(5, 8).numpy(), 2, torch.zeros(3).numpy(), torch.zeros(3).numpy(), None]
     _core.softmax_pass(*good)
     for at, wrong in ((0, torch.zeros(3, 16)), (1, torch.zeros(8, 5).T), (3, torch.zeros(4)), (5, torch.zeros(3, 9))):
-        with pytest.raises(ValueError, match="kernels take fp32"):
+        with pytest.raises(ValueError, match="kernels need contiguous fp32"):
             _core.softmax_pass(*good[:at], wrong.numpy(), *good[at + 1 :])
-    with pytest.raises(ValueError, match="kernels take fp32"):
+    with pytest.raises(ValueError, match="kernels need contiguous fp32"):
         _core.swiglu(1, *(torch.zeros(size).numpy() for size in (4, 4, 5)))
 
 

@@ -1,4 +1,8 @@
-"""The process's environment while a step runs: what libraries read from `os.environ`, and the network, which `--offline` denies."""
+"""The process's environment while a step runs: what libraries read from `os.environ`, and the network, which `--offline` denies.
+
+`HF_HUB_OFFLINE` has no effect if it is set after huggingface_hub was imported. `local_files_only=True` and an audit
+hook on sockets work at any time, so they are used too.
+"""
 
 from __future__ import annotations
 

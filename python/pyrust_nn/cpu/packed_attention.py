@@ -4,6 +4,9 @@ While `packed_attention` is entered, a model's forward takes `row_lengths`, a li
 its one sequence, [1, tokens]; `position_ids` restart with each row. Projections, MLPs and norms process all tokens at once.
 Attention processes each row separately by the plain causal kernel, so there is neither padding nor a mask. On CUDA
 flash-attention's kernel for variable lengths does the same if it is installed.
+
+On a CPU the kernel is `src/kernels/attention` if the processor has AVX-512, otherwise torch's. Models with recurrent
+layers are not packed, nor is training with NEFTune, whose noise depends on the length of a row.
 """
 
 from __future__ import annotations

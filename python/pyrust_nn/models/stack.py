@@ -3,6 +3,10 @@
 An adapter's folder holds its parents in `parents/1`, `parents/2` and so on, oldest first, each as peft's files;
 lineage.json lists them under `stack`. In memory all of them are active adapters of one PeftModel. Every adapter of a stack
 consists of low-rank pairs only, so that a stack can always be merged and flattened.
+
+A parent stays a separate adapter. It is copied into the new adapter's folder and loaded without dropout. Merging it
+into a base in bf16 would lose part of its change, and a reference to another folder would break if that folder is
+moved. DoRA is excluded, because its result depends on the base, and several of them do not add up to one adapter.
 """
 
 from __future__ import annotations

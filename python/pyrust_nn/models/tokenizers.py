@@ -1,6 +1,9 @@
 """Tokenizers: their files, and the library's object where a step needs to encode or decode.
 
 A step that has token ids already, or only weights, needs the files alone (`TokenizerFiles`).
+
+Tokenizers are copied as files, so a step's output has the tokenizer of its model byte for byte. Only GGUF conversion
+and inference load a tokenizer. They share it as long as its files stay the same.
 """
 
 from __future__ import annotations

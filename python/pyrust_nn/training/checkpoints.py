@@ -4,6 +4,9 @@ Trainer saves weights, optimizer, scheduler, gradient scaler, its own state, and
 and CUDA. Beside them are `resume.json` (see `resuming`), `begun.json` (parameters and hashes of data and model) and
 `manifest.json` (every file with its hash). Rust writes the last two, and chooses and verifies the checkpoint of a resumed
 step.
+
+Trainer accepts an incomplete folder as a checkpoint. A checkpoint is therefore written under a temporary name and
+renamed when it is complete.
 """
 
 from __future__ import annotations

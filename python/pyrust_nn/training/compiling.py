@@ -4,6 +4,10 @@ Each decoder layer is compiled in place (`Module.compile`), so modules, paramete
 are dynamic, since micro-batches rarely have the same number of tokens. Losses equal uncompiled ones except for rounding,
 and for dropout in the last layer, which without `compile` is drawn for target tokens only (see `target_rows`). Embedding,
 output layer and loss are not compiled, nor is attention over packed rows, whose lengths differ each time.
+
+The lengths of packed rows are hidden from torch, which would otherwise compile again for each number of rows. With
+gradient checkpointing the parts of a layer are compiled separately, because torch does not compile a checkpointed layer
+that contains a graph break, and does not report this.
 """
 
 from __future__ import annotations

@@ -2,6 +2,14 @@
 
 `resume.json` holds what Trainer does not save: the device, the precision, the number of threads (which decides how sums
 are rounded), the packages' versions, the losses since the last line of metrics.jsonl.
+
+Without these corrections a training that Trainer resumes differs from an uninterrupted one:
+
+* It trains one step more if the checkpoint is from the last step within an epoch.
+* It omits the evaluation of an epoch if the checkpoint was written before that evaluation. This also shifts dropout.
+* It loses the losses since the last log line.
+* It skips weights whose names differ between files and memory, with only a warning.
+* It does not restore the number of threads.
 """
 
 from __future__ import annotations

@@ -3,6 +3,13 @@
 The logits, [tokens, vocabulary], take most of a small model's memory and time, but only the positions that predict a
 target enter the loss. So the hidden states of those positions are gathered before the matrix is applied (see
 `linear_cross_entropy`). Loss and gradients equal those of transformers' `ForCausalLMLoss` except for rounding.
+
+This happens inside the model's forward pass, where FSDP has gathered the weights. The replacement is active during one
+forward pass only.
+
+On a CPU the gradient of a trained vocabulary is added in place, in the forward pass of the loss and the backward pass
+of the embedding. Autograd would allocate a matrix of 311 MB for each of the two in every micro-batch. A scaled loss is
+refused there.
 """
 
 from __future__ import annotations

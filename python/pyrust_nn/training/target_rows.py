@@ -2,7 +2,8 @@
 
 Only the positions that predict a target enter the loss. Keys and values need every token; the output projection, the MLP
 and everything after them need only those positions. This saves a third of a small model's last layer or more, and does
-not change the loss. (Dropout draws its numbers for fewer positions, so it draws different ones.)
+not change the loss. (Dropout draws its numbers for fewer positions, so they differ from those of transformers; their
+distribution is the same.)
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 For Trainer a training step is one batch: it reads the number of batches once, and rows would be lost if that changed.
 `training_step` divides the rows of the step into micro-batches (see `batches`).
+
+If memory runs out, the step restarts with smaller micro-batches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-//! Folders, and the names of files and folders.
+//! Creates, renames, removes and publishes folders.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,25 +8,25 @@ use anyhow::{Context, Result};
 
 use super::operation::{Operation, operation};
 
-/// Makes a folder that does not exist, in one that does.
+/// Creates a folder. Its parent must exist.
 pub fn create_folder(path: &Path) -> io::Result<()> {
     operation(Operation::CreateFolder, path)?;
     fs::create_dir(path)
 }
 
-/// Makes a folder and those above it, as far as they do not exist.
+/// Creates a folder and its missing parents.
 pub fn create_folders(path: &Path) -> io::Result<()> {
     operation(Operation::CreateFolder, path)?;
     fs::create_dir_all(path)
 }
 
-/// Gives a file or folder another name. It lasts a power loss only once the folder is brought to disk.
+/// Renames a file or folder. The new name survives a power loss only after the parent folder is synced.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     operation(Operation::Rename, from)?;
     fs::rename(from, to)
 }
 
-/// Removes a file or folder that may not be there.
+/// Removes a file or folder if it exists.
 pub fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -36,24 +36,24 @@ pub fn remove(path: &Path) -> Result<()> {
     removed.with_context(|| format!("{} cannot be removed", path.display()))
 }
 
-/// Brings everything in a finished folder to disk and gives it its name. `target` must not exist.
+/// Syncs everything in the finished folder `made` to disk and renames it to `target`, which must not exist.
 pub fn publish_folder(made: &Path, target: &Path) -> Result<()> {
-    publish_in_place_of(made, target, None)
+    publish_or_replace(made, target, None)
 }
 
-/// As `publish_folder`, but `target` exists and becomes `old`, at the last moment.
+/// Like `publish_folder`, but `target` exists and is renamed to `old` just before.
 pub fn replace_folder(made: &Path, target: &Path, old: &Path) -> Result<()> {
-    publish_in_place_of(made, target, Some(old))
+    publish_or_replace(made, target, Some(old))
 }
 
-fn publish_in_place_of(made: &Path, target: &Path, old: Option<&Path>) -> Result<()> {
+fn publish_or_replace(made: &Path, target: &Path, old: Option<&Path>) -> Result<()> {
     let published = (|| -> io::Result<()> {
         sync_tree(made)?;
         old.map_or(Ok(()), |old| rename(target, old))?;
         rename(made, target)?;
         sync_parent(target)
     })();
-    published.with_context(|| format!("{} cannot take its place at {}", made.display(), target.display()))
+    published.with_context(|| format!("{} cannot be renamed to {}", made.display(), target.display()))
 }
 
 fn sync_tree(folder: &Path) -> io::Result<()> {
@@ -68,7 +68,7 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
     sync_one(folder)
 }
 
-/// Brings the folder of a file to disk: a rename lasts only then.
+/// Syncs the parent folder of a file to disk, which makes a rename durable.
 pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => sync_one(Path::new(".")),
@@ -77,7 +77,7 @@ pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Brings a file, or the names in a folder, to disk.
+/// Syncs a file, or the names in a folder, to disk.
 pub(super) fn sync_one(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     operation(Operation::Sync, path)?;

@@ -1,4 +1,4 @@
-//! A file that stands for a lock of the system's, which ends with its process, and tells who holds it.
+//! A lock file. The lock is the operating system's, so it ends with its process; the content names the owner.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::operation::{Operation, operation};
 
-/// A lock file that is open. Its lock ends when it is dropped, unless a forked process has it open, too.
+/// An open lock file. The lock ends on drop, unless a forked process has the file open too.
 #[derive(Debug)]
 pub struct LockFile {
     path: PathBuf,
@@ -14,7 +14,7 @@ pub struct LockFile {
 }
 
 impl LockFile {
-    /// Opens the file, made where it does not exist; it is not locked yet.
+    /// Opens the file, or creates it. It is not locked yet.
     pub fn open(path: &Path) -> io::Result<LockFile> {
         operation(Operation::Open, path)?;
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
@@ -38,7 +38,7 @@ impl LockFile {
         Ok(self.file.metadata()?.len() == 0)
     }
 
-    /// Replaces what the file says, in place: a rename would lose the lock.
+    /// Replaces the content in place. A rename would lose the lock.
     pub fn set(&mut self, text: &str) -> io::Result<()> {
         operation(Operation::Truncate, &self.path)?;
         self.file.set_len(0)?;

@@ -1,5 +1,5 @@
-//! Every write of the Rust core goes through here: whole files and folders are made beside their place, brought to disk and
-//! renamed; lines are appended in one write. Each change of the file system passes `operation`, where a test can let it fail.
+//! All writes of the Rust core. Files and folders are made under a temporary name, synced to disk and renamed; lines are appended in one
+//! write. Every change of the file system passes `operation`, where tests can inject errors.
 
 mod folder;
 mod lock;

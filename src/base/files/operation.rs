@@ -1,14 +1,14 @@
-//! The one point that every change of the file system passes, where a fault can be injected: in tests, and in a build with the
-//! feature `fault-injection`. Without them nothing is left of it.
+//! The hook that every change of the file system calls. Tests, and builds with the feature `fault-injection`, can make it fail. In other
+//! builds it compiles to nothing.
 
 use std::io;
 use std::path::Path;
 
-/// What is about to be done to a file or folder.
+/// A change of a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     CreateFolder,
-    /// Opened for writing, and made where it does not exist.
+    /// Opened for writing, and created if it does not exist.
     Open,
     Write,
     Truncate,
@@ -17,7 +17,7 @@ pub(crate) enum Operation {
     Remove,
 }
 
-/// Called before each change. An error that it returns stands for one of the system's.
+/// Called before each change. A returned error is treated like an error of the operating system.
 #[cfg(not(any(test, feature = "fault-injection")))]
 #[inline]
 pub(super) fn operation(_: Operation, _: &Path) -> io::Result<()> {
@@ -29,12 +29,12 @@ pub(super) use faults::operation;
 #[cfg(test)]
 pub(crate) use faults::with_fault;
 
-/// Faults injected.
+/// Fault injection.
 ///
-/// A unit test uses `with_fault` on a folder of its own. A whole process reads two variables, once:
-/// `PYRUST_NN_FAULT=<number>:<errno name>` lets the operation of that number (from 1) fail, such as `3:ENOSPC`;
-/// `PYRUST_NN_FAULT_TRACE=<file>` gets a line `<number> <kind> <path>` for each operation. A trace without a fault enumerates the
-/// places, so a test runs once for the trace and once for each of its lines.
+/// A unit test uses `with_fault` on its own folder. A process reads two environment variables, once:
+/// `PYRUST_NN_FAULT=<number>:<errno name>` makes the operation of that number (from 1) fail, such as `3:ENOSPC`;
+/// `PYRUST_NN_FAULT_TRACE=<file>` gets a line `<number> <kind> <path>` for each operation. A trace without a fault lists the
+/// operations, so a test runs once for the trace and once for each of its lines.
 #[cfg(any(test, feature = "fault-injection"))]
 mod faults {
     use std::fs::OpenOptions;
@@ -44,30 +44,30 @@ mod faults {
 
     use super::{Operation, Path, io};
 
-    /// The operation that fails, counted from 1, and with which error number.
-    type Fault = (usize, i32);
+    /// The number of the failing operation, from 1, and its errno.
+    type InjectedFault = (usize, i32);
 
     #[derive(Debug)]
-    struct Plan {
-        /// Only what happens in here counts; the empty path is everything.
+    struct FaultPlan {
+        /// Only operations in this folder count; the empty path means all.
         folder: PathBuf,
-        fault: Option<Fault>,
+        fault: Option<InjectedFault>,
         passed: Vec<(Operation, PathBuf)>,
         trace: Option<PathBuf>,
     }
 
-    /// Empty as long as nobody asks for faults or a trace.
-    static PLANS: LazyLock<Mutex<Vec<Plan>>> = LazyLock::new(|| Mutex::new(of_process().into_iter().collect()));
+    /// Empty if neither faults nor a trace are requested.
+    static PLANS: LazyLock<Mutex<Vec<FaultPlan>>> = LazyLock::new(|| Mutex::new(plan_from_env().into_iter().collect()));
 
-    fn of_process() -> Option<Plan> {
-        let fault = std::env::var("PYRUST_NN_FAULT")
-            .ok()
-            .map(|text| read(&text).unwrap_or_else(|| panic!("PYRUST_NN_FAULT={text} is not <number>:<errno name>, such as 3:ENOSPC")));
+    fn plan_from_env() -> Option<FaultPlan> {
+        let fault = std::env::var("PYRUST_NN_FAULT").ok().map(|text| {
+            parse_fault(&text).unwrap_or_else(|| panic!("PYRUST_NN_FAULT={text} is not <number>:<errno name>, such as 3:ENOSPC"))
+        });
         let trace = std::env::var_os("PYRUST_NN_FAULT_TRACE").map(PathBuf::from);
-        (fault.is_some() || trace.is_some()).then(|| Plan { folder: PathBuf::new(), fault, passed: Vec::new(), trace })
+        (fault.is_some() || trace.is_some()).then(|| FaultPlan { folder: PathBuf::new(), fault, passed: Vec::new(), trace })
     }
 
-    fn read(text: &str) -> Option<Fault> {
+    fn parse_fault(text: &str) -> Option<InjectedFault> {
         let (number, name) = text.split_once(':')?;
         let code = match name {
             "EACCES" => libc::EACCES,
@@ -81,14 +81,14 @@ mod faults {
         number.parse().ok().filter(|number| *number > 0).map(|number| (number, code))
     }
 
-    /// Counts an operation and lets it fail where that was asked for.
+    /// Counts an operation, and fails if a fault is planned for it.
     pub(in super::super) fn operation(kind: Operation, path: &Path) -> io::Result<()> {
         let mut plans = PLANS.lock().unwrap_or_else(PoisonError::into_inner);
         for plan in plans.iter_mut().filter(|plan| path.starts_with(&plan.folder)) {
             plan.passed.push((kind, path.to_path_buf()));
             let number = plan.passed.len();
             if let Some(trace) = &plan.trace {
-                // A trace that cannot be written must not look like the fault.
+                // A trace that cannot be written must not be mistaken for the injected fault.
                 let line = format!("{number} {kind:?} {}\n", path.display());
                 let written = OpenOptions::new().create(true).append(true).open(trace).and_then(|mut file| file.write_all(line.as_bytes()));
                 written.unwrap_or_else(|cause| panic!("PYRUST_NN_FAULT_TRACE={}: {cause}", trace.display()));
@@ -100,10 +100,10 @@ mod faults {
         Ok(())
     }
 
-    /// Does some work while an operation within `folder` fails, whichever thread does it; also gives the operations there, in order.
+    /// Calls `work` while an operation in `folder` fails, on any thread. Also returns the operations there, in order.
     #[cfg(test)]
-    pub(crate) fn with_fault<T>(folder: &Path, fault: Option<Fault>, work: impl FnOnce() -> T) -> (T, Vec<(Operation, PathBuf)>) {
-        let plan = Plan { folder: folder.to_path_buf(), fault, passed: Vec::new(), trace: None };
+    pub(crate) fn with_fault<T>(folder: &Path, fault: Option<InjectedFault>, work: impl FnOnce() -> T) -> (T, Vec<(Operation, PathBuf)>) {
+        let plan = FaultPlan { folder: folder.to_path_buf(), fault, passed: Vec::new(), trace: None };
         PLANS.lock().unwrap_or_else(PoisonError::into_inner).push(plan);
         let done = work();
         let mut plans = PLANS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,9 +117,9 @@ mod faults {
 
         #[test]
         fn a_fault_is_a_number_and_the_name_of_an_error() {
-            assert_eq!(read("3:ENOSPC"), Some((3, libc::ENOSPC)));
+            assert_eq!(parse_fault("3:ENOSPC"), Some((3, libc::ENOSPC)));
             for text in ["", "3", "0:EIO", "x:EIO", "3:EWHAT", "-1:EIO"] {
-                assert_eq!(read(text), None, "{text}");
+                assert_eq!(parse_fault(text), None, "{text}");
             }
         }
     }

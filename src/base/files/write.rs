@@ -1,4 +1,4 @@
-//! Files: written whole, piece by piece, or line by line.
+//! Writes files: atomically, in pieces, or line by line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::folder::{remove, rename, sync_one, sync_parent};
 use super::operation::{Operation, operation};
 
-/// A file open for writing. It has no buffer of its own, and is not brought to disk unless that is asked for.
+/// A file open for writing. It is unbuffered, and synced to disk only by `sync`.
 #[derive(Debug)]
 pub struct Writer {
     path: PathBuf,
@@ -17,12 +17,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Makes a file; what it held before is lost.
+    /// Creates a file, or truncates an existing one.
     pub fn create(path: &Path) -> io::Result<Writer> {
         Writer::open(path, OpenOptions::new().create(true).truncate(true).write(true))
     }
 
-    /// Opens a file to write at its end, made where it does not exist.
+    /// Opens a file for appending, or creates it.
     pub fn append(path: &Path) -> io::Result<Writer> {
         Writer::open(path, OpenOptions::new().create(true).append(true))
     }
@@ -32,7 +32,7 @@ impl Writer {
         Ok(Writer { path: path.to_path_buf(), file: options.open(path)? })
     }
 
-    /// Brings it to disk.
+    /// Syncs it to disk.
     pub fn sync(&self) -> io::Result<()> {
         operation(Operation::Sync, &self.path)?;
         self.file.sync_all()
@@ -50,7 +50,7 @@ impl Write for Writer {
     }
 }
 
-/// A file on its way, under another name beside its place; removed when it is dropped before it is published.
+/// A new file under a temporary name in the target's folder. It is removed on drop if it was not published.
 #[derive(Debug)]
 pub struct Replacement<'a> {
     target: &'a Path,
@@ -64,7 +64,7 @@ impl Replacement<'_> {
         Ok(Replacement { target, writer, published: false })
     }
 
-    /// Brings the file to disk and gives it its place; a file that stood there is replaced.
+    /// Syncs the file to disk and renames it to the target, which it replaces.
     pub fn publish(mut self) -> io::Result<()> {
         self.writer.sync()?;
         rename(&self.writer.path, self.target)?;
@@ -86,13 +86,13 @@ impl Write for Replacement<'_> {
 impl Drop for Replacement<'_> {
     fn drop(&mut self) {
         if !self.published {
-            // Where it cannot be removed either, the failure that led here says more.
+            // If this fails too, the first error says more.
             drop(remove(&self.writer.path));
         }
     }
 }
 
-/// Writes a whole file: nobody ever sees half of it.
+/// Writes a file atomically: readers see the old content or the new one.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let written = (|| -> io::Result<()> {
         let mut file = Replacement::create(path)?;
@@ -102,7 +102,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     written.with_context(|| format!("{} cannot be written", path.display()))
 }
 
-/// Writes a value as indented JSON with a last newline.
+/// Writes a value as indented JSON with a final newline.
 pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     let mut bytes = serde_json::to_vec_pretty(value)?;
     bytes.push(b'\n');
@@ -117,11 +117,11 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
     appended.with_context(|| format!("{} cannot be appended to", path.display()))
 }
 
-/// Brings a file that grows by lines to disk; nothing where there is none.
+/// Syncs a file to disk if it exists.
 pub fn sync(path: &Path) -> Result<()> {
     match sync_one(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{} cannot be brought to disk", path.display()))
+            Err(error).with_context(|| format!("{} cannot be synced to disk", path.display()))
         }
         _ => Ok(()),
     }
@@ -160,7 +160,7 @@ mod tests {
         let (done, passed) = with_fault(folder.path(), None, || write_whole(&path, b"old"));
         done.unwrap();
         let kinds: Vec<Operation> = passed.iter().map(|(kind, _)| *kind).collect();
-        // The file is brought to disk before it gets its name, and the name after that.
+        // The file is synced before the rename, and its folder after it.
         assert_eq!(kinds, [Open, Write, Sync, Rename, Sync]);
         for number in 1..=kinds.len() {
             write_whole(&path, b"old").unwrap();
@@ -168,7 +168,7 @@ mod tests {
             let cause = failed.unwrap_err().downcast::<io::Error>().unwrap();
             assert_eq!(cause.kind(), io::ErrorKind::StorageFull, "operation {number}");
             assert_eq!(passed[..number].iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), kinds[..number]);
-            // Only its folder's sync comes after the rename: the file is the new one then, and its error says that it may not last.
+            // Only the sync of the folder follows the rename. Then the file is new, and the error says that it may not be durable.
             let left: &[u8] = if number == kinds.len() { b"new" } else { b"old" };
             assert_eq!(fs::read(&path).unwrap(), left, "operation {number}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "operation {number} leaves something beside");

@@ -69,10 +69,10 @@ fn check_environments(options: &GlobalArgs) -> Vec<Finding> {
         Err(_) => environment::candidates(options.python_env.as_deref())
             .into_iter()
             .map(|one| {
-                let (found, fix) = match one.unfit() {
+                let (found, fix) = match one.incompatibility() {
                     Some(why) if one.folder.exists() => (
                         why,
-                        if one.is_ours() {
+                        if one.is_managed() {
                             "remove it, then `pyrust-nn setup`".into()
                         } else {
                             "choose another with --python-env, or deactivate it if it is VIRTUAL_ENV".to_string()
@@ -80,8 +80,8 @@ fn check_environments(options: &GlobalArgs) -> Vec<Finding> {
                     ),
                     Some(why) => (why, "`pyrust-nn setup` creates one".into()),
                     None => {
-                        let missing: Vec<String> = one.lacks().iter().map(ToString::to_string).collect();
-                        let fix = if one.is_ours() {
+                        let missing: Vec<String> = one.missing_packages().iter().map(ToString::to_string).collect();
+                        let fix = if one.is_managed() {
                             "`pyrust-nn setup` completes it".into()
                         } else {
                             "install these packages in it, or run `pyrust-nn setup` without VIRTUAL_ENV and --python-env to create another"
@@ -98,7 +98,7 @@ fn check_environments(options: &GlobalArgs) -> Vec<Finding> {
 
 /// Checks an environment and, if no package is missing, its packages.
 fn check_environment(environment: &Environment) -> Vec<Finding> {
-    let missing: Vec<String> = environment.lacks().iter().map(ToString::to_string).collect();
+    let missing: Vec<String> = environment.missing_packages().iter().map(ToString::to_string).collect();
     let good = missing.is_empty();
     let lacks = if good { String::new() } else { format!(", lacks {}", missing.join(", ")) };
     let found = format!("{} ({}){lacks}", environment.folder.display(), environment.from);

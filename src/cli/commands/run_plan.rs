@@ -9,7 +9,7 @@ use crate::cli::global::GlobalArgs;
 use crate::cli::{console, output};
 use crate::pipeline::ExecutionPlan;
 use crate::session::{Status, runs_dir};
-use crate::step::Outcome;
+use crate::step::StepOutcome;
 
 pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
     let session = plan.session.clone();
@@ -33,7 +33,7 @@ pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
     }))
 }
 
-fn print_table(session: &str, runs: &Path, outcomes: &[Outcome], names: &[String]) {
+fn print_table(session: &str, runs: &Path, outcomes: &[StepOutcome], names: &[String]) {
     let mut rows = vec![["step", "status", "time", "output"].map(String::from)];
     for (i, name) in names.iter().enumerate() {
         rows.push(match outcomes.get(i).map(|one| &one.summary) {

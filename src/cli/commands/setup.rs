@@ -19,7 +19,7 @@ impl SetupArgs {
         let found = match host_prefix() {
             Some(prefix) => check_host_packages(environment::of_host(prefix))?,
             None if global.no_setup => environment::find(global.python_env.as_deref())?,
-            None => environment::find_or_make(global.python_env.as_deref(), global.offline)?,
+            None => environment::find_or_create(global.python_env.as_deref(), global.offline)?,
         };
         if global.json {
             output::json(&json!({"python_env": found.folder, "from": found.from}));
@@ -32,7 +32,7 @@ impl SetupArgs {
 
 /// Checks the host's packages. If Python is the host, its own installer must install missing ones.
 fn check_host_packages(host: Environment) -> Result<Environment> {
-    let missing: Vec<String> = host.lacks().iter().map(ToString::to_string).collect();
+    let missing: Vec<String> = host.missing_packages().iter().map(ToString::to_string).collect();
     if missing.is_empty() {
         return Ok(host);
     }

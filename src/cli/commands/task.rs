@@ -10,7 +10,7 @@ use crate::cli::{console, output};
 use crate::params::interface::Interface;
 use crate::params::task::Task;
 use crate::session::Summary;
-use crate::step::{Request, refused, run_step};
+use crate::step::{Request, record_refusal, run_step};
 use crate::tasks::TASKS;
 
 /// A task and the given parameters.
@@ -39,7 +39,7 @@ impl TaskArgs {
     /// Writes and returns the Failure summary of a task whose command line is invalid, if a session was given.
     pub(crate) fn refuse(self, global: &GlobalArgs, error: Error) -> Option<Summary> {
         self.session.as_ref()?;
-        Some(refused(&self.request(global), error))
+        Some(record_refusal(&self.request(global), error))
     }
 
     fn request(self, global: &GlobalArgs) -> Request {

@@ -1,8 +1,8 @@
-//! A conversation as everything after the reader sees it, whatever shape its file had.
+//! A conversation, independent of the format of its file.
 
 use serde_json::{Map, Value};
 
-/// Who speaks; the roles that Qwen's chat templates know.
+/// The role of a message. Qwen's chat templates know these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     System,
@@ -12,7 +12,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// All, in the order of messages about them.
+    /// All roles, in the order in which error messages list them.
     pub const ALL: [Role; 4] = [Role::System, Role::User, Role::Assistant, Role::Tool];
 
     pub fn as_str(self) -> &'static str {
@@ -30,15 +30,15 @@ impl Role {
     }
 }
 
-/// One turn.
+/// One message of a conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     pub role: Role,
-    /// Empty where it was absent or null, which only an assistant that calls tools may do.
+    /// Empty if it was absent or null, which is valid only for an assistant message with tool calls.
     pub content: String,
-    /// Whether an assistant's turn is learned; true unless the data say otherwise.
+    /// Whether an assistant's turn is trained on; true unless the data says otherwise.
     pub train: bool,
-    /// Every other key that is not null, in order: `tool_calls`, `reasoning_content`, `name`, …
+    /// All other fields that are not null, in order: `tool_calls`, `reasoning_content`, `name`, …
     pub fields: Map<String, Value>,
 }
 
@@ -47,13 +47,13 @@ impl Message {
         Message { role, content, train: true, fields: Map::new() }
     }
 
-    /// Whether it calls a tool, and so may have nothing to say.
-    pub(crate) fn calls(&self) -> bool {
+    /// Whether it has tool calls, so that its content may be empty.
+    pub(crate) fn has_tool_calls(&self) -> bool {
         self.role == Role::Assistant
             && self.fields.get("tool_calls").is_some_and(|calls| calls.as_array().is_none_or(|calls| !calls.is_empty()))
     }
 
-    /// As JSON, `train` only where it is false.
+    /// As JSON, with `train` only if it is false.
     pub(crate) fn to_value(&self) -> Value {
         let mut fields = Map::new();
         fields.insert("role".into(), self.role.as_str().into());
@@ -66,22 +66,22 @@ impl Message {
     }
 }
 
-/// Turns, of which at least one is an assistant's, and what the chat template needs besides.
+/// Messages, at least one of them an assistant's, and the other inputs of the chat template.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
-    /// Within the whole data set, from 0.
+    /// Index in the whole data set, from 0.
     pub index: usize,
     pub messages: Vec<Message>,
-    /// A list of descriptions; `None` where it was absent, null or empty.
+    /// A list of tool descriptions; `None` if absent, null or empty.
     pub tools: Option<Value>,
-    /// A list, likewise.
+    /// A list of documents; `None` if absent, null or empty.
     pub documents: Option<Value>,
-    /// What is handed to the chat template by name, such as `enable_thinking`.
+    /// Variables for the chat template, such as `enable_thinking`.
     pub chat_template_kwargs: Map<String, Value>,
 }
 
 impl Conversation {
-    /// As JSON: `messages`, and what else is there.
+    /// As JSON: `messages` and the other fields that are set.
     pub fn to_value(&self) -> Value {
         let mut fields = Map::new();
         fields.insert("messages".into(), self.messages.iter().map(Message::to_value).collect());

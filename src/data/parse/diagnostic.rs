@@ -1,19 +1,24 @@
-//! Reads one item with patience: all its faults, each with line, column and path; and a conversation if there are none. The plain
-//! shape comes here only when [`crate::data::parse::fast`] refused it.
+//! Parses one item slowly: reports all its problems, each with offset and path, or returns a conversation if there are none. An item in the
+//! messages format comes here only after [`crate::data::parse::fast`] has rejected it.
 
 use serde::de::IgnoredAny;
 
 use crate::base::error::did_you_mean;
 use crate::data::parse::conversation::Conversation;
-use crate::data::parse::faults::Faults;
-use crate::data::parse::format::Shape;
-use crate::data::parse::formats;
-use crate::data::parse::json::{Members, step, walk};
-use crate::data::parse::json_error::{invalid, offset};
-use crate::data::parse::messages::{answered, besides, messages};
+use crate::data::parse::dataset_format::DatasetFormat;
+use crate::data::parse::json::{JsonObject, check_value, join_path};
+use crate::data::parse::json_error::{describe, error_offset};
+use crate::data::parse::messages::{read_messages, read_tools_and_documents, require_assistant_turn};
+use crate::data::parse::other_formats;
+use crate::data::parse::problem_collector::ProblemCollector;
 
-/// Tells every fault of the item; the conversation if there is none.
-pub(crate) fn read(item: &[u8], root: &str, shape: Shape, tell: &mut dyn FnMut(usize, String, String)) -> Option<Conversation> {
+/// Reports every problem of the item with offset, path and message. Returns the conversation if there is none.
+pub(crate) fn parse_conversation(
+    item: &[u8],
+    root: &str,
+    shape: DatasetFormat,
+    tell: &mut dyn FnMut(usize, String, String),
+) -> Option<Conversation> {
     let text = match std::str::from_utf8(item) {
         Ok(text) => text,
         Err(cause) => {
@@ -22,40 +27,40 @@ pub(crate) fn read(item: &[u8], root: &str, shape: Shape, tell: &mut dyn FnMut(u
         }
     };
     if let Err(cause) = serde_json::from_str::<IgnoredAny>(text) {
-        let at = offset(item, &cause);
-        tell(at, String::new(), format!("invalid JSON: {}", invalid(text, at, &cause)));
+        let at = error_offset(item, &cause);
+        tell(at, String::new(), format!("invalid JSON: {}", describe(text, at, &cause)));
         return None;
     }
-    let mut faults = Faults { item: text, tell, count: 0 };
-    walk(text, root, 0, &mut |at, path, words| faults.add(at, path, words));
-    let made = match Members::of(text) {
-        Some(members) => match shape {
-            Shape::Messages => messages_shape(&members, text, root, &mut faults),
-            Shape::ShareGpt => formats::share_gpt(&members, text, root, &mut faults),
-            Shape::Alpaca => formats::alpaca(&members, text, root, &mut faults),
-            Shape::PromptCompletion => formats::prompt_completion(&members, text, root, &mut faults),
+    let mut problems = ProblemCollector { item: text, tell, count: 0 };
+    check_value(text, root, 0, &mut |at, path, words| problems.add(at, path, words));
+    let made = match JsonObject::parse(text) {
+        Some(object) => match shape {
+            DatasetFormat::Messages => read_messages_format(&object, text, root, &mut problems),
+            DatasetFormat::ShareGpt => other_formats::read_sharegpt(&object, text, root, &mut problems),
+            DatasetFormat::Alpaca => other_formats::read_alpaca(&object, text, root, &mut problems),
+            DatasetFormat::PromptCompletion => other_formats::read_prompt_completion(&object, text, root, &mut problems),
         },
         None => {
-            faults.no_object(text, root, format!("must be an object with {}", shape.keys()));
+            problems.not_an_object(text, root, format!("must be an object with {}", shape.keys()));
             None
         }
     };
-    if faults.count == 0 && made.is_none() {
-        // Nothing may be left out silently.
-        faults.add(text, root, "cannot be read as a conversation");
+    if problems.count == 0 && made.is_none() {
+        // No item may be dropped silently.
+        problems.add(text, root, "cannot be read as a conversation");
     }
-    made.filter(|_| faults.count == 0)
+    made.filter(|_| problems.count == 0)
 }
 
-fn messages_shape(members: &Members, item: &str, root: &str, faults: &mut Faults) -> Option<Conversation> {
-    let Some(raw) = members.get("messages") else {
-        let near = did_you_mean("messages", members.names()).map(|near| format!("; is {near:?} meant?"));
-        faults.add(item, root, format!("has no \"messages\"{}", near.unwrap_or_default()));
+fn read_messages_format(object: &JsonObject, item: &str, root: &str, problems: &mut ProblemCollector) -> Option<Conversation> {
+    let Some(raw) = object.get("messages") else {
+        let near = did_you_mean("messages", object.names()).map(|near| format!("; is {near:?} misspelled?"));
+        problems.add(item, root, format!("has no \"messages\"{}", near.unwrap_or_default()));
         return None;
     };
-    let messages = messages(raw, &step(root, "messages"), faults);
-    let mut made = besides(members, root, faults);
-    answered(messages.as_deref(), item, root, faults);
+    let messages = read_messages(raw, &join_path(root, "messages"), problems);
+    let mut made = read_tools_and_documents(object, root, problems);
+    require_assistant_turn(messages.as_deref(), item, root, problems);
     made.messages = messages?;
     Some(made)
 }

@@ -1,5 +1,5 @@
-//! A conversation of the plain shape in one pass of the parser. It accepts what [`crate::data::parse::diagnostic`] finds no fault with, and only
-//! that; it says nothing about why it refuses.
+//! Parses a conversation in the messages format in a single pass. It accepts exactly the items in which [`crate::data::parse::diagnostic`]
+//! finds no problem, and gives no reason when it rejects one.
 
 use std::fmt;
 
@@ -7,25 +7,25 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Se
 use serde_json::{Map, Value};
 
 use crate::data::parse::conversation::{Conversation, Message, Role};
-use crate::data::parse::json::Text;
+use crate::data::parse::json::JsonString;
 
-/// The conversation, or `None` where anything is wrong with it.
-pub(crate) fn conversation(item: &str) -> Option<Conversation> {
-    serde_json::from_str::<Plain>(item).ok().map(|plain| plain.0)
+/// The conversation, or `None` if it has any problem.
+pub(crate) fn parse_conversation(item: &str) -> Option<Conversation> {
+    serde_json::from_str::<PlainConversation>(item).ok().map(|plain| plain.0)
 }
 
-/// A value whose objects have no key twice.
-pub(crate) struct Checked(pub Value);
+/// A value whose objects have no duplicate keys.
+pub(crate) struct UniqueKeys(pub Value);
 
-impl<'de> Deserialize<'de> for Checked {
+impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(CheckedVisitor).map(Checked)
+        from.deserialize_any(UniqueKeysVisitor).map(UniqueKeys)
     }
 }
 
-struct CheckedVisitor;
+struct UniqueKeysVisitor;
 
-impl<'de> Visitor<'de> for CheckedVisitor {
+impl<'de> Visitor<'de> for UniqueKeysVisitor {
     type Value = Value;
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a value")
@@ -50,24 +50,24 @@ impl<'de> Visitor<'de> for CheckedVisitor {
     }
     fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Value, S::Error> {
         let mut list = Vec::new();
-        while let Some(Checked(value)) = seq.next_element()? {
+        while let Some(UniqueKeys(value)) = seq.next_element()? {
             list.push(value);
         }
         Ok(Value::Array(list))
     }
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Value, M::Error> {
-        let mut members = Map::new();
+        let mut object = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            let Checked(value) = map.next_value()?;
-            if members.insert(key, value).is_some() {
-                return Err(Error::custom("a key twice"));
+            let UniqueKeys(value) = map.next_value()?;
+            if object.insert(key, value).is_some() {
+                return Err(Error::custom("duplicate key"));
             }
         }
-        Ok(Value::Object(members))
+        Ok(Value::Object(object))
     }
 }
 
-/// The text of a message: a text, null, or a list of parts of text.
+/// The content of a message: a string, null or a list of text parts.
 #[derive(Default)]
 struct Content(String);
 
@@ -77,7 +77,7 @@ impl<'de> Deserialize<'de> for Content {
         impl<'de> Visitor<'de> for ContentVisitor {
             type Value = Content;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a text")
+                f.write_str("a string")
             }
             fn visit_unit<E>(self) -> Result<Content, E> {
                 Ok(Content::default())
@@ -87,10 +87,10 @@ impl<'de> Deserialize<'de> for Content {
             }
             fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Content, S::Error> {
                 let mut whole = String::new();
-                while let Some(Checked(part)) = seq.next_element()? {
+                while let Some(UniqueKeys(part)) = seq.next_element()? {
                     match (part["type"].as_str(), part["text"].as_str()) {
                         (Some("text"), Some(text)) => whole.push_str(text),
-                        _ => return Err(Error::custom("another part")),
+                        _ => return Err(Error::custom("not a text part")),
                     }
                 }
                 Ok(Content(whole))
@@ -112,19 +112,19 @@ impl<'de> Deserialize<'de> for Message {
                 let (mut role, mut content, mut train) = (None, None, None);
                 let mut fields = Map::new();
                 let mut nulls = false;
-                while let Some(key) = map.next_key::<Text>()? {
+                while let Some(key) = map.next_key::<JsonString>()? {
                     let twice = match &*key.0 {
-                        "role" => role.replace(map.next_value::<Text>()?).is_some(),
+                        "role" => role.replace(map.next_value::<JsonString>()?).is_some(),
                         "content" => content.replace(map.next_value::<Content>()?).is_some(),
                         "train" => train.replace(map.next_value::<bool>()?).is_some(),
                         _ => {
-                            let Checked(value) = map.next_value()?;
+                            let UniqueKeys(value) = map.next_value()?;
                             nulls |= value.is_null();
                             fields.insert(key.0.into_owned(), value).is_some()
                         }
                     };
                     if twice {
-                        return Err(Error::custom("a key twice"));
+                        return Err(Error::custom("duplicate key"));
                     }
                 }
                 if nulls {
@@ -133,7 +133,7 @@ impl<'de> Deserialize<'de> for Message {
                 let role = role.and_then(|role| Role::from_name(&role.0)).ok_or_else(|| Error::custom("no role"))?;
                 let content = content.unwrap_or_default().0;
                 let message = Message { role, content, train: train.unwrap_or(true), fields };
-                if message.content.trim().is_empty() && !message.calls() {
+                if message.content.trim().is_empty() && !message.has_tool_calls() {
                     return Err(Error::custom("no content"));
                 }
                 Ok(message)
@@ -143,82 +143,84 @@ impl<'de> Deserialize<'de> for Message {
     }
 }
 
-struct Plain(Conversation);
+struct PlainConversation(Conversation);
 
-impl<'de> Deserialize<'de> for Plain {
+impl<'de> Deserialize<'de> for PlainConversation {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct PlainVisitor;
-        impl<'de> Visitor<'de> for PlainVisitor {
-            type Value = Plain;
+        struct ConversationVisitor;
+        impl<'de> Visitor<'de> for ConversationVisitor {
+            type Value = PlainConversation;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a conversation")
             }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Plain, M::Error> {
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<PlainConversation, M::Error> {
                 let mut made = Conversation::default();
                 let (mut messages, mut seen) = (false, Vec::new());
-                while let Some(key) = map.next_key::<Text>()? {
+                while let Some(key) = map.next_key::<JsonString>()? {
                     if &*key.0 == "messages" && !std::mem::replace(&mut messages, true) {
                         made.messages = map.next_value()?;
                         continue;
                     }
                     if &*key.0 == "messages" || seen.contains(&key) {
-                        return Err(Error::custom("a key twice"));
+                        return Err(Error::custom("duplicate key"));
                     }
-                    let wrong = |_: OtherSort| Error::custom("of another sort");
+                    let wrong = |_: WrongType| Error::custom("wrong type");
                     match &*key.0 {
-                        "tools" => made.tools = tools(map.next_value::<Checked>()?.0).map_err(wrong)?,
-                        "documents" => made.documents = list_of_objects(map.next_value::<Checked>()?.0).map_err(wrong)?,
-                        "chat_template_kwargs" => made.chat_template_kwargs = object(map.next_value::<Checked>()?.0).map_err(wrong)?,
-                        _ => map.next_value_seed(Ignored)?,
+                        "tools" => made.tools = parse_tools(map.next_value::<UniqueKeys>()?.0).map_err(wrong)?,
+                        "documents" => made.documents = parse_object_list(map.next_value::<UniqueKeys>()?.0).map_err(wrong)?,
+                        "chat_template_kwargs" => {
+                            made.chat_template_kwargs = parse_object(map.next_value::<UniqueKeys>()?.0).map_err(wrong)?;
+                        }
+                        _ => map.next_value_seed(SkippedValue)?,
                     }
                     seen.push(key);
                 }
                 if made.messages.iter().all(|message| message.role != Role::Assistant) {
-                    return Err(Error::custom("no answer"));
+                    return Err(Error::custom("no assistant turn"));
                 }
-                Ok(Plain(made))
+                Ok(PlainConversation(made))
             }
         }
-        from.deserialize_map(PlainVisitor)
+        from.deserialize_map(ConversationVisitor)
     }
 }
 
-/// What is not used must be as sound as the rest.
-struct Ignored;
+/// A value that is not used. It must still be valid.
+struct SkippedValue;
 
-impl<'de> DeserializeSeed<'de> for Ignored {
+impl<'de> DeserializeSeed<'de> for SkippedValue {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        Checked::deserialize(from).map(drop)
+        UniqueKeys::deserialize(from).map(drop)
     }
 }
 
-/// A value of a sort that does not belong there.
-pub(crate) struct OtherSort;
+/// The value has the wrong type.
+pub(crate) struct WrongType;
 
-/// A list of descriptions, or the JSON text of one; an empty one is none.
-pub(crate) fn tools(value: Value) -> Result<Option<Value>, OtherSort> {
+/// A list of tool descriptions, or one as a JSON string; `None` if empty.
+pub(crate) fn parse_tools(value: Value) -> Result<Option<Value>, WrongType> {
     match value {
         Value::String(text) if text.trim().is_empty() => Ok(None),
-        Value::String(text) => list_of_objects(serde_json::from_str::<Checked>(&text).map_err(|_| OtherSort)?.0),
-        other => list_of_objects(other),
+        Value::String(text) => parse_object_list(serde_json::from_str::<UniqueKeys>(&text).map_err(|_| WrongType)?.0),
+        other => parse_object_list(other),
     }
 }
 
-/// A list of objects; null and an empty one are none.
-pub(crate) fn list_of_objects(value: Value) -> Result<Option<Value>, OtherSort> {
+/// A list of objects; `None` if null or empty.
+pub(crate) fn parse_object_list(value: Value) -> Result<Option<Value>, WrongType> {
     match value {
         Value::Null => Ok(None),
         Value::Array(list) if list.iter().all(Value::is_object) => Ok((!list.is_empty()).then_some(Value::Array(list))),
-        _ => Err(OtherSort),
+        _ => Err(WrongType),
     }
 }
 
-/// An object; null is an empty one.
-pub(crate) fn object(value: Value) -> Result<Map<String, Value>, OtherSort> {
+/// An object; null becomes an empty one.
+pub(crate) fn parse_object(value: Value) -> Result<Map<String, Value>, WrongType> {
     match value {
         Value::Null => Ok(Map::new()),
         Value::Object(map) => Ok(map),
-        _ => Err(OtherSort),
+        _ => Err(WrongType),
     }
 }

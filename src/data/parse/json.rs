@@ -1,4 +1,4 @@
-//! JSON looked at piece by piece, each piece with its place: slow, and only where something is wrong or must be converted.
+//! Raw JSON values with their positions. This is slow, and used only for items that have problems or must be converted.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,40 +9,40 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::data::parse::json_error::words;
-use crate::data::read::scan::DEEPEST;
+use crate::data::parse::json_error::message_without_position;
+use crate::data::read::scanner::MAX_DEPTH;
 
-/// A text, borrowed where it has no escapes.
+/// A JSON string, borrowed if it has no escapes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
-pub(crate) struct Text<'a>(pub Cow<'a, str>);
+pub(crate) struct JsonString<'a>(pub Cow<'a, str>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonString<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
+        struct JsonStringVisitor;
+        impl<'de> Visitor<'de> for JsonStringVisitor {
+            type Value = JsonString<'de>;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a text")
+                f.write_str("a string")
             }
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<JsonString<'de>, E> {
+                Ok(JsonString(Cow::Borrowed(text)))
             }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.into())))
+            fn visit_str<E: Error>(self, text: &str) -> Result<JsonString<'de>, E> {
+                Ok(JsonString(Cow::Owned(text.into())))
             }
         }
-        from.deserialize_str(TextVisitor)
+        from.deserialize_str(JsonStringVisitor)
     }
 }
 
-/// The members of an object in their order, the first of each name; duplicates are faults that [`walk`] finds.
+/// The fields of an object in order. [`check_value`] reports duplicate keys.
 #[derive(Debug)]
-pub(crate) struct Members<'a>(pub Vec<(Text<'a>, &'a RawValue)>);
+pub(crate) struct JsonObject<'a>(pub Vec<(JsonString<'a>, &'a RawValue)>);
 
-impl<'a> Members<'a> {
-    /// `None` if it is no object.
-    pub fn of(raw: &'a str) -> Option<Members<'a>> {
+impl<'a> JsonObject<'a> {
+    /// `None` if it is not an object.
+    pub fn parse(raw: &'a str) -> Option<JsonObject<'a>> {
         raw.starts_with('{').then(|| serde_json::from_str(raw).ok()).flatten()
     }
 
@@ -50,8 +50,8 @@ impl<'a> Members<'a> {
         self.0.iter().find(|(key, _)| key.0 == name).map(|(_, value)| *value)
     }
 
-    /// What is there and not null.
-    pub fn given(&self, name: &str) -> Option<&'a RawValue> {
+    /// The value of a field that exists and is not null.
+    pub fn get_non_null(&self, name: &str) -> Option<&'a RawValue> {
         self.get(name).filter(|raw| raw.get() != "null")
     }
 
@@ -60,90 +60,90 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'de> Deserialize<'de> for Members<'de> {
+impl<'de> Deserialize<'de> for JsonObject<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct MembersVisitor;
-        impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Members<'de>;
+        struct JsonObjectVisitor;
+        impl<'de> Visitor<'de> for JsonObjectVisitor {
+            type Value = JsonObject<'de>;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members<'de>, M::Error> {
-                let mut members = Vec::new();
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<JsonObject<'de>, M::Error> {
+                let mut object = Vec::new();
                 while let Some(member) = map.next_entry()? {
-                    members.push(member);
+                    object.push(member);
                 }
-                Ok(Members(members))
+                Ok(JsonObject(object))
             }
         }
-        from.deserialize_map(MembersVisitor)
+        from.deserialize_map(JsonObjectVisitor)
     }
 }
 
-/// The elements of a list; `None` if it is none.
-pub(crate) fn elements(raw: &str) -> Option<Vec<&RawValue>> {
+/// The elements of a list; `None` if it is not a list.
+pub(crate) fn array_elements(raw: &str) -> Option<Vec<&RawValue>> {
     raw.starts_with('[').then(|| serde_json::from_str(raw).ok()).flatten()
 }
 
-/// A text; `None` if it is none, or has half a character.
-pub(crate) fn text(raw: &RawValue) -> Option<String> {
+/// The value of a string; `None` if it is not a string, or has an unpaired surrogate.
+pub(crate) fn string_value(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
-/// "a number", "a list", …
-pub(crate) fn sort(raw: &RawValue) -> &'static str {
+/// The type of a value for messages: "a number", "a list", …
+pub(crate) fn json_type_name(raw: &RawValue) -> &'static str {
     match raw.get().as_bytes().first() {
         Some(b'{') => "an object",
         Some(b'[') => "a list",
-        Some(b'"') => "a text",
+        Some(b'"') => "a string",
         Some(b't' | b'f') => "true or false",
         Some(b'n') => "null",
         _ => "a number",
     }
 }
 
-/// A key as it is written in a path.
-pub(crate) fn step(path: &str, key: &str) -> String {
+/// Appends a key to a path.
+pub(crate) fn join_path(path: &str, key: &str) -> String {
     let plain = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
     if plain { format!("{path}.{key}") } else { format!("{path}[{key:?}]") }
 }
 
-/// Tells every fault that a value in valid JSON may have wherever it stands: a key that stands twice, half a character, a number
-/// without bounds, lists within lists without end. `fault` gets the piece, its path and the words.
-pub(crate) fn walk<'a>(raw: &'a str, path: &str, depth: usize, fault: &mut dyn FnMut(&'a str, String, String)) {
-    const HALF: &str = "half a character (a lone \\ud800 to \\udfff); write the whole pair";
+/// Reports the problems that any value in syntactically valid JSON can have: duplicate keys, unpaired surrogates, numbers out of range, too
+/// deep nesting. `report` gets the value, its path and the message.
+pub(crate) fn check_value<'a>(raw: &'a str, path: &str, depth: usize, report: &mut dyn FnMut(&'a str, String, String)) {
+    const UNPAIRED: &str = "an unpaired surrogate (\\ud800 to \\udfff); write the whole pair";
     match raw.as_bytes().first() {
-        Some(b'{' | b'[') if depth >= DEEPEST => {
-            // The whole path would be hundreds of brackets.
-            let begins: String = path.chars().take(60).collect();
-            fault(raw, format!("{begins}…"), "cannot be read: recursion limit exceeded; remove what is too deep".into());
+        Some(b'{' | b'[') if depth >= MAX_DEPTH => {
+            // The whole path would be hundreds of brackets long.
+            let start: String = path.chars().take(60).collect();
+            report(raw, format!("{start}…"), "cannot be read: recursion limit exceeded; reduce the nesting".into());
         }
         Some(b'{') => {
-            let Some(members) = Members::of(raw) else {
-                return fault(raw, path.into(), format!("has a key with {HALF}"));
+            let Some(object) = JsonObject::parse(raw) else {
+                return report(raw, path.into(), format!("has a key with {UNPAIRED}"));
             };
             let mut seen = HashSet::new();
-            for (key, value) in members.0 {
-                let path = step(path, &key.0);
-                walk(value.get(), &path, depth + 1, fault);
+            for (key, value) in object.0 {
+                let path = join_path(path, &key.0);
+                check_value(value.get(), &path, depth + 1, report);
                 if !seen.insert(key.clone()) {
-                    fault(value.get(), path, format!("the key {:?} stands twice in its object; remove one of them", key.0));
+                    report(value.get(), path, format!("duplicate key {:?} in this object; remove one of them", key.0));
                 }
             }
         }
         Some(b'[') => {
-            for (i, value) in elements(raw).unwrap_or_default().into_iter().enumerate() {
-                walk(value.get(), &format!("{path}[{i}]"), depth + 1, fault);
+            for (i, value) in array_elements(raw).unwrap_or_default().into_iter().enumerate() {
+                check_value(value.get(), &format!("{path}[{i}]"), depth + 1, report);
             }
         }
         Some(b'"') => {
-            if serde_json::from_str::<Text>(raw).is_err() {
-                fault(raw, path.into(), format!("has {HALF}"));
+            if serde_json::from_str::<JsonString>(raw).is_err() {
+                report(raw, path.into(), format!("has {UNPAIRED}"));
             }
         }
         _ => {
             if let Err(cause) = serde_json::from_str::<Value>(raw) {
-                fault(raw, path.into(), format!("cannot be read: {}; remove what is too large", words(&cause)));
+                report(raw, path.into(), format!("cannot be read: {}; write a smaller number", message_without_position(&cause)));
             }
         }
     }

@@ -1,11 +1,11 @@
-//! An item into a conversation: in one pass where it is plain; piece by piece, with all its faults, where it is not.
+//! Parses an item into a conversation: in one pass if it is valid and in the messages format, otherwise field by field with all problems.
 
 pub(crate) mod conversation;
+pub(crate) mod dataset_format;
 pub(crate) mod diagnostic;
 pub(crate) mod fast;
-pub(crate) mod faults;
-pub(crate) mod format;
-pub(crate) mod formats;
 pub(crate) mod json;
 pub(crate) mod json_error;
 pub(crate) mod messages;
+pub(crate) mod other_formats;
+pub(crate) mod problem_collector;

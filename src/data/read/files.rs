@@ -1,4 +1,4 @@
-//! The files of a data set: names and patterns, and the fingerprint of their content.
+//! The files of a data set: names, patterns and the fingerprint of their content.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::{error, signals};
 
-/// The files of a data set, in the order given: each argument is a file or a glob pattern, whose files are sorted by name. A file
-/// that exists under the very name is taken, whatever characters it has.
+/// The files of a data set, in the given order. Each argument is a file or a glob pattern, whose files are sorted by name. An argument that
+/// is the exact name of an existing file is that file, even if it contains pattern characters.
 ///
 /// # Errors
 /// Kind `input`: a missing file, a folder, a pipe, a pattern that matches nothing, a file named twice.
@@ -22,28 +22,28 @@ pub fn expand(paths: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
         for file in found {
             regular(&file)?;
             if files.contains(&file) {
-                return Err(error::input(format!("data set {} is named twice; name each file once", file.display())));
+                return Err(error::input(format!("data set {} is given twice; give each file once", file.display())));
             }
             files.push(file);
         }
     }
     if files.is_empty() {
-        return Err(error::input("no data set is named; give a JSON file"));
+        return Err(error::input("no data set is given; give a JSON file"));
     }
     Ok(files)
 }
 
-/// Whether a name stands for the files that match it.
+/// Whether a name is a glob pattern and not an existing file.
 pub fn is_pattern(name: &str) -> bool {
     name.contains(['*', '?', '[']) && !Path::new(name).exists()
 }
 
 fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
-    let found = glob::glob(pattern).map_err(|cause| error::input(format!("data set {pattern} is no valid pattern: {cause}")))?;
+    let found = glob::glob(pattern).map_err(|cause| error::input(format!("data set {pattern} is not a valid pattern: {cause}")))?;
     let mut files = Vec::new();
     for file in found {
         let file = file.map_err(|cause| error::input(format!("data set {pattern}: {cause}")))?;
-        // `folder/*` means the files in it.
+        // `folder/*` means only the files in it.
         if !file.is_dir() {
             files.push(file);
         }
@@ -62,7 +62,7 @@ fn regular(file: &Path) -> Result<()> {
         Ok(found) if found.is_dir() => {
             Err(error::input(format!("data set {name} is a folder; give a JSON file, or a pattern such as {name}/*.jsonl")))
         }
-        Ok(_) => Err(error::input(format!("data set {name} is no regular file; give a JSON file"))),
+        Ok(_) => Err(error::input(format!("data set {name} is not a regular file; give a JSON file"))),
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
             Err(error::input(format!("there is no data set {name} (looked in {}); check the path", here())))
         }
@@ -78,11 +78,11 @@ pub(crate) fn unreadable(file: &Path, cause: &std::io::Error) -> anyhow::Error {
     error::input(format!("data set {} cannot be read: {cause}", file.display()))
 }
 
-/// How much of a file one thread hashes at a time.
+/// Bytes of a file that one thread hashes at a time.
 const PART: u64 = 8 << 20;
 
-/// XXH3, 128 bits, over the XXH3 of each 8 MiB of the files' raw bytes (16 bytes, little-endian), each file followed by its length
-/// (8 bytes), so that a border between files counts. Not cryptographic: it names a cache entry, it proves nothing.
+/// Fingerprint of the files: 128-bit XXH3 over the XXH3 of each 8 MiB of raw bytes (16 bytes, little-endian) and, after each file, its length
+/// (8 bytes), so that boundaries between files matter. It is not cryptographic and only names a cache entry.
 ///
 /// # Errors
 /// Kind `input` if a file cannot be read; `interrupted`.
@@ -106,8 +106,8 @@ fn part_digest(path: &Path, file: &File, mut at: u64, end: u64) -> Result<u128> 
     let mut block = vec![0; 1 << 18];
     while at < end {
         signals::check()?;
-        let wanted = (end - at).min(block.len() as u64) as usize;
-        let read = file.read_at(&mut block[..wanted], at).map_err(|cause| unreadable(path, &cause))?;
+        let size = (end - at).min(block.len() as u64) as usize;
+        let read = file.read_at(&mut block[..size], at).map_err(|cause| unreadable(path, &cause))?;
         if read == 0 {
             break;
         }

@@ -1,8 +1,8 @@
-//! Files, compressed or not, into batches of whole items, on all cores; every fault with its line and column.
+//! Reads files, compressed or not, into batches of complete items on all cores. Every problem has its line and column.
 
 pub(crate) mod files;
 pub(crate) mod problem;
 pub(crate) mod reader;
-pub(crate) mod scan;
+pub(crate) mod scanner;
 pub(crate) mod source;
-pub(crate) mod split;
+pub(crate) mod splitter;

@@ -1,23 +1,23 @@
-//! Faults of a data set, each with its place; kept in the order of the files, whichever thread found them.
+//! Problems of a data set with their positions, in the order of the files, regardless of which thread found them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::base::error;
 
-/// Faults shown in one message.
+/// Maximum number of problems in one message.
 pub const SHOWN: usize = 20;
 
-/// One fault in a data set.
+/// One problem in a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Which of the files, from 0.
+    /// Index of the file, from 0.
     pub file: usize,
-    /// From 1; 0 for a fault of the whole file.
+    /// Line from 1; 0 for a problem of the whole file.
     pub line: usize,
-    /// From 1, in characters.
+    /// Column from 1, in characters.
     pub column: usize,
-    /// Place in the JSON of its file, such as `[3].messages[1].role`; empty for a fault outside the conversations and for invalid JSON.
+    /// JSON path in the file, such as `[3].messages[1].role`; empty outside the conversations and for invalid JSON.
     pub path: String,
     pub text: String,
 }
@@ -32,7 +32,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The first faults, and the number of all.
+/// The first problems and the number of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     first: Vec<Problem>,
@@ -40,7 +40,7 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Adds one; it is kept if it is among the first by place. At the same place the earlier found stands first.
+    /// Adds a problem, and keeps it if it is among the first by position. At the same position, the one found earlier comes first.
     pub fn add(&mut self, problem: Problem) {
         self.count += 1;
         let place = |problem: &Problem| (problem.file, problem.line, problem.column);
@@ -51,14 +51,14 @@ impl Problems {
         }
     }
 
-    /// Adds those that another thread found.
+    /// Adds the problems that another thread found.
     pub fn append(&mut self, other: Problems) {
         let unseen = other.count - other.first.len();
         other.first.into_iter().for_each(|problem| self.add(problem));
         self.count += unseen;
     }
 
-    /// Counts faults that are known not to be among the first.
+    /// Counts problems that are known not to be among the first.
     pub(crate) fn add_unseen(&mut self, count: usize) {
         self.count += count;
     }
@@ -67,17 +67,17 @@ impl Problems {
         self.count == 0
     }
 
-    /// All that were found, also those beyond the first.
+    /// Number of all problems, including those that were not kept.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// The first, in the order of the files.
+    /// The first problems, in the order of the files.
     pub fn first(&self) -> &[Problem] {
         &self.first
     }
 
-    /// Nothing, or the error of kind `input` that lists them; a file is named at each where there are several.
+    /// Returns an error of kind `input` that lists the problems, if there are any. With several files, each problem names its file.
     pub fn into_result(self, files: &[PathBuf]) -> anyhow::Result<()> {
         if self.is_empty() { Ok(()) } else { Err(error::input(self.report(files))) }
     }
@@ -85,7 +85,7 @@ impl Problems {
     fn report(&self, files: &[PathBuf]) -> String {
         let name = |problem: &Problem| files.get(problem.file).map_or(Path::new("data"), PathBuf::as_path).display();
         if let ([only], 1) = (self.first.as_slice(), self.count) {
-            // "data.json holds …" is a sentence, "data.json: line 3 …" a place.
+            // "data.json contains …" is a sentence, "data.json: line 3 …" starts with a position.
             let colon = if only.line == 0 { "" } else { ":" };
             return format!("{}{colon} {only}", name(only));
         }

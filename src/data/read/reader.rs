@@ -1,5 +1,5 @@
-//! Reads the files of a data set as a stream of batches: the reader cuts, under a lock; whoever has a batch parses it, in parallel.
-//! Memory holds a batch for each of them, whatever the size of the files.
+//! Reads the files of a data set as a stream of batches. The reader splits the text under a lock, and worker threads parse the batches in
+//! parallel. Memory holds one batch per thread, regardless of the file sizes.
 
 use std::io::Read;
 use std::ops::Range;
@@ -15,63 +15,63 @@ use serde_json::Value;
 
 use crate::base::{error, signals};
 use crate::data::parse::conversation::Conversation;
-use crate::data::parse::format::Shape;
+use crate::data::parse::dataset_format::DatasetFormat;
 use crate::data::parse::{diagnostic, fast};
 #[cfg(test)]
 use crate::data::read::files::expand;
 use crate::data::read::files::unreadable;
 use crate::data::read::problem::{Problem, Problems, SHOWN};
 use crate::data::read::source;
-use crate::data::read::split::{Fault, SIZES, Sizes, Splitter};
+use crate::data::read::splitter::{FramingError, SIZE_LIMITS, SizeLimits, Splitter};
 
-type Source = Box<dyn Read + Send>;
+type ByteStream = Box<dyn Read + Send>;
 
-/// The files of a data set, read one after the other.
+/// Reads the files of a data set one after the other.
 pub struct Reader {
     files: Vec<PathBuf>,
-    sizes: Sizes,
-    /// Which file is read, or comes next.
+    sizes: SizeLimits,
+    /// Index of the current or next file.
     file: usize,
-    source: Option<Source>,
+    source: Option<ByteStream>,
     buffer: Vec<u8>,
-    /// The source has no more.
+    /// Whether the source has ended.
     last: bool,
     splitter: Splitter,
     /// Line and column of the buffer's first byte, from 1.
     place: (usize, usize),
-    /// Known from the file's first item.
-    shape: Option<Shape>,
-    /// Items in the batches so far: of this file, of all.
+    /// Detected from the file's first items.
+    format: Option<DatasetFormat>,
+    /// Items in the batches so far, of this file and of all files.
     in_file: usize,
     in_all: usize,
     done: Arc<AtomicU64>,
     total: u64,
 }
 
-/// Some items of one file, in its own text.
+/// Some items of one file with their text.
 #[derive(Clone, Debug)]
 pub struct Batch {
     text: Vec<u8>,
     items: Vec<Range<usize>>,
-    faults: Vec<Fault>,
-    shape: Shape,
+    errors: Vec<FramingError>,
+    format: DatasetFormat,
     place: (usize, usize),
     file: usize,
     in_file: usize,
-    /// Index of its first item within the data set.
+    /// Index of the first item in the data set.
     first: usize,
 }
 
 impl Reader {
-    /// Opens nothing yet; the sizes are asked for. `files` as [`expand`] gives them.
+    /// Reads the sizes of the files and opens none yet. `files` come from [`expand`](crate::data::read::files::expand).
     ///
     /// # Errors
-    /// Kind `input` if a file is not there.
+    /// Kind `input` if a file does not exist.
     pub fn open(files: Vec<PathBuf>) -> Result<Reader> {
-        Reader::with_sizes(files, SIZES)
+        Reader::with_sizes(files, SIZE_LIMITS)
     }
 
-    pub(crate) fn with_sizes(files: Vec<PathBuf>, sizes: Sizes) -> Result<Reader> {
+    pub(crate) fn with_sizes(files: Vec<PathBuf>, sizes: SizeLimits) -> Result<Reader> {
         let lengths = files.iter().map(|file| fs::metadata(file).map(|found| found.len()).map_err(|cause| unreadable(file, &cause)));
         let total = lengths.sum::<Result<u64>>()?;
         Ok(Reader {
@@ -83,7 +83,7 @@ impl Reader {
             last: false,
             splitter: Splitter::new(sizes),
             place: (1, 1),
-            shape: None,
+            format: None,
             in_file: 0,
             in_all: 0,
             done: Arc::new(AtomicU64::new(0)),
@@ -96,7 +96,7 @@ impl Reader {
         &self.files
     }
 
-    /// Bytes of the files that were read so far, packed as they are on disk.
+    /// Bytes read so far, as stored on disk, compressed or not.
     pub fn bytes_done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
@@ -111,10 +111,10 @@ impl Reader {
         self.buffer.capacity()
     }
 
-    /// The next items, 256 KiB of them or one that is larger; `None` at the end. Faults between items travel in the batch.
+    /// The next batch: 256 KiB of items, or a single larger one; `None` at the end. Errors between items are part of the batch.
     ///
     /// # Errors
-    /// Kind `input` if a file cannot be read or unpacked; `interrupted`.
+    /// Kind `input` if a file cannot be read or decompressed; `interrupted`.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         signals::check()?;
         loop {
@@ -125,41 +125,41 @@ impl Reader {
             }
             let path = &self.files[self.file];
             fill(&mut self.source, &mut self.buffer, self.sizes.block, &mut self.last).map_err(|cause| broken_file(path, &cause))?;
-            if let Some(batch) = self.cut() {
+            if let Some(batch) = self.take_complete() {
                 return Ok(Some(batch));
             }
         }
     }
 
-    /// Begins a file.
-    fn begin(&mut self, source: Source) {
+    /// Starts a new file.
+    fn begin(&mut self, source: ByteStream) {
         self.source = Some(source);
         self.buffer.clear();
         self.last = false;
         self.splitter = Splitter::new(self.sizes);
         self.place = (1, 1);
-        self.shape = None;
+        self.format = None;
         self.in_file = 0;
     }
 
-    /// What is whole in the buffer, as a batch; `None` if more bytes are wanted.
-    fn cut(&mut self) -> Option<Batch> {
+    /// The complete items in the buffer as a batch; `None` if more bytes are needed.
+    fn take_complete(&mut self) -> Option<Batch> {
         self.splitter.split(&self.buffer, self.last);
         let ended = self.splitter.done();
-        if self.shape.is_none() {
-            self.recognize();
-            if self.shape.is_none() && self.splitter.lone_object() {
+        if self.format.is_none() {
+            self.detect_format();
+            if self.format.is_none() && self.splitter.lone_object() {
                 if !ended {
-                    // One object of another kind, or the first of many: the next bytes tell.
+                    // A single object of unknown format, or the first of many. The next bytes decide.
                     return None;
                 }
-                self.one_object();
+                self.reject_single_object();
             }
         }
         let settled = if ended { self.buffer.len() } else { self.splitter.settled() };
-        if self.splitter.items.is_empty() && self.splitter.faults.is_empty() && !ended {
-            // White space, or the beginning of an item.
-            self.forget(settled);
+        if self.splitter.items.is_empty() && self.splitter.errors.is_empty() && !ended {
+            // Only whitespace, or an incomplete item.
+            self.discard(settled);
             return None;
         }
         let batch = self.batch(settled);
@@ -171,28 +171,28 @@ impl Reader {
         batch
     }
 
-    /// The file's shape, from the first item that tells.
-    fn recognize(&mut self) {
-        const LOOKED_AT: usize = 16;
-        let items = self.splitter.items.iter().take(LOOKED_AT);
-        self.shape = items.map(|item| &self.buffer[item.clone()]).find_map(Shape::of);
-        if let Some(shape) = self.shape.filter(|shape| *shape != Shape::Messages) {
-            info!("{} reads as {shape}", self.files[self.file].display());
+    /// Detects the file's format from its first items.
+    fn detect_format(&mut self) {
+        const INSPECTED: usize = 16;
+        let items = self.splitter.items.iter().take(INSPECTED);
+        self.format = items.map(|item| &self.buffer[item.clone()]).find_map(DatasetFormat::detect);
+        if let Some(format) = self.format.filter(|format| *format != DatasetFormat::Messages) {
+            info!("{} reads as {format}", self.files[self.file].display());
         }
     }
 
-    /// A file of one object that is no conversation in any shape was meant as something else.
-    fn one_object(&mut self) {
+    /// Reports a file that is a single object and not a conversation in any format.
+    fn reject_single_object(&mut self) {
         let Some(item) = self.splitter.items.first().cloned() else { return };
         if serde_json::from_slice::<IgnoredAny>(&self.buffer[item.clone()]).is_ok() {
             self.splitter.items.clear();
             let text = "the file is one object, not a list; write [{\"messages\": [...]}, ...]".into();
-            self.splitter.faults.push(Fault { at: Some(item.start), text });
+            self.splitter.errors.push(FramingError { at: Some(item.start), text });
         }
     }
 
-    /// Lets go of bytes that nobody needs.
-    fn forget(&mut self, settled: usize) {
+    /// Removes bytes that are no longer needed from the buffer.
+    fn discard(&mut self, settled: usize) {
         if settled > 0 {
             self.place = moved(self.place, &self.buffer[..settled]);
             self.splitter.rebase(settled);
@@ -206,38 +206,43 @@ impl Reader {
         let mut text = std::mem::replace(&mut self.buffer, rest);
         text.truncate(settled);
         let items = std::mem::take(&mut self.splitter.items);
-        let faults = std::mem::take(&mut self.splitter.faults);
+        let errors = std::mem::take(&mut self.splitter.errors);
         self.splitter.rebase(settled);
         let place = self.place;
         self.place = moved(place, &text);
-        if items.is_empty() && faults.is_empty() {
+        if items.is_empty() && errors.is_empty() {
             return None;
         }
         let (in_file, first) = (self.in_file, self.in_all);
         self.in_file += items.len();
         self.in_all += items.len();
-        let shape = self.shape.unwrap_or(Shape::Messages);
-        Some(Batch { text, items, faults, shape, place, file: self.file, in_file, first })
+        let format = self.format.unwrap_or(DatasetFormat::Messages);
+        Some(Batch { text, items, errors, format, place, file: self.file, in_file, first })
     }
 }
 
 impl Batch {
-    /// The conversations; what is wrong is added to `problems`, and the item left out.
+    /// The conversations. Items with problems are added to `problems` and omitted.
     pub fn conversations(&self, problems: &mut Problems) -> Vec<Conversation> {
-        let mut cursor = Cursor { at: 0, place: self.place };
-        for fault in &self.faults {
+        let mut cursor = LineCursor { at: 0, place: self.place };
+        for fault in &self.errors {
             let (line, column) = fault.at.map_or((0, 0), |at| cursor.move_to(at, &self.text));
             problems.add(Problem { file: self.file, line, column, path: String::new(), text: fault.text.clone() });
         }
-        let mut cursor = Cursor { at: 0, place: self.place };
+        let mut cursor = LineCursor { at: 0, place: self.place };
         let mut conversations = Vec::with_capacity(self.items.len());
         for (i, range) in self.items.iter().enumerate() {
             let item = &self.text[range.clone()];
-            let plain = if self.shape == Shape::Messages { std::str::from_utf8(item).ok().and_then(fast::conversation) } else { None };
+            let plain = if self.format == DatasetFormat::Messages {
+                std::str::from_utf8(item).ok().and_then(fast::parse_conversation)
+            } else {
+                None
+            };
             let made = plain.or_else(|| {
                 let mut found = Vec::new();
                 let path = format!("[{}]", self.in_file + i);
-                let made = diagnostic::read(item, &path, self.shape, &mut |offset, path, text| found.push((offset, path, text)));
+                let made =
+                    diagnostic::parse_conversation(item, &path, self.format, &mut |offset, path, text| found.push((offset, path, text)));
                 found.sort_by_key(|(offset, ..)| *offset);
                 problems.add_unseen(found.len().saturating_sub(SHOWN));
                 for (offset, path, text) in found.into_iter().take(SHOWN) {
@@ -252,13 +257,13 @@ impl Batch {
     }
 }
 
-/// Line and column of an offset that only grows, so that each byte is counted once.
-struct Cursor {
+/// Line and column of increasing offsets. Each byte is counted once.
+struct LineCursor {
     at: usize,
     place: (usize, usize),
 }
 
-impl Cursor {
+impl LineCursor {
     fn move_to(&mut self, at: usize, text: &[u8]) -> (usize, usize) {
         self.place = moved(self.place, &text[self.at..at]);
         self.at = at;
@@ -266,13 +271,13 @@ impl Cursor {
     }
 }
 
-/// Reads until the buffer has `block` bytes more than it had, or the source ends.
-fn fill(source: &mut Option<Source>, buffer: &mut Vec<u8>, block: usize, last: &mut bool) -> io::Result<()> {
+/// Fills the buffer to `block` bytes, or by another `block` bytes if it has as many already, or until the source ends.
+fn fill(source: &mut Option<ByteStream>, buffer: &mut Vec<u8>, block: usize, last: &mut bool) -> io::Result<()> {
     let Some(source) = source.as_mut().filter(|_| !*last) else { return Ok(()) };
     let mut len = buffer.len();
-    let wanted = if len < block { block } else { len + block };
-    buffer.resize(wanted, 0);
-    while !*last && len < wanted {
+    let target = if len < block { block } else { len + block };
+    buffer.resize(target, 0);
+    while !*last && len < target {
         match source.read(&mut buffer[len..]) {
             Ok(0) => *last = true,
             Ok(read) => len += read,
@@ -288,10 +293,13 @@ fn broken_file(path: &Path, cause: &io::Error) -> anyhow::Error {
     if cause.raw_os_error().is_some() {
         return unreadable(path, cause);
     }
-    error::input(format!("data set {}: the packed data are damaged or cut off ({cause}); fetch or pack the file again", path.display()))
+    error::input(format!(
+        "data set {}: the compressed data is damaged or truncated ({cause}); download or compress the file again",
+        path.display()
+    ))
 }
 
-/// The place, from 1, after these bytes.
+/// Line and column, from 1, after these bytes.
 pub(crate) fn moved((line, column): (usize, usize), bytes: &[u8]) -> (usize, usize) {
     let characters = |bytes: &[u8]| bytes.iter().filter(|byte| byte.cast_signed() >= -0x40).count();
     match memchr::memrchr(b'\n', bytes) {
@@ -300,28 +308,28 @@ pub(crate) fn moved((line, column): (usize, usize), bytes: &[u8]) -> (usize, usi
     }
 }
 
-/// What a check saw.
+/// Number of files, conversations and messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct FileCounts {
     pub files: usize,
     pub conversations: usize,
     pub messages: usize,
 }
 
-/// Reads everything on all cores and keeps nothing.
+/// Reads and validates all files on all cores, and keeps no conversations.
 ///
 /// # Errors
-/// Kind `input`: a file that cannot be read, or the list of everything that is wrong; `interrupted`.
-pub fn check_files(files: &[PathBuf]) -> Result<Count> {
+/// Kind `input`: a file that cannot be read, or the list of all problems; `interrupted`.
+pub fn check_files(files: &[PathBuf]) -> Result<FileCounts> {
     let reader = Mutex::new(Some(Reader::open(files.to_vec())?));
-    let work = || -> Result<(Count, Problems)> {
-        let (mut count, mut problems) = (Count::default(), Problems::default());
+    let work = || -> Result<(FileCounts, Problems)> {
+        let (mut count, mut problems) = (FileCounts::default(), Problems::default());
         loop {
             let batch = {
                 let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
                 let next = reader.as_mut().map_or(Ok(None), Reader::next_batch);
                 if next.is_err() {
-                    // The others end too.
+                    // Stops the other threads too.
                     *reader = None;
                 }
                 next?
@@ -338,7 +346,7 @@ pub fn check_files(files: &[PathBuf]) -> Result<Count> {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    let mut sum = Count { files: files.len(), ..Count::default() };
+    let mut sum = FileCounts { files: files.len(), ..FileCounts::default() };
     let mut problems = Problems::default();
     let mut failed = None;
     for part in parts {
@@ -364,21 +372,21 @@ impl Batch {
         self.first
     }
 
-    /// Number of items, sound or not.
+    /// Number of items, valid or not.
     pub(crate) fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// The items' own text, in UTF-8 if they are sound.
+    /// The text of the items, in UTF-8 if they are valid.
     pub(crate) fn items(&self) -> impl Iterator<Item = &[u8]> {
         self.items.iter().map(|item| &self.text[item.clone()])
     }
 }
 
-/// The conversations of a file or a pattern, each an object with `messages` and whatever else stood there.
+/// The conversations of a file or a pattern, each an object with `messages` and all other fields of the item.
 ///
 /// # Errors
-/// Kind `input`: no such file, not UTF-8, not JSON, not a list, or conversations that nothing can be learned from.
+/// Kind `input`: no such file, not UTF-8, not JSON, not a list, or conversations without anything to train on.
 #[cfg(test)]
 pub(crate) fn read_conversations(path: &Path) -> Result<Vec<Value>> {
     let files = expand(&[path.to_string_lossy()])?;
@@ -390,7 +398,7 @@ pub(crate) fn read_conversations(path: &Path) -> Result<Vec<Value>> {
                 break;
             }
             let mut value = conversation.to_value();
-            if batch.shape == Shape::Messages
+            if batch.format == DatasetFormat::Messages
                 && let Some(item) = batch.items.get(conversation.index - batch.first)
                 && let Ok(Value::Object(mut whole)) = serde_json::from_slice(&batch.text[item.clone()])
             {

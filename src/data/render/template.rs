@@ -3,6 +3,9 @@
 //! minijinja is the engine, with the additions of `apply_chat_template` (transformers' `chat_template_utils.py`): `trim_blocks`,
 //! `lstrip_blocks`, Python's methods on strings, `raise_exception`, `tojson` in Python's form, `{% generation %}`. Anything whose result
 //! may differ is an error ([`Failure::Unsupported`]), and then transformers must render.
+//!
+//! A template is identified by its hash. Templates that the tests compare with transformers (`compared_templates.txt`) need no Python.
+//! Any other template is compared on the user's own conversations.
 
 use std::fmt;
 use std::path::Path;

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::data::parse::conversation::Conversation;
 use crate::data::render::rendering::{Rendering, Turn};
-use crate::data::tokenizer::{Control, Scratch, Tokenizer};
+use crate::data::tokenizer::{ControlToken, Tokenizer, WordCache};
 
 /// The label that torch's `cross_entropy` ignores.
 pub const IGNORED: i32 = -100;
@@ -32,7 +32,7 @@ pub struct Sample {
 #[derive(Debug)]
 pub struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
-    scratch: Scratch,
+    scratch: WordCache,
     /// The ends of prompts, such as `assistant\n`, and their ids.
     heads: HashMap<String, Arc<[u32]>, Xxh3DefaultBuilder>,
     ids: Vec<u32>,
@@ -40,7 +40,7 @@ pub struct Encoder<'a> {
 
 impl<'a> Encoder<'a> {
     pub fn new(tokenizer: &'a Tokenizer) -> Encoder<'a> {
-        Encoder { tokenizer, scratch: Scratch::default(), heads: HashMap::default(), ids: Vec::new() }
+        Encoder { tokenizer, scratch: WordCache::default(), heads: HashMap::default(), ids: Vec::new() }
     }
 
     /// Overwrites `sample` with the sample of a rendering. The character `escape` is ignored: see [`Escapes`].
@@ -50,7 +50,7 @@ impl<'a> Encoder<'a> {
         sample.labels.clear();
         sample.separately_tokenized_turns = 0;
         let mut done = 0;
-        for Control { id, spelled, taken } in self.tokenizer.control_tokens(text) {
+        for ControlToken { id, spelled, taken } in self.tokenizer.control_tokens(text) {
             self.piece(text, done..taken.start, turns, escape, sample)?;
             let target = turns.iter().any(|turn| spelled.start >= turn.target_start && spelled.end <= turn.target_end);
             sample.input_ids.push(id as i32);
@@ -191,7 +191,7 @@ impl Escapes {
         let escaped = |text: &str| {
             let mut escaped = String::with_capacity(text.len() + 16);
             let mut done = 0;
-            for Control { spelled, .. } in tokenizer.control_tokens(text) {
+            for ControlToken { spelled, .. } in tokenizer.control_tokens(text) {
                 let second = spelled.start + text[spelled.start..].chars().next().map_or(0, char::len_utf8);
                 escaped.push_str(&text[done..second]);
                 escaped.push(escape);

@@ -1,4 +1,4 @@
-//! Goes through a data set as `prepare` does and keeps no rows: counts, lengths, findings, and some samples to look at.
+//! Processes a data set as `prepare` does but keeps no rows: collects counts, lengths, problems and some samples to show.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -17,66 +17,66 @@ use crate::data::rows::prepare::{PreparedBatch, Row, Sink};
 use crate::data::survey::lengths::Lengths;
 use crate::data::survey::preview::{Preview, pieces};
 
-/// Which conversations are to be looked at.
+/// Which conversations to show.
 #[derive(Clone, Debug)]
-pub enum Chosen {
-    /// The first so many.
+pub enum PreviewSelection {
+    /// This many, from the first.
     First(usize),
-    /// These, by their index within the data set, from 0.
+    /// These, by index in the data set, from 0.
     Indices(Vec<usize>),
 }
 
-impl Chosen {
+impl PreviewSelection {
     fn has(&self, index: usize) -> bool {
         match self {
-            Chosen::First(count) => index < *count,
-            Chosen::Indices(indices) => indices.contains(&index),
+            PreviewSelection::First(count) => index < *count,
+            PreviewSelection::Indices(indices) => indices.contains(&index),
         }
     }
 }
 
-/// What a data set is.
+/// The results of a survey.
 #[derive(Clone, Debug)]
 pub struct Survey {
     pub counts: Counts,
     /// Rows held out for evaluation, of `counts.rows`.
     pub eval_rows: u64,
-    /// The first faults of the files, and the number of all.
+    /// The first problems in the files.
     pub problems: Vec<Problem>,
     pub problem_count: u64,
-    /// Why training would refuse the data, besides the faults in the files.
+    /// Reasons why training would refuse the data, apart from the problems in the files.
     pub errors: Vec<String>,
-    /// What deserves a look.
+    /// Possible mistakes that training accepts.
     pub warnings: Vec<String>,
-    /// The first samples of more than `max_length` tokens, and the number of all.
+    /// The first samples longer than `max_length`.
     pub too_long: Vec<TooLong>,
     pub too_long_count: u64,
     /// Messages by role.
     pub roles: Vec<(&'static str, u64)>,
-    /// Of the rows.
+    /// Lengths of the rows.
     pub lengths: Lengths,
     pub longest_targets: u32,
     pub previews: Vec<Preview>,
 }
 
-/// Surveys a data set. `tell` gets bytes done and bytes in all, and may end it with an error.
+/// Surveys a data set. `tell` gets the bytes done and the bytes in total, and may stop the survey with an error.
 ///
 /// # Errors
-/// Kind `input` for a file that cannot be read, and where only transformers could render the template, is not there, and the files have
-/// faults; kind `model` for a model folder without a tokenizer or a chat template; kind `setup` where transformers is needed.
+/// Kind `input` for a file that cannot be read, and for problems in the files if the template needs transformers, which is missing; kind
+/// `model` for a model folder without a tokenizer or a chat template; kind `setup` if transformers is needed and missing.
 pub fn survey(
     dataset: &Dataset,
     cache: &Path,
     transformers: &dyn Transformers,
-    chosen: &Chosen,
+    chosen: &PreviewSelection,
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Survey> {
     let mut engine = DataEngine::open(&dataset.model_folder, Some(cache))?;
     let tell = RefCell::new(tell);
     let parts = dataset.options.eval_split > 0.0;
-    let ran = engine.run(dataset, transformers, true, || Ok(Tally::new(chosen, parts, &tell)));
+    let ran = engine.run(dataset, transformers, true, || Ok(SurveySink::new(chosen, parts, &tell)));
     let (counts, findings, tally, _) = ran.map_err(|failure| {
-        // Whatever is missing to go on, faults of the data are found without it.
+        // Problems in the data can be found without transformers, and are reported first.
         if error::Error::of(&failure).kind == error::Kind::Setup { check_files(&dataset.files).err().unwrap_or(failure) } else { failure }
     })?;
     let options = &dataset.options;
@@ -100,12 +100,12 @@ pub fn survey(
         roles: Role::ALL.iter().map(|role| role.as_str()).zip(tally.roles).collect(),
         lengths: tally.lengths,
         longest_targets: tally.longest_targets,
-        previews: tally.looked_at.iter().map(|(row, tokens)| preview(&engine, row, tokens)).collect(),
+        previews: tally.shown.iter().map(|(row, tokens)| preview(&engine, row, tokens)).collect(),
         counts,
     })
 }
 
-/// Ids and labels of a row.
+/// Token ids and labels of a row.
 type Tokens = (Vec<i32>, Vec<i32>);
 
 fn preview(engine: &DataEngine, row: &Row, (input_ids, labels): &Tokens) -> Preview {
@@ -119,24 +119,24 @@ fn preview(engine: &DataEngine, row: &Row, (input_ids, labels): &Tokens) -> Prev
     }
 }
 
-fn warnings(counts: &Counts, findings: &Findings, chosen: &Chosen) -> Vec<String> {
+fn warnings(counts: &Counts, findings: &Findings, chosen: &PreviewSelection) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Chosen::Indices(indices) = chosen
+    if let PreviewSelection::Indices(indices) = chosen
         && let Some(beyond) = indices.iter().find(|index| **index as u64 >= counts.conversations)
     {
         warnings.push(format!("there is no conversation [{beyond}] to show: {} were read, counted from 0", counts.conversations));
     }
     if counts.literal_special_tokens > 0 {
         warnings.push(format!(
-            "{} conversations spell a control token such as <|im_end|> in a text: {}; it is trained on as text, as it should be where it is \
-             meant so",
+            "{} conversations contain the text of a special token such as <|im_end|>: {}; it is tokenized as plain text, not as the special \
+             token",
             counts.literal_special_tokens,
             findings.literal_special_tokens.named(Clone::clone)
         ));
     }
     if counts.duplicates > 0 {
         warnings.push(format!(
-            "{} conversations are equal to an earlier one: {}",
+            "{} conversations are identical to an earlier one: {}",
             counts.duplicates,
             findings.duplicates.named(Clone::clone)
         ));
@@ -144,33 +144,33 @@ fn warnings(counts: &Counts, findings: &Findings, chosen: &Chosen) -> Vec<String
     warnings
 }
 
-/// Counts rows as they come.
-struct Tally<'a, 'b> {
-    chosen: &'a Chosen,
+/// Receives the rows and counts them.
+struct SurveySink<'a, 'b> {
+    chosen: &'a PreviewSelection,
     tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
     roles: [u64; Role::ALL.len()],
     lengths: Lengths,
     longest_targets: u32,
-    /// The conversation of each row, where some are to be held out.
+    /// The conversation of each row, if some are held out.
     conversations: Option<Vec<u32>>,
-    looked_at: Vec<(Row, Tokens)>,
+    shown: Vec<(Row, Tokens)>,
 }
 
-impl<'a, 'b> Tally<'a, 'b> {
-    fn new(chosen: &'a Chosen, parts: bool, tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>) -> Tally<'a, 'b> {
-        Tally {
+impl<'a, 'b> SurveySink<'a, 'b> {
+    fn new(chosen: &'a PreviewSelection, parts: bool, tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>) -> SurveySink<'a, 'b> {
+        SurveySink {
             chosen,
             tell,
             roles: [0; Role::ALL.len()],
             lengths: Lengths::default(),
             longest_targets: 0,
             conversations: parts.then(Vec::new),
-            looked_at: Vec::new(),
+            shown: Vec::new(),
         }
     }
 }
 
-impl Sink for Tally<'_, '_> {
+impl Sink for SurveySink<'_, '_> {
     fn take(&mut self, made: PreparedBatch) -> Result<()> {
         self.roles.iter_mut().zip(made.roles).for_each(|(all, more)| *all += more);
         let mut kept_row = 0;
@@ -182,7 +182,7 @@ impl Sink for Tally<'_, '_> {
             }
             if self.chosen.has(row.conversation) {
                 let tokens = if row.kept > 0 { made.tokens.get(kept_row) } else { Default::default() };
-                self.looked_at.push((row.clone(), (tokens.0.to_vec(), tokens.1.to_vec())));
+                self.shown.push((row.clone(), (tokens.0.to_vec(), tokens.1.to_vec())));
             }
             kept_row += usize::from(row.kept > 0);
         }

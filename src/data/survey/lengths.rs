@@ -1,22 +1,22 @@
-//! How long the rows of a data set are: exact quantiles and a histogram, in memory that does not grow with the rows.
+//! Lengths of a data set's rows: exact quantiles and a histogram. Memory does not grow with the number of rows.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Bins of a histogram, at most.
+/// Maximum number of bins in a histogram.
 const BINS: u32 = 16;
-/// Lengths differ so much that even bins would show one bar: the longest against the median.
+/// From this ratio of longest to median length, equally wide bins would show only one bar.
 const SKEWED: u32 = 16;
 
-/// Counts of lengths, in tokens.
+/// Number of rows by length in tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Lengths {
     counts: BTreeMap<u32, u64>,
     rows: u64,
 }
 
-/// The rows of `from` to `to` tokens, both included.
+/// Number of rows with `from` to `to` tokens, both inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bin {
     pub from: u32,
@@ -30,7 +30,7 @@ impl Lengths {
         self.rows += 1;
     }
 
-    /// The smallest length that at least this share of the rows does not exceed (the nearest rank); 0 of no rows.
+    /// The smallest length that at least this fraction of the rows does not exceed (nearest rank); 0 without rows.
     pub fn quantile(&self, share: f64) -> u32 {
         let rank = ((share * self.rows as f64).ceil() as u64).max(1);
         let mut seen = 0;
@@ -43,13 +43,13 @@ impl Lengths {
         0
     }
 
-    /// The longest.
+    /// The longest length.
     pub fn max(&self) -> u32 {
         self.counts.last_key_value().map_or(0, |(length, _)| *length)
     }
 
-    /// Bins from the shortest row to the longest: of one width (1, 2 or 5 times a power of ten), or, where a few rows are far longer than
-    /// most, each twice as wide as the one before. Empty ones stay.
+    /// Bins from the shortest row to the longest, including empty ones. All have the same width (1, 2 or 5 times a power of ten) or, if a
+    /// few rows are far longer than most, each is twice as wide as the one before.
     pub fn histogram(&self) -> Vec<Bin> {
         let (Some((&min, _)), max) = (self.counts.first_key_value(), self.max()) else { return Vec::new() };
         let mut bins = if max / self.quantile(0.5).max(1) >= SKEWED { doubling(min, max) } else { even(min, max) };

@@ -1,4 +1,4 @@
-//! A data set looked at without writing rows: faults, lengths and previews, for `check`.
+//! Surveys a data set for `check` without writing rows: problems, lengths and previews.
 
 pub(crate) mod collect;
 pub(crate) mod lengths;

@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 
-use crate::data::parse::format::Shape;
+use crate::data::parse::dataset_format::DatasetFormat;
 use crate::data::parse::{diagnostic, fast};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
-use crate::data::read::split::Sizes;
+use crate::data::read::splitter::SizeLimits;
 use crate::data::tests::{GOOD, TestFiles, conversations, faults, read};
 
 /// Each text has exactly one fault, whose line begins with the given words.
@@ -27,34 +27,31 @@ fn each_fault_is_reported_with_its_place() {
     single(&[
         ("[{]", "line 1, column 3: invalid JSON"),
         ("[\n{\"messages\": 1,}]", "line 2, column 16: invalid JSON: trailing comma"),
-        ("5", "line 1, column 1: the file holds a number, not a list of conversations"),
-        (" \n\"x\"", "line 2, column 1: the file holds a text, not a list"),
+        ("5", "line 1, column 1: the file contains a number, not a list of conversations"),
+        (" \n\"x\"", "line 2, column 1: the file contains a string, not a list"),
         ("{\"a\": 1}", "line 1, column 1: the file is one object, not a list; write [{\"messages\": [...]}, ...]"),
-        ("[]", "holds no conversations; it must be a list"),
-        ("", "holds no conversations"),
-        (" \n ", "holds no conversations"),
+        ("[]", "contains no conversations; it must be a list"),
+        ("", "contains no conversations"),
+        (" \n ", "contains no conversations"),
         (&message("\"human\"", "\"y\""), "line 2, column 10, [0].messages[1].role: unknown role \"human\"; must be one of system"),
         (&message("\"human\"", "\"y\""), "line 2, column 10, [0].messages[1].role: unknown"),
         (&message("\"assistant\"", "\"  \""), "line 2, column 34, [0].messages[1].content: is empty"),
-        (&message("\"assistant\"", "5"), "line 2, column 34, [0].messages[1].content: must be a text, not a number"),
-        (&message("\"assistant\"", "null"), "line 2, column 34, [0].messages[1].content: must be a text, not null"),
+        (&message("\"assistant\"", "5"), "line 2, column 34, [0].messages[1].content: must be a string, not a number"),
+        (&message("\"assistant\"", "null"), "line 2, column 34, [0].messages[1].content: must be a string, not null"),
         (&message("\"assistant\", \"train\": 1", "\"y\""), "line 2, column 32, [0].messages[1].train: must be true or false, not a number"),
         (&message("\"user\"", "\"y\""), "line 1, column 2, [0]: has no assistant turn"),
         ("[{\"messages\": []}]", "line 1, column 15, [0].messages: is empty"),
-        ("[{\"message\": []}]", "line 1, column 2, [0]: has no \"messages\"; is \"message\" meant?"),
+        ("[{\"message\": []}]", "line 1, column 2, [0]: has no \"messages\"; is \"message\" misspelled?"),
         ("[5]", "line 1, column 2, [0]: must be an object with \"messages\""),
-        (&message("\"assistant\"", "\"\\ud800\""), "line 2, column 34, [0].messages[1].content: has half a character (a lone \\ud800"),
-        (&message("\"assistant\", \"\\udc00\": 1", "\"y\""), "line 2, column 1, [0].messages[1]: has a key with half a character"),
+        (&message("\"assistant\"", "\"\\ud800\""), "line 2, column 34, [0].messages[1].content: has an unpaired surrogate (\\ud800"),
+        (&message("\"assistant\", \"\\udc00\": 1", "\"y\""), "line 2, column 1, [0].messages[1]: has a key with an unpaired surrogate"),
         (&message("\"assistant\", \"x\": 1e999999", "\"y\""), "line 2, column 28, [0].messages[1].x: cannot be read: number out of range"),
         (
             &message(&format!("\"assistant\", \"x y\": {}1{}", "[".repeat(500), "]".repeat(500)), "\"y\""),
             "line 2, column 154, [0].messages[1][\"x y\"][0]",
         ),
-        (&message("\"assistant\", \"role\": \"user\"", "\"y\""), "line 2, column 31, [0].messages[1].role: the key \"role\" stands twice"),
-        (
-            &message("\"assistant\", \"f\": {\"a\": null, \"a\": 1}", "\"y\""),
-            "line 2, column 45, [0].messages[1].f.a: the key \"a\" stands",
-        ),
+        (&message("\"assistant\", \"role\": \"user\"", "\"y\""), "line 2, column 31, [0].messages[1].role: duplicate key \"role\""),
+        (&message("\"assistant\", \"f\": {\"a\": null, \"a\": 1}", "\"y\""), "line 2, column 45, [0].messages[1].f.a: duplicate key \"a\""),
         (&message("\"assistant\"", "[{\"type\": \"image\"}]"), "line 2, column 35, [0].messages[1].content[0]: a part of type \"image\""),
     ]);
     let deep = format!("[{{\"messages\": {}1{}}}]", "[".repeat(500), "]".repeat(500));
@@ -69,7 +66,7 @@ fn faults_outside_the_messages() {
         (&with("\"tools\": \"[{]\""), "line 1, column 108, [0].tools: must be a list of objects"),
         (&with("\"documents\": \"x\""), "line 1, column 112, [0].documents: must be a list of objects"),
         (&with("\"chat_template_kwargs\": []"), "line 1, column 123, [0].chat_template_kwargs: must be an object, not a list"),
-        (&with("\"id\": 8"), "line 1, column 105, [0].id: the key \"id\" stands twice"),
+        (&with("\"id\": 8"), "line 1, column 105, [0].id: duplicate key \"id\""),
     ]);
 }
 
@@ -83,7 +80,7 @@ fn faults_between_the_items_of_a_list() {
         (&format!("[{GOOD},\n{GOOD}\n"), "line 3, column 1: invalid JSON: EOF while parsing a list"),
         (&format!("[{GOOD},\n"), "line 2, column 1: invalid JSON: EOF while parsing a value"),
         (&format!("[{GOOD},\n{{\"messages\": [{{\"role\": \"us"), "line 2, column 26: invalid JSON: EOF while parsing a string"),
-        (&format!("[{GOOD},\n{{\"messages\": [\"a\nb\"]}},\n{GOOD}]"), "line 2, column 17: invalid JSON: a line break within a text"),
+        (&format!("[{GOOD},\n{{\"messages\": [\"a\nb\"]}},\n{GOOD}]"), "line 2, column 17: invalid JSON: a line break within a string"),
         (&format!("[{GOOD},\n{{\"messages\": [{{]}},\n{GOOD}]"), "line 2, column 16: invalid JSON: key must be a string"),
         (&format!("[{GOOD}, \0]"), "line 1, column 100: invalid JSON: a NUL byte"),
     ]);
@@ -114,14 +111,14 @@ fn an_item_with_a_fault_does_not_hide_the_next() {
         ),
         &[
             "line 2, column 15: invalid JSON: expected value",
-            "line 3, column 22: invalid JSON: a line break within a text",
+            "line 3, column 22: invalid JSON: a line break within a string",
             "line 4, column 15: invalid JSON: EOF while parsing a list",
             "line 6, column 1, [5]: has no \"messages\"",
             "line 6, column 9: invalid JSON: expected value",
             "line 7, column 1: invalid JSON: expected value",
             "line 8, column 14, [8].messages: must be a list",
             "line 8, column 16: invalid JSON: a comma between JSON lines",
-            "line 10, column 15: invalid JSON: a line break within a text",
+            "line 10, column 15: invalid JSON: a line break within a string",
         ],
     );
 }
@@ -149,8 +146,8 @@ fn bytes_that_are_not_utf_8() {
         (b"PK\x03\x04abc", "the file is a zip archive"),
         (b"\x80", "line 1, column 1: not UTF-8"),
         (b"{\"messages\": \"a\0b\"}", "line 1, column 16: invalid JSON: a NUL byte; the file is damaged"),
-        (b"\x1f\x8b\x08\0\0\0\0\0\0\x03abc", "the packed data are damaged or cut off"),
-        (b"\x28\xb5\x2f\xfd", "the packed data are damaged or cut off"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0\x03abc", "the compressed data is damaged or truncated"),
+        (b"\x28\xb5\x2f\xfd", "the compressed data is damaged or truncated"),
     ] {
         let got = conversations(bytes, 1 << 18).unwrap_err();
         assert!(got.contains(wanted), "{bytes:?}\n  gave {got}\n  not  {wanted}");
@@ -176,13 +173,13 @@ fn several_files_are_named_in_the_report() {
     let files = TestFiles::new(&[GOOD.as_bytes(), b"[]", b"[1, 2]"]);
     let got = crate::data::read::reader::check_files(&files.paths).unwrap_err().to_string();
     assert!(got.starts_with("3 problems in 3 files\n"), "{got}");
-    assert!(got.contains("1.json holds no conversations") && got.contains("2.json: line 1, column 5, [1]: must be an object"), "{got}");
+    assert!(got.contains("1.json contains no conversations") && got.contains("2.json: line 1, column 5, [1]: must be an object"), "{got}");
 }
 
 #[test]
 fn an_item_beyond_the_limit_is_refused() {
     let files = TestFiles::new(&[format!("[{GOOD}, {{\"x\": \"{}\"}}, {GOOD}]", "y".repeat(5000)).as_bytes()]);
-    let sizes = Sizes { block: 100, suspicious: 500, item: 2000 };
+    let sizes = SizeLimits { block: 100, suspicious: 500, item: 2000 };
     let mut reader = Reader::with_sizes(files.paths.clone(), sizes).unwrap();
     let (mut found, mut problems) = (0, Problems::default());
     while let Some(batch) = reader.next_batch().unwrap() {
@@ -199,7 +196,7 @@ fn a_list_whose_item_does_not_close_is_not_held_in_memory() {
     let mut text = "[{\"messages\": [{\"role\": \"user\"}, {\"role\": \"user\"]},\n".to_string();
     text.push_str(&format!("{GOOD},\n").repeat(2000));
     let files = TestFiles::new(&[text.as_bytes()]);
-    let mut reader = Reader::with_sizes(files.paths.clone(), Sizes { block: 1000, suspicious: 3000, item: 1 << 30 }).unwrap();
+    let mut reader = Reader::with_sizes(files.paths.clone(), SizeLimits { block: 1000, suspicious: 3000, item: 1 << 30 }).unwrap();
     let mut problems = Problems::default();
     while let Some(batch) = reader.next_batch().unwrap() {
         batch.conversations(&mut problems);
@@ -219,8 +216,8 @@ proptest! {
         item.replace_range(at..end, &with);
         let item = item.trim();
         let mut found = 0;
-        let slow = diagnostic::read(item.as_bytes(), "[0]", Shape::Messages, &mut |_, _, _| found += 1);
+        let slow = diagnostic::parse_conversation(item.as_bytes(), "[0]", DatasetFormat::Messages, &mut |_, _, _| found += 1);
         prop_assert_eq!(slow.is_none(), found > 0);
-        prop_assert_eq!(fast::conversation(item), slow, "{}", item);
+        prop_assert_eq!(fast::parse_conversation(item), slow, "{}", item);
     }
 }

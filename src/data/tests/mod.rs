@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::{Reader, read_conversations};
-use crate::data::read::split::Sizes;
+use crate::data::read::splitter::SizeLimits;
 use crate::data::{Conversation, check_files};
 
 const GOOD: &str = r#"{"messages": [{"role": "user", "content": "é"}, {"role": "assistant", "content": "好"}], "id": 7}"#;
@@ -37,7 +37,7 @@ impl TestFiles {
 /// All conversations of a file with these bytes, read in blocks of that size, or the report of its faults.
 fn conversations(bytes: &[u8], block: usize) -> Result<Vec<Conversation>, String> {
     let files = TestFiles::new(&[bytes]);
-    let sizes = Sizes { block, suspicious: 3 * block, item: 1 << 30 };
+    let sizes = SizeLimits { block, suspicious: 3 * block, item: 1 << 30 };
     let mut reader = Reader::with_sizes(files.paths.clone(), sizes).unwrap();
     let (mut all, mut problems) = (Vec::new(), Problems::default());
     while let Some(batch) = reader.next_batch().map_err(|error| error.to_string())? {

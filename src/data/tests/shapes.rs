@@ -75,16 +75,16 @@ fn prompt_and_completion() {
 fn faults_are_reported_with_the_path_in_the_original_format() {
     for (text, wanted) in [
         (r#"[{"conversations": [{"from": "humam", "value": "x"}]}]"#, "line 1, column 30, [0].conversations[0].from: unknown sender"),
-        (r#"[{"conversations": [{"from": "gpt", "value": 5}]}]"#, "line 1, column 46, [0].conversations[0].value: must be a text"),
+        (r#"[{"conversations": [{"from": "gpt", "value": 5}]}]"#, "line 1, column 46, [0].conversations[0].value: must be a string"),
         (r#"[{"conversations": [{"from": "gpt", "valu": "x"}]}]"#, "line 1, column 21, [0].conversations[0]: has no \"value\""),
         (
             r#"[{"conversations": [{"from": "function_call", "value": "f(x)"}]}]"#,
-            "line 1, column 56, [0].conversations[0].value: must be the JSON",
+            "line 1, column 56, [0].conversations[0].value: must be a call as a JSON string",
         ),
         (r#"[{"conversations": [{"from": "human", "value": "x"}]}]"#, "line 1, column 2, [0]: has no assistant turn"),
         (r#"[{"instruction": "x", "output": ""}]"#, "line 1, column 33, [0].output: is empty"),
         (r#"[{"instruction": "x", "output": "y", "history": [["q"]]}]"#, "line 1, column 50, [0].history[0]: must be a pair"),
-        (r#"[{"prompt": "x", "completion": {}}]"#, "line 1, column 32, [0].completion: must be a text, not an object"),
+        (r#"[{"prompt": "x", "completion": {}}]"#, "line 1, column 32, [0].completion: must be a string, not an object"),
         (r#"[{"prompt": "x", "completion": [{"role": "user", "content": "y"}]}]"#, "line 1, column 2, [0]: has no assistant turn"),
     ] {
         let got = faults(text);

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::{Batch, Reader};
-use crate::data::read::split::{SIZES, Sizes};
+use crate::data::read::splitter::{SIZE_LIMITS, SizeLimits};
 use crate::data::tests::{GOOD, TestFiles, conversations};
 use crate::data::{digest, expand};
 
 fn batches(bytes: &[u8], block: usize, mut see: impl FnMut(&Batch)) {
     let files = TestFiles::new(&[bytes]);
-    let mut reader = Reader::with_sizes(files.paths.clone(), Sizes { block, suspicious: 2 * block, item: 1 << 30 }).unwrap();
+    let mut reader = Reader::with_sizes(files.paths.clone(), SizeLimits { block, suspicious: 2 * block, item: 1 << 30 }).unwrap();
     while let Some(batch) = reader.next_batch().unwrap() {
         see(&batch);
     }
@@ -137,13 +137,13 @@ fn compressed_files_give_the_same_conversations() {
         packer.finish().unwrap()
     };
     let zst = |text: &str| zstd::encode_all(text.as_bytes(), 1).unwrap();
-    let plain = conversations(text.as_bytes(), SIZES.block).unwrap();
+    let plain = conversations(text.as_bytes(), SIZE_LIMITS.block).unwrap();
     assert_eq!(plain.len(), 5000);
     let marked = format!("\u{feff}{text}");
     for packed in [[gz(half), gz(rest)].concat(), [zst(half), zst(rest)].concat(), gz(&marked), zst(&marked)] {
-        assert_eq!(conversations(&packed, SIZES.block).unwrap(), plain);
-        let cut = conversations(&packed[..packed.len() - 5], SIZES.block).unwrap_err();
-        assert!(cut.contains("damaged or cut off") && cut.contains("0.json"), "{cut}");
+        assert_eq!(conversations(&packed, SIZE_LIMITS.block).unwrap(), plain);
+        let cut = conversations(&packed[..packed.len() - 5], SIZE_LIMITS.block).unwrap_err();
+        assert!(cut.contains("damaged or truncated") && cut.contains("0.json"), "{cut}");
     }
 }
 
@@ -178,9 +178,9 @@ fn paths_and_patterns_and_their_errors() {
         (vec![at("none.json")], "there is no data set"),
         (vec![at("*.csv")], "no file matches"),
         (vec![at("")], "is a folder; give a JSON file, or a pattern"),
-        (vec![at("***")], "no valid pattern"),
-        (vec![at("a.jsonl"), at("a*")], "is named twice"),
-        (vec![], "no data set is named"),
+        (vec![at("***")], "not a valid pattern"),
+        (vec![at("a.jsonl"), at("a*")], "is given twice"),
+        (vec![], "no data set is given"),
     ] {
         let error = expand(&given).unwrap_err();
         assert!(error.to_string().contains(wanted), "{error}");
@@ -213,7 +213,7 @@ fn memory_does_not_grow_with_the_file() {
     while let Some(batch) = reader.next_batch().unwrap() {
         items += batch.len();
         bytes += batch.items().map(<[u8]>::len).sum::<usize>();
-        assert!(reader.capacity() <= 2 * SIZES.block, "{}", reader.capacity());
+        assert!(reader.capacity() <= 2 * SIZE_LIMITS.block, "{}", reader.capacity());
     }
     assert_eq!(items, 10_000 * times);
     assert!(bytes > 290_000_000, "{bytes}");
@@ -222,7 +222,7 @@ fn memory_does_not_grow_with_the_file() {
 #[test]
 fn a_text_of_100_megabytes_is_read() {
     let text = format!("[{GOOD},\n{},{GOOD}]", GOOD.replace('é', &"long \\\" {".repeat(11_000_000)));
-    let found = conversations(text.as_bytes(), SIZES.block).unwrap();
+    let found = conversations(text.as_bytes(), SIZE_LIMITS.block).unwrap();
     assert_eq!((found.len(), found[1].messages[0].content.len()), (3, 88_000_000));
 }
 
@@ -239,9 +239,9 @@ fn long_white_space_is_not_kept_in_memory() {
 fn a_text_of_100_megabytes_is_an_item_like_its_neighbours() {
     let words = "x ".repeat(50_000_000);
     let long = format!(r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "{words}"}}]}}"#);
-    let found = conversations(format!("[{GOOD}, {long}, {GOOD}]").as_bytes(), SIZES.block).unwrap();
+    let found = conversations(format!("[{GOOD}, {long}, {GOOD}]").as_bytes(), SIZE_LIMITS.block).unwrap();
     assert_eq!(found.iter().map(|one| one.messages[1].content.len()).collect::<Vec<_>>(), [3, 100_000_000, 3]);
     // Truncated in the middle, it is a fault, not half a conversation.
-    let cut = conversations(&format!("[{GOOD}, {long}]").as_bytes()[..50_000_000], SIZES.block).unwrap_err();
+    let cut = conversations(&format!("[{GOOD}, {long}]").as_bytes()[..50_000_000], SIZE_LIMITS.block).unwrap_err();
     assert!(cut.contains("EOF while parsing a string"), "{cut}");
 }

@@ -1,38 +1,38 @@
-//! Byte-pair encoding of one word: the pair of lowest rank is joined first, the leftmost of equals, until none is left.
+//! Byte-pair encoding of one word: repeatedly merges the pair with the lowest rank, the leftmost first.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Gives the rank of a pair of tokens and the token that it becomes.
-pub(crate) trait Merges {
+/// Looks up merges: the rank of a pair of tokens and the merged token.
+pub(crate) trait MergeTable {
     fn merge(&self, left: u32, right: u32) -> Option<(u32, u32)>;
 }
 
-/// Up to here looking through all pairs each time is faster than a heap.
+/// Up to this length, searching all pairs each time is faster than a heap.
 const SHORT: usize = 64;
 
-/// Joins what can be joined in `symbols`, a word as single bytes' tokens.
-pub(crate) fn merge_all(merges: &impl Merges, symbols: &mut Vec<u32>) {
-    if symbols.len() <= SHORT { short(merges, symbols) } else { long(merges, symbols) }
+/// Applies all merges to `symbols`, which start as the tokens of a word's single bytes.
+pub(crate) fn merge_all(merges: &impl MergeTable, symbols: &mut Vec<u32>) {
+    if symbols.len() <= SHORT { merge_short(merges, symbols) } else { merge_long(merges, symbols) }
 }
 
-const NEVER: u64 = u64::MAX;
+const NO_MERGE: u64 = u64::MAX;
 
-/// Rank and outcome of a pair in one number that sorts by rank.
-fn pair(merges: &impl Merges, left: u32, right: u32) -> u64 {
-    merges.merge(left, right).map_or(NEVER, |(rank, token)| u64::from(rank) << 32 | u64::from(token))
+/// Rank and merged token of a pair in one number that sorts by rank.
+fn pair(merges: &impl MergeTable, left: u32, right: u32) -> u64 {
+    merges.merge(left, right).map_or(NO_MERGE, |(rank, token)| u64::from(rank) << 32 | u64::from(token))
 }
 
-fn short(merges: &impl Merges, symbols: &mut Vec<u32>) {
-    let mut pairs = [NEVER; SHORT];
+fn merge_short(merges: &impl MergeTable, symbols: &mut Vec<u32>) {
+    let mut pairs = [NO_MERGE; SHORT];
     let mut count = symbols.len();
     for i in 1..count {
         pairs[i - 1] = pair(merges, symbols[i - 1], symbols[i]);
     }
     while count > 1 {
-        // The first of equal ones, as `min_by_key` gives.
+        // `min_by_key` returns the first minimum, which is the leftmost pair.
         let (best, &found) = pairs[..count - 1].iter().enumerate().min_by_key(|(_, found)| **found).expect("there is a pair");
-        if found == NEVER {
+        if found == NO_MERGE {
             break;
         }
         symbols[best] = found as u32;
@@ -49,13 +49,13 @@ fn short(merges: &impl Merges, symbols: &mut Vec<u32>) {
     symbols.truncate(count);
 }
 
-fn long(merges: &impl Merges, symbols: &mut Vec<u32>) {
+fn merge_long(merges: &impl MergeTable, symbols: &mut Vec<u32>) {
     const GONE: u32 = u32::MAX;
     let count = symbols.len();
     let mut next: Vec<usize> = (1..=count).collect();
     let mut before: Vec<usize> = (0..count).map(|i| i.wrapping_sub(1)).collect();
     let mut heap = BinaryHeap::new();
-    // (rank, place, left, right, outcome); one that no longer fits its place is passed over.
+    // (rank, position, left, right, merged token). An entry that no longer matches its position is skipped.
     let offer = |heap: &mut BinaryHeap<_>, at: usize, left: u32, right: u32| {
         if let Some((rank, token)) = merges.merge(left, right) {
             heap.push(Reverse((rank, at, left, right, token)));
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    impl Merges for HashMap<(u32, u32), (u32, u32)> {
+    impl MergeTable for HashMap<(u32, u32), (u32, u32)> {
         fn merge(&self, left: u32, right: u32) -> Option<(u32, u32)> {
             self.get(&(left, right)).copied()
         }
@@ -99,14 +99,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn short_and_long_words_are_joined_alike(
+        fn short_and_long_words_are_merged_alike(
             table in prop::collection::vec((0u32..6, 0u32..6), 0..20),
             word in prop::collection::vec(0u32..4, 1..SHORT),
         ) {
             let merges: HashMap<_, _> = table.iter().enumerate().map(|(rank, pair)| (*pair, (rank as u32, 4 + rank as u32 % 3))).collect();
             let (mut a, mut b) = (word.clone(), word);
-            short(&merges, &mut a);
-            long(&merges, &mut b);
+            merge_short(&merges, &mut a);
+            merge_long(&merges, &mut b);
             prop_assert_eq!(a, b);
         }
     }

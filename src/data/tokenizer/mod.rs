@@ -1,15 +1,22 @@
-//! Text to token ids, equal to Hugging Face tokenizers', for the byte-level BPE of Qwen.
+//! Tokenizes text to the same ids as Hugging Face tokenizers, for the byte-level BPE of Qwen.
 //!
-//! [`Tokenizer::open`] takes the fast way where `tokenizer.json` is what it knows, else the `tokenizers` library. What it took is
-//! compared with that library on the user's own text; see [`Tokenizer::excerpt`].
+//! [`Tokenizer::open`] uses the fast implementation if it knows the type of `tokenizer.json`, otherwise the `tokenizers` library. The fast
+//! implementation is compared with the library on the user's text; see [`Tokenizer::start_subset`].
+//!
+//! This implementation is used for a byte-level BPE with one of Qwen's two patterns. Its parsed tables are cached and load in
+//! milliseconds, while the `tokenizers` library needs half a second or more for a tokenizer.json of 151,936 tokens. Most words are
+//! found whole with one lookup.
+//!
+//! The `tokenizers` library is the reference for a sample of every data set, and the fallback. The normalizer is always the library's,
+//! so that there is only one version of Unicode.
 
-mod block;
 mod bpe;
-mod file;
-mod hf;
+mod bpe_vocabulary;
+mod byte_classes;
+mod hf_tokenizer;
 mod pretokenize;
-mod subset;
-mod vocabulary;
+mod subset_tokenizer;
+mod tokenizer_file;
 mod word_cache;
 
 use std::ops::Range;
@@ -21,62 +28,62 @@ use anyhow::Result;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::base::files;
-use file::Added;
-use file::Rules;
-use file::TokenizerFile;
-use hf::Reference;
-use vocabulary::Vocabulary;
+use bpe_vocabulary::BpeVocabulary;
+use hf_tokenizer::HfTokenizer;
+use tokenizer_file::AddedToken;
+use tokenizer_file::MatchRules;
+use tokenizer_file::TokenizerFile;
 
-pub(crate) use file::{tokenizer_head, vocabulary_and_merges};
-pub use subset::Excerpt;
-pub use word_cache::Scratch;
+pub use subset_tokenizer::SubsetTokenizer;
+pub(crate) use tokenizer_file::{tokenizer_head, vocabulary_and_merges};
+pub use word_cache::WordCache;
 
 /// A tokenizer, shared by all threads.
 #[derive(Debug)]
 pub struct Tokenizer {
     path: PathBuf,
-    /// What stands in it.
+    /// Content of `tokenizer.json`.
     file: Arc<String>,
     /// Hash of `tokenizer.json`.
     pub digest: u128,
-    /// Special tokens: they alone are control tokens, and text never becomes one.
-    control: Matcher,
-    /// Added tokens that are not special: text becomes one wherever it spells it.
-    added: Matcher,
-    engine: Engine,
+    /// Special tokens. Plain text is never encoded as one of them.
+    control: TokenMatcher,
+    /// Added tokens that are not special. They are matched in plain text.
+    added: TokenMatcher,
+    engine: Backend,
 }
 
 #[derive(Debug)]
-enum Engine {
-    Fast(Box<Vocabulary>),
-    Reference(Arc<Reference>),
+enum Backend {
+    Fast(Box<BpeVocabulary>),
+    Library(Arc<HfTokenizer>),
 }
 
-/// A control token in a text.
+/// A special token in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control {
+pub struct ControlToken {
     pub id: u32,
-    /// Where it is spelled.
+    /// Range of the token's text.
     pub spelled: Range<usize>,
-    /// As `spelled`, with the white space around it that it takes along.
+    /// `spelled` with the surrounding whitespace that the token includes.
     pub taken: Range<usize>,
 }
 
-/// Texts that stand for a token, and where they are found: the leftmost, of several there the longest.
+/// Finds the texts of tokens: the leftmost match and, of several there, the longest.
 #[derive(Debug)]
-struct Matcher {
+struct TokenMatcher {
     texts: Vec<String>,
     ids: Vec<u32>,
-    rules: Vec<Rules>,
+    rules: Vec<MatchRules>,
     automaton: AhoCorasick,
 }
 
-impl Matcher {
-    fn new<'a>(tokens: impl Iterator<Item = &'a Added>) -> Result<Matcher> {
-        let tokens: Vec<&Added> = tokens.collect();
+impl TokenMatcher {
+    fn new<'a>(tokens: impl Iterator<Item = &'a AddedToken>) -> Result<TokenMatcher> {
+        let tokens: Vec<&AddedToken> = tokens.collect();
         let texts: Vec<String> = tokens.iter().map(|token| token.content.clone()).collect();
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts)?;
-        Ok(Matcher {
+        Ok(TokenMatcher {
             texts,
             ids: tokens.iter().map(|token| token.id).collect(),
             rules: tokens.iter().map(|token| token.rules).collect(),
@@ -90,7 +97,7 @@ impl Matcher {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in `folder`; with a `cache`, its parsed form from there or into it.
+    /// Reads `tokenizer.json` in `folder`. With a `cache`, the parsed form is read from it or written to it.
     ///
     /// # Errors
     /// Kind `model`: no tokenizer.json, or one that cannot be read.
@@ -98,42 +105,42 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         let file = TokenizerFile::read(&path)?;
         let added = |special: bool| file.added.iter().filter(move |token| token.special == special);
-        let control = Matcher::new(added(true))?;
-        let plain = Matcher::new(added(false))?;
-        let cached = cache.map(|cache| cache.join("tokenizers").join(format!("{:032x}.{}", file.digest, vocabulary::EXTENSION)));
-        let mut vocabulary = cached.as_deref().and_then(Vocabulary::read);
+        let control = TokenMatcher::new(added(true))?;
+        let plain = TokenMatcher::new(added(false))?;
+        let cached = cache.map(|cache| cache.join("tokenizers").join(format!("{:032x}.{}", file.digest, bpe_vocabulary::EXTENSION)));
+        let mut vocabulary = cached.as_deref().and_then(BpeVocabulary::read);
         if vocabulary.is_none() {
-            vocabulary = file.parse()?.as_ref().and_then(Vocabulary::build);
+            vocabulary = file.parse()?.as_ref().and_then(BpeVocabulary::build);
             if let (Some(made), Some(cached)) = (&vocabulary, &cached) {
-                // A cache that cannot be written costs time, nothing else.
+                // Failing to write the cache only costs time.
                 if cached.parent().is_some_and(|folder| files::create_folders(folder).is_ok()) {
                     drop(made.write(cached));
                 }
             }
         }
         let engine = match vocabulary {
-            Some(vocabulary) => Engine::Fast(Box::new(vocabulary)),
+            Some(vocabulary) => Backend::Fast(Box::new(vocabulary)),
             None => {
-                info!("{}: not the byte-level BPE of Qwen, so the tokenizers library does it, more slowly", path.display());
-                Engine::Reference(Reference::open(&path, file.digest)?)
+                info!("{}: not the byte-level BPE of Qwen; using the tokenizers library, which is slower", path.display());
+                Backend::Library(HfTokenizer::open(&path, file.digest)?)
             }
         };
         Ok(Tokenizer { path, file: file.text, digest: file.digest, control, added: plain, engine })
     }
 
-    /// The same tokenizer by the `tokenizers` library, for a few texts that come later; nothing where the library does it all already.
-    pub fn excerpt(&self) -> Option<Excerpt> {
-        self.is_fast().then(|| Excerpt::read(Arc::clone(&self.file)))
+    /// Starts loading the same tokenizer in the `tokenizers` library, for a few texts that are sent later; `None` if the library is used anyway.
+    pub fn start_subset(&self) -> Option<SubsetTokenizer> {
+        self.is_fast().then(|| SubsetTokenizer::read(Arc::clone(&self.file)))
     }
 
-    /// The library's tokenizer for the texts that were asked for, or, of a file that is not as we know it, for all.
-    pub fn reference(&self, excerpt: Excerpt) -> Result<Arc<Reference>> {
-        excerpt.reference().map(Arc::new).or_else(|_| Reference::open(&self.path, self.digest))
+    /// The library's tokenizer for the sent texts or, if the file has unknown fields, the complete one.
+    pub fn library_tokenizer(&self, subset: SubsetTokenizer) -> Result<Arc<HfTokenizer>> {
+        subset.wait().map(Arc::new).or_else(|_| HfTokenizer::open(&self.path, self.digest))
     }
 
-    /// The first text, cut at its control tokens, for which the library has other ids.
-    pub fn differs<'a>(&self, reference: &Reference, texts: impl Iterator<Item = &'a str>) -> Result<Option<String>> {
-        let mut scratch = Scratch::default();
+    /// The first piece of text between special tokens for which the library returns different ids.
+    pub fn first_difference<'a>(&self, reference: &HfTokenizer, texts: impl Iterator<Item = &'a str>) -> Result<Option<String>> {
+        let mut words = WordCache::default();
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for text in texts {
             let mut done = 0;
@@ -143,7 +150,7 @@ impl Tokenizer {
                 let piece = &text[done..taken.start];
                 ours.clear();
                 theirs.clear();
-                self.encode(piece, &mut scratch, &mut ours)?;
+                self.encode(piece, &mut words, &mut ours)?;
                 reference.encode(piece, &mut theirs)?;
                 if ours != theirs {
                     return Ok(Some(format!("{:?}", piece.chars().take(60).collect::<String>())));
@@ -154,19 +161,19 @@ impl Tokenizer {
         Ok(None)
     }
 
-    /// From now on the library does it all.
-    pub fn fall_back(&mut self) -> Result<()> {
-        self.engine = Engine::Reference(Reference::open(&self.path, self.digest)?);
+    /// Uses the library from now on.
+    pub fn use_library(&mut self) -> Result<()> {
+        self.engine = Backend::Library(HfTokenizer::open(&self.path, self.digest)?);
         Ok(())
     }
 
-    /// Whether the fast way is taken.
+    /// Whether the fast implementation is used.
     pub fn is_fast(&self) -> bool {
-        matches!(self.engine, Engine::Fast(_))
+        matches!(self.engine, Backend::Fast(_))
     }
 
-    /// The control tokens in a text, found as `AddedVocabulary` of the tokenizers library does.
-    pub fn control_tokens<'a>(&'a self, text: &'a str) -> impl Iterator<Item = Control> + 'a {
+    /// The special tokens in a text, matched as `AddedVocabulary` of the tokenizers library does.
+    pub fn control_tokens<'a>(&'a self, text: &'a str) -> impl Iterator<Item = ControlToken> + 'a {
         let mut done = 0;
         self.control.automaton.find_iter(text).filter_map(move |found| {
             let number = found.pattern().as_usize();
@@ -178,65 +185,65 @@ impl Tokenizer {
             }
             let start = if rules.lstrip { before.trim_end().len().max(done) } else { spelled.start };
             done = if rules.rstrip { text.len() - behind.trim_start().len() } else { spelled.end };
-            Some(Control { id: self.control.ids[number], spelled, taken: start..done })
+            Some(ControlToken { id: self.control.ids[number], spelled, taken: start..done })
         })
     }
 
-    /// The texts of the control tokens.
+    /// The texts of the special tokens.
     pub fn control_texts(&self) -> &[String] {
         &self.control.texts
     }
 
-    /// Appends the ids of a text in which what spells a control token is text.
-    pub fn encode(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) -> Result<()> {
+    /// Appends the ids of a text. The text of special tokens is encoded as plain text.
+    pub fn encode(&self, text: &str, cache: &mut WordCache, ids: &mut Vec<u32>) -> Result<()> {
         let vocabulary = match &self.engine {
-            Engine::Reference(reference) => return reference.encode(text, ids),
-            Engine::Fast(vocabulary) => vocabulary,
+            Backend::Library(reference) => return reference.encode(text, ids),
+            Backend::Fast(vocabulary) => vocabulary,
         };
         if self.added.texts.is_empty() {
-            encode_words(vocabulary, text, scratch, ids);
+            encode_words(vocabulary, text, cache, ids);
             return Ok(());
         }
         let mut done = 0;
         for (begin, end, id) in self.added.find_iter(text) {
-            encode_words(vocabulary, &text[done..begin], scratch, ids);
+            encode_words(vocabulary, &text[done..begin], cache, ids);
             ids.push(id);
             done = end;
         }
-        encode_words(vocabulary, &text[done..], scratch, ids);
+        encode_words(vocabulary, &text[done..], cache, ids);
         Ok(())
     }
 
-    /// The bytes that a token, one that `encode` or `control_tokens` gave, stands for.
+    /// The bytes of a token from `encode` or `control_tokens`.
     pub fn bytes(&self, id: u32) -> Vec<u8> {
         let whole = [&self.control, &self.added].into_iter().find_map(|known| {
             let at = known.ids.iter().position(|known| *known == id)?;
             Some(known.texts[at].clone().into_bytes())
         });
         whole.unwrap_or_else(|| match &self.engine {
-            Engine::Reference(reference) => reference.bytes(id),
-            Engine::Fast(vocabulary) => vocabulary.content(id).to_vec(),
+            Backend::Library(reference) => reference.bytes(id),
+            Backend::Fast(vocabulary) => vocabulary.content(id).to_vec(),
         })
     }
 
-    /// Whether an id is a control token's.
+    /// Whether an id is a special token's.
     pub fn is_control(&self, id: u32) -> bool {
         self.control.ids.contains(&id)
     }
 
-    /// The bytes of a text as [`Tokenizer::lengths`] counts them.
+    /// The length of a text in bytes, as [`Tokenizer::lengths`] counts them.
     pub fn length(&self, text: &str) -> usize {
         match &self.engine {
-            Engine::Fast(_) if !is_normal(text) => text.nfc().map(|(c, _)| c.len_utf8()).sum(),
+            Backend::Fast(_) if !is_normal(text) => text.nfc().map(|(c, _)| c.len_utf8()).sum(),
             _ => text.len(),
         }
     }
 
-    /// How many bytes of the text each of its tokens takes, by `encode`; the fast way counts those of the normalized text (NFC).
+    /// The number of bytes of the text that each of its tokens covers. The fast implementation counts bytes of the normalized text (NFC).
     pub fn lengths(&self, text: &str, ids: &[u32]) -> Result<Vec<usize>> {
         match &self.engine {
-            Engine::Reference(reference) => reference.lengths(text),
-            Engine::Fast(vocabulary) => {
+            Backend::Library(reference) => reference.lengths(text),
+            Backend::Fast(vocabulary) => {
                 let added = |id: &u32| self.added.ids.iter().position(|known| known == id).map(|i| self.added.texts[i].len());
                 Ok(ids.iter().map(|id| added(id).unwrap_or_else(|| vocabulary.content(*id).len())).collect())
             }
@@ -244,12 +251,12 @@ impl Tokenizer {
     }
 }
 
-fn encode_words(vocabulary: &Vocabulary, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+fn encode_words(vocabulary: &BpeVocabulary, text: &str, cache: &mut WordCache, ids: &mut Vec<u32>) {
     if is_normal(text) {
-        return scratch.encode_words(vocabulary, text, ids);
+        return cache.encode_words(vocabulary, text, ids);
     }
     let normalized: String = text.nfc().map(|(c, _)| c).collect();
-    scratch.encode_words(vocabulary, &normalized, ids);
+    cache.encode_words(vocabulary, &normalized, ids);
 }
 
 fn is_normal(text: &str) -> bool {

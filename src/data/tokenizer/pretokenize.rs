@@ -1,17 +1,17 @@
-//! Cuts text into words, as the pre-tokenizers of Qwen do.
+//! Splits text into words as Qwen's pre-tokenizers do.
 //!
 //! The patterns are those of `tokenizer.json` (transformers' `tokenization_qwen2.py` and `tokenization_qwen3_5.py` have the same).
-//! They are matched by hand: at each place the first alternative that matches wins, and no alternative looks back.
+//! They are matched by hand: at each position the first matching alternative wins, and no alternative looks back.
 
 use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class, HirKind};
 
-use crate::data::tokenizer::block::{BLOCK, Classes, key};
+use crate::data::tokenizer::byte_classes::{BLOCK, ByteClasses, key};
 
 /// Qwen1.5, 2, 2.5 and 3.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Qwen3.5: marks belong to the letters before them.
+/// Qwen3.5: combining marks belong to the letters before them.
 const QWEN35: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -23,7 +23,7 @@ pub(crate) enum Pattern {
 }
 
 impl Pattern {
-    /// The pattern of that regular expression; nothing for any other, which the reference tokenizer must do.
+    /// The pattern of a regular expression; `None` for an unknown one, which needs the tokenizers library.
     pub(crate) fn of(regex: &str) -> Option<Pattern> {
         match regex {
             QWEN2 => Some(Pattern::Qwen2),
@@ -36,7 +36,7 @@ impl Pattern {
         [Pattern::Qwen2, Pattern::Qwen35].into_iter().find(|pattern| *pattern as u64 == number)
     }
 
-    /// What a letter may be.
+    /// Character classes that count as letters.
     fn letters(self) -> u8 {
         match self {
             Pattern::Qwen2 => LETTER,
@@ -51,7 +51,7 @@ const SPACE: u8 = 4;
 const NEWLINE: u8 = 8;
 const MARK: u8 = 16;
 
-/// What each character is; one byte for every code point.
+/// Character classes, one byte per code point.
 static CLASSES: LazyLock<Box<[u8]>> = LazyLock::new(|| {
     let mut classes = vec![0u8; 0x11_0000].into_boxed_slice();
     for (pattern, bit) in [(r"\p{L}", LETTER), (r"\p{N}", NUMBER), (r"\s", SPACE), (r"[\r\n]", NEWLINE), (r"\p{M}", MARK)] {
@@ -66,8 +66,8 @@ static CLASSES: LazyLock<Box<[u8]>> = LazyLock::new(|| {
     classes
 });
 
-/// Goes through a text word by word.
-pub(crate) struct Words<'a> {
+/// Iterates over the words of a text.
+pub(crate) struct WordIter<'a> {
     text: &'a [u8],
     classes: &'static [u8],
     ascii: &'static [u8; 256],
@@ -75,13 +75,13 @@ pub(crate) struct Words<'a> {
     at: usize,
 }
 
-impl<'a> Words<'a> {
-    pub(crate) fn new(text: &'a str, pattern: Pattern) -> Words<'a> {
+impl<'a> WordIter<'a> {
+    pub(crate) fn new(text: &'a str, pattern: Pattern) -> WordIter<'a> {
         let ascii = CLASSES.first_chunk().expect("more than a million code points");
-        Words { text: text.as_bytes(), classes: &CLASSES, ascii, letters: pattern.letters(), at: 0 }
+        WordIter { text: text.as_bytes(), classes: &CLASSES, ascii, letters: pattern.letters(), at: 0 }
     }
 
-    /// Class and length of the character at `at`, which lies within the text.
+    /// Class and length of the character at `at`, which must be within the text.
     #[inline]
     fn peek(&self, at: usize) -> (u8, usize) {
         let first = self.text[at];
@@ -100,7 +100,7 @@ impl<'a> Words<'a> {
         (self.classes[point as usize], length)
     }
 
-    /// The place behind all characters from `at` on whose class meets `wanted`.
+    /// The end of the run of characters from `at` whose class matches `wanted`.
     #[inline]
     fn run(&self, mut at: usize, wanted: impl Fn(u8) -> bool) -> usize {
         while at < self.text.len() {
@@ -124,7 +124,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// The place behind the white space from `at` on that is one word.
+    /// The end of the whitespace word at `at`.
     fn space(&self, at: usize) -> usize {
         let (mut end, mut last, mut behind_newline) = (at, at, None);
         while end < self.text.len() {
@@ -140,22 +140,22 @@ impl<'a> Words<'a> {
         }
         match behind_newline {
             Some(place) => place,
-            // The last white space before a word goes with that word, if it can.
+            // The last whitespace before a word belongs to that word.
             None if end < self.text.len() && last > at => last,
             None => end,
         }
     }
 }
 
-impl<'a> Words<'a> {
-    /// The next word, and its key if it has up to 15 bytes, else 0: those bytes, then zeros, and its length as the sixteenth byte.
+impl<'a> WordIter<'a> {
+    /// The next word and its key. A word of up to 15 bytes has as key those bytes, zeros and its length as the sixteenth byte; others have 0.
     #[inline]
     pub(crate) fn next_key(&mut self) -> Option<(&'a [u8], u128)> {
         let start = self.at;
         if start >= self.text.len() {
             return None;
         }
-        // Most words are found in sixteen bytes at once.
+        // Most words are found by classifying sixteen bytes at once.
         let Some(block) = self.text.get(start..start + BLOCK) else {
             let word = self.next()?;
             let mut block = [0; BLOCK];
@@ -165,7 +165,7 @@ impl<'a> Words<'a> {
             return Some((word, key(u128::from_le_bytes(block), word.len())));
         };
         let block = u128::from_le_bytes(block.try_into().expect("sixteen bytes"));
-        let length = Classes::of(block).word(block as u8);
+        let length = ByteClasses::of(block).word(block as u8);
         let word = if length > 0 {
             self.at = start + length;
             &self.text[start..start + length]
@@ -176,7 +176,7 @@ impl<'a> Words<'a> {
     }
 }
 
-impl<'a> Iterator for Words<'a> {
+impl<'a> Iterator for WordIter<'a> {
     type Item = &'a [u8];
 
     #[inline]
@@ -221,11 +221,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_by_blocks_are_those_by_characters(text in r"([a-zA-Z]{1,20}|[ '\r\n\t0-9_.(é中\u{301}\u{a0}\u{0}\u{b}\u{1f}\u{7f}]| {1,18}|[-=.]{1,18}\n*){0,60}") {
+        fn splitting_by_blocks_and_by_characters_agree(text in r"([a-zA-Z]{1,20}|[ '\r\n\t0-9_.(é中\u{301}\u{a0}\u{0}\u{b}\u{1f}\u{7f}]| {1,18}|[-=.]{1,18}\n*){0,60}") {
             for pattern in [Pattern::Qwen2, Pattern::Qwen35] {
-                let mut words = Words::new(&text, pattern);
+                let mut words = WordIter::new(&text, pattern);
                 let blocks: Vec<_> = std::iter::from_fn(|| words.next_key()).collect();
-                prop_assert_eq!(blocks.iter().map(|(word, _)| *word).collect::<Vec<_>>(), Words::new(&text, pattern).collect::<Vec<_>>());
+                prop_assert_eq!(blocks.iter().map(|(word, _)| *word).collect::<Vec<_>>(), WordIter::new(&text, pattern).collect::<Vec<_>>());
                 for (word, key) in blocks {
                     let mut bytes = [0; 16];
                     if word.len() < 16 {
@@ -239,11 +239,11 @@ mod tests {
     }
 
     fn words(text: &str, pattern: Pattern) -> Vec<&str> {
-        Words::new(text, pattern).map(|word| std::str::from_utf8(word).unwrap()).collect()
+        WordIter::new(text, pattern).map(|word| std::str::from_utf8(word).unwrap()).collect()
     }
 
     #[test]
-    fn words_are_cut_as_the_pattern_says() {
+    fn words_are_split_as_the_pattern_says() {
         for (text, wanted) in [
             ("Hello  world", vec!["Hello", " ", " world"]),
             ("it's I'LL 'x", vec!["it", "'s", " I", "'LL", " '", "x"]),

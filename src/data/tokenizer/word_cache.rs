@@ -1,38 +1,38 @@
-//! Words to tokens, with what a thread remembers of words it has seen.
+//! Encodes words with a cache per thread.
 //!
-//! Most words of a text are short and come again. So they are kept by their own bytes, sixteen at a time, in a table that fits into
-//! a core's cache; only a word that is not there is looked up in the vocabulary or merged.
+//! Most words of a text are short and repeat. They are cached by their bytes, as sixteen-byte keys, in a table that fits into a core's cache.
+//! Only a word that is not cached is looked up in the vocabulary or merged.
 
 use crate::data::tokenizer::bpe::merge_all;
-use crate::data::tokenizer::pretokenize::Words;
-use crate::data::tokenizer::vocabulary::{Vocabulary, hash};
+use crate::data::tokenizer::bpe_vocabulary::{BpeVocabulary, hash};
+use crate::data::tokenizer::pretokenize::WordIter;
 
-/// What a thread keeps between texts.
+/// A thread's cache of encoded words.
 #[derive(Debug)]
-pub struct Scratch {
-    short: Box<[Pair]>,
-    long: Box<[Long]>,
+pub struct WordCache {
+    short: Box<[ShortSlot]>,
+    long: Box<[LongWord]>,
     symbols: Vec<u32>,
 }
 
-/// Pairs of words of up to 15 bytes and 3 tokens; 64 bytes each, 2 MiB in all.
+/// Pairs of words of up to 15 bytes and 3 tokens; 64 bytes each, 2 MiB in total.
 const SHORT: usize = 1 << 15;
 const SHORT_TOKENS: usize = 3;
 
-/// Two words of one slot, the newer first; one line of a cache.
+/// Two words of one slot, the newer first, in one cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
-struct Pair([Short; 2]);
+struct ShortSlot([ShortWord; 2]);
 
-/// Longer words, or of more tokens; 128 bytes each, 2 MiB in all.
+/// Longer words or words of more tokens; 128 bytes each, 2 MiB in total.
 const LONG: usize = 1 << 14;
 const LONG_BYTES: usize = 62;
 const LONG_TOKENS: usize = 16;
 
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(32))]
-struct Short {
-    /// See [`Words::key`]; 0 for none.
+struct ShortWord {
+    /// Key from [`WordIter::next_key`]; 0 if empty.
     key: u128,
     tokens: [u32; SHORT_TOKENS],
     count: u32,
@@ -40,57 +40,57 @@ struct Short {
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(128))]
-struct Long {
+struct LongWord {
     length: u8,
     count: u8,
     word: [u8; LONG_BYTES],
     tokens: [u32; LONG_TOKENS],
 }
 
-impl Default for Scratch {
-    fn default() -> Scratch {
-        Scratch {
-            short: vec![Pair::default(); SHORT].into_boxed_slice(),
-            long: vec![Long { length: 0, count: 0, word: [0; LONG_BYTES], tokens: [0; LONG_TOKENS] }; LONG].into_boxed_slice(),
+impl Default for WordCache {
+    fn default() -> WordCache {
+        WordCache {
+            short: vec![ShortSlot::default(); SHORT].into_boxed_slice(),
+            long: vec![LongWord { length: 0, count: 0, word: [0; LONG_BYTES], tokens: [0; LONG_TOKENS] }; LONG].into_boxed_slice(),
             symbols: Vec::new(),
         }
     }
 }
 
-impl Scratch {
-    /// Appends the tokens of a text in normal form.
-    pub(crate) fn encode_words(&mut self, vocabulary: &Vocabulary, text: &str, ids: &mut Vec<u32>) {
-        let mut words = Words::new(text, vocabulary.pattern);
+impl WordCache {
+    /// Appends the tokens of a text in NFC.
+    pub(crate) fn encode_words(&mut self, vocabulary: &BpeVocabulary, text: &str, ids: &mut Vec<u32>) {
+        let mut words = WordIter::new(text, vocabulary.pattern);
         while let Some((word, key)) = words.next_key() {
             let at = slot_of(key) & (SHORT - 1);
             let [newer, older] = &self.short[at].0;
             let found = if newer.key == key { newer } else { older };
             if found.key == key && key != 0 {
-                // A copy of a fixed length is cheaper than one of the right length.
+                // Copying a fixed number of tokens is cheaper than copying the right number.
                 let end = ids.len() + found.count as usize;
                 ids.extend_from_slice(&found.tokens);
                 ids.truncate(end);
             } else {
-                self.another(vocabulary, word, key, at, ids);
+                self.encode_miss(vocabulary, word, key, at, ids);
             }
         }
     }
 
-    /// Appends the tokens of a word that is not at its place, and puts it there.
-    fn another(&mut self, vocabulary: &Vocabulary, word: &[u8], key: u128, at: usize, ids: &mut Vec<u32>) {
+    /// Appends the tokens of a word that is not in the cache, and adds it.
+    fn encode_miss(&mut self, vocabulary: &BpeVocabulary, word: &[u8], key: u128, at: usize, ids: &mut Vec<u32>) {
         let begin = ids.len();
-        self.long(vocabulary, word, ids);
+        self.encode_word(vocabulary, word, ids);
         let made = &ids[begin..];
         if made.len() <= SHORT_TOKENS && key != 0 {
-            let mut new = Short { key, count: made.len() as u32, ..Short::default() };
+            let mut new = ShortWord { key, count: made.len() as u32, ..ShortWord::default() };
             new.tokens[..made.len()].copy_from_slice(made);
             let slot = &mut self.short[at].0;
             *slot = [new, slot[0]];
         }
     }
 
-    /// Appends the tokens of a word.
-    fn long(&mut self, vocabulary: &Vocabulary, word: &[u8], ids: &mut Vec<u32>) {
+    /// Appends the tokens of a word, from the vocabulary, the cache of long words or by merging.
+    fn encode_word(&mut self, vocabulary: &BpeVocabulary, word: &[u8], ids: &mut Vec<u32>) {
         let hash = hash(word);
         if let Some(token) = vocabulary.word(word, hash) {
             ids.push(token);

@@ -1,44 +1,44 @@
-//! Sixteen bytes of text, classified at once: most words lie within them, and are cut without looking at one byte after the other.
+//! Classifies sixteen bytes of text at once. Most words are shorter, and are found without looking at single bytes.
 
 pub(crate) const BLOCK: usize = 16;
 
-/// Which of sixteen bytes are what: the first byte is the lowest bit. Letters, digits and the like are those of ASCII.
+/// Bit masks of character classes over sixteen bytes. The first byte is the lowest bit. Letters, digits and so on are ASCII.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Classes {
+pub(crate) struct ByteClasses {
     letters: u32,
     digits: u32,
-    /// White space of any sort.
+    /// Any whitespace.
     spaces: u32,
     blanks: u32,
     newlines: u32,
-    /// Bytes of characters beyond ASCII.
+    /// Bytes of non-ASCII characters.
     wide: u32,
 }
 
-impl Classes {
-    /// The length of the word that the bytes begin with, 0 where they do not tell: characters beyond ASCII, words that may go on
-    /// behind them, contractions, white space but blanks. (The pattern stands in `pretokenize`.)
+impl ByteClasses {
+    /// The length of the word at the start of the bytes, or 0 if undecided: non-ASCII characters, words that may continue after the
+    /// block, contractions, whitespace other than blanks. (The pattern is in `pretokenize`.)
     #[inline]
     pub(crate) fn word(self, first: u8) -> usize {
-        let Classes { letters, digits, spaces, blanks, newlines, wide } = self;
+        let ByteClasses { letters, digits, spaces, blanks, newlines, wide } = self;
         let others = !(letters | digits | spaces | wide) & ((1 << BLOCK) - 1);
-        // Where a run that holds the second byte, and any first, ends.
-        let behind = |set: u32| (!(set >> 1)).trailing_zeros() + 1;
-        // Letters, perhaps behind one character that is neither letter, digit nor newline.
+        // End of a run that contains the second byte; the first may be any byte.
+        let run_end = |set: u32| (!(set >> 1)).trailing_zeros() + 1;
+        // Letters, optionally after one character that is not a letter, digit or newline.
         let lettered = (letters | (!(digits | newlines | wide) & letters >> 1)) & 1 != 0;
-        // Blanks but the last, which goes with what stands behind it.
+        // Blanks without the last, which belongs to the next word.
         let blank = blanks & blanks >> 1 & 1 != 0;
-        // Anything else, perhaps behind a blank, and the newlines behind it.
+        // Other characters, optionally after a blank, with the newlines after them.
         let other = (others | (blanks & others >> 1)) & 1 != 0;
         let end = if lettered {
-            behind(letters)
+            run_end(letters)
         } else if blank {
-            behind(blanks)
+            run_end(blanks)
         } else {
-            let end = behind(others);
+            let end = run_end(others);
             end + (!(newlines >> end)).trailing_zeros()
         };
-        // What stands behind must be seen, and be ASCII; behind blanks no other white space, which would be one run with them.
+        // The next byte must be in the block and ASCII. After blanks it must not be other whitespace, which would belong to the same run.
         let decided = end < BLOCK as u32 && (wide | if blank { spaces } else { 0 }) >> end & 1 == 0;
         if digits & 1 != 0 {
             1
@@ -51,19 +51,19 @@ impl Classes {
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub(crate) fn of(block: u128) -> Classes {
+    pub(crate) fn of(block: u128) -> ByteClasses {
         // SAFETY: every x86-64 has SSE2.
-        unsafe { Classes::by_sse2(block) }
+        unsafe { ByteClasses::by_sse2(block) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "sse2")]
-    fn by_sse2(block: u128) -> Classes {
+    fn by_sse2(block: u128) -> ByteClasses {
         use std::arch::x86_64::{
             __m128i, _mm_cmpeq_epi8, _mm_cmplt_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8, _mm_sub_epi8,
         };
-        // It compares signed bytes: a range is moved down to the lowest of them.
+        // The comparison is signed, so ranges are shifted to start at the lowest value.
         let bytes = _mm_set_epi64x((block >> 64) as i64, block as i64);
         let bits = |found: __m128i| _mm_movemask_epi8(found) as u32;
         let every = |byte: u8| _mm_set1_epi8(byte as i8);
@@ -73,7 +73,7 @@ impl Classes {
         };
         let equal = |byte: u8| bits(_mm_cmpeq_epi8(bytes, every(byte)));
         let blanks = equal(b' ');
-        Classes {
+        ByteClasses {
             letters: between(_mm_or_si128(bytes, every(0x20)), b'a', b'z'),
             digits: between(bytes, b'0', b'9'),
             spaces: between(bytes, b'\t', b'\r') | blanks,
@@ -84,15 +84,15 @@ impl Classes {
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    pub(crate) fn of(block: u128) -> Classes {
-        Classes::by_bytes(block)
+    pub(crate) fn of(block: u128) -> ByteClasses {
+        ByteClasses::by_bytes(block)
     }
 
     #[cfg(any(test, not(target_arch = "x86_64")))]
-    fn by_bytes(block: u128) -> Classes {
+    fn by_bytes(block: u128) -> ByteClasses {
         let bits =
             |wanted: fn(u8) -> bool| block.to_le_bytes().iter().enumerate().fold(0, |bits, (i, byte)| bits | u32::from(wanted(*byte)) << i);
-        Classes {
+        ByteClasses {
             letters: bits(|byte| byte.is_ascii_alphabetic()),
             digits: bits(|byte| byte.is_ascii_digit()),
             spaces: bits(|byte| matches!(byte, b'\t'..=b'\r' | b' ')),
@@ -103,8 +103,7 @@ impl Classes {
     }
 }
 
-/// The first bytes of a block by their number, all others zero, and that number as the last byte; 0 for a whole block, whose last
-/// byte is taken.
+/// Key of a word: its first `length` bytes, then zeros, and the length as the last byte; 0 if the word fills the block.
 #[inline]
 pub(crate) fn key(block: u128, length: usize) -> u128 {
     match KEPT.get(length) {
@@ -131,9 +130,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_are_classified_together_as_one_by_one(block: [u8; BLOCK]) {
+        fn vector_and_scalar_classification_agree(block: [u8; BLOCK]) {
             let block = u128::from_le_bytes(block);
-            prop_assert_eq!(Classes::of(block), Classes::by_bytes(block));
+            prop_assert_eq!(ByteClasses::of(block), ByteClasses::by_bytes(block));
         }
     }
 }

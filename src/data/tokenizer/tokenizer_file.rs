@@ -1,4 +1,4 @@
-//! What stands in a `tokenizer.json`, as far as it matters here. (Format: the `tokenizers` library, `Tokenizer::save`.)
+//! Reads the parts of a `tokenizer.json` that are needed here. (Format: the `tokenizers` library, `Tokenizer::save`.)
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,57 +13,57 @@ use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::base::error;
-use crate::data::parse::json::Text;
+use crate::data::parse::json::JsonString;
+use crate::data::tokenizer::bpe_vocabulary::ParsedBpe;
 use crate::data::tokenizer::pretokenize::Pattern;
-use crate::data::tokenizer::vocabulary::Parsed;
 
-/// A tokenizer.json, its vocabulary not read yet.
+/// A tokenizer.json whose vocabulary has not been parsed yet.
 #[derive(Debug)]
 pub(crate) struct TokenizerFile {
     pub text: Arc<String>,
     pub digest: u128,
-    pub added: Vec<Added>,
+    pub added: Vec<AddedToken>,
     shown: String,
 }
 
-/// A token that is found in text before anything else.
+/// An added token, which is matched in text before pre-tokenization.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Added {
+pub(crate) struct AddedToken {
     pub id: u32,
     pub content: String,
     pub special: bool,
     #[serde(flatten)]
-    pub rules: Rules,
+    pub rules: MatchRules,
 }
 
-/// How an added token is found in text.
+/// How an added token is matched in text.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
-pub(crate) struct Rules {
+pub(crate) struct MatchRules {
     pub single_word: bool,
-    /// It takes the white space before it along.
+    /// The match includes the whitespace before it.
     pub lstrip: bool,
-    /// It takes the white space behind it along.
+    /// The match includes the whitespace after it.
     pub rstrip: bool,
     normalized: bool,
 }
 
 #[derive(Deserialize)]
-struct Head {
+struct AddedTokensJson {
     #[serde(default)]
-    added_tokens: Vec<Added>,
+    added_tokens: Vec<AddedToken>,
 }
 
 #[derive(Deserialize)]
-struct Body<'a> {
+struct TokenizerJson<'a> {
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
     #[serde(borrow)]
-    model: Model<'a>,
+    model: BpeModel<'a>,
 }
 
 #[derive(Deserialize)]
-struct Model<'a> {
+struct BpeModel<'a> {
     #[serde(rename = "type", default)]
     kind: Option<String>,
     #[serde(default)]
@@ -85,12 +85,12 @@ struct Model<'a> {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Merge<'a> {
-    Pair(Text<'a>, Text<'a>),
-    Line(Text<'a>),
+    Pair(JsonString<'a>, JsonString<'a>),
+    Line(JsonString<'a>),
 }
 
 impl Merge<'_> {
-    /// What is merged; nothing where a line has one part alone.
+    /// The two tokens of a merge; `None` for a line with only one.
     pub(crate) fn parts(&self) -> Option<(&str, &str)> {
         match self {
             Merge::Pair(left, right) => Some((&left.0, &right.0)),
@@ -108,10 +108,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
                 f.write_str("a pair of tokens")
             }
             fn visit_borrowed_str<E: Error>(self, line: &'de str) -> Result<Merge<'de>, E> {
-                Ok(Merge::Line(Text(Cow::Borrowed(line))))
+                Ok(Merge::Line(JsonString(Cow::Borrowed(line))))
             }
             fn visit_str<E: Error>(self, line: &str) -> Result<Merge<'de>, E> {
-                Ok(Merge::Line(Text(Cow::Owned(line.into()))))
+                Ok(Merge::Line(JsonString(Cow::Owned(line.into()))))
             }
             fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Merge<'de>, S::Error> {
                 let mut next = || seq.next_element()?.ok_or_else(|| Error::custom("a merge has two parts"));
@@ -126,7 +126,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
     }
 }
 
-/// What stands in a `tokenizer.json` beside the vocabulary, of the rest of which it is checked that it is JSON.
+/// The parts of a `tokenizer.json` other than the vocabulary. The rest is only checked to be valid JSON.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct TokenizerHead {
     #[serde(default)]
@@ -135,25 +135,27 @@ pub(crate) struct TokenizerHead {
     post_processor: Value,
 }
 
+/// Reads the parts other than the vocabulary.
+///
 /// # Errors
-/// Kind `model`: it cannot be read, or is broken.
+/// Kind `model`: the file cannot be read or is broken.
 pub(crate) fn tokenizer_head(path: &Path) -> Result<TokenizerHead> {
     serde_json::from_str(&read(path)?).map_err(|cause| broken(&path.display().to_string(), &cause))
 }
 
-/// Pairs of tokens.
-pub(crate) type Merges = Vec<(String, String)>;
+/// Pairs of tokens, by rank.
+pub(crate) type MergeList = Vec<(String, String)>;
 
-/// The words of a byte-level BPE with their ids, added tokens aside, and which two become one, the first ones first.
+/// The vocabulary of a byte-level BPE without added tokens, and its merges by rank.
 ///
 /// # Errors
-/// Kind `model`: the file cannot be read, is broken, or has no such words.
-pub(crate) fn vocabulary_and_merges(path: &Path) -> Result<(HashMap<String, u32>, Merges)> {
+/// Kind `model`: the file cannot be read, is broken, or has no such vocabulary.
+pub(crate) fn vocabulary_and_merges(path: &Path) -> Result<(HashMap<String, u32>, MergeList)> {
     let text = read(path)?;
-    let body: Body = serde_json::from_str(&text).map_err(|cause| broken(&path.display().to_string(), &cause))?;
+    let body: TokenizerJson = serde_json::from_str(&text).map_err(|cause| broken(&path.display().to_string(), &cause))?;
     let parts = |merge: &Merge| {
         let (left, right) =
-            merge.parts().ok_or_else(|| error::model(format!("the tokenizer {} has a merge of one part", path.display())))?;
+            merge.parts().ok_or_else(|| error::model(format!("the tokenizer {} has a merge with only one token", path.display())))?;
         Ok((left.to_string(), right.to_string()))
     };
     Ok((body.model.vocab, body.model.merges.iter().map(parts).collect::<Result<_>>()?))
@@ -172,16 +174,16 @@ impl TokenizerFile {
         let digest = xxh3_128(text.as_bytes());
         let added = match added_tokens(&text) {
             Some(added) => added,
-            None => serde_json::from_str::<Head>(&text).map_err(|cause| broken(&shown, &cause))?.added_tokens,
+            None => serde_json::from_str::<AddedTokensJson>(&text).map_err(|cause| broken(&shown, &cause))?.added_tokens,
         };
         Ok(TokenizerFile { text, digest, added, shown })
     }
 
-    /// The vocabulary of a byte-level BPE as Qwen has it; nothing for any other tokenizer.
-    pub(crate) fn parse(&self) -> Result<Option<Parsed>> {
-        // Another model's `model` may have another form, and is not ours to judge.
-        let Ok(body) = serde_json::from_str::<Body>(&self.text) else {
-            serde_json::from_str::<Head>(&self.text).map_err(|cause| broken(&self.shown, &cause))?;
+    /// The vocabulary of a byte-level BPE as in Qwen; `None` for any other tokenizer.
+    pub(crate) fn parse(&self) -> Result<Option<ParsedBpe>> {
+        // The `model` of another tokenizer type may have another form, which is not an error.
+        let Ok(body) = serde_json::from_str::<TokenizerJson>(&self.text) else {
+            serde_json::from_str::<AddedTokensJson>(&self.text).map_err(|cause| broken(&self.shown, &cause))?;
             return Ok(None);
         };
         let model = &body.model;
@@ -191,19 +193,19 @@ impl TokenizerFile {
             && model.end_of_word_suffix.as_deref().unwrap_or_default().is_empty()
             && !model.byte_fallback
             && body.normalizer.as_ref().is_some_and(|normalizer| normalizer["type"] == "NFC")
-            && self.added.iter().all(|token| token.rules == Rules::default());
+            && self.added.iter().all(|token| token.rules == MatchRules::default());
         let pattern = body.pre_tokenizer.as_ref().and_then(pattern);
         let (true, Some(pattern)) = (known, pattern) else { return Ok(None) };
         let parts = |merge: &Merge| merge.parts().map(|(left, right)| (left.to_string(), right.to_string()));
         let Some(merges) = model.merges.iter().map(parts).collect() else { return Ok(None) };
-        Ok(Some(Parsed { pattern, vocabulary: body.model.vocab, merges, ignore_merges: body.model.ignore_merges }))
+        Ok(Some(ParsedBpe { pattern, vocabulary: body.model.vocab, merges, ignore_merges: body.model.ignore_merges }))
     }
 }
 
-/// The list of added tokens, without reading the vocabulary behind it.
-fn added_tokens(text: &str) -> Option<Vec<Added>> {
+/// The list of added tokens, without parsing the vocabulary after it.
+fn added_tokens(text: &str) -> Option<Vec<AddedToken>> {
     let at = text.find("\"added_tokens\"")?;
-    // In front of it stand small things alone; anywhere else it may be a word of the vocabulary.
+    // Only small fields come before it. Further back, the match may be an entry of the vocabulary.
     if at > 4096 {
         return None;
     }

@@ -1,6 +1,6 @@
-//! The tables of a byte-level BPE tokenizer, flat, so that they are read from a file without parsing.
+//! The tables of a byte-level BPE tokenizer, flat, so that they can be read from a file without parsing.
 //!
-//! A file of parsed tables is, in little-endian 64-bit words: MAGIC, the check sum (xxh3) of all that follows, the pattern's
+//! The file format is, in little-endian 64-bit words: MAGIC, the checksum (xxh3) of everything after it, the pattern's
 //! number, then each table as its length in bytes and its bytes, padded to 8.
 
 use std::borrow::Cow;
@@ -11,47 +11,47 @@ use anyhow::Result;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::files;
-use crate::data::tokenizer::bpe::{Merges, merge_all};
+use crate::data::tokenizer::bpe::{MergeTable, merge_all};
 use crate::data::tokenizer::pretokenize::Pattern;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"pyrusBP2");
-/// Of files of parsed tables: another form has another name, so that two versions of this program do not write over each other.
+/// File extension of parsed tables. Another format gets another name, so that versions of this program do not overwrite each other's files.
 pub(crate) const EXTENSION: &str = "tables2";
 const EMPTY: u64 = u64::MAX;
 
-/// Tokens by their bytes, and what pairs of them become.
+/// Tokens by their bytes, and merges of pairs of tokens.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Vocabulary {
+pub(crate) struct BpeVocabulary {
     pub(crate) pattern: Pattern,
     /// The token of each single byte.
     bytes: Vec<u32>,
-    /// Where each token's bytes end in `text`; tokens without bytes of their own (added ones) are empty there.
+    /// End of each token's bytes in `text`. Tokens without bytes (added tokens) are empty.
     ends: Vec<u32>,
     text: Vec<u8>,
-    /// Open addressing by `pair_slot`: left and right of a pair, or EMPTY; beside it its rank and outcome.
+    /// Hash table with open addressing by `pair_slot`: left and right of a pair, or EMPTY; then its rank and merged token.
     pairs: Vec<[u64; 2]>,
-    /// Open addressing by a hash of bytes: upper half of the hash and the token, or EMPTY. Holds the tokens that are words.
+    /// Hash table with open addressing by a hash of bytes: upper half of the hash and the token, or EMPTY. Contains the tokens that are whole words.
     words: Vec<u64>,
 }
 
-/// What stands in `tokenizer.json` of such a tokenizer.
-pub(crate) struct Parsed {
+/// The parsed `tokenizer.json` of such a tokenizer.
+pub(crate) struct ParsedBpe {
     pub pattern: Pattern,
     pub vocabulary: HashMap<String, u32>,
     pub merges: Vec<(String, String)>,
     pub ignore_merges: bool,
 }
 
-impl Vocabulary {
-    /// Builds the tables; nothing where a byte has no token or a merge has no outcome, which no byte-level BPE lacks.
-    pub(crate) fn build(parsed: &Parsed) -> Option<Vocabulary> {
-        let unspelled = Spelling::new();
+impl BpeVocabulary {
+    /// Builds the tables; `None` if a byte has no token or a merge has no result, so that it is not a byte-level BPE.
+    pub(crate) fn build(parsed: &ParsedBpe) -> Option<BpeVocabulary> {
+        let unspelled = ByteSpelling::new();
         let count = parsed.vocabulary.values().max().map_or(0, |last| *last as usize + 1);
         let mut contents: Vec<Option<Vec<u8>>> = vec![None; count];
         for (token, id) in &parsed.vocabulary {
             contents[*id as usize] = unspelled.bytes(token);
         }
-        let mut made = Vocabulary {
+        let mut made = BpeVocabulary {
             pattern: parsed.pattern,
             bytes: (0..=255u8).map(|byte| parsed.vocabulary.get(&unspelled.spell(byte)).copied()).collect::<Option<_>>()?,
             ends: Vec::with_capacity(count),
@@ -80,7 +80,7 @@ impl Vocabulary {
         let mut symbols = Vec::new();
         for (id, content) in contents.iter().enumerate() {
             let Some(content) = content.as_ref().filter(|content| !content.is_empty()) else { continue };
-            // Merging need not find a token again, however it stands in the vocabulary.
+            // Merging a token's bytes does not always give that token, even if it is in the vocabulary.
             symbols.clear();
             symbols.extend(content.iter().map(|byte| made.bytes[*byte as usize]));
             if !parsed.ignore_merges {
@@ -98,7 +98,7 @@ impl Vocabulary {
         Some(made)
     }
 
-    /// The bytes that a token stands for.
+    /// The bytes of a token.
     #[inline]
     pub(crate) fn content(&self, token: u32) -> &[u8] {
         let token = token as usize;
@@ -106,7 +106,7 @@ impl Vocabulary {
         &self.text[start..self.ends[token] as usize]
     }
 
-    /// The token that a whole word is, if it is one.
+    /// The token of a whole word, if there is one.
     #[inline]
     pub(crate) fn word(&self, word: &[u8], hash: u64) -> Option<u32> {
         let mask = self.words.len() - 1;
@@ -129,8 +129,8 @@ impl Vocabulary {
         self.bytes[byte as usize]
     }
 
-    /// Reads a file of parsed tables; nothing where it is not there or not whole.
-    pub(crate) fn read(path: &Path) -> Option<Vocabulary> {
+    /// Reads a file of parsed tables; `None` if it is missing or damaged.
+    pub(crate) fn read(path: &Path) -> Option<BpeVocabulary> {
         let file = std::fs::read(path).ok()?;
         let word = |at: usize| file.get(at..at + 8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")));
         if word(0)? != MAGIC || word(8)? != xxh3_64(&file[16..]) {
@@ -146,7 +146,7 @@ impl Vocabulary {
         };
         let narrow = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect::<Vec<u32>>();
         let wide = |bytes: &[u8]| bytes.as_chunks::<8>().0.iter().map(|eight| u64::from_le_bytes(*eight)).collect::<Vec<u64>>();
-        Some(Vocabulary {
+        Some(BpeVocabulary {
             pattern,
             bytes: narrow(table()?),
             ends: narrow(table()?),
@@ -174,7 +174,7 @@ impl Vocabulary {
     }
 }
 
-impl Merges for Vocabulary {
+impl MergeTable for BpeVocabulary {
     #[inline]
     fn merge(&self, left: u32, right: u32) -> Option<(u32, u32)> {
         let key = u64::from(left) << 32 | u64::from(right);
@@ -204,14 +204,14 @@ fn pair_slot(key: u64, slots: usize) -> usize {
     (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize & (slots - 1)
 }
 
-/// How byte-level BPE spells bytes as characters (GPT-2's `bytes_to_unicode`): printable Latin-1 as itself, others from U+0100 on.
-pub(crate) struct Spelling {
+/// The mapping of bytes to characters in byte-level BPE (GPT-2's `bytes_to_unicode`): printable Latin-1 as itself, others from U+0100 on.
+pub(crate) struct ByteSpelling {
     of_byte: [char; 256],
     of_char: HashMap<char, u8>,
 }
 
-impl Spelling {
-    pub(crate) fn new() -> Spelling {
+impl ByteSpelling {
+    pub(crate) fn new() -> ByteSpelling {
         let mut others = 0x100;
         let of_byte = std::array::from_fn(|byte| {
             if matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) {
@@ -221,10 +221,10 @@ impl Spelling {
                 char::from_u32(others - 1).unwrap_or_default()
             }
         });
-        Spelling { of_byte, of_char: of_byte.iter().enumerate().map(|(byte, spelled)| (*spelled, byte as u8)).collect() }
+        ByteSpelling { of_byte, of_char: of_byte.iter().enumerate().map(|(byte, spelled)| (*spelled, byte as u8)).collect() }
     }
 
-    /// The bytes of a text, spelled.
+    /// A text in byte-level form.
     pub(crate) fn spell_all(&self, text: &str) -> String {
         text.bytes().map(|byte| self.of_byte[byte as usize]).collect()
     }
@@ -233,7 +233,7 @@ impl Spelling {
         self.of_byte[byte as usize].to_string()
     }
 
-    /// The bytes that a token spells; nothing where it holds another character (an added token).
+    /// The bytes of a token in byte-level form; `None` if it contains another character (an added token).
     pub(crate) fn bytes(&self, token: &str) -> Option<Vec<u8>> {
         token.chars().map(|c| self.of_char.get(&c).copied()).collect()
     }

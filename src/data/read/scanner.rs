@@ -1,11 +1,10 @@
-//! Finds where a JSON value ends, 64 bytes at a time: bit masks of quotes, backslashes, brackets and line ends, then arithmetic on
-//! them (the first stage of Langdale and Lemire, Parsing Gigabytes of JSON per Second, 2019). It does not judge: what it cuts out is
-//! parsed later.
+//! Finds the end of a JSON value, 64 bytes at a time, with arithmetic on bit masks of quotes, backslashes, brackets and line ends (the first
+//! stage of Langdale and Lemire, Parsing Gigabytes of JSON per Second, 2019). It does not validate: the value is parsed later.
 
-/// Nesting that serde_json reads at most.
-pub(crate) const DEEPEST: usize = 127;
+/// Maximum nesting that serde_json reads.
+pub(crate) const MAX_DEPTH: usize = 127;
 
-/// Where the characters of 64 bytes stand, a bit for each byte.
+/// Positions of characters in 64 bytes, one bit per byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Masks {
     quote: u64,
@@ -71,55 +70,56 @@ impl Masks {
     }
 }
 
-/// Where a value ends, as far as the bytes at hand tell.
+/// The end of a value, as far as the available bytes tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum ValueEnd {
     /// The offset after its last byte.
     At(usize),
-    /// It is broken at this line end: there is one within a text, or another value begins in the next line.
+    /// The value is broken at this line end: a line break within a string, or another value starts on the next line.
     Broken(usize),
-    /// It is deeper than any parser follows; said once, and the scan may go on.
+    /// Nesting is deeper than [`MAX_DEPTH`]. Reported once; the scan can continue.
     TooDeep,
-    /// The bytes end first.
+    /// More bytes are needed.
     Unknown,
 }
 
-/// The state within an object or a list.
+/// Scanner state within an object or a list.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scan {
-    /// Offset of the first byte that was not looked at.
+pub(crate) struct Scanner {
+    /// Offset of the first byte that has not been scanned.
     at: usize,
     depth: usize,
-    /// All bits set within a text.
-    in_text: u64,
+    /// All bits are set within a string.
+    in_string: u64,
     /// 1 if the byte at `at` is escaped.
     escaped: u64,
     /// 1 if the byte at `at` is the first of a line.
     line_start: u64,
-    /// Went deeper than any parser follows, and whether that was said.
+    /// Whether the nesting exceeded [`MAX_DEPTH`].
     too_deep: bool,
-    told: bool,
+    /// Whether `too_deep` has been reported.
+    reported: bool,
 }
 
-impl Scan {
+impl Scanner {
     /// `at`: the offset of the opening bracket.
-    pub(crate) fn new(at: usize) -> Scan {
-        Scan { at, depth: 0, in_text: 0, escaped: 0, line_start: 0, too_deep: false, told: false }
+    pub(crate) fn new(at: usize) -> Scanner {
+        Scanner { at, depth: 0, in_string: 0, escaped: 0, line_start: 0, too_deep: false, reported: false }
     }
 
-    /// The bytes before `cut` are gone.
+    /// Adjusts the offset after the bytes before `cut` have been removed.
     pub(crate) fn rebase(&mut self, cut: usize) {
         self.at -= cut;
     }
 
-    /// Goes on to the end of the value, or of `bytes` but for a rest below 64 bytes if more may follow. In JSON lines
-    /// (`lines`) a `{` at the beginning of a line, where no value may stand, begins the next one.
-    pub(crate) fn run(&mut self, bytes: &[u8], last: bool, lines: bool) -> End {
+    /// Scans to the end of the value or of `bytes`. Unless `last`, a remainder below 64 bytes is left for the next call. In JSON Lines
+    /// (`lines`), a `{` at the start of a line in a position where no value is allowed starts the next item.
+    pub(crate) fn run(&mut self, bytes: &[u8], last: bool, lines: bool) -> ValueEnd {
         loop {
             let rest = &bytes[self.at..];
             let Some(block) = rest.first_chunk::<BLOCK>() else {
                 if !last || rest.is_empty() {
-                    return End::Unknown;
+                    return ValueEnd::Unknown;
                 }
                 let mut padded = [b' '; BLOCK];
                 padded[..rest.len()].copy_from_slice(rest);
@@ -128,60 +128,60 @@ impl Scan {
                 return end;
             };
             match self.block(block, bytes, lines) {
-                End::Unknown => self.at += BLOCK,
+                ValueEnd::Unknown => self.at += BLOCK,
                 end => return end,
             }
-            if self.too_deep && !self.told {
-                self.told = true;
-                return End::TooDeep;
+            if self.too_deep && !self.reported {
+                self.reported = true;
+                return ValueEnd::TooDeep;
             }
         }
     }
 
-    fn block(&mut self, block: &[u8; BLOCK], bytes: &[u8], lines: bool) -> End {
+    fn block(&mut self, block: &[u8; BLOCK], bytes: &[u8], lines: bool) -> ValueEnd {
         let masks = Masks::of(block);
         let quotes = masks.quote & !self.escapes(masks.backslash);
-        // Each bit is set that has an odd number of quotes at or before it.
-        let in_text = (0..6).fold(quotes, |bits, power| bits ^ (bits << (1 << power))) ^ self.in_text;
-        self.in_text = (in_text.cast_signed() >> 63).cast_unsigned();
-        let open = masks.open & !in_text;
-        let close = masks.close & !in_text;
-        let torn = masks.line_end & in_text;
+        // A bit is set if the number of quotes up to and including it is odd.
+        let in_string = (0..6).fold(quotes, |bits, power| bits ^ (bits << (1 << power))) ^ self.in_string;
+        self.in_string = (in_string.cast_signed() >> 63).cast_unsigned();
+        let open = masks.open & !in_string;
+        let close = masks.close & !in_string;
+        let broken_lines = masks.line_end & in_string;
         let starts = if lines { open & ((masks.line_end << 1) | self.line_start) } else { 0 };
         self.line_start = masks.line_end >> 63;
 
         let closing = close.count_ones() as usize;
-        if torn | starts == 0 && self.depth > closing {
+        if broken_lines | starts == 0 && self.depth > closing {
             self.depth = self.depth + open.count_ones() as usize - closing;
-            self.too_deep |= self.depth > DEEPEST;
-            return End::Unknown;
+            self.too_deep |= self.depth > MAX_DEPTH;
+            return ValueEnd::Unknown;
         }
-        let mut left = open | close | torn | starts;
+        let mut left = open | close | broken_lines | starts;
         while left != 0 {
             let bit = left & left.wrapping_neg();
             let at = self.at + left.trailing_zeros() as usize;
             left ^= bit;
-            if torn & bit != 0 {
-                return End::Broken(at);
+            if broken_lines & bit != 0 {
+                return ValueEnd::Broken(at);
             }
             if starts & bit != 0 && self.depth > 0 && !value_may_follow(&bytes[..at]) {
-                return End::Broken(at - 1);
+                return ValueEnd::Broken(at - 1);
             }
             if open & bit != 0 {
                 self.depth += 1;
-                self.too_deep |= self.depth > DEEPEST;
+                self.too_deep |= self.depth > MAX_DEPTH;
             } else {
                 self.depth = self.depth.saturating_sub(1);
                 if self.depth == 0 {
-                    return End::At(at + 1);
+                    return ValueEnd::At(at + 1);
                 }
             }
         }
-        End::Unknown
+        ValueEnd::Unknown
     }
 
-    /// The bits of bytes that a backslash escapes; a run of backslashes escapes what follows if its length is odd (after simdjson's
-    /// json_escape_scanner: the subtraction carries through each run).
+    /// Bits of the bytes that a backslash escapes. A run of backslashes escapes the next byte if its length is odd. (From simdjson's
+    /// json_escape_scanner: the subtraction carries through each run.)
     fn escapes(&mut self, backslash: u64) -> u64 {
         const ODD: u64 = 0xaaaa_aaaa_aaaa_aaaa;
         if backslash == 0 {
@@ -195,7 +195,7 @@ impl Scan {
     }
 }
 
-/// Whether a value may stand after these bytes, which end within an object or a list.
+/// Whether a value may follow these bytes, which end within an object or a list.
 fn value_may_follow(before: &[u8]) -> bool {
     before.iter().rev().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| matches!(byte, b',' | b'[' | b':'))
 }
@@ -206,12 +206,12 @@ mod tests {
 
     use super::*;
 
-    /// Byte by byte.
-    fn plain(bytes: &[u8]) -> End {
+    /// The same, byte by byte.
+    fn plain(bytes: &[u8]) -> ValueEnd {
         let (mut depth, mut in_text, mut escaped) = (0, false, false);
         for (at, byte) in bytes.iter().enumerate() {
             match (in_text, byte) {
-                (true, b'\n') => return End::Broken(at),
+                (true, b'\n') => return ValueEnd::Broken(at),
                 (true, _) if escaped => escaped = false,
                 (true, b'\\') => escaped = true,
                 (true, byte) => in_text = *byte != b'"',
@@ -220,13 +220,13 @@ mod tests {
                 (false, b'}' | b']') => {
                     depth -= 1;
                     if depth == 0 {
-                        return End::At(at + 1);
+                        return ValueEnd::At(at + 1);
                     }
                 }
                 _ => {}
             }
         }
-        End::Unknown
+        ValueEnd::Unknown
     }
 
     proptest! {
@@ -241,11 +241,11 @@ mod tests {
         #[test]
         fn a_value_ends_where_its_brackets_close(text in "[\\[{]([\\[\\]{},a]|\"([\\[{}\\] a]|\\\\.|\\\\\\\\|\n?){0,70}\"){0,12}", cut in 0_usize..200) {
             let bytes = text.as_bytes();
-            // Backslashes outside of texts are no JSON, and the two readings may differ there.
-            let mut scan = Scan::new(0);
+            // Backslashes outside strings are invalid JSON, and the two implementations may differ there.
+            let mut scan = Scanner::new(0);
             let cut = cut.min(bytes.len());
             let mut end = scan.run(&bytes[..cut], false, false);
-            if end == End::Unknown {
+            if end == ValueEnd::Unknown {
                 end = scan.run(bytes, true, false);
             }
             prop_assert_eq!(end, plain(bytes), "{:?}", text);
