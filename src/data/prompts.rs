@@ -263,7 +263,7 @@ mod tests {
         for (prompts, wanted) in [
             (json!([]), "there is nothing to answer: give prompt (it may repeat) or prompts_file".to_string()),
             (json!(["a", 5]), "prompt 1: must be a string or a conversation (a list of messages), not a number".into()),
-            (json!([" \n"]), "prompt 0: is empty; give the turn words or leave it out".into()),
+            (json!([" \n"]), "prompt 0: is empty; add text or remove the turn".into()),
             (json!([[]]), format!("prompt 0: {nothing}")),
             (json!([{"messages": [{"role": "assistant", "content": "x"}]}]), format!("prompt 0.messages: {nothing}")),
             (
@@ -276,7 +276,7 @@ mod tests {
             assert_eq!(given(&prompts).unwrap_err(), wanted);
         }
         let half = read_prompts(r#"["\ud800"]"#, None).unwrap_err().to_string();
-        assert_eq!(half, "prompt 0: has half a character (a lone \\ud800 to \\udfff); write the whole pair");
+        assert_eq!(half, "prompt 0: has an unpaired surrogate (\\ud800 to \\udfff); write the whole pair");
     }
 
     #[test]
@@ -285,7 +285,7 @@ mod tests {
             (
                 "a.json",
                 "[\"é\",\n [{\"role\": \"user\", \"content\": 5}]]",
-                "line 2, column 31, [1][0].content: must be a text, not a number",
+                "line 2, column 31, [1][0].content: must be a string, not a number",
             ),
             ("a.json", "[{\"role\": \"user\"}]", "line 1, column 2, [0]: has no \"content\""),
             (
