@@ -1,4 +1,7 @@
 //! Prepares data sets: chooses renderer and tokenizer, compares them with the libraries, and stores the rows in the cache.
+//!
+//! In every run a sample is compared with the `tokenizers` library, and with transformers if the chat template is unknown. On a
+//! difference the library does the work.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

@@ -14,14 +14,14 @@ use serde_json::value::RawValue;
 
 use crate::base::error;
 use crate::base::error::did_you_mean;
-use crate::data::parse::conversation::{Message, Role};
+use crate::data::parse::conversation::{ChatMessage, Role};
 use crate::data::parse::json::{JsonObject, array_elements, check_value, join_path};
 use crate::data::parse::json_error::{describe, error_offset, message_without_position};
 use crate::data::parse::messages::{read_content, read_messages};
 use crate::data::parse::problem_collector::ProblemCollector;
 use crate::data::read::reader::moved;
 
-/// ProblemCollector listed in one error message.
+/// Faults listed in one error message.
 const SHOWN: usize = 20;
 
 /// The line boundaries of Python's `str.splitlines`.
@@ -65,7 +65,7 @@ impl Prompts {
         check_value(text, root, 0, &mut |at, path, what| faults.add(at, path, what));
         let conversation = conversation(item, root, &mut faults);
         if let (Some(messages), 0) = (conversation, faults.count) {
-            self.read.push(messages.iter().map(Message::to_value).collect());
+            self.read.push(messages.iter().map(ChatMessage::to_value).collect());
         }
         found.sort_by_key(|(at, _)| *at);
         self.faults.extend(found.into_iter().map(|(_, fault)| fault));
@@ -84,8 +84,8 @@ impl Prompts {
     }
 }
 
-/// The messages of a prompt without the answer. ProblemCollector are added to `faults`.
-fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<Message>> {
+/// The messages of a prompt without the answer. Faults are added to `faults`.
+fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<ChatMessage>> {
     let Some(members) = JsonObject::parse(item.get()) else { return turns(item, path, faults) };
     match members.get("messages") {
         Some(raw) => turns(raw, &join_path(path, "messages"), faults),
@@ -98,9 +98,9 @@ fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> O
 }
 
 /// As `conversation`, for a string or a list.
-fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<Message>> {
+fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<ChatMessage>> {
     let mut read = match raw.get().as_bytes().first() {
-        Some(b'"') => vec![Message::new(Role::User, read_content(raw, path, false, faults))],
+        Some(b'"') => vec![ChatMessage::new(Role::User, read_content(raw, path, false, faults))],
         Some(b'[') if array_elements(raw.get()).is_some_and(|list| list.is_empty()) => Vec::new(),
         Some(b'[') => read_messages(raw, path, faults)?,
         _ => {
@@ -129,7 +129,7 @@ fn add_file(prompts: &mut Prompts, path: &Path) -> Result<()> {
     let before = prompts.read.len() + prompts.faults.len();
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt")) {
         let lines = text.split(LINE_ENDS).filter(|line| !line.trim().is_empty());
-        prompts.read.extend(lines.map(|line| Value::from(vec![Message::new(Role::User, line.into()).to_value()])));
+        prompts.read.extend(lines.map(|line| Value::from(vec![ChatMessage::new(Role::User, line.into()).to_value()])));
     } else {
         add_json(prompts, text, path)?;
     }
@@ -263,7 +263,7 @@ mod tests {
         for (prompts, wanted) in [
             (json!([]), "there is nothing to answer: give prompt (it may repeat) or prompts_file".to_string()),
             (json!(["a", 5]), "prompt 1: must be a string or a conversation (a list of messages), not a number".into()),
-            (json!([" \n"]), "prompt 0: is empty; give the turn words or leave it out".into()),
+            (json!([" \n"]), "prompt 0: is empty; add text or remove the turn".into()),
             (json!([[]]), format!("prompt 0: {nothing}")),
             (json!([{"messages": [{"role": "assistant", "content": "x"}]}]), format!("prompt 0.messages: {nothing}")),
             (
@@ -276,7 +276,7 @@ mod tests {
             assert_eq!(given(&prompts).unwrap_err(), wanted);
         }
         let half = read_prompts(r#"["\ud800"]"#, None).unwrap_err().to_string();
-        assert_eq!(half, "prompt 0: has half a character (a lone \\ud800 to \\udfff); write the whole pair");
+        assert_eq!(half, "prompt 0: has an unpaired surrogate (\\ud800 to \\udfff); write the whole pair");
     }
 
     #[test]
@@ -285,7 +285,7 @@ mod tests {
             (
                 "a.json",
                 "[\"é\",\n [{\"role\": \"user\", \"content\": 5}]]",
-                "line 2, column 31, [1][0].content: must be a text, not a number",
+                "line 2, column 31, [1][0].content: must be a string, not a number",
             ),
             ("a.json", "[{\"role\": \"user\"}]", "line 1, column 2, [0]: has no \"content\""),
             (

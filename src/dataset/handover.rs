@@ -1,4 +1,7 @@
 //! The data sets of one step: each is prepared once and passed to the script.
+//!
+//! A step prepares its data before Python starts if possible, so that most errors in the data take no start of Python.
+//! `session.dataset()` returns the same result, or prepares the data then.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

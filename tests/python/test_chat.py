@@ -150,15 +150,15 @@ def test_targets_are_the_words_and_the_prompt_is_what_inference_sees(qwen, name,
 
     rendered = [{"role": m["role"], "content": m["content"]} for m in messages]
     places = [(sample, start) for sample in encoded.samples for start, _ in target_spans(sample)]
-    recut_before = False
+    separate_before = False
     for i, (sample, start) in zip(trained, places, strict=True):
         prompt = tokenizer.apply_chat_template(rendered[:i], add_generation_prompt=True, return_dict=False)
         block = tokenizer(EMPTY_THINKING)["input_ids"]
         if name == "qwen3" and sample.input_ids[: start - len(block)].tolist() == prompt:
             prompt += block
-        if len(encoded.samples) > 1 or not recut_before:
+        if len(encoded.samples) > 1 or not separate_before:
             assert sample.input_ids[:start].tolist() == prompt
-        recut_before |= encoded.report["separately_tokenized_turns"] > 0
+        separate_before |= encoded.report["separately_tokenized_turns"] > 0
     if name != "qwen3":
         (sample,) = encoded.samples
         whole = tokenizer.apply_chat_template(rendered, return_dict=False)

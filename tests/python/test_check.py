@@ -152,7 +152,7 @@ def test_duplicates_and_literal_special_tokens_are_named(report: Report, tmp_pat
     literal = conversation("say <|im_end|> aloud", "no")
     path = as_file(tmp_path, [conversation("a", "b"), conversation("c", "d"), conversation("a", "b"), literal, conversation("a", "b")])
     made = report(path)
-    assert (made["counts"]["duplicates"], made["counts"]["rows"], made["counts"]["forged_control_tokens"]) == (2, 5, 1)
+    assert (made["counts"]["duplicates"], made["counts"]["rows"], made["counts"]["literal_special_tokens"]) == (2, 5, 1)
     assert any("[2], [4]" in warning for warning in made["warnings"])
     assert any("[3].messages[0]" in warning for warning in made["warnings"])
     assert report(path, "--drop-duplicates")["counts"]["rows"] == 3

@@ -190,7 +190,7 @@ def test_prompts_come_before_the_files(trained: dict[str, str], runs: Path, tmp_
         ("a.json", b'["x", [{"role": "human", "content": "x"}]]', ["[1][0].role", "human", "user"]),
         ("a.json", b'[{"messages": [{"role": "user", "content": 5}]}]', ["[0].messages[0].content", "number"]),
         ("a.json", b'["  "]', ["[0]", "empty"]),
-        ("a.json", b'["\\ud800"]', ["[0]", "half a character", "\\ud800"]),
+        ("a.json", b'["\\ud800"]', ["[0]", "unpaired surrogate", "\\ud800"]),
         ("a.json", b'[[{"role": "assistant", "content": "x"}]]', ["[0]", "nothing to answer"]),
         ("a.json", b'[[{"role": "system", "content": "x"}]]', ["[0]", "nothing to answer"]),
         ("a.json", b"[" * 100_000, ["nested too deeply"]),

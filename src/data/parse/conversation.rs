@@ -32,7 +32,7 @@ impl Role {
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Message {
+pub struct ChatMessage {
     pub role: Role,
     /// Empty if it was absent or null, which is valid only for an assistant message with tool calls.
     pub content: String,
@@ -42,9 +42,9 @@ pub struct Message {
     pub fields: Map<String, Value>,
 }
 
-impl Message {
-    pub(crate) fn new(role: Role, content: String) -> Message {
-        Message { role, content, train: true, fields: Map::new() }
+impl ChatMessage {
+    pub(crate) fn new(role: Role, content: String) -> ChatMessage {
+        ChatMessage { role, content, train: true, fields: Map::new() }
     }
 
     /// Whether it has tool calls, so that its content may be empty.
@@ -71,7 +71,7 @@ impl Message {
 pub struct Conversation {
     /// Index in the whole data set, from 0.
     pub index: usize,
-    pub messages: Vec<Message>,
+    pub messages: Vec<ChatMessage>,
     /// A list of tool descriptions; `None` if absent, null or empty.
     pub tools: Option<Value>,
     /// A list of documents; `None` if absent, null or empty.
@@ -84,7 +84,7 @@ impl Conversation {
     /// As JSON: `messages` and the other fields that are set.
     pub fn to_value(&self) -> Value {
         let mut fields = Map::new();
-        fields.insert("messages".into(), self.messages.iter().map(Message::to_value).collect());
+        fields.insert("messages".into(), self.messages.iter().map(ChatMessage::to_value).collect());
         let lists = [("tools", &self.tools), ("documents", &self.documents)];
         fields.extend(lists.into_iter().filter_map(|(name, list)| Some((name.to_string(), list.clone()?))));
         if !self.chat_template_kwargs.is_empty() {

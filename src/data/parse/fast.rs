@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::data::parse::conversation::{Conversation, Message, Role};
+use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::parse::json::JsonString;
 
 /// The conversation, or `None` if it has any problem.
@@ -100,15 +100,15 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
-impl<'de> Deserialize<'de> for Message {
+impl<'de> Deserialize<'de> for ChatMessage {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct MessageVisitor;
         impl<'de> Visitor<'de> for MessageVisitor {
-            type Value = Message;
+            type Value = ChatMessage;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a message")
             }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Message, M::Error> {
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<ChatMessage, M::Error> {
                 let (mut role, mut content, mut train) = (None, None, None);
                 let mut fields = Map::new();
                 let mut nulls = false;
@@ -132,7 +132,7 @@ impl<'de> Deserialize<'de> for Message {
                 }
                 let role = role.and_then(|role| Role::from_name(&role.0)).ok_or_else(|| Error::custom("no role"))?;
                 let content = content.unwrap_or_default().0;
-                let message = Message { role, content, train: train.unwrap_or(true), fields };
+                let message = ChatMessage { role, content, train: train.unwrap_or(true), fields };
                 if message.content.trim().is_empty() && !message.has_tool_calls() {
                     return Err(Error::custom("no content"));
                 }

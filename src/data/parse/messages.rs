@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::base::error::did_you_mean;
-use crate::data::parse::conversation::{Conversation, Message, Role};
+use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::parse::fast;
 use crate::data::parse::json::{JsonObject, array_elements, join_path, string_value};
 use crate::data::parse::problem_collector::ProblemCollector;
@@ -43,7 +43,7 @@ pub(crate) fn read_tools_and_documents(object: &JsonObject, root: &str, problems
 }
 
 /// Reports a conversation without an assistant turn, if every role is known.
-pub(crate) fn require_assistant_turn(messages: Option<&[Message]>, item: &str, root: &str, problems: &mut ProblemCollector) {
+pub(crate) fn require_assistant_turn(messages: Option<&[ChatMessage]>, item: &str, root: &str, problems: &mut ProblemCollector) {
     if messages.is_some_and(|messages| messages.iter().all(|message| message.role != Role::Assistant)) {
         problems.add(item, root, "has no assistant turn, so there is nothing to train on; add one or remove the conversation");
     }
@@ -61,13 +61,13 @@ pub(crate) fn message_list<'a>(raw: &'a RawValue, path: &str, problems: &mut Pro
 }
 
 /// The messages of a list; `None` if the role of one is unknown.
-pub(crate) fn read_messages(raw: &RawValue, path: &str, problems: &mut ProblemCollector) -> Option<Vec<Message>> {
+pub(crate) fn read_messages(raw: &RawValue, path: &str, problems: &mut ProblemCollector) -> Option<Vec<ChatMessage>> {
     let turns = message_list(raw, path, problems)?;
     let turns: Vec<_> = turns.into_iter().enumerate().map(|(i, raw)| read_message(raw, &format!("{path}[{i}]"), problems)).collect();
     turns.into_iter().collect()
 }
 
-fn read_message(raw: &RawValue, path: &str, problems: &mut ProblemCollector) -> Option<Message> {
+fn read_message(raw: &RawValue, path: &str, problems: &mut ProblemCollector) -> Option<ChatMessage> {
     let Some(object) = JsonObject::parse(raw.get()) else {
         problems.not_an_object(raw.get(), path, "must be an object with \"role\" and \"content\"");
         return None;
@@ -88,7 +88,7 @@ fn read_message(raw: &RawValue, path: &str, problems: &mut ProblemCollector) -> 
         problems.add(role.get(), join_path(path, "role"), format!("unknown role {name:?}; must be one of {known}{near}"));
         return None;
     };
-    let mut message = Message::new(role, String::new());
+    let mut message = ChatMessage::new(role, String::new());
     message.fields = remaining_fields(&object, &["role", "content", "train"]);
     match object.get("train").map(|raw| (raw, raw.get())) {
         Some((_, "true")) | None => {}

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::base::error::did_you_mean;
-use crate::data::parse::conversation::{Conversation, Message, Role};
+use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::parse::fast::UniqueKeys;
 use crate::data::parse::json::{JsonObject, array_elements, join_path, string_value};
 use crate::data::parse::messages::{
@@ -65,19 +65,19 @@ pub(crate) fn read_sharegpt(object: &JsonObject, item: &str, root: &str, problem
     let turns = message_list(raw, &path, problems)?;
     let turns: Vec<_> =
         turns.into_iter().enumerate().map(|(i, raw)| read_sharegpt_message(raw, &format!("{path}[{i}]"), problems)).collect();
-    let turns: Option<Vec<Message>> = turns.into_iter().collect();
+    let turns: Option<Vec<ChatMessage>> = turns.into_iter().collect();
     require_assistant_turn(turns.as_deref(), item, root, problems);
     made.messages = turns?;
     // A system message among the turns takes precedence.
     if let Some(system) = system
         && made.messages[0].role != Role::System
     {
-        made.messages.insert(0, Message::new(Role::System, system));
+        made.messages.insert(0, ChatMessage::new(Role::System, system));
     }
     Some(made)
 }
 
-fn read_sharegpt_message(raw: &RawValue, path: &str, problems: &mut ProblemCollector) -> Option<Message> {
+fn read_sharegpt_message(raw: &RawValue, path: &str, problems: &mut ProblemCollector) -> Option<ChatMessage> {
     let Some(object) = JsonObject::parse(raw.get()) else {
         problems.not_an_object(raw.get(), path, "must be an object with \"from\" and \"value\"");
         return None;
@@ -96,7 +96,7 @@ fn read_sharegpt_message(raw: &RawValue, path: &str, problems: &mut ProblemColle
         problems.add(from.get(), join_path(path, "from"), format!("unknown sender {sender:?}; must be one of {}{near}", known.join(", ")));
         return None;
     };
-    let mut message = Message::new(*role, String::new());
+    let mut message = ChatMessage::new(*role, String::new());
     message.fields = remaining_fields(&object, &["from", "value", "train"]);
     match object.get("train").map(|raw| (raw, raw.get())) {
         Some((_, "true")) | None => {}
@@ -140,7 +140,7 @@ fn tool_calls(value: Value) -> Option<Value> {
 
 pub(crate) fn read_alpaca(object: &JsonObject, item: &str, root: &str, problems: &mut ProblemCollector) -> Option<Conversation> {
     let mut made = read_tools_and_documents(object, root, problems);
-    made.messages.extend(optional_string("system", object, root, problems).map(|system| Message::new(Role::System, system)));
+    made.messages.extend(optional_string("system", object, root, problems).map(|system| ChatMessage::new(Role::System, system)));
     if let Some(raw) = object.get_non_null("history") {
         read_history(raw, &join_path(root, "history"), &mut made.messages, problems);
     }
@@ -149,12 +149,12 @@ pub(crate) fn read_alpaca(object: &JsonObject, item: &str, root: &str, problems:
         question.push('\n');
         question.push_str(&input);
     }
-    made.messages.push(Message::new(Role::User, question));
-    made.messages.push(Message::new(Role::Assistant, required_content("output", object, item, root, problems)));
+    made.messages.push(ChatMessage::new(Role::User, question));
+    made.messages.push(ChatMessage::new(Role::Assistant, required_content("output", object, item, root, problems)));
     Some(made)
 }
 
-pub(crate) fn read_history(raw: &RawValue, path: &str, messages: &mut Vec<Message>, problems: &mut ProblemCollector) {
+pub(crate) fn read_history(raw: &RawValue, path: &str, messages: &mut Vec<ChatMessage>, problems: &mut ProblemCollector) {
     let Some(pairs) = array_elements(raw.get()) else {
         return problems.must_be("a list of pairs, question and answer", raw, path);
     };
@@ -162,8 +162,8 @@ pub(crate) fn read_history(raw: &RawValue, path: &str, messages: &mut Vec<Messag
         let path = format!("{path}[{i}]");
         match array_elements(pair.get()).as_deref() {
             Some([question, answer]) => {
-                messages.push(Message::new(Role::User, read_content(question, &format!("{path}[0]"), false, problems)));
-                messages.push(Message::new(Role::Assistant, read_content(answer, &format!("{path}[1]"), false, problems)));
+                messages.push(ChatMessage::new(Role::User, read_content(question, &format!("{path}[0]"), false, problems)));
+                messages.push(ChatMessage::new(Role::Assistant, read_content(answer, &format!("{path}[1]"), false, problems)));
             }
             _ => problems.add(pair.get(), path, "must be a pair, question and answer"),
         }
@@ -178,12 +178,12 @@ pub(crate) fn read_prompt_completion(object: &JsonObject, item: &str, root: &str
             None
         }
         Some(raw) if raw.get().starts_with('[') => read_messages(raw, &join_path(root, name), problems),
-        Some(raw) => Some(vec![Message::new(role, read_content(raw, &join_path(root, name), false, problems))]),
+        Some(raw) => Some(vec![ChatMessage::new(role, read_content(raw, &join_path(root, name), false, problems))]),
     };
     let prompt = part("prompt", Role::User, problems);
     let completion = part("completion", Role::Assistant, problems);
     require_assistant_turn(completion.as_deref(), item, root, problems);
     // Assistant turns in the prompt are context and not trained on.
-    made.messages = prompt?.into_iter().map(|message| Message { train: false, ..message }).chain(completion?).collect();
+    made.messages = prompt?.into_iter().map(|message| ChatMessage { train: false, ..message }).chain(completion?).collect();
     Some(made)
 }

@@ -32,7 +32,7 @@ pub(crate) struct SizeLimits {
 pub(crate) const SIZE_LIMITS: SizeLimits = SizeLimits { block: 256 << 10, suspicious: 4 << 20, item: 1 << 30 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum SplitState {
     /// Only whitespace so far.
     Start,
     /// In a list, before its first item.
@@ -75,7 +75,7 @@ enum ItemKind {
 
 #[derive(Debug)]
 pub(crate) struct Splitter {
-    state: State,
+    state: SplitState,
     /// Offset of the next byte between items.
     at: usize,
     open: Option<OpenItem>,
@@ -90,12 +90,12 @@ pub(crate) struct Splitter {
 
 impl Splitter {
     pub fn new(sizes: SizeLimits) -> Splitter {
-        Splitter { state: State::Start, at: 0, open: None, lines: false, sizes, count: 0, items: Vec::new(), errors: Vec::new() }
+        Splitter { state: SplitState::Start, at: 0, open: None, lines: false, sizes, count: 0, items: Vec::new(), errors: Vec::new() }
     }
 
     /// Whether this file has ended.
     pub fn done(&self) -> bool {
-        self.state == State::Done
+        self.state == SplitState::Done
     }
 
     /// Whether the file so far is a single object without a list around it.
@@ -122,7 +122,7 @@ impl Splitter {
 
     /// Splits the available bytes. `last`: no more bytes follow.
     pub fn split(&mut self, bytes: &[u8], last: bool) {
-        while self.state != State::Done {
+        while self.state != SplitState::Done {
             let more = if self.open.is_some() { self.item(bytes, last) } else { self.between(bytes, last) };
             if !more {
                 return;
@@ -136,7 +136,7 @@ impl Splitter {
 
     /// Skips to the start of the next item. Returns false if more bytes are needed or the file has ended.
     fn between(&mut self, bytes: &[u8], last: bool) -> bool {
-        if let State::LinesSeek { line_start } = self.state {
+        if let SplitState::LinesSeek { line_start } = self.state {
             return self.seek(bytes, last, line_start);
         }
         self.at += bytes[self.at..].iter().take_while(|byte| is_space(**byte)).count();
@@ -147,49 +147,49 @@ impl Splitter {
             return false;
         };
         match (self.state, byte) {
-            (State::Start, b'[') => self.advance(State::ListBegun),
-            (State::Start, b'{') => {
+            (SplitState::Start, b'[') => self.advance(SplitState::ListBegun),
+            (SplitState::Start, b'{') => {
                 self.lines = true;
-                self.state = State::Lines;
+                self.state = SplitState::Lines;
             }
-            (State::Start, _) => {
+            (SplitState::Start, _) => {
                 // A value such as a number may be incomplete.
                 if bytes.len() - self.at < self.sizes.block && !last {
                     return false;
                 }
                 let text = describe_non_list(&bytes[self.at..]);
                 self.add_error(self.at, text);
-                self.state = State::Done;
+                self.state = SplitState::Done;
             }
-            (State::ListBegun | State::ListItem, b']') => self.advance(State::ListEnded),
-            (State::ListComma, b']') => {
+            (SplitState::ListBegun | SplitState::ListItem, b']') => self.advance(SplitState::ListEnded),
+            (SplitState::ListComma, b']') => {
                 self.add_error(self.at, "invalid JSON: trailing comma; remove it");
-                self.advance(State::ListEnded);
+                self.advance(SplitState::ListEnded);
             }
-            (State::ListItem, b',') => self.advance(State::ListComma),
-            (State::ListBegun | State::ListComma, b',') => {
+            (SplitState::ListItem, b',') => self.advance(SplitState::ListComma),
+            (SplitState::ListBegun | SplitState::ListComma, b',') => {
                 self.add_error(self.at, "invalid JSON: expected value; remove the comma");
-                self.advance(State::ListComma);
+                self.advance(SplitState::ListComma);
             }
-            (State::ListItem, _) => {
+            (SplitState::ListItem, _) => {
                 self.add_error(self.at, "invalid JSON: expected `,` or `]`; add a comma between conversations");
                 self.begin(byte);
             }
-            (State::ListEnded, _) => {
+            (SplitState::ListEnded, _) => {
                 self.add_error(self.at, "invalid JSON: trailing characters; nothing may follow the list");
-                self.state = State::Done;
+                self.state = SplitState::Done;
             }
-            (State::Lines, b',') => {
+            (SplitState::Lines, b',') => {
                 self.add_error(self.at, "invalid JSON: a comma between JSON lines; remove it, or put the lines between [ and ]");
-                self.advance(State::Lines);
+                self.advance(SplitState::Lines);
             }
-            (State::ListBegun | State::ListComma | State::Lines, _) => self.begin(byte),
-            (State::LinesSeek { .. } | State::Done, _) => {}
+            (SplitState::ListBegun | SplitState::ListComma | SplitState::Lines, _) => self.begin(byte),
+            (SplitState::LinesSeek { .. } | SplitState::Done, _) => {}
         }
         true
     }
 
-    fn advance(&mut self, state: State) {
+    fn advance(&mut self, state: SplitState) {
         self.at += 1;
         self.state = state;
     }
@@ -198,7 +198,7 @@ impl Splitter {
         let start = self.at;
         let kind = match byte {
             b'{' => ItemKind::Nested(Scanner::new(start)),
-            _ if self.state == State::Lines => ItemKind::Line(start),
+            _ if self.state == SplitState::Lines => ItemKind::Line(start),
             b'[' => ItemKind::Nested(Scanner::new(start)),
             b'"' => ItemKind::String(start + 1),
             _ => ItemKind::Word(start + 1),
@@ -213,12 +213,15 @@ impl Splitter {
         match found {
             Some(found) => {
                 self.at += found;
-                self.state = State::Lines;
+                self.state = SplitState::Lines;
             }
             None => {
                 self.at = bytes.len();
-                self.state =
-                    if last { State::Done } else { State::LinesSeek { line_start: rest.last().map_or(line_start, |byte| *byte == b'\n') } };
+                self.state = if last {
+                    SplitState::Done
+                } else {
+                    SplitState::LinesSeek { line_start: rest.last().map_or(line_start, |byte| *byte == b'\n') }
+                };
             }
         }
         found.is_some()
@@ -227,17 +230,17 @@ impl Splitter {
     /// Handles the end of the file between items.
     fn end(&mut self, bytes: &[u8]) {
         match self.state {
-            State::ListBegun | State::ListItem => {
+            SplitState::ListBegun | SplitState::ListItem => {
                 self.add_error(bytes.len(), "invalid JSON: EOF while parsing a list; the file is truncated");
             }
-            State::ListComma => self.add_error(bytes.len(), "invalid JSON: EOF while parsing a value; the file is truncated"),
+            SplitState::ListComma => self.add_error(bytes.len(), "invalid JSON: EOF while parsing a value; the file is truncated"),
             _ if self.count == 0 && self.errors.is_empty() => {
                 let text = "contains no conversations; it must be a list of {\"messages\": [...]}".into();
                 self.errors.push(FramingError { at: None, text });
             }
             _ => {}
         }
-        self.state = State::Done;
+        self.state = SplitState::Done;
     }
 
     /// Scans within an item. Returns false if more bytes are needed.
@@ -270,10 +273,10 @@ impl Splitter {
                 // If a ] closes a {, a bracket is missing, and the boundaries of items are ambiguous.
                 let mismatched = matches!((bytes[start], bytes[end - 1]), (b'{', b']') | (b'[', b'}'));
                 let next = match (lines, mismatched) {
-                    (true, true) => State::LinesSeek { line_start: false },
-                    (true, false) => State::Lines,
-                    (false, true) => State::Done,
-                    (false, false) => State::ListItem,
+                    (true, true) => SplitState::LinesSeek { line_start: false },
+                    (true, false) => SplitState::Lines,
+                    (false, true) => SplitState::Done,
+                    (false, false) => SplitState::ListItem,
                 };
                 self.close(end, next);
             }
@@ -298,12 +301,12 @@ impl Splitter {
 
     /// Ends an unclosed item at the line end `at`, or at the end of the bytes.
     fn broken(&mut self, bytes: &[u8], at: usize) {
-        let next = if self.lines { State::LinesSeek { line_start: true } } else { State::Done };
+        let next = if self.lines { SplitState::LinesSeek { line_start: true } } else { SplitState::Done };
         // The item includes the line end, so that the parser reports the error there.
         self.close((at + 1).min(bytes.len()), next);
     }
 
-    fn close(&mut self, end: usize, next: State) {
+    fn close(&mut self, end: usize, next: SplitState) {
         if let Some(open) = self.open.take() {
             self.items.push(open.start..end);
             self.count += 1;
@@ -327,7 +330,7 @@ impl Splitter {
             self.add_error(at, format!("the conversation is larger than {limit} bytes, or its end is missing; split it or remove it"));
             self.open = None;
             self.at = bytes.len();
-            self.state = State::Done;
+            self.state = SplitState::Done;
             return true;
         }
         if size < open.check_at {

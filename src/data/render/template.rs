@@ -3,6 +3,9 @@
 //! minijinja is the engine, with the additions of `apply_chat_template` (transformers' `chat_template_utils.py`): `trim_blocks`,
 //! `lstrip_blocks`, Python's methods on strings, `raise_exception`, `tojson` in Python's form, `{% generation %}`. Anything whose result
 //! may differ is an error ([`Failure::Unsupported`]), and then transformers must render.
+//!
+//! A template is identified by its hash. Templates that the tests compare with transformers (`compared_templates.txt`) need no Python.
+//! Any other template is compared on the user's own conversations.
 
 use std::fmt;
 use std::path::Path;
@@ -16,7 +19,7 @@ use serde_json::Value as Json;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::base::error;
-use crate::data::parse::conversation::{Conversation, Message, Role};
+use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::render::jinja_methods;
 use crate::data::render::rendering::{PROBE, RenderError, RenderText, place};
 
@@ -159,7 +162,7 @@ impl RenderText for PreparedConversation<'_> {
 
     fn probe(&self, count: usize, role: Role, message: Option<usize>) -> Result<String, RenderError> {
         let mut messages = self.messages[..count].to_vec();
-        messages.push(Value::from_object(TemplateMessage::new(&Message::new(role, PROBE.into()))));
+        messages.push(Value::from_object(TemplateMessage::new(&ChatMessage::new(role, PROBE.into()))));
         self.render(messages, false).map_err(|failure| self.failed(failure, message))
     }
 }
@@ -233,7 +236,7 @@ struct TemplateMessage {
 pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 impl TemplateMessage {
-    fn new(message: &Message) -> TemplateMessage {
+    fn new(message: &ChatMessage) -> TemplateMessage {
         let mut fields: Vec<(String, Value)> = message.fields.iter().map(|(name, value)| (name.clone(), to_value(value))).collect();
         // transformers copies the reasoning to the other names (`_alias_reasoning_fields`).
         let get = |name: &&str| message.fields.get(*name);

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use aho_corasick::AhoCorasick;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-use crate::data::parse::conversation::{Conversation, Message};
+use crate::data::parse::conversation::{ChatMessage, Conversation};
 use crate::data::render::jinja_methods;
 use crate::data::render::rendering::{RenderError, Rendering, Turn};
 
@@ -126,7 +126,7 @@ impl TemplateCache {
 
 /// The conversation with a placeholder for each content.
 fn with_placeholders(conversation: &Conversation) -> Conversation {
-    let placeholder = |(i, message): (usize, &Message)| Message { content: format!("{OPEN}{i}{CLOSE}"), ..message.clone() };
+    let placeholder = |(i, message): (usize, &ChatMessage)| ChatMessage { content: format!("{OPEN}{i}{CLOSE}"), ..message.clone() };
     Conversation { messages: conversation.messages.iter().enumerate().map(placeholder).collect(), ..conversation.clone() }
 }
 
@@ -170,7 +170,7 @@ impl RenderingFrame {
         Some(frame)
     }
 
-    fn filled(&self, messages: &[Message]) -> Rendering {
+    fn filled(&self, messages: &[ChatMessage]) -> Rendering {
         // The total length of the contents before each gap.
         let mut before = Vec::with_capacity(self.gaps.len() + 1);
         before.push(0);
@@ -229,7 +229,7 @@ mod tests {
     fn contents_that_a_template_may_test_are_not_plain() {
         let cache = TemplateCache::new(REWRITES).unwrap();
         let plain = |content: &str| {
-            let messages = vec![Message::new(Role::User, "q".into()), Message::new(Role::Assistant, content.into())];
+            let messages = vec![ChatMessage::new(Role::User, "q".into()), ChatMessage::new(Role::Assistant, content.into())];
             cache.plain(&Conversation { messages, ..Conversation::default() })
         };
         assert!(plain("a < b, then\n\nc"));
@@ -246,7 +246,7 @@ mod tests {
             Rendering { text, turns: vec![Turn { prompt_end: start, target_start: start, target_end: end }], message: Some(1) }
         };
         let frame = RenderingFrame::new(&rendering("\u{E000}0\u{E001}", "\u{E000}1\u{E001}")).unwrap();
-        let messages = [Message::new(Role::User, "hello".into()), Message::new(Role::Assistant, "é".into())];
+        let messages = [ChatMessage::new(Role::User, "hello".into()), ChatMessage::new(Role::Assistant, "é".into())];
         assert_eq!(frame.filled(&messages), rendering("hello", "é"));
         let mut within = rendering("\u{E000}0\u{E001}", "x");
         within.turns[0].prompt_end = 5;

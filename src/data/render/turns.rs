@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use crate::base::error;
-use crate::data::parse::conversation::{Conversation, Message, Role};
+use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::render::jinja_methods;
 use crate::data::render::rendering::{RenderError, RenderText, Rendering, Turn, place};
 use crate::data::render::thinking::{THINK, empty_thinking, thinking_prompt};
@@ -36,7 +36,7 @@ impl TurnFinder {
     pub fn renderings(&self, conversation: &Conversation, texts: &impl RenderText) -> Result<Vec<Rendering>, RenderError> {
         let search = TurnSearch { finder: self, conversation, texts };
         let messages = &conversation.messages;
-        let trained = |message: &Message| message.role == Role::Assistant && message.train;
+        let trained = |message: &ChatMessage| message.role == Role::Assistant && message.train;
         let mut whole = texts.text(messages.len(), false, None)?;
         let mut alone = Vec::new();
         for i in (0..messages.len()).filter(|i| trained(&messages[*i])) {
@@ -176,7 +176,7 @@ mod tests {
 
     /// Two questions and answers.
     fn two_turns() -> Conversation {
-        let say = |role, content: &str| Message::new(role, content.into());
+        let say = |role, content: &str| ChatMessage::new(role, content.into());
         let messages = vec![say(Role::User, "a"), say(Role::Assistant, "bé"), say(Role::User, "c"), say(Role::Assistant, "d")];
         Conversation { messages, ..Conversation::default() }
     }

@@ -3,6 +3,9 @@
 //! `<cache>/data/<key>/` has `train.arrow`, `eval.arrow` with `eval_split`, and `report.json` with the sizes and hashes of the others.
 //! A folder is made under a temporary name and renamed, so processes that prepare the same data do not interfere. An incomplete entry is
 //! made again. While a folder is made, its process holds a lock on it (`flock`), so other processes can tell which folders were abandoned.
+//!
+//! Prepared rows are not synced to disk, because syncing 400 MB would take longer than preparing them. They have checksums instead, and
+//! files that are incomplete after a power loss are made again.
 
 use std::fs::{File, TryLockError};
 use std::io::{BufReader, Read};

@@ -128,8 +128,8 @@ fn warnings(counts: &Counts, findings: &Findings, chosen: &PreviewSelection) -> 
     }
     if counts.literal_special_tokens > 0 {
         warnings.push(format!(
-            "{} conversations spell a control token such as <|im_end|> in a text: {}; it is trained on as text, as it should be where it is \
-             meant so",
+            "{} conversations contain the text of a special token such as <|im_end|>: {}; it is tokenized as plain text, not as the special \
+             token",
             counts.literal_special_tokens,
             findings.literal_special_tokens.named(Clone::clone)
         ));
