@@ -223,7 +223,7 @@ def test_an_adapters_parameters_are_pefts(report: Report, tiny: Path, data_json:
 def test_an_adapter_as_model_is_refused_as_training_refuses_it(cli: Cli, trained: dict[str, str], data_json: str) -> None:
     """With the fix."""
     done = cli("check", data_json, "--model", trained["lora"], "--offline")
-    assert done.returncode == 2 and "itself a LoRA adapter" in done.stdout and "checkpoint_lora" in done.stdout
+    assert done.returncode == 2 and "is a LoRA adapter" in done.stdout and "checkpoint_lora" in done.stdout
 
 
 def test_a_folder_with_a_tokenizer_alone_is_enough_for_all_but_memory(
