@@ -295,7 +295,7 @@ def test_turns_left_out_and_conversations_without_targets(tiny):
     assert [target_texts(tiny, sample) for sample in encoded.samples] == [["yes<|im_end|>"]]
     assert encoded.report["dropped"] == 1
     assert encoded.report["lost_tokens"] == len(tiny.apply_chat_template([user("a"), assistant("no")], return_dict=False))
-    with pytest.raises(InputError, match="nothing is left"):
+    with pytest.raises(InputError, match="no sample is left"):
         encode(tiny, [user("a"), assistant("no", train=False)])
 
 
