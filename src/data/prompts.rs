@@ -303,7 +303,7 @@ mod tests {
             assert_eq!(file(name, text).unwrap_err(), wanted);
         }
         let deep = "[".repeat(200) + &"]".repeat(200);
-        assert!(file("a.json", &deep).unwrap_err().contains("too deep"));
+        assert!(file("a.json", &deep).unwrap_err().contains("reduce the nesting"));
         assert!(file("a.json", &deep[..200]).unwrap_err().contains("nested too deeply"));
     }
 

@@ -80,7 +80,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         session.note("plan", plan.clone());
     }
     session.begin(&summary.task, &summary.step, &argv)?;
-    let result = step_folder.as_ref().map_err(|error| error::usage(error.to_string())).and_then(|step_folder| {
+    let result = step_folder.as_ref().map_err(|error| Error::of(error).into()).and_then(|step_folder| {
         let verb = if request.resume { "resumes" } else { "starts" };
         info!("step {} of session {} {verb}: {}", summary.step, summary.session, request.task.about);
         execute(request, &mut session, runs, step_folder, summary)
@@ -113,8 +113,8 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         Ok(()) if result.is_ok() => info!("step {} succeeded in {:.1} s", summary.step, summary.duration_s),
         _ => {}
     }
-    session.end(summary.status, summary.error.as_ref().map(|error| error.kind))?;
-    result.and(written)
+    let ended = session.end(summary.status, summary.error.as_ref().map(|error| error.kind));
+    result.and(written).and(ended)
 }
 
 /// Adds to an interruption how the step is resumed. Other errors are returned unchanged.
@@ -282,5 +282,31 @@ mod tests {
         assert_eq!(error.causes, [cause]);
         let other = Error::new(Kind::Input, "there is no file /data/SESSION/a.json");
         assert_eq!(Error::of(&with_resume_command(other.clone().into(), "s1")), other);
+    }
+
+    #[test]
+    fn a_write_error_is_kind_io_and_hides_no_error_of_the_step() {
+        let mut kinds = Vec::new();
+        for number in 1.. {
+            let runs = tempfile::tempdir().unwrap();
+            let attempt = || {
+                let given = json!({"model": "./nowhere", "runs_dir": runs.path()});
+                let given = given.as_object().cloned().unwrap();
+                let task = crate::tasks::task_named("merge").unwrap();
+                run_step(Request::new(task, Some("s".into()), given, Interface::Cli)).error.unwrap()
+            };
+            assert_eq!(Error::of(&attempt()).kind, Kind::Model);
+            // The second attempt also removes the first one.
+            let (error, passed) = files::with_fault(runs.path(), Some((number, libc::EIO)), attempt);
+            if passed.len() < number {
+                break;
+            }
+            kinds.push((passed[number - 1].clone(), Error::of(&error).kind));
+        }
+        assert!(kinds.len() > 10, "{kinds:?}");
+        assert!(kinds.iter().all(|(_, kind)| [Kind::Io, Kind::Model].contains(kind)), "{kinds:?}");
+        // The last write is session.json's, when the step's own error is known.
+        assert_eq!(kinds.last().unwrap().1, Kind::Model, "{kinds:?}");
+        assert!(kinds.iter().any(|(_, kind)| *kind == Kind::Io), "{kinds:?}");
     }
 }

@@ -8,4 +8,6 @@ mod write;
 
 pub use folder::{create_folder, create_folders, publish_folder, remove, rename, replace_folder};
 pub use lock::LockFile;
+#[cfg(test)]
+pub(crate) use operation::with_fault;
 pub use write::{Replacement, Writer, append_line, beside, sync, write_json, write_whole};

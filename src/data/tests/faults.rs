@@ -62,7 +62,10 @@ fn each_fault_is_reported_with_its_place() {
 fn faults_outside_the_messages() {
     let with = |more: &str| format!("[{}, {more}}}]", &GOOD[..GOOD.len() - 1]);
     single(&[
-        (&with("\"tools\": [1]"), "line 1, column 108, [0].tools: must be a list of tool descriptions (objects), or such a list as a JSON string"),
+        (
+            &with("\"tools\": [1]"),
+            "line 1, column 108, [0].tools: must be a list of tool descriptions (objects), or such a list as a JSON string",
+        ),
         (&with("\"tools\": \"[{]\""), "line 1, column 108, [0].tools: must be a list of tool descriptions (objects)"),
         (&with("\"documents\": \"x\""), "line 1, column 112, [0].documents: must be a list of objects"),
         (&with("\"chat_template_kwargs\": []"), "line 1, column 123, [0].chat_template_kwargs: must be an object, not a list"),
