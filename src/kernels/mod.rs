@@ -1,7 +1,7 @@
-//! What training on a CPU computes itself, in fp32: where torch's own functions pass over memory more often than there is to compute.
+//! fp32 kernels for training on a CPU. They replace operations for which torch's functions pass over memory more often than necessary.
 //!
-//! Written for AVX-512; elsewhere Python computes the same with torch. Each is compared with torch (`test_target_loss.py`, `test_fused_ops.py`)
-//! and with the textbook.
+//! The kernels need AVX-512. On other processors Python computes the same results with torch. Tests compare each kernel with torch
+//! (`test_target_loss.py`, `test_fused_ops.py`) and with its definition computed in f64.
 
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -9,10 +9,10 @@ mod avx512;
 pub mod softmax;
 pub mod swiglu;
 
-/// Numbers in a register.
+/// fp32 lanes of a 512-bit register.
 const LANES: usize = 16;
 
-/// Whether this processor has what the kernels are written for.
+/// Whether this processor supports AVX-512F, which all kernels need.
 pub fn usable() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx512f");

@@ -1,4 +1,4 @@
-//! The kernels for tensors, passed as buffers (`tensor.numpy()`).
+//! Python functions for the kernels. Tensors are passed as fp32 buffers (`tensor.numpy()`).
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
@@ -14,8 +14,8 @@ fn softmax_pass_usable(features: usize) -> bool {
     softmax::usable(features)
 }
 
-/// Reads `hidden` [rows, features] and `weight` [words, features]; writes `reference` and `total` [rows] and, if given, `sums` [rows,
-/// features]. See [`softmax::Softmax`].
+/// Reads `hidden` [rows, features] and `weight` [vocabulary, features]. Writes `reference` and `total` [rows] and, if given, `sums`
+/// [rows, features]. See [`softmax::Softmax`].
 #[pyfunction]
 #[pyo3(signature = (hidden, weight, threads, reference, total, sums))]
 fn softmax_pass(
@@ -28,23 +28,23 @@ fn softmax_pass(
     sums: Option<PyBuffer<f32>>,
 ) -> PyResult<()> {
     let [rows, features] = *hidden.shape() else { return Err(argument_error()) };
-    let [words, same] = *weight.shape() else { return Err(argument_error()) };
+    let [vocabulary, weight_features] = *weight.shape() else { return Err(argument_error()) };
     let fits = |buffer: &PyBuffer<f32>, shape: &[usize]| buffer.shape() == shape && buffer.is_c_contiguous();
     let outputs = [(&reference, vec![rows]), (&total, vec![rows])].into_iter().chain(sums.iter().map(|sums| (sums, vec![rows, features])));
     let outputs_fit = outputs.into_iter().all(|(buffer, shape)| fits(buffer, &shape) && !buffer.readonly());
-    if same != features
+    if weight_features != features
         || !softmax::usable(features)
         || !fits(&hidden, &[rows, features])
-        || !fits(&weight, &[words, features])
+        || !fits(&weight, &[vocabulary, features])
         || !outputs_fit
     {
         return Err(argument_error());
     }
     let (inputs, matrix) = (values(&hidden), values(&weight));
-    let made = py.detach(|| softmax::softmax(inputs, matrix, features, threads, sums.is_some()));
-    reference.copy_from_slice(py, &made.reference)?;
-    total.copy_from_slice(py, &made.total)?;
-    sums.map_or(Ok(()), |sums| sums.copy_from_slice(py, &made.sums))
+    let result = py.detach(|| softmax::softmax(inputs, matrix, features, threads, sums.is_some()));
+    reference.copy_from_slice(py, &result.reference)?;
+    total.copy_from_slice(py, &result.total)?;
+    sums.map_or(Ok(()), |sums| sums.copy_from_slice(py, &result.sums))
 }
 
 /// Whether this CPU supports `swiglu` and `swiglu_backward`.
@@ -53,7 +53,7 @@ fn kernels_usable() -> bool {
     kernels::usable()
 }
 
-/// Writes silu(gate) * up to `out`. All are contiguous and have the same length.
+/// Writes silu(gate) * up to `out`. All tensors are contiguous and have the same length.
 #[pyfunction]
 fn swiglu(py: Python<'_>, threads: usize, gate: PyBuffer<f32>, up: PyBuffer<f32>, out: PyBuffer<f32>) -> PyResult<()> {
     same_length(&[&gate, &up], &[&out])?;
@@ -62,7 +62,7 @@ fn swiglu(py: Python<'_>, threads: usize, gate: PyBuffer<f32>, up: PyBuffer<f32>
     Ok(())
 }
 
-/// Writes the gradients of gate and up to `gate_grad` and `up_grad`.
+/// Writes the gradients of `gate` and `up` to `gate_grad` and `up_grad`, from the gradient `grad` of the result.
 #[pyfunction]
 fn swiglu_backward(
     py: Python<'_>,
@@ -86,8 +86,10 @@ fn attention_usable(features: usize) -> bool {
     heads::usable(features)
 }
 
-/// Rows of `lengths` tokens: `query` and `out` are [tokens, heads, features], `key` and `value` [tokens, key heads, features],
-/// `divisors` [tokens, heads]. See [`Attention::forward`].
+/// Writes attention over packed rows of `lengths` tokens to `out`, and each query's log-sum-exp to `divisors`.
+///
+/// `query` and `out` are [tokens, heads, features], `key` and `value` [tokens, key heads, features], `divisors` [tokens, heads]. See
+/// [`Attention::forward`].
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 fn attention(
@@ -110,7 +112,7 @@ fn attention(
     Ok(())
 }
 
-/// Writes the gradients of query, key and value, from `grad` of `out`. See [`Attention::backward`].
+/// Writes the gradients of `query`, `key` and `value`, from the gradient `grad` of `out`. See [`Attention::backward`].
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 fn attention_backward(
@@ -139,6 +141,7 @@ fn attention_backward(
     Ok(())
 }
 
+/// The shape of the attention, taken from the first of `queries` and `keys`. An error if the other tensors have other shapes.
 fn attention_of<'a, const Q: usize, const K: usize>(
     lengths: &'a [usize],
     scale: f32,
@@ -148,20 +151,22 @@ fn attention_of<'a, const Q: usize, const K: usize>(
     divisors: &PyBuffer<f32>,
 ) -> PyResult<Attention<'a>> {
     let &[_, heads, features] = queries[0].shape() else { return Err(argument_error()) };
-    let &[_, key_heads, of_keys] = keys[0].shape() else { return Err(argument_error()) };
+    let &[_, key_heads, key_features] = keys[0].shape() else { return Err(argument_error()) };
     let attention = Attention { lengths, heads, key_heads, features, scale, window };
     let shapes =
         queries.iter().all(|buffer| buffer.shape() == queries[0].shape()) && keys.iter().all(|buffer| buffer.shape() == keys[0].shape());
-    let fits = of_keys == features && attention.fits(&[queries[0].item_count()], &[keys[0].item_count()]);
+    let fits = key_features == features && attention.fits(&[queries[0].item_count()], &[keys[0].item_count()]);
     let divisors_fit = divisors.item_count() * features == queries[0].item_count();
     if shapes && fits && divisors_fit { Ok(attention) } else { Err(argument_error()) }
 }
 
+/// An error unless all tensors are contiguous and the outputs are writable.
 fn writable(inputs: &[&PyBuffer<f32>], outputs: &[&PyBuffer<f32>]) -> PyResult<()> {
-    let whole = inputs.iter().chain(outputs).all(|buffer| buffer.is_c_contiguous());
-    if whole && outputs.iter().all(|buffer| !buffer.readonly()) { Ok(()) } else { Err(argument_error()) }
+    let contiguous = inputs.iter().chain(outputs).all(|buffer| buffer.is_c_contiguous());
+    if contiguous && outputs.iter().all(|buffer| !buffer.readonly()) { Ok(()) } else { Err(argument_error()) }
 }
 
+/// An error unless all tensors have the same number of elements and the processor supports the kernels. Checks [`writable`] as well.
 fn same_length(inputs: &[&PyBuffer<f32>], outputs: &[&PyBuffer<f32>]) -> PyResult<()> {
     let length = inputs[0].item_count();
     let all = || inputs.iter().chain(outputs);
@@ -169,16 +174,17 @@ fn same_length(inputs: &[&PyBuffer<f32>], outputs: &[&PyBuffer<f32>]) -> PyResul
     if fits && kernels::usable() { writable(inputs, outputs) } else { Err(argument_error()) }
 }
 
+/// The values of an input buffer. The caller has checked that it is contiguous.
 fn values(buffer: &PyBuffer<f32>) -> &[f32] {
-    // SAFETY: the buffer is contiguous fp32, and its memory lives as long as the borrow. The caller must not write to a tensor during the
-    // call, as for every function of torch.
+    // SAFETY: the buffer is contiguous fp32, and its memory lives as long as the borrow. As with torch's functions, the caller must not
+    // write to a tensor during the call.
     unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.item_count()) }
 }
 
-/// The values of an output buffer. The caller has checked that it is writable.
+/// The values of an output buffer. The caller has checked that it is contiguous and writable.
 #[allow(clippy::mut_from_ref)]
 fn values_mut(buffer: &PyBuffer<f32>) -> &mut [f32] {
-    // SAFETY: as above. An output is a separate tensor, made for this call.
+    // SAFETY: as in `values`. An output is a separate tensor, allocated for this call.
     unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast(), buffer.item_count()) }
 }
 

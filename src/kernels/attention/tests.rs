@@ -1,7 +1,8 @@
 use crate::kernels::attention::head::Attention;
 use crate::kernels::attention::usable;
 
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
+/// Pseudorandom values from a seed, uniform between -1 and 1.
+fn random_values(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -10,45 +11,46 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// The textbook's, in f64: the result, and for the gradient `grad` of it those of queries, keys and values.
-fn exact(attention: &Attention<'_>, [queries, keys, values, grad]: [&[f32]; 4]) -> [Vec<f64>; 4] {
+/// Attention from its definition, in f64: the result, and the gradients of queries, keys and values for the result's gradient `grad`.
+fn reference_attention(attention: &Attention<'_>, [queries, keys, values, grad]: [&[f32]; 4]) -> [Vec<f64>; 4] {
     let &Attention { heads, key_heads, features, scale, window, .. } = attention;
-    let at =
-        |of: &[f32], heads: usize, token: usize, head: usize, feature: usize| f64::from(of[(token * heads + head) * features + feature]);
+    let at = |tensor: &[f32], heads: usize, token: usize, head: usize, feature: usize| {
+        f64::from(tensor[(token * heads + head) * features + feature])
+    };
     let [mut out, mut q, mut k, mut v] = [queries.len(), queries.len(), keys.len(), keys.len()].map(|count| vec![0.0; count]);
-    let mut first = 0;
+    let mut first_token = 0;
     for &length in attention.lengths {
-        for (head, query) in (0..heads).flat_map(|head| (first..first + length).map(move |query| (head, query))) {
+        for (head, query) in (0..heads).flat_map(|head| (first_token..first_token + length).map(move |query| (head, query))) {
             let key_head = head / (heads / key_heads);
-            let seen = (query + 1).saturating_sub(window).max(first)..query + 1;
+            let visible = (query + 1).saturating_sub(window).max(first_token)..query + 1;
             let product =
                 |key| (0..features).map(|f| at(queries, heads, query, head, f) * at(keys, key_heads, key, key_head, f)).sum::<f64>();
-            let exponents: Vec<f64> = seen.clone().map(|key| (product(key) * f64::from(scale)).exp()).collect();
-            let total: f64 = exponents.iter().sum();
-            let weights: Vec<f64> = exponents.iter().map(|exponent| exponent / total).collect();
-            let slopes: Vec<f64> = seen
+            let exponentials: Vec<f64> = visible.clone().map(|key| (product(key) * f64::from(scale)).exp()).collect();
+            let total: f64 = exponentials.iter().sum();
+            let weights: Vec<f64> = exponentials.iter().map(|exponential| exponential / total).collect();
+            let weight_grads: Vec<f64> = visible
                 .clone()
                 .map(|key| (0..features).map(|f| at(grad, heads, query, head, f) * at(values, key_heads, key, key_head, f)).sum())
                 .collect();
-            let along: f64 = weights.iter().zip(&slopes).map(|(weight, slope)| weight * slope).sum();
-            for ((key, weight), slope) in seen.zip(&weights).zip(&slopes) {
-                let of_product = weight * (slope - along) * f64::from(scale);
+            let mean_grad: f64 = weights.iter().zip(&weight_grads).map(|(weight, weight_grad)| weight * weight_grad).sum();
+            for ((key, weight), weight_grad) in visible.zip(&weights).zip(&weight_grads) {
+                let product_grad = weight * (weight_grad - mean_grad) * f64::from(scale);
                 for f in 0..features {
-                    let (mine, theirs) = ((query * heads + head) * features + f, (key * key_heads + key_head) * features + f);
-                    out[mine] += weight * f64::from(values[theirs]);
-                    q[mine] += of_product * f64::from(keys[theirs]);
-                    k[theirs] += of_product * f64::from(queries[mine]);
-                    v[theirs] += weight * f64::from(grad[mine]);
+                    let (query_at, key_at) = ((query * heads + head) * features + f, (key * key_heads + key_head) * features + f);
+                    out[query_at] += weight * f64::from(values[key_at]);
+                    q[query_at] += product_grad * f64::from(keys[key_at]);
+                    k[key_at] += product_grad * f64::from(queries[query_at]);
+                    v[key_at] += weight * f64::from(grad[query_at]);
                 }
             }
         }
-        first += length;
+        first_token += length;
     }
     [out, q, k, v]
 }
 
 #[test]
-fn both_are_the_textbooks_whatever_the_shape_and_the_threads() {
+fn forward_and_backward_match_the_definition_for_all_shapes_and_thread_counts() {
     if !usable(16) {
         eprintln!("skipped: this processor has no AVX-512");
         return;
@@ -62,50 +64,50 @@ fn both_are_the_textbooks_whatever_the_shape_and_the_threads() {
         (&[200], 1, 1, 80, 1),
         (&[], 2, 1, 16, 3),
     ];
-    for (number, (lengths, heads, key_heads, features, window)) in shapes.into_iter().enumerate() {
+    for (shape, (lengths, heads, key_heads, features, window)) in shapes.into_iter().enumerate() {
         let attention = Attention { lengths, heads, key_heads, features, scale: 0.4, window };
         let tokens: usize = lengths.iter().sum();
-        let seed = number as u64;
-        let [queries, grad] = [1, 2].map(|more| numbers(tokens * heads * features, 10 * seed + more));
-        let [keys, values] = [3, 4].map(|more| numbers(tokens * key_heads * features, 10 * seed + more));
-        let [wanted_out, wanted_q, wanted_k, wanted_v] = exact(&attention, [&queries, &keys, &values, &grad]);
-        let close = |ours: &[f32], exact: &[f64]| {
-            for (ours, exact) in ours.iter().zip(exact) {
-                assert!((f64::from(*ours) - exact).abs() < 2e-5 * (1.0 + exact.abs()), "{ours} {exact} in shape {number}");
+        let seed = shape as u64;
+        let [queries, grad] = [1, 2].map(|offset| random_values(tokens * heads * features, 10 * seed + offset));
+        let [keys, values] = [3, 4].map(|offset| random_values(tokens * key_heads * features, 10 * seed + offset));
+        let [expected_out, expected_q, expected_k, expected_v] = reference_attention(&attention, [&queries, &keys, &values, &grad]);
+        let assert_close = |actual: &[f32], expected: &[f64]| {
+            for (actual, expected) in actual.iter().zip(expected) {
+                assert!((f64::from(*actual) - expected).abs() < 2e-5 * (1.0 + expected.abs()), "{actual} {expected} in shape {shape}");
             }
         };
-        let mut before: Option<[Vec<f32>; 4]> = None;
+        let mut previous: Option<[Vec<f32>; 4]> = None;
         for threads in [1, 3] {
             let mut out = vec![9.0; queries.len()];
-            let mut divisors = vec![9.0; tokens * heads];
+            let mut logsumexp = vec![9.0; tokens * heads];
             let [mut q, mut k, mut v] = [queries.len(), keys.len(), keys.len()].map(|count| vec![9.0; count]);
-            attention.forward([&queries, &keys, &values], &mut out, &mut divisors, threads);
-            attention.backward([&queries, &keys, &values, &out, &grad], &divisors, [&mut q, &mut k, &mut v], threads);
-            close(&out, &wanted_out);
-            close(&q, &wanted_q);
-            close(&k, &wanted_k);
-            close(&v, &wanted_v);
-            let made = [out, q, k, v];
-            assert!(before.is_none_or(|before| before == made), "the threads show");
-            before = Some(made);
+            attention.forward([&queries, &keys, &values], &mut out, &mut logsumexp, threads);
+            attention.backward([&queries, &keys, &values, &out, &grad], &logsumexp, [&mut q, &mut k, &mut v], threads);
+            assert_close(&out, &expected_out);
+            assert_close(&q, &expected_q);
+            assert_close(&k, &expected_k);
+            assert_close(&v, &expected_v);
+            let results = [out, q, k, v];
+            assert!(previous.is_none_or(|previous| previous == results), "the result depends on the number of threads");
+            previous = Some(results);
         }
     }
 }
 
 #[test]
-fn large_products_are_no_infinity_and_no_numbers_stay_none() {
+fn large_products_stay_finite_and_nan_stays_nan() {
     if !usable(16) {
         return;
     }
     let attention = Attention { lengths: &[3], heads: 1, key_heads: 1, features: 16, scale: 1.0, window: 9 };
-    let (mut queries, values) = (vec![30.0; 48], numbers(48, 1));
-    let (mut out, mut divisors) = (vec![0.0; 48], vec![0.0; 3]);
-    attention.forward([&queries, &queries, &values], &mut out, &mut divisors, 1);
+    let (mut queries, values) = (vec![30.0; 48], random_values(48, 1));
+    let (mut out, mut logsumexp) = (vec![0.0; 48], vec![0.0; 3]);
+    attention.forward([&queries, &queries, &values], &mut out, &mut logsumexp, 1);
     assert_eq!(out[..16], values[..16]);
-    assert!(out.iter().all(|number| number.is_finite()));
-    let far = Attention { lengths: &[usize::MAX, 4], ..attention };
-    assert!(attention.fits(&[48], &[48]) && !far.fits(&[48], &[48]));
+    assert!(out.iter().all(|value| value.is_finite()));
+    let too_long = Attention { lengths: &[usize::MAX, 4], ..attention };
+    assert!(attention.fits(&[48], &[48]) && !too_long.fits(&[48], &[48]));
     queries[20] = f32::NAN;
-    attention.forward([&queries, &values, &values], &mut out, &mut divisors, 1);
-    assert!(out[..16].iter().all(|number| number.is_finite()) && out[16..32].iter().all(|number| number.is_nan()));
+    attention.forward([&queries, &values, &values], &mut out, &mut logsumexp, 1);
+    assert!(out[..16].iter().all(|value| value.is_finite()) && out[16..32].iter().all(|value| value.is_nan()));
 }

@@ -1,113 +1,138 @@
-//! A block of words and a panel of rows, in AVX-512.
+//! The softmax of one block of the vocabulary for one panel of rows, in AVX-512.
 
 use std::arch::x86_64::{
     __m512, _CMP_NLE_UQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 
 use crate::kernels::LANES;
-use crate::kernels::avx512::{Left, Right, exp, load, store, tile};
-use crate::kernels::softmax::panel::{HEIGHT, Panel, State, WIDTH};
+use crate::kernels::avx512::{LhsMatrix, RhsMatrix, exp, load, matmul_tile, store};
+use crate::kernels::softmax::panel::{PANEL_REGISTERS, RowPanel, RunningSoftmax, TILE_ROWS};
 
-/// The reference grows where a logit is this much larger. Until then sums have terms up to exp(8), far from fp32's end.
-const SLACK: f32 = 8.0;
+/// The reference grows if a logit exceeds it by more than this. Until then terms of the sums are at most exp(8), far below fp32's maximum.
+const REFERENCE_SLACK: f32 = 8.0;
 
-/// Takes the words of `block`, [words, features], into the panel's state. `logits` has room for [words, WIDTH * LANES].
-pub(crate) fn block(block: &[f32], features: usize, panel: &Panel, state: &mut State, logits: &mut [f32]) {
-    let words = block.len() / features;
-    assert!(logits.len() >= words * panel.width * LANES && panel.numbers.len() == features * panel.width * LANES);
-    assert!(state.sums.is_empty() || state.sums.len() == panel.numbers.len());
-    assert!(features.is_multiple_of(HEIGHT) && std::arch::is_x86_feature_detected!("avx512f"));
-    // SAFETY: the processor has AVX-512, and the sizes are as the products take them.
+/// Adds a block of the vocabulary to the panel's running softmax.
+///
+/// `block` is [tokens, features] of the output matrix. `logits` is a buffer for at least [tokens, registers * LANES].
+pub(crate) fn accumulate_block(block: &[f32], features: usize, panel: &RowPanel, running: &mut RunningSoftmax, logits: &mut [f32]) {
+    let tokens = block.len() / features;
+    assert!(logits.len() >= tokens * panel.registers * LANES && panel.values.len() == features * panel.registers * LANES);
+    assert!(running.sums.is_empty() || running.sums.len() == panel.values.len());
+    assert!(features.is_multiple_of(TILE_ROWS) && std::arch::is_x86_feature_detected!("avx512f"));
+    // SAFETY: the processor has AVX-512, and the sizes are those that the products need.
     unsafe {
-        match panel.width {
-            1 => whole::<1>(block, words, features, &panel.numbers, state, logits),
-            2 => whole::<2>(block, words, features, &panel.numbers, state, logits),
-            WIDTH => whole::<WIDTH>(block, words, features, &panel.numbers, state, logits),
+        match panel.registers {
+            1 => accumulate_block_avx512::<1>(block, tokens, features, &panel.values, running, logits),
+            2 => accumulate_block_avx512::<2>(block, tokens, features, &panel.values, running, logits),
+            PANEL_REGISTERS => accumulate_block_avx512::<PANEL_REGISTERS>(block, tokens, features, &panel.values, running, logits),
             other => unreachable!("a panel of {other} registers"),
         }
     }
 }
 
+/// [`accumulate_block`] for a panel of N registers.
+///
+/// # Safety
+/// `block` must be [tokens, features], `rows` [features, N * LANES] and `logits` at least [tokens, N * LANES]. `running.sums` must be
+/// empty or have the size of `rows`, and `features` must be a multiple of `TILE_ROWS`.
 #[target_feature(enable = "avx512f")]
-unsafe fn whole<const N: usize>(block: &[f32], words: usize, features: usize, rows: &[f32], state: &mut State, logits: &mut [f32]) {
+unsafe fn accumulate_block_avx512<const N: usize>(
+    block: &[f32],
+    tokens: usize,
+    features: usize,
+    rows: &[f32],
+    running: &mut RunningSoftmax,
+    logits: &mut [f32],
+) {
     let (weight, rows, logits) = (block.as_ptr(), rows.as_ptr(), logits.as_mut_ptr());
-    // SAFETY: `block` is [words, features], `rows` [features, N * LANES], `logits` [words, N * LANES] at least.
+    // SAFETY: `block` is [tokens, features], `rows` [features, N * LANES], `logits` [tokens, N * LANES] at least.
     unsafe {
-        let (row, right) = (N * LANES, |at: *const f32| Right { at, row: N * LANES });
-        let mut word = 0;
-        while word < words {
-            let (left, out) = (Left { at: weight.add(word * features), row: features, column: 1 }, logits.add(word * row));
-            if word + HEIGHT <= words {
-                tile::<HEIGHT, N>(left, right(rows), out, row, features, false);
-                word += HEIGHT;
+        let (stride, rhs) = (N * LANES, |data: *const f32| RhsMatrix { data, row_stride: N * LANES });
+        let mut token = 0;
+        while token < tokens {
+            let lhs = LhsMatrix { data: weight.add(token * features), row_stride: features, column_stride: 1 };
+            let out = logits.add(token * stride);
+            if token + TILE_ROWS <= tokens {
+                matmul_tile::<TILE_ROWS, N>(lhs, rhs(rows), out, stride, features, false);
+                token += TILE_ROWS;
             } else {
-                tile::<1, N>(left, right(rows), out, row, features, false);
-                word += 1;
+                matmul_tile::<1, N>(lhs, rhs(rows), out, stride, features, false);
+                token += 1;
             }
         }
-        exponents::<N>(logits, words, state);
-        if !state.sums.is_empty() {
-            for feature in (0..features).step_by(HEIGHT) {
-                let turned = Left { at: weight.add(feature), row: 1, column: features };
-                tile::<HEIGHT, N>(turned, right(logits), state.sums.as_mut_ptr().add(feature * row), row, words, true);
+        exponentiate_logits::<N>(logits, tokens, running);
+        if !running.sums.is_empty() {
+            for feature in (0..features).step_by(TILE_ROWS) {
+                let transposed = LhsMatrix { data: weight.add(feature), row_stride: 1, column_stride: features };
+                let out = running.sums.as_mut_ptr().add(feature * stride);
+                matmul_tile::<TILE_ROWS, N>(transposed, rhs(logits), out, stride, tokens, true);
             }
         }
     }
 }
 
-/// Logits become exp(logit - reference), and are added to the total; the reference grows before where it must.
+/// Replaces logits by exp(logit - reference), and adds these to the total.
+///
+/// If the largest logit exceeds the reference by more than [`REFERENCE_SLACK`] or is NaN, the reference grows first, and total and sums are
+/// rescaled.
+///
+/// # Safety
+/// `logits` must be valid for [tokens, N * LANES].
 #[target_feature(enable = "avx512f")]
-unsafe fn exponents<const N: usize>(logits: *mut f32, words: usize, state: &mut State) {
-    // SAFETY: `logits` is [words, N * LANES], and the state has a number for each lane.
+unsafe fn exponentiate_logits<const N: usize>(logits: *mut f32, tokens: usize, running: &mut RunningSoftmax) {
+    // SAFETY: `logits` is [tokens, N * LANES], and the running softmax has a value for each lane.
     unsafe {
-        let mut largest: [__m512; N] = [_mm512_set1_ps(f32::NEG_INFINITY); N];
-        for word in 0..words {
-            let numbers: [__m512; N] = load(logits.add(word * N * LANES));
-            for (largest, number) in largest.iter_mut().zip(numbers) {
-                *largest = _mm512_max_ps(*largest, number);
+        let mut maximum: [__m512; N] = [_mm512_set1_ps(f32::NEG_INFINITY); N];
+        for token in 0..tokens {
+            let values: [__m512; N] = load(logits.add(token * N * LANES));
+            for (maximum, value) in maximum.iter_mut().zip(values) {
+                *maximum = _mm512_max_ps(*maximum, value);
             }
         }
-        let mut reference: [__m512; N] = load(state.reference.as_ptr());
-        let slack = _mm512_set1_ps(SLACK);
-        let grows = (0..N).any(|at| _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(largest[at], _mm512_add_ps(reference[at], slack)) != 0);
+        let mut reference: [__m512; N] = load(running.reference.as_ptr());
+        let slack = _mm512_set1_ps(REFERENCE_SLACK);
+        let grows = (0..N).any(|at| _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(maximum[at], _mm512_add_ps(reference[at], slack)) != 0);
         if grows {
-            let before = reference;
+            let previous = reference;
             for at in 0..N {
-                reference[at] = _mm512_max_ps(before[at], largest[at]);
+                reference[at] = _mm512_max_ps(previous[at], maximum[at]);
             }
-            store(state.reference.as_mut_ptr(), reference);
-            let scales: [__m512; N] = std::array::from_fn(|at| exp(_mm512_sub_ps(before[at], reference[at])));
-            scale::<N>(state.total.as_mut_ptr(), 1, scales);
-            scale::<N>(state.sums.as_mut_ptr(), state.sums.len() / (N * LANES), scales);
+            store(running.reference.as_mut_ptr(), reference);
+            let factors: [__m512; N] = std::array::from_fn(|at| exp(_mm512_sub_ps(previous[at], reference[at])));
+            scale_rows::<N>(running.total.as_mut_ptr(), 1, factors);
+            scale_rows::<N>(running.sums.as_mut_ptr(), running.sums.len() / (N * LANES), factors);
         }
         let mut total = [_mm512_setzero_ps(); N];
-        for word in 0..words {
-            let mut numbers: [__m512; N] = load(logits.add(word * N * LANES));
+        for token in 0..tokens {
+            let mut values: [__m512; N] = load(logits.add(token * N * LANES));
             for at in 0..N {
-                numbers[at] = exp(_mm512_sub_ps(numbers[at], reference[at]));
-                total[at] = _mm512_add_ps(total[at], numbers[at]);
+                values[at] = exp(_mm512_sub_ps(values[at], reference[at]));
+                total[at] = _mm512_add_ps(total[at], values[at]);
             }
-            store(logits.add(word * N * LANES), numbers);
+            store(logits.add(token * N * LANES), values);
         }
-        let before: [__m512; N] = load(state.total.as_ptr());
+        let previous: [__m512; N] = load(running.total.as_ptr());
         for at in 0..N {
-            total[at] = _mm512_add_ps(before[at], total[at]);
+            total[at] = _mm512_add_ps(previous[at], total[at]);
         }
-        store(state.total.as_mut_ptr(), total);
+        store(running.total.as_mut_ptr(), total);
     }
 }
 
-/// Multiplies `count` rows of N registers.
+/// Multiplies each of `count` rows of N registers by `factors`.
+///
+/// # Safety
+/// `matrix` must be valid for [count, N * LANES].
 #[target_feature(enable = "avx512f")]
-unsafe fn scale<const N: usize>(numbers: *mut f32, count: usize, scales: [__m512; N]) {
+unsafe fn scale_rows<const N: usize>(matrix: *mut f32, count: usize, factors: [__m512; N]) {
     for row in 0..count {
-        // SAFETY: the caller vouches for [count, N * LANES].
+        // SAFETY: the caller guarantees [count, N * LANES].
         unsafe {
-            let mut values: [__m512; N] = load(numbers.add(row * N * LANES));
+            let mut values: [__m512; N] = load(matrix.add(row * N * LANES));
             for at in 0..N {
-                values[at] = _mm512_mul_ps(values[at], scales[at]);
+                values[at] = _mm512_mul_ps(values[at], factors[at]);
             }
-            store(numbers.add(row * N * LANES), values);
+            store(matrix.add(row * N * LANES), values);
         }
     }
 }

@@ -1,42 +1,46 @@
-//! Rows side by side in registers, and what is known of them so far.
+//! A panel: rows of hidden states packed for registers, and their running softmax.
 
 use crate::kernels::LANES;
 
-/// Registers of rows that go together.
-pub(crate) const WIDTH: usize = 3;
-/// Words whose numbers are held in registers together.
-pub(crate) const HEIGHT: usize = 8;
-/// Bytes of the matrix that are used for all rows before the next; they stay in a core's cache, with room for the rows' share.
+/// Registers across the rows of a full panel, so that it has `PANEL_REGISTERS * LANES` rows.
+pub(crate) const PANEL_REGISTERS: usize = 3;
+/// Rows of an output tile, which is held in registers: vocabulary tokens for logits, features for weighted sums.
+pub(crate) const TILE_ROWS: usize = 8;
+/// Bytes of the output matrix that are used for all panels before the next block. A block stays in a core's cache, with room for the
+/// panels' data.
 pub(crate) const BLOCK_BYTES: usize = 192 << 10;
 
-/// Some rows: number `feature` of all of them lies in `width` registers one behind the other.
-pub(crate) struct Panel {
-    pub(crate) width: usize,
-    pub(crate) numbers: Vec<f32>,
+/// Hidden states packed as [features, `registers * LANES` rows]. Missing rows are zero.
+pub(crate) struct RowPanel {
+    pub(crate) registers: usize,
+    pub(crate) values: Vec<f32>,
 }
 
-/// What a thread knows of a panel's rows, lane by lane.
-pub(crate) struct State {
-    pub(crate) reference: [f32; WIDTH * LANES],
-    pub(crate) total: [f32; WIDTH * LANES],
-    /// As `Panel::numbers`.
+/// A thread's online softmax of a panel's rows, one lane for each row.
+pub(crate) struct RunningSoftmax {
+    /// What the exponents are relative to.
+    pub(crate) reference: [f32; PANEL_REGISTERS * LANES],
+    /// Σ exp(logit - reference).
+    pub(crate) total: [f32; PANEL_REGISTERS * LANES],
+    /// Σ exp(logit - reference) W in the layout of `RowPanel::values`. Empty if not requested.
     pub(crate) sums: Vec<f32>,
 }
 
-pub(crate) fn panels(hidden: &[f32], features: usize) -> Vec<Panel> {
+/// Packs `hidden`, [rows, features], into panels. Only the last panel may have fewer than `PANEL_REGISTERS` registers.
+pub(crate) fn pack_panels(hidden: &[f32], features: usize) -> Vec<RowPanel> {
     let rows = hidden.len() / features;
-    let starts = (0..rows).step_by(WIDTH * LANES);
+    let starts = (0..rows).step_by(PANEL_REGISTERS * LANES);
     starts
         .map(|start| {
-            let rows = start..(start + WIDTH * LANES).min(rows);
-            let width = rows.len().div_ceil(LANES);
-            let mut numbers = vec![0.0; features * width * LANES];
+            let rows = start..(start + PANEL_REGISTERS * LANES).min(rows);
+            let registers = rows.len().div_ceil(LANES);
+            let mut values = vec![0.0; features * registers * LANES];
             for (lane, row) in rows.enumerate() {
-                for (feature, &number) in hidden[row * features..(row + 1) * features].iter().enumerate() {
-                    numbers[feature * width * LANES + lane] = number;
+                for (feature, &value) in hidden[row * features..(row + 1) * features].iter().enumerate() {
+                    values[feature * registers * LANES + lane] = value;
                 }
             }
-            Panel { width, numbers }
+            RowPanel { registers, values }
         })
         .collect()
 }
