@@ -40,6 +40,8 @@ fn softmax_pass(
     {
         return Err(argument_error());
     }
+    let outputs: Vec<&PyBuffer<f32>> = [&reference, &total].into_iter().chain(&sums).collect();
+    writable(&[&hidden, &weight], &outputs)?;
     let (inputs, matrix) = (values(&hidden), values(&weight));
     let result = py.detach(|| softmax::softmax(inputs, matrix, features, threads, sums.is_some()));
     reference.copy_from_slice(py, &result.reference)?;
@@ -160,10 +162,24 @@ fn attention_of<'a, const Q: usize, const K: usize>(
     if shapes && fits && divisors_fit { Ok(attention) } else { Err(argument_error()) }
 }
 
-/// An error unless all tensors are contiguous and the outputs are writable.
+/// An error unless all tensors are contiguous, and the outputs are writable and share no memory with any other tensor.
 fn writable(inputs: &[&PyBuffer<f32>], outputs: &[&PyBuffer<f32>]) -> PyResult<()> {
     let contiguous = inputs.iter().chain(outputs).all(|buffer| buffer.is_c_contiguous());
-    if contiguous && outputs.iter().all(|buffer| !buffer.readonly()) { Ok(()) } else { Err(argument_error()) }
+    let separate = outputs.iter().enumerate().all(|(at, output)| {
+        let others = inputs.iter().chain(&outputs[..at]);
+        !output.readonly() && others.into_iter().all(|other| !overlap(output, other))
+    });
+    if contiguous && separate { Ok(()) } else { Err(argument_error()) }
+}
+
+/// Whether two contiguous tensors share memory.
+fn overlap(one: &PyBuffer<f32>, other: &PyBuffer<f32>) -> bool {
+    let range = |buffer: &PyBuffer<f32>| {
+        let start = buffer.buf_ptr() as usize;
+        start..start + buffer.len_bytes()
+    };
+    let (one, other) = (range(one), range(other));
+    one.start < other.end && other.start < one.end
 }
 
 /// An error unless all tensors have the same number of elements and the processor supports the kernels. Checks [`writable`] as well.
@@ -184,12 +200,14 @@ fn values(buffer: &PyBuffer<f32>) -> &[f32] {
 /// The values of an output buffer. The caller has checked that it is contiguous and writable.
 #[allow(clippy::mut_from_ref)]
 fn values_mut(buffer: &PyBuffer<f32>) -> &mut [f32] {
-    // SAFETY: as in `values`. An output is a separate tensor, allocated for this call.
+    // SAFETY: as in `values`. `writable` has checked that no other tensor of the call shares its memory.
     unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast(), buffer.item_count()) }
 }
 
 fn argument_error() -> PyErr {
-    PyValueError::new_err("the kernels need contiguous fp32 tensors with matching shapes, writable outputs, and a CPU with AVX-512")
+    PyValueError::new_err(
+        "the kernels need contiguous fp32 tensors with matching shapes, writable outputs that share no memory with other tensors, and a CPU with AVX-512",
+    )
 }
 
 /// Adds the functions to the module.

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -141,6 +142,35 @@ def test_the_kernels_refuse_what_does_not_fit():
             _core.softmax_pass(*good[:at], wrong.numpy(), *good[at + 1 :])
     with pytest.raises(ValueError, match="kernels need contiguous fp32"):
         _core.swiglu(1, *(torch.zeros(size).numpy() for size in (4, 4, 5)))
+
+
+def test_the_kernels_refuse_outputs_that_share_memory():
+    if not _core.kernels_usable():
+        pytest.skip("this processor has no AVX-512")
+    whole = torch.zeros(12)
+    x, y, shifted = whole[:4].numpy(), whole[4:8].numpy(), whole[2:6].numpy()
+    _core.swiglu(1, x, x, y)  # inputs may be the same
+    calls = [
+        lambda: _core.swiglu(1, x, y, x),
+        lambda: _core.swiglu(1, x, x, shifted),
+        lambda: _core.swiglu_backward(1, x, x, x, y, y),
+        lambda: _core.softmax_pass(torch.zeros(4, 8).numpy(), torch.zeros(5, 8).numpy(), 1, x, shifted, None),
+    ]
+    heads = torch.zeros(6, 2, 2, 16)
+    query, key, value, out, grad, query_grad = (heads[i].numpy() for i in range(6))
+    sums = torch.zeros(2, 2).numpy()
+    if _core.attention_usable(16):
+        _core.attention(1, [2], 0.25, 2, query, key, value, out, sums)
+        calls += [
+            lambda: _core.attention(1, [2], 0.25, 2, query, key, value, query, sums),
+            lambda: _core.attention_backward(1, [2], 0.25, 2, query, key, value, out, sums, grad, query_grad, query_grad, value),
+        ]
+    for call in calls:
+        with pytest.raises(ValueError, match="share no memory"):
+            call()
+    big_endian = np.zeros(4, ">f4")
+    with pytest.raises((ValueError, BufferError)):
+        _core.swiglu(1, big_endian, y, x)
 
 
 @pytest.mark.parametrize("trained", [False, True])
