@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -40,6 +41,17 @@ DATA = {
     "content no text": (json.dumps([{"messages": [USER, {"role": "assistant", "content": 3}]}]), ["messages[1].content", "not a number"]),
     "no messages": (json.dumps([{"message": [USER, ANSWER]}]), ['has no "messages"']),
 }
+
+
+def test_a_truncated_gz_with_an_error_before_the_break_ends(tmp_path: Path, cli: Cli) -> None:
+    bad = json.dumps({"messages": [{"role": "uesr", "content": "x"}, ANSWER]})
+    good = json.dumps({"messages": [USER, ANSWER]})
+    packed = gzip.compress("\n".join([bad, *[good] * 50_000]).encode())
+    (tmp_path / "data.jsonl.gz").write_bytes(packed[:-9])
+    for command in ("prepare", "check"):
+        done = cli(command, "data.jsonl.gz", "--model", "builtin:tiny", timeout=120)
+        told = done.stdout + done.stderr
+        assert done.returncode == 2 and "damaged or truncated" in told and "uesr" in told, told
 
 
 @pytest.mark.parametrize("fault", DATA)

@@ -114,26 +114,53 @@ impl Reader {
     /// The next batch: 256 KiB of items, or a single larger one; `None` at the end. Errors between items are part of the batch.
     ///
     /// # Errors
-    /// Kind `input` if a file cannot be read or decompressed; `interrupted`.
+    /// Kind `input` if a file cannot be read; `interrupted`. A file that cannot be decompressed is an error in its last batch.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         signals::check()?;
         loop {
             if self.source.is_none() {
                 let Some(path) = self.files.get(self.file) else { return Ok(None) };
-                let source = source::open(path, &self.done).map_err(|cause| broken_file(path, &cause))?;
-                self.begin(source);
+                match source::open(path, &self.done) {
+                    Ok(source) => self.begin(Some(source)),
+                    Err(cause) => {
+                        self.begin(None);
+                        return self.end_broken_file(&cause).map(Some);
+                    }
+                }
             }
-            let path = &self.files[self.file];
-            fill(&mut self.source, &mut self.buffer, self.sizes.block, &mut self.last).map_err(|cause| broken_file(path, &cause))?;
+            if let Err(cause) = fill(&mut self.source, &mut self.buffer, self.sizes.block, &mut self.last) {
+                return self.end_broken_file(&cause).map(Some);
+            }
             if let Some(batch) = self.take_complete() {
                 return Ok(Some(batch));
             }
         }
     }
 
+    /// The items before the place where a compressed file is damaged or truncated, with the error; the next batch is of the next file.
+    /// After any other error nothing more is read, so that no thread tries again.
+    fn end_broken_file(&mut self, cause: &io::Error) -> Result<Batch> {
+        if cause.raw_os_error().is_some() {
+            let error = unreadable(&self.files[self.file], cause);
+            (self.source, self.file, self.buffer) = (None, self.files.len(), Vec::new());
+            return Err(error);
+        }
+        self.splitter.split(&self.buffer, false);
+        if self.format.is_none() {
+            self.detect_format();
+        }
+        let text = format!("the compressed data is damaged or truncated ({cause}); download or compress the file again");
+        self.splitter.errors.push(FramingError { at: None, text });
+        let settled = self.splitter.settled();
+        let batch = self.batch(settled);
+        (self.source, self.buffer) = (None, Vec::new());
+        self.file += 1;
+        batch.ok_or_else(|| error::input("a damaged file without an error")) // never: the batch has the error
+    }
+
     /// Starts a new file.
-    fn begin(&mut self, source: ByteStream) {
-        self.source = Some(source);
+    fn begin(&mut self, source: Option<ByteStream>) {
+        self.source = source;
         self.buffer.clear();
         self.last = false;
         self.splitter = Splitter::new(self.sizes);
@@ -282,21 +309,14 @@ fn fill(source: &mut Option<ByteStream>, buffer: &mut Vec<u8>, block: usize, las
             Ok(0) => *last = true,
             Ok(read) => len += read,
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => return Err(cause),
+            Err(cause) => {
+                buffer.truncate(len);
+                return Err(cause);
+            }
         }
     }
     buffer.truncate(len);
     Ok(())
-}
-
-fn broken_file(path: &Path, cause: &io::Error) -> anyhow::Error {
-    if cause.raw_os_error().is_some() {
-        return unreadable(path, cause);
-    }
-    error::input(format!(
-        "data set {}: the compressed data is damaged or truncated ({cause}); download or compress the file again",
-        path.display()
-    ))
 }
 
 /// Line and column, from 1, after these bytes.

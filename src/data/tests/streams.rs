@@ -148,6 +148,24 @@ fn compressed_files_give_the_same_conversations() {
 }
 
 #[test]
+fn a_truncated_file_is_one_problem_among_the_others_and_ends_there() {
+    let bad = GOOD.replace("user", "uesr");
+    let text = format!("{bad}\n") + &format!("{GOOD}\n").repeat(20_000);
+    let packed = zstd::encode_all(text.as_bytes(), 1).unwrap();
+    let files = TestFiles::new(&[&packed[..packed.len() - 5], bad.as_bytes()]);
+    let mut reader = Reader::open(files.paths.clone()).unwrap();
+    let mut problems = Problems::default();
+    while let Some(batch) = reader.next_batch().unwrap() {
+        batch.conversations(&mut problems);
+    }
+    let told = problems.into_result(&files.paths).unwrap_err().to_string();
+    for wanted in ["0.json", "line 1, column 24, [0].messages[0].role", "damaged or truncated", "1.json"] {
+        assert!(told.contains(wanted), "{wanted}: {told}");
+    }
+    assert!(reader.next_batch().unwrap().is_none());
+}
+
+#[test]
 fn several_files_are_one_data_set() {
     let list = format!("[{GOOD},{GOOD}]");
     let alpaca = r#"{"instruction": "a", "output": "b"}"#;
