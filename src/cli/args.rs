@@ -1,11 +1,13 @@
 //! Parsing of the whole command line.
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::commands::{DatasetArgs, DoctorArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file};
 use crate::cli::global::GlobalArgs;
+use crate::params::interface::Interface;
+use crate::params::other_names::our_name;
 
 const AFTER_HELP: &str = "Sessions are folders in runs/ (--runs-dir, PYRUST_NN_RUNS). Exit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted.";
 
@@ -41,7 +43,7 @@ impl CommandLine {
     /// Parses the arguments; the first is the program's name.
     pub(crate) fn parse(argv: &[String]) -> Result<CommandLine, clap::Error> {
         let mut command = CommandLine::command();
-        let matches = command.try_get_matches_from_mut(argv).map_err(|error| unknown_command(argv).unwrap_or(error))?;
+        let matches = command.try_get_matches_from_mut(argv).map_err(|error| unknown_command(argv).unwrap_or_else(|| with_our_name(error)))?;
         // clap assigns arguments before a command to the default command, which does not run then. They would be ignored silently.
         if let (Some(name), Some(argument)) = (matches.subcommand_name(), first_run_argument(&command, &matches)) {
             let message = format!("{argument} is before the command {name}; write it after {name}");
@@ -69,6 +71,16 @@ fn unknown_command(argv: &[String]) -> Option<clap::Error> {
     let word = matches.get_raw("file")?.next()?.to_string_lossy().into_owned();
     let why = pipeline_file(&word).err()?;
     Some(command.error(ErrorKind::InvalidSubcommand, format!("{word} is {why}")))
+}
+
+/// For an unknown flag that is another tool's name of a parameter, suggests ours instead of a similarly spelled one.
+fn with_our_name(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
+    let name = flag.trim_start_matches('-').replace('-', "_");
+    if let (ErrorKind::UnknownArgument, Some(ours)) = (error.kind(), our_name(&name)) {
+        error.insert(ContextKind::SuggestedArg, ContextValue::String(Interface::Cli.spell(ours)));
+    }
+    error
 }
 
 /// The first argument of the default command that was given.
@@ -117,6 +129,14 @@ mod tests {
     fn arguments_of_run_before_another_command_are_refused() {
         let message = read(&["--session", "s1", "merge", "--model", "m"]).unwrap_err().to_string();
         assert!(message.contains("--session <ID> is before the command merge"), "{message}");
+    }
+
+    #[test]
+    fn another_tool_s_flag_is_answered_with_ours() {
+        for (theirs, ours) in [("--lr", "--learning-rate"), ("--epochs", "--num-epochs"), ("--cutoff-len", "--max-length"), ("--r", "--lora-rank")] {
+            let message = read(&["finetune-lora", "--model", "m", "--dataset-path", "d", theirs, "1"]).unwrap_err().to_string();
+            assert!(message.contains(theirs) && message.contains(&format!("'{ours}'")), "{message}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod table;
 pub(crate) mod command;
 pub(crate) mod interface;
 pub(crate) mod lora_defaults;
+pub(crate) mod other_names;
 pub(crate) mod param;
 pub(crate) mod param_type;
 pub(crate) mod prelude;

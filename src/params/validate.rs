@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::base::error;
 use crate::params::interface::Interface;
+use crate::params::other_names::suggestion;
 use crate::params::param::{Param, Presence};
 
 /// Returns every parameter with its value: given ones are validated, others get their default (null if unset).
@@ -20,7 +21,7 @@ pub fn resolve<'a>(
     let params: Vec<&Param> = params.into_iter().collect();
     for name in given.keys() {
         if !params.iter().any(|param| param.name == name) {
-            let near = error::did_you_mean(name, params.iter().map(|param| param.name))
+            let near = suggestion(name, params.iter().map(|param| param.name))
                 .map(|near| format!("; did you mean {}?", interface.spell(near)));
             return Err(error::usage(format!(
                 "{task} has no parameter {}{}",

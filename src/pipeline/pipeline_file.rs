@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::base::clock::now;
 use crate::base::error;
 use crate::params::interface::Interface;
+use crate::params::other_names::suggestion;
 use crate::params::param::MODEL;
 use crate::params::param_type::ParamType;
 use crate::params::task::Task;
@@ -179,7 +180,7 @@ fn check_common(common: &Map<String, Value>) -> Result<()> {
     for key in common.keys() {
         if !TASKS.iter().any(|task| task.has(key)) {
             let names = TASKS.iter().flat_map(|task| task.all_params().map(|param| param.name));
-            let near = error::did_you_mean(key, names.chain(["step", "session", "for"])).map(|near| format!("; did you mean {near}?"));
+            let near = suggestion(key, names.chain(["step", "session", "for"])).map(|near| format!("; did you mean {near}?"));
             return Err(error::usage(format!("no task has the parameter {key}{}", near.unwrap_or_default())));
         }
     }
