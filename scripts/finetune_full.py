@@ -7,13 +7,14 @@ import torch
 
 from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
+from pyrust_nn.models.adapter_folder import is_adapter
 from pyrust_nn.models.devices import dtype_name
 from pyrust_nn.models.loading import load_model, stored_dtype
+from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.saving import save_model, set_stop_tokens
-from pyrust_nn.models.sources import is_adapter, model_folder
 from pyrust_nn.models.tokenizers import TokenizerFiles
 from pyrust_nn.training.loop import train
-from pyrust_nn.training.preparation import initialize_training, load_data, model_config
+from pyrust_nn.training.setup import initialize_training, load_data, model_config
 
 
 def run(params, session):

@@ -12,17 +12,18 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_mode
 
 from pyrust_nn import InputError, _core
 from pyrust_nn.files import atomic_folder
+from pyrust_nn.models.adapter_folder import adapter_base, is_adapter
 from pyrust_nn.models.devices import dtype_name
 from pyrust_nn.models.lineage import check_lineage, read_lineage, same_weights, write_lineage
 from pyrust_nn.models.loading import load_model
 from pyrust_nn.models.lora_targets import lora_target_modules
+from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.saving import save_model, set_stop_tokens
-from pyrust_nn.models.sources import adapter_base, is_adapter, model_folder
 from pyrust_nn.models.stack import add_parents, check_stackable, parent_folders
 from pyrust_nn.models.tokenizers import TokenizerFiles
 from pyrust_nn.training.forgetting import ForgettingTable
 from pyrust_nn.training.loop import train
-from pyrust_nn.training.preparation import initialize_training, load_data, model_config
+from pyrust_nn.training.setup import initialize_training, load_data, model_config
 
 
 def run(params, session):

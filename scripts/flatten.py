@@ -6,10 +6,11 @@ Input: an adapter with its parents. Output: `adapter/`, whose rank is the sum of
 from safetensors.torch import save_file
 
 from pyrust_nn.files import atomic_folder, copy_file, write_json
+from pyrust_nn.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE, checked_adapter_folder
 from pyrust_nn.models.flattening import flatten_adapters
 from pyrust_nn.models.lineage import read_lineage, write_lineage
+from pyrust_nn.models.model_folder import read_json
 from pyrust_nn.models.saving import save_tokenizer
-from pyrust_nn.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE, checked_adapter_folder, read_json
 from pyrust_nn.models.stack import parent_folders
 from pyrust_nn.models.tokenizers import TokenizerFiles
 

@@ -7,7 +7,7 @@ its weights need not be.
 from pyrust_nn.gguf_export.adapter import adapter_plan
 from pyrust_nn.gguf_export.keys import model_label
 from pyrust_nn.gguf_export.writing import write_gguf_files
-from pyrust_nn.models.sources import checked_adapter_folder
+from pyrust_nn.models.adapter_folder import checked_adapter_folder
 
 
 def run(params, session):

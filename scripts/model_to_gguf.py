@@ -13,10 +13,11 @@ from pyrust_nn.gguf_export.keys import model_label
 from pyrust_nn.gguf_export.modelfile import render_modelfile
 from pyrust_nn.gguf_export.plan import model_plan
 from pyrust_nn.gguf_export.writing import write_gguf_files
+from pyrust_nn.models.adapter_folder import is_adapter
 from pyrust_nn.models.devices import pick_device
 from pyrust_nn.models.merging import merged_model
+from pyrust_nn.models.model_folder import model_folder, read_json
 from pyrust_nn.models.saving import save_model, set_stop_tokens
-from pyrust_nn.models.sources import is_adapter, model_folder, read_json
 from pyrust_nn.models.tokenizers import TokenizerFiles, shared_tokenizer
 
 

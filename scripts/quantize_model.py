@@ -16,11 +16,12 @@ from transformers import BitsAndBytesConfig
 
 from pyrust_nn import ModelError
 from pyrust_nn.files import atomic_folder
+from pyrust_nn.models.adapter_folder import is_adapter
 from pyrust_nn.models.devices import pick_device
 from pyrust_nn.models.loading import load_model, nf4_config, stored_dtype
 from pyrust_nn.models.merging import merged_model
+from pyrust_nn.models.model_folder import checked_model_folder, quantization
 from pyrust_nn.models.saving import save_model, set_stop_tokens
-from pyrust_nn.models.sources import checked_model_folder, is_adapter, quantization
 from pyrust_nn.models.tokenizers import TokenizerFiles
 
 logger = logging.getLogger(__name__)

@@ -43,7 +43,8 @@ impl CommandLine {
     /// Parses the arguments; the first is the program's name.
     pub(crate) fn parse(argv: &[String]) -> Result<CommandLine, clap::Error> {
         let mut command = CommandLine::command();
-        let matches = command.try_get_matches_from_mut(argv).map_err(|error| unknown_command(argv).unwrap_or_else(|| with_our_name(error)))?;
+        let matches =
+            command.try_get_matches_from_mut(argv).map_err(|error| unknown_command(argv).unwrap_or_else(|| with_our_name(error)))?;
         // clap assigns arguments before a command to the default command, which does not run then. They would be ignored silently.
         if let (Some(name), Some(argument)) = (matches.subcommand_name(), first_run_argument(&command, &matches)) {
             let message = format!("{argument} is before the command {name}; write it after {name}");
@@ -133,7 +134,9 @@ mod tests {
 
     #[test]
     fn another_tool_s_flag_is_answered_with_ours() {
-        for (theirs, ours) in [("--lr", "--learning-rate"), ("--epochs", "--num-epochs"), ("--cutoff-len", "--max-length"), ("--r", "--lora-rank")] {
+        for (theirs, ours) in
+            [("--lr", "--learning-rate"), ("--epochs", "--num-epochs"), ("--cutoff-len", "--max-length"), ("--r", "--lora-rank")]
+        {
             let message = read(&["finetune-lora", "--model", "m", "--dataset-path", "d", theirs, "1"]).unwrap_err().to_string();
             assert!(message.contains(theirs) && message.contains(&format!("'{ours}'")), "{message}");
         }

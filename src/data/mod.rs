@@ -1,10 +1,12 @@
-//! Data sets, from files to rows: `read` (files to items), `parse` (items to conversations), `render` (conversations to text and
-//! turns), `tokenizer` (text to token ids), `rows` (samples, their file and the cache), `survey` (for `check`). `prompts` reads the input of
-//! inference.
+//! Data sets, from files to rows. `prepare` directs the work of the others: `read` (files to batches of items), `parse` (an item to a
+//! conversation; a batch calls it), `render` (conversations to text and turns), `tokenizer` (text to token ids), `rows` (samples, their
+//! file and the cache), `engine` (which implementation does it, and whether it is right), `survey` (for `check`). `prompts` reads the
+//! input of inference.
 
 pub(crate) mod engine;
 pub(crate) mod inspect;
 pub(crate) mod parse;
+pub(crate) mod prepare;
 pub(crate) mod prompts;
 pub(crate) mod read;
 pub(crate) mod render;
@@ -14,9 +16,10 @@ pub(crate) mod survey;
 mod tests;
 pub(crate) mod tokenizer;
 
-pub(crate) use engine::{Dataset, NoTransformers, Transformers, is_native, prepare_dataset};
+pub(crate) use engine::{Dataset, NoTransformers, Transformers, is_native};
 pub(crate) use inspect::{render_chat, render_chat_by, tokenize, tokenize_by_library};
 pub(crate) use parse::conversation::{Conversation, Role};
+pub(crate) use prepare::prepare_dataset;
 pub(crate) use prompts::read_prompts;
 pub(crate) use read::files::{digest, expand, is_pattern};
 pub(crate) use read::reader::check_files;

@@ -2,6 +2,8 @@
 
 #[macro_use]
 mod table;
+#[macro_use]
+mod shared_params;
 pub(crate) mod command;
 pub(crate) mod interface;
 pub(crate) mod lora_defaults;

@@ -68,8 +68,9 @@ pub(crate) fn our_name(other: &str) -> Option<&'static str> {
 }
 
 /// The parameter that was probably meant: the one that another tool calls so, else the most similar.
-pub(crate) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    let translated = our_name(wrong).and_then(|ours| known.clone().find(|name| *name == ours));
+pub(crate) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let known: Vec<&str> = known.collect();
+    let translated = our_name(wrong).and_then(|ours| known.iter().copied().find(|name| *name == ours));
     translated.or_else(|| did_you_mean(wrong, known))
 }
 

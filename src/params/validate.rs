@@ -21,8 +21,8 @@ pub fn resolve<'a>(
     let params: Vec<&Param> = params.into_iter().collect();
     for name in given.keys() {
         if !params.iter().any(|param| param.name == name) {
-            let near = suggestion(name, params.iter().map(|param| param.name))
-                .map(|near| format!("; did you mean {}?", interface.spell(near)));
+            let near =
+                suggestion(name, params.iter().map(|param| param.name)).map(|near| format!("; did you mean {}?", interface.spell(near)));
             return Err(error::usage(format!(
                 "{task} has no parameter {}{}",
                 interface.spell(name),

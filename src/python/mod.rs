@@ -1,19 +1,21 @@
 //! Rust calls Python: environment, interpreter, scripts, exceptions and values. This part knows no sessions and steps; scripts report to a
-//! [`host::StepHost`]. Only this part and `native/` import PyO3.
+//! [`script_host::ScriptHost`]. Only this part and `native/` import PyO3.
 
 pub(crate) mod convert;
 pub(crate) mod environment;
 pub(crate) mod exceptions;
-pub(crate) mod host;
 pub(crate) mod interpreter;
+pub(crate) mod package;
 pub(crate) mod probe;
 pub(crate) mod script;
+pub(crate) mod script_host;
 pub(crate) mod transformers;
 
 pub use pyo3;
 
 pub(crate) use exceptions::from_python;
 pub(crate) use interpreter::{EnvironmentChoice, check_signals, finish, host_prefix, note_signals, started, use_environment, with_python};
+pub(crate) use package::{adapter_base, json_lines, model_folder};
 pub(crate) use probe::{TimingProbe, time_rows};
 pub(crate) use script::{ScriptCall, call_script, called_user_script};
-pub(crate) use transformers::{PythonTransformers, adapter_base, json_lines, model_folder};
+pub(crate) use transformers::PythonTransformers;

@@ -14,8 +14,8 @@ use crate::base::signals;
 use crate::base::signals::Handlers;
 use crate::python::convert::{to_object, to_value};
 use crate::python::exceptions::{from_python, to_python};
-use crate::python::host::StepHost;
 use crate::python::interpreter;
+use crate::python::script_host::ScriptHost;
 
 /// A script and its arguments.
 pub(crate) struct ScriptCall<'a> {
@@ -29,7 +29,7 @@ pub(crate) struct ScriptCall<'a> {
     /// Whether it is a user's own script, whose PARAMS are checked.
     pub user_script: bool,
     pub params: &'a Map<String, Value>,
-    pub host: Arc<dyn StepHost>,
+    pub host: Arc<dyn ScriptHost>,
     /// The checkpoint from which training resumes.
     pub checkpoint: Option<&'a Path>,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Answer {
 
 /// The host as a Python object, called by the script's `session`.
 #[pyclass(frozen)]
-struct NativeHost(Arc<dyn StepHost>);
+struct NativeHost(Arc<dyn ScriptHost>);
 
 #[pymethods]
 impl NativeHost {

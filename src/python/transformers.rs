@@ -1,6 +1,6 @@
-//! Python functions for data sets: rendering by transformers, reading Parquet, providing models.
+//! Rendering of conversations by transformers.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use pyo3::prelude::*;
@@ -92,31 +92,4 @@ impl RenderText for TransformersText<'_> {
     fn probe(&self, count: usize, role: Role, message: Option<usize>) -> Result<String, RenderError> {
         self.render(count, Some(role), false, message)
     }
-}
-
-/// The folder of a model. Generates or downloads the model if needed.
-pub(crate) fn model_folder(model: &str, offline: bool) -> Result<PathBuf> {
-    call("models.sources", "resolved_folder", (model, offline))
-}
-
-/// The base model of an adapter: a folder, `builtin:tiny` or a Hub name.
-pub(crate) fn adapter_base(adapter: &Path) -> Result<String> {
-    call("models.sources", "adapter_base", (adapter,))
-}
-
-/// Converts a data set of the `datasets` library to a JSON lines file in the cache and returns its path.
-pub(crate) fn json_lines(path: &Path) -> Result<PathBuf> {
-    call("hf_datasets", "json_lines", (path,))
-}
-
-fn call<'a, A, T>(module: &str, function: &str, arguments: A) -> Result<T>
-where
-    A: for<'py> pyo3::call::PyCallArgs<'py> + 'a,
-    T: for<'py> FromPyObjectOwned<'py>,
-{
-    interpreter::start()?;
-    Python::attach(|py| {
-        let called = || py.import(format!("pyrust_nn.{module}"))?.call_method1(function, arguments)?.extract().map_err(Into::into);
-        called().map_err(|raised| from_python(py, raised))
-    })
 }

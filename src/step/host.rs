@@ -10,24 +10,24 @@ use serde_json::{Map, Value};
 use crate::base::progress::{Progress, Update};
 use crate::base::{files, progress, signals};
 use crate::dataset::StepDatasets;
-use crate::python::host::StepHost;
+use crate::python::script_host::ScriptHost;
 use crate::step::checkpoints;
 use crate::step::inputs::InputsRecorder;
 
-pub(crate) struct SessionHost {
+pub(crate) struct StepHost {
     metrics: PathBuf,
     progress: Mutex<Progress>,
     recorder: Arc<InputsRecorder>,
     datasets: StepDatasets,
 }
 
-impl SessionHost {
-    pub(crate) fn new(step: &str, folder: &Path, recorder: Arc<InputsRecorder>, datasets: StepDatasets) -> SessionHost {
-        SessionHost { metrics: folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(step)), recorder, datasets }
+impl StepHost {
+    pub(crate) fn new(step: &str, folder: &Path, recorder: Arc<InputsRecorder>, datasets: StepDatasets) -> StepHost {
+        StepHost { metrics: folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(step)), recorder, datasets }
     }
 }
 
-impl StepHost for SessionHost {
+impl ScriptHost for StepHost {
     /// Also checks for Ctrl-C, because Python raises KeyboardInterrupt only on its main thread.
     fn progress(&self, done: u64, total: u64, text: &str) -> Result<()> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).report(Update { done, total, text });

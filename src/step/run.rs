@@ -22,7 +22,7 @@ use crate::session::process::ProcessGuard;
 use crate::session::record::Session;
 use crate::session::summary::{Status, Summary};
 use crate::step::folder::{StepFolder, write_refusal};
-use crate::step::host::SessionHost;
+use crate::step::host::StepHost;
 use crate::step::inputs::{InputsRecorder, StepInputs};
 use crate::step::request::{Request, StepOutcome};
 use crate::step::{checkpoints, folder};
@@ -166,7 +166,7 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
         from_text: request.interface == Interface::Cli,
         user_script: task.script.is_none(),
         params: &for_script,
-        host: Arc::new(SessionHost::new(&summary.step, &step_folder.working, Arc::clone(&recorder), datasets)),
+        host: Arc::new(StepHost::new(&summary.step, &step_folder.working, Arc::clone(&recorder), datasets)),
         checkpoint: checkpoint.as_deref(),
     });
     let mut answer = answer.inspect_err(|_| recorder.cancel())?;

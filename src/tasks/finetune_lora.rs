@@ -4,6 +4,7 @@ use crate::params::prelude::*;
 use crate::session::Summary;
 use crate::tasks::call::run_task;
 
+// lora_rank and target_modules are in `lora_params!` (params/shared_params.rs), because `check` has them too.
 lora_params! {
     [finetune_params loop_params data_params step_params]
     /// Train a LoRA adapter on the frozen model, continue one, or stack a new one on it.

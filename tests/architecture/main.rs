@@ -91,7 +91,7 @@ fn the_reader_of_arrows_sees_what_is_there() {
         ("tasks/call.rs", "step/run.rs", "a re-export"),
         ("tasks/merge.rs", "params/param_type.rs", "a glob of re-exports"),
         ("step/folder.rs", "step/checkpoints.rs", "a path through a module's name"),
-        ("tasks/merge.rs", "params/table.rs", "a macro"),
+        ("tasks/merge.rs", "params/shared_params.rs", "a macro"),
     ] {
         assert!(arrows[from].contains(to), "{from} uses {to} by {how}: {:?}", arrows[from]);
     }

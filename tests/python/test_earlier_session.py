@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import pyrust_nn
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -14,7 +14,7 @@ from fixtures import plain_loss, write
 from safetensors.torch import load_file
 
 import pyrust_nn
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 
 TINY = "builtin:tiny"
 GIVEN: dict[str, Any] = {"num_epochs": 8, "batch_size": 2, "learning_rate": 2e-2, "lora_dropout": 0, "scheduler": "constant"}

@@ -18,7 +18,7 @@ from fixtures import write
 
 import pyrust_nn
 from pyrust_nn import InputError, ModelError, _core
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.tokenizers import tokenizer_folder
 from pyrust_nn.training.rows import PreparedRows
 

@@ -13,7 +13,7 @@ import pytest
 from fixtures import plain_loss, write
 
 import pyrust_nn
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 
 GIVEN: dict[str, Any] = {"num_epochs": 6, "batch_size": 2, "learning_rate": 1e-2, "lora_dropout": 0.1, "logging_steps": 1}
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
-from pyrust_nn.models import devices, loading, lora_targets, merging, sources, tiny, tokenizers
+from pyrust_nn.models import adapter_folder, devices, loading, lora_targets, merging, tiny, tokenizers
 from pyrust_nn.models.tokenizers import TOKENIZER_FILES, TokenizerFiles
 
 CPU = torch.device("cpu")
@@ -303,20 +303,20 @@ def write_base(adapter: Path, base: Any) -> None:
 
 
 def test_an_adapters_base_is_found_by_folder_name_or_hub_name(adapter: Path) -> None:
-    assert sources.is_adapter(str(adapter)) and not sources.is_adapter("builtin:tiny")
-    assert sources.adapter_base(str(adapter)) == str(tiny.tiny_model_folder())
+    assert adapter_folder.is_adapter(str(adapter)) and not adapter_folder.is_adapter("builtin:tiny")
+    assert adapter_folder.adapter_base(str(adapter)) == str(tiny.tiny_model_folder())
     for base in ("builtin:tiny", "Qwen/Qwen1.5-0.5B-Chat"):
         write_base(adapter, base)
-        assert sources.adapter_base(str(adapter)) == base
+        assert adapter_folder.adapter_base(str(adapter)) == base
 
 
 def test_an_adapter_whose_base_has_moved_says_where_to_write_the_new_place(adapter: Path) -> None:
     write_base(adapter, "/moved/away")
     with pytest.raises(pyrust_nn.ModelError, match=r"/moved/away does not exist.*adapter_config.json"):
-        sources.adapter_base(str(adapter))
+        adapter_folder.adapter_base(str(adapter))
     write_base(adapter, None)
     with pytest.raises(pyrust_nn.ModelError, match="does not name its base"):
-        sources.adapter_base(str(adapter))
+        adapter_folder.adapter_base(str(adapter))
 
 
 def test_an_adapter_for_another_model_is_refused(adapter: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 import pyrust_nn
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

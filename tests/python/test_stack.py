@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 import pyrust_nn
 from pyrust_nn.models.loading import load_model
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.tokenizers import load_tokenizer
 
 GIVEN: dict[str, Any] = {"num_epochs": 4, "batch_size": 2, "learning_rate": 1e-2, "lora_dropout": 0.2, "logging_steps": 1, "device": "cpu"}

@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 import pyrust_nn
 from pyrust_nn import InputError, ModelError, UsageError
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.tokenizers import TokenizerFiles, load_tokenizer
 from pyrust_nn.training import loop
 from pyrust_nn.training.batches import BatchLayout, MicroBatching
 from pyrust_nn.training.loop import train
-from pyrust_nn.training.preparation import TrainingData
 from pyrust_nn.training.rows import PreparedRows, Row
+from pyrust_nn.training.setup import TrainingData
 from pyrust_nn.training.trainer import EpochSampler
 
 TINY = "builtin:tiny"

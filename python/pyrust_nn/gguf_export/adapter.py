@@ -19,8 +19,9 @@ from pyrust_nn.gguf_export.layout import Ranges, TensorLayout
 from pyrust_nn.gguf_export.plan import text_config
 from pyrust_nn.gguf_export.stored_tensors import StoredTensor, stored_tensors
 from pyrust_nn.gguf_export.writing import GgufPlan, assemble_plan
+from pyrust_nn.models.adapter_folder import ADAPTER_CONFIG, adapter_base, checked_adapter_folder
 from pyrust_nn.models.lora_pairs import LORA_TENSOR, beyond_low_rank, module_alpha
-from pyrust_nn.models.sources import ADAPTER_CONFIG, adapter_base, checked_adapter_folder, model_folder, read_json
+from pyrust_nn.models.model_folder import model_folder, read_json
 from pyrust_nn.models.stack import parent_folders
 from pyrust_nn.models.tiny import TINY_MODEL
 

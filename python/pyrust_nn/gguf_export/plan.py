@@ -14,7 +14,7 @@ from pyrust_nn.gguf_export.layout import TensorLayout, TensorMapping, check_comp
 from pyrust_nn.gguf_export.stored_tensors import StoredTensor, stored_tensors
 from pyrust_nn.gguf_export.vocab import add_vocabulary
 from pyrust_nn.gguf_export.writing import GgufPlan, assemble_plan
-from pyrust_nn.models.sources import checked_model_folder, first_line, is_offline
+from pyrust_nn.models.model_folder import checked_model_folder, first_line, is_offline
 
 
 def model_plan(folder: Path, outtype: str, target: Path, name: ModelLabel) -> GgufPlan:

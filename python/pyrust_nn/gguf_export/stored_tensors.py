@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyrust_nn import ModelError
-from pyrust_nn.models.sources import read_json
+from pyrust_nn.models.model_folder import read_json
 
 
 @dataclass(frozen=True)

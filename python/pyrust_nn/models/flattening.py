@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from pyrust_nn import ModelError
+from pyrust_nn.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from pyrust_nn.models.lora_pairs import LORA_TENSOR, module_alpha
-from pyrust_nn.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
+from pyrust_nn.models.model_folder import read_json
 
 
 def flatten_adapters(folders: list[Path]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from pyrust_nn import InputError, _core
 from pyrust_nn.files import write_json
-from pyrust_nn.models.sources import LINEAGE, model_folder, read_json
+from pyrust_nn.models.adapter_folder import LINEAGE
+from pyrust_nn.models.model_folder import model_folder, read_json
 from pyrust_nn.models.stack import parent_folders
 from pyrust_nn.models.tiny import TINY_MODEL
 

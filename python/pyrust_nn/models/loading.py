@@ -1,6 +1,6 @@
 """Loads models of the Qwen family (1.5, 2, 2.5, 3, 3.5; dense and mixture of experts).
 
-A model is loaded from a folder (see `sources`) by its own configuration, from safetensors, without remote code and
+A model is loaded from a folder (see `model_folder`) by its own configuration, from safetensors, without remote code and
 without the network. Any problem with a model is a ModelError that says what to do.
 """
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrust_nn import ModelError
-from pyrust_nn.models.sources import adapter_base, checked_adapter_folder, checked_model_folder, first_line, is_adapter, quantization
+from pyrust_nn.models.adapter_folder import adapter_base, checked_adapter_folder, is_adapter
+from pyrust_nn.models.model_folder import checked_model_folder, first_line, quantization
 from pyrust_nn.models.stack import add_parents, parent_folders
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyrust_nn import ModelError
+from pyrust_nn.models.adapter_folder import adapter_base, checked_adapter_folder
 from pyrust_nn.models.loading import load_with_adapter, stored_dtype
-from pyrust_nn.models.sources import adapter_base, checked_adapter_folder, checked_model_folder, quantization
+from pyrust_nn.models.model_folder import checked_model_folder, quantization
 
 if TYPE_CHECKING:
     import torch

@@ -17,8 +17,9 @@ from typing import Any
 
 from pyrust_nn import ModelError
 from pyrust_nn.files import copy_file
+from pyrust_nn.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE, checked_adapter_folder
 from pyrust_nn.models.lora_pairs import beyond_low_rank
-from pyrust_nn.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE, checked_adapter_folder, read_json
+from pyrust_nn.models.model_folder import read_json
 
 PARENTS = "parents"
 NEWEST_ADAPTER = "default"

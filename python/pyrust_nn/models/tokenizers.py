@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pyrust_nn import ModelError, _core
 from pyrust_nn.files import write_bytes
-from pyrust_nn.models.sources import ADAPTER_CONFIG, adapter_base, checked_model_folder, first_line, is_adapter, model_folder, read_json
+from pyrust_nn.models.adapter_folder import ADAPTER_CONFIG, adapter_base, is_adapter
+from pyrust_nn.models.model_folder import checked_model_folder, first_line, model_folder, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pyrust_nn import InputError, SetupError
 from pyrust_nn.cpu.packed_attention import PACKED_ATTENTION, can_pack, rows_attention
-from pyrust_nn.models.sources import first_line
+from pyrust_nn.models.model_folder import first_line
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pyrust_nn import InputError, _core
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.training.evaluation import set_eval_mode
 from pyrust_nn.training.rows import IGNORED, PreparedRows
 

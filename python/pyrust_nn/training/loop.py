@@ -29,10 +29,10 @@ from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressC
 from pyrust_nn.training.compiling import compiled_layers
 from pyrust_nn.training.evaluation import EvaluationCallback
 from pyrust_nn.training.memory import out_of_memory_error, peak_memory_bytes, release_memory, trim_heap, unmap_trainable
-from pyrust_nn.training.preparation import TrainingData, choose_batching
 from pyrust_nn.training.reports import report_callbacks
 from pyrust_nn.training.resuming import restored
 from pyrust_nn.training.session import TrainingSession
+from pyrust_nn.training.setup import TrainingData, choose_batching
 from pyrust_nn.training.stopping import StopCallback
 from pyrust_nn.training.trainer import ConversationTrainer, collate_rows
 

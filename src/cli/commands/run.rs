@@ -15,7 +15,7 @@ use crate::params::interface::Interface;
 use crate::params::param::Param;
 use crate::params::validate::resolve;
 use crate::pipeline::{FILE, Pipeline};
-use crate::tasks::TASKS;
+use crate::tasks::{DATASET_COMMANDS, TASKS};
 
 /// Run a pipeline file (the default command)
 #[derive(Args, Clone, Debug)]
@@ -58,7 +58,8 @@ pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
         return Ok(word.into());
     }
     let own = ["run", "resume", "status", "sessions", "setup", "doctor"].map(String::from);
-    let commands: Vec<String> = TASKS.iter().map(|task| task.command()).chain(own).collect();
+    let datasets = DATASET_COMMANDS.iter().map(|command| command.name.to_string());
+    let commands: Vec<String> = TASKS.iter().map(|task| task.command()).chain(datasets).chain(own).collect();
     let near = error::did_you_mean(word, commands.iter().map(String::as_str)).map(|near| format!("; did you mean the command {near}?"));
     Err(format!("neither a command nor a pipeline file (.toml){}", near.unwrap_or_default()))
 }

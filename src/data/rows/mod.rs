@@ -5,5 +5,5 @@ pub(crate) mod cache;
 pub(crate) mod counts;
 pub(crate) mod findings;
 pub(crate) mod options;
-pub(crate) mod prepare;
 pub(crate) mod sample;
+pub(crate) mod workers;

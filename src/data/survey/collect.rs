@@ -7,13 +7,14 @@ use anyhow::Result;
 
 use crate::base::error;
 use crate::data::check_files;
-use crate::data::engine::{DataEngine, Dataset, Transformers, held_out};
+use crate::data::engine::{DataEngine, Dataset, Transformers};
 use crate::data::parse::conversation::Role;
+use crate::data::prepare::held_out;
 use crate::data::read::problem::Problem;
 use crate::data::render::rendering;
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::{Findings, TooLong};
-use crate::data::rows::prepare::{PreparedBatch, Row, Sink};
+use crate::data::rows::workers::{PreparedBatch, Row, Sink};
 use crate::data::survey::lengths::Lengths;
 use crate::data::survey::preview::{Preview, pieces};
 

@@ -15,7 +15,7 @@ from pyrust_nn import InputError, UsageError
 from pyrust_nn.cpu.packed_attention import can_pack
 from pyrust_nn.models.devices import pick_device, pick_dtype
 from pyrust_nn.models.loading import position_limit
-from pyrust_nn.models.sources import model_folder
+from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.training.batches import MAX_TOKENS, BatchLayout, MicroBatching
 from pyrust_nn.training.compiling import check_compilable, check_compiler
 from pyrust_nn.training.evaluation import check_evaluation

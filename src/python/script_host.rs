@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 /// Receives the reports of a script. Errors are raised as exceptions in the script.
-pub(crate) trait StepHost: Send + Sync {
+pub(crate) trait ScriptHost: Send + Sync {
     /// Progress: `done` of `total`, and a text to show.
     ///
     /// # Errors

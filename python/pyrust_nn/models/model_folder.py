@@ -20,13 +20,10 @@ from pyrust_nn.models.tiny import TINY_MODEL, tiny_model_folder
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-LINEAGE = "lineage.json"
 PICKLE_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 _DOWNLOADED_FILES = ["*.json", "*.jinja", "*.txt", "*.safetensors"]
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def is_offline() -> bool:
@@ -46,7 +43,7 @@ def model_folder(model: str) -> Path:
         return folder.absolute()
     if folder.is_file():
         raise ModelError(f"{model} is a file; give the folder that holds config.json and the weights")
-    if folder.is_absolute() or not _HUB_NAME.fullmatch(model):
+    if folder.is_absolute() or not HUB_NAME.fullmatch(model):
         raise ModelError(f"there is no model folder {model}; check the path, or give a hub name such as Qwen/Qwen3-0.6B")
     return _record(model, _snapshot(model))
 
@@ -94,7 +91,7 @@ def checked_model_folder(model: str) -> Path:
     """`model_folder` for a whole model, not an adapter. Raises ModelError if config.json or a safetensors file is missing."""
     folder = model_folder(model)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{_description(model, folder)} has no config.json, so it is not a model; give the folder that has one")
+        raise ModelError(f"{description(model, folder)} has no config.json, so it is not a model; give the folder that has one")
     _check_weights(model, folder)
     return folder
 
@@ -105,66 +102,26 @@ def _check_weights(model: str, folder: Path) -> None:
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
             raise ModelError(
-                f"{_description(model, folder)} is incomplete: {index.name} names {', '.join(missing)}, which does not exist; "
+                f"{description(model, folder)} is incomplete: {index.name} names {', '.join(missing)}, which does not exist; "
                 "copy or download the model again"
             )
     elif not any(folder.glob("*.safetensors")):
-        _refuse_pickle(model, folder)
+        refuse_pickle(model, folder)
         raise ModelError(
-            f"{_description(model, folder)} has no safetensors weights, and no other format is read; "
+            f"{description(model, folder)} has no safetensors weights, and no other format is read; "
             "copy or download the model again, or use a release that has them"
         )
 
 
-def _refuse_pickle(model: str, folder: Path) -> None:
+def refuse_pickle(model: str, folder: Path) -> None:
+    """Raise ModelError if a folder has its weights only as pickle files."""
     pickles = {file.name for pattern in PICKLE_FILES for file in folder.glob(pattern)} - {"training_args.bin"}
     if pickles:
         raise ModelError(
-            f"{_description(model, folder)} has its weights only as pickle files ({', '.join(sorted(pickles))}), "
+            f"{description(model, folder)} has its weights only as pickle files ({', '.join(sorted(pickles))}), "
             "which can run code when they are loaded; use a release with safetensors, or convert it on a machine where you trust it "
             "(load it with transformers and call save_pretrained)"
         )
-
-
-def is_adapter(path: str) -> bool:
-    """Whether this is an adapter, not a whole model. A hub name is downloaded if necessary."""
-    return path != TINY_MODEL and (model_folder(path) / ADAPTER_CONFIG).is_file()
-
-
-def checked_adapter_folder(path: str) -> Path:
-    """`model_folder` for an adapter. Raises ModelError if its configuration or its safetensors weights are missing."""
-    folder = model_folder(path)
-    if not (folder / ADAPTER_CONFIG).is_file():
-        kind = "is a whole model" if (folder / "config.json").is_file() else f"has no {ADAPTER_CONFIG}"
-        raise ModelError(f"{_description(path, folder)} {kind}; give an adapter, such as the output of finetune_lora")
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        _refuse_pickle(path, folder)
-        raise ModelError(f"adapter {folder} has no {ADAPTER_WEIGHTS}; copy it again or train it again")
-    return folder
-
-
-def adapter_base(path: str) -> str:
-    """The model that an adapter was trained on: an absolute folder, `builtin:tiny` or a hub name.
-
-    Raises ModelError if the adapter does not name it, or if it is a folder that no longer exists.
-    """
-    config = model_folder(path) / ADAPTER_CONFIG
-    base = read_json(config).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise ModelError(f'{config} does not name its base model; add it there as "base_model_name_or_path"')
-    if base == TINY_MODEL:
-        return base
-    if Path(base).is_dir():
-        base = str(Path(base).absolute())
-        if (Path(base) / ADAPTER_CONFIG).is_file():
-            raise ModelError(f"the base of adapter {config.parent} is itself an adapter ({base}); merge that adapter first")
-        return base
-    if not Path(base).is_absolute() and _HUB_NAME.fullmatch(base):
-        return base
-    raise ModelError(
-        f"the base model of adapter {config.parent} is missing: {base} does not exist; "
-        f'restore it, or set "base_model_name_or_path" in {config} to its new folder'
-    )
 
 
 def quantization(folder: Path) -> dict[str, Any] | None:
@@ -185,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _description(model: str, folder: Path) -> str:
+def description(model: str, folder: Path) -> str:
     """The model as messages name it: a hub name says more than a folder of the cache."""
     return f"model folder {folder}" if Path(model).is_dir() else f"model {model}"
 

@@ -1,0 +1,36 @@
+//! Functions of the Python package that Rust calls for a data set: what only Python can find, make or read.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use pyo3::prelude::*;
+
+use crate::python::exceptions::from_python;
+use crate::python::interpreter;
+
+/// The folder of a model. Generates or downloads the model if needed.
+pub(crate) fn model_folder(model: &str, offline: bool) -> Result<PathBuf> {
+    call("models.model_folder", "resolved_folder", (model, offline))
+}
+
+/// The base model of an adapter: a folder, `builtin:tiny` or a Hub name.
+pub(crate) fn adapter_base(adapter: &Path) -> Result<String> {
+    call("models.adapter_folder", "adapter_base", (adapter,))
+}
+
+/// Converts a data set of the `datasets` library to a JSON lines file in the cache and returns its path.
+pub(crate) fn json_lines(path: &Path) -> Result<PathBuf> {
+    call("hf_datasets", "json_lines", (path,))
+}
+
+fn call<'a, A, T>(module: &str, function: &str, arguments: A) -> Result<T>
+where
+    A: for<'py> pyo3::call::PyCallArgs<'py> + 'a,
+    T: for<'py> FromPyObjectOwned<'py>,
+{
+    interpreter::start()?;
+    Python::attach(|py| {
+        let called = || py.import(format!("pyrust_nn.{module}"))?.call_method1(function, arguments)?.extract().map_err(Into::into);
+        called().map_err(|raised| from_python(py, raised))
+    })
+}
