@@ -162,14 +162,21 @@ fn attention_of<'a, const Q: usize, const K: usize>(
     if shapes && fits && divisors_fit { Ok(attention) } else { Err(argument_error()) }
 }
 
-/// An error unless all tensors are contiguous, and the outputs are writable and share no memory with any other tensor.
+/// An error unless all tensors are contiguous and of native byte order, and the outputs are writable and share no memory with any other
+/// tensor.
 fn writable(inputs: &[&PyBuffer<f32>], outputs: &[&PyBuffer<f32>]) -> PyResult<()> {
-    let contiguous = inputs.iter().chain(outputs).all(|buffer| buffer.is_c_contiguous());
+    let contiguous = inputs.iter().chain(outputs).all(|buffer| buffer.is_c_contiguous() && is_native(buffer));
     let separate = outputs.iter().enumerate().all(|(at, output)| {
         let others = inputs.iter().chain(&outputs[..at]);
         !output.readonly() && others.into_iter().all(|other| !overlap(output, other))
     });
     if contiguous && separate { Ok(()) } else { Err(argument_error()) }
+}
+
+/// Whether the numbers are in this machine's byte order; PyO3 accepts the other one, too.
+fn is_native(buffer: &PyBuffer<f32>) -> bool {
+    let order = if cfg!(target_endian = "little") { "<f" } else { ">f" };
+    ["f", "@f", "=f", order].iter().any(|format| buffer.format().to_bytes() == format.as_bytes())
 }
 
 /// Whether two contiguous tensors share memory.
@@ -206,7 +213,7 @@ fn values_mut(buffer: &PyBuffer<f32>) -> &mut [f32] {
 
 fn argument_error() -> PyErr {
     PyValueError::new_err(
-        "the kernels need contiguous fp32 tensors with matching shapes, writable outputs that share no memory with other tensors, and a CPU with AVX-512",
+        "the kernels need contiguous fp32 tensors in native byte order with matching shapes, writable outputs that share no memory with other tensors, and a CPU with AVX-512",
     )
 }
 

@@ -168,9 +168,8 @@ def test_the_kernels_refuse_outputs_that_share_memory():
     for call in calls:
         with pytest.raises(ValueError, match="share no memory"):
             call()
-    big_endian = np.zeros(4, ">f4")
-    with pytest.raises((ValueError, BufferError)):
-        _core.swiglu(1, big_endian, y, x)
+    with pytest.raises(ValueError, match="native byte order"):
+        _core.swiglu(1, np.zeros(4, ">f4"), y, x)
 
 
 @pytest.mark.parametrize("trained", [False, True])
