@@ -80,6 +80,7 @@ fn with_our_name(mut error: clap::Error) -> clap::Error {
     let name = flag.trim_start_matches('-').replace('-', "_");
     if let (ErrorKind::UnknownArgument, Some(ours)) = (error.kind(), our_name(&name)) {
         error.insert(ContextKind::SuggestedArg, ContextValue::String(Interface::Cli.spell(ours)));
+        error.remove(ContextKind::Usage); // it shows clap's own suggestion
     }
     error
 }
