@@ -253,7 +253,7 @@ def test_a_checkpoint_keeps_its_dropout_unless_another_is_given(runs, same):
         ({"lora_alpha": 5}, "lora_alpha is .* not 5"),
         ({"target_modules": ["q_proj"]}, "target_modules is"),
         ({"use_rslora": True}, "use_rslora is False in the checkpoint"),
-        ({"model": TINY}, "was trained on .* and builtin:tiny has other weights"),
+        ({"model": TINY}, "was trained on .* but builtin:tiny has other weights"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(runs, trained, few, given, words):
@@ -422,7 +422,7 @@ def run_training(model, tokenizer, samples, folder, held_out=(), loraplus_ratio=
         "early_stopping_patience": 0, "load_best_model_at_end": False, "compile": False,
     } | given)  # fmt: skip
     session = SimpleNamespace(step_folder=folder, offline=True, progress=lambda *a: None, metric=lambda r: None)
-    data = TrainingData(samples, list(held_out), "", {})
+    data = TrainingData(samples, list(held_out), "", {}, {})
     cpu, fp32 = torch.device("cpu"), torch.float32
     return train(model, tokenizer, data, params, session, device=cpu, dtype=fp32, loraplus_ratio=loraplus_ratio)
 
