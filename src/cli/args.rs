@@ -44,7 +44,7 @@ impl CommandLine {
     pub(crate) fn parse(argv: &[String]) -> Result<CommandLine, clap::Error> {
         let mut command = CommandLine::command();
         let matches =
-            command.try_get_matches_from_mut(argv).map_err(|error| unknown_command(argv).unwrap_or_else(|| with_our_name(error)))?;
+            command.try_get_matches_from_mut(argv).map_err(|error| unknown_command(argv).unwrap_or_else(|| with_our_name(error, argv)))?;
         // clap assigns arguments before a command to the default command, which does not run then. They would be ignored silently.
         if let (Some(name), Some(argument)) = (matches.subcommand_name(), first_run_argument(&command, &matches)) {
             let message = format!("{argument} is before the command {name}; write it after {name}");
@@ -74,11 +74,14 @@ fn unknown_command(argv: &[String]) -> Option<clap::Error> {
     Some(command.error(ErrorKind::InvalidSubcommand, format!("{word} is {why}")))
 }
 
-/// For an unknown flag that is another tool's name of a parameter, suggests ours instead of a similarly spelled one.
-fn with_our_name(mut error: clap::Error) -> clap::Error {
+/// For an unknown flag that is another tool's name of a parameter of the command, suggests ours instead of a similarly spelled one.
+fn with_our_name(mut error: clap::Error, argv: &[String]) -> clap::Error {
+    let root = CommandLine::command();
+    let command = argv.iter().skip(1).find_map(|word| root.find_subcommand(word)).unwrap_or(&root);
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
     let name = flag.trim_start_matches('-').replace('-', "_");
-    if let (ErrorKind::UnknownArgument, Some(ours)) = (error.kind(), our_name(&name)) {
+    let ours = our_name(&name).filter(|ours| command.get_arguments().any(|arg| arg.get_id() == ours));
+    if let (ErrorKind::UnknownArgument, Some(ours)) = (error.kind(), ours) {
         error.insert(ContextKind::SuggestedArg, ContextValue::String(Interface::Cli.spell(ours)));
         error.remove(ContextKind::Usage); // it shows clap's own suggestion
     }
@@ -141,6 +144,8 @@ mod tests {
             let message = read(&["finetune-lora", "--model", "m", "--dataset-path", "d", theirs, "1"]).unwrap_err().to_string();
             assert!(message.contains(theirs) && message.contains(&format!("'{ours}'")), "{message}");
         }
+        let message = read(&["merge", "--model", "m", "--lr", "1"]).unwrap_err().to_string();
+        assert!(!message.contains("--learning-rate"), "merge has no such parameter: {message}");
     }
 
     #[test]
