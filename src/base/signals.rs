@@ -2,7 +2,8 @@
 //! handlers are restored; a signal that no check has consumed is raised again for them.
 //!
 //! `Python::initialize` installs no signal handlers, so without these Ctrl-C would end the process before the summary is written. While
-//! Python code runs, it has its own handlers, which raise `KeyboardInterrupt`.
+//! Python code runs, it has its own handlers, which raise `KeyboardInterrupt` (`_runtime/streams.py`), or first save a checkpoint
+//! (`training/stopping.py`).
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicI32, Ordering};

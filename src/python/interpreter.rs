@@ -4,7 +4,9 @@
 //! `PyConfig`. `PYTHONPATH` and user packages are ignored.
 //!
 //! The native module must be importable in the binary too. It is added to the table of built-in modules (inittab) as `_core`, and
-//! `bootstrap.py` registers it as `pyrust_nn._core`.
+//! `bootstrap.py` registers it as `pyrust_nn._core`, importable from the embedded files. `native/` defines the module and uses
+//! everything, including this part, so `use` would make a circle: only the C symbol `PyInit__core` is declared here, `native/mod.rs`
+//! defines it, and the linker joins them.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

@@ -3,6 +3,8 @@
 //! A step that replaces an earlier success runs in `<step>.new`. A success then replaces the earlier one. A failure becomes
 //! `<step>.failed`, and the earlier success stays. A refused attempt has its summary in `<step>.failed` too.
 //!
+//! The rename itself is in `base/files/folders.rs`.
+//!
 //! A failed step can be run again without `overwrite`, because nothing can be lost. It needs `overwrite` if it has checkpoints.
 
 use std::path::{Path, PathBuf};

@@ -1,12 +1,12 @@
 //! All writes of the Rust core. Files and folders are made under a temporary name, synced to disk and renamed; lines are appended in one
 //! write. Every change of the file system passes `operation`, where tests can inject errors.
 
-mod folder;
+mod folders;
 mod lock;
 mod operation;
 mod write;
 
-pub use folder::{create_folder, create_folders, publish_folder, remove, rename, replace_folder};
+pub use folders::{create_folder, create_folders, publish_folder, remove, rename, replace_folder};
 pub use lock::LockFile;
 #[cfg(test)]
 pub(crate) use operation::with_fault;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::folder::{remove, rename, sync_one, sync_parent};
+use super::folders::{remove, rename, sync_one, sync_parent};
 use super::operation::{Operation, operation};
 
 /// A file open for writing. It is unbuffered, and synced to disk only by `sync`.

@@ -1,4 +1,5 @@
-//! Opens a file as a stream of text and decompresses gzip and zstd. The first bytes decide, not the file name.
+//! Opens a file as a stream of text and decompresses gzip and zstd. The first bytes decide, not the file name. Damaged data is an
+//! `io::Error`, which `reader.rs` reports.
 
 use std::fs::File;
 use std::io;
