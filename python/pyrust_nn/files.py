@@ -7,6 +7,7 @@ line (`open_json_lines`). What other libraries write goes into a folder that is 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,10 @@ from typing import Any
 
 from pyrust_nn import _core
 
+EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LITTLE_SPACE = 1 << 16
+"""Bytes. With less left on the disk, a failed write is taken for one that the full disk stopped."""
+
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
@@ -25,12 +30,42 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    try:
+    with removed_on_failure(partial, folder):
         yield partial
         _core.publish_folder(str(partial), str(folder))
-    except BaseException:
+
+
+@contextmanager
+def removed_on_failure(partial: Path, target: Path) -> Iterator[None]:
+    """Remove the unfinished folder `partial` if the block fails. On a full disk this frees the space that the summary needs.
+
+    Raises StorageError, naming `target`, if the disk, the quota or the limit of a file's size was exhausted. Libraries report
+    that in different ways: torch's writer with a RuntimeError that has no error number.
+    """
+    try:
+        yield
+    except BaseException as error:
+        cause = exhausted(error, partial)
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+        if cause is None or isinstance(error, _core.StorageError):
+            raise
+        raise _core.StorageError(f"{target} cannot be written: {cause}; free some space, or choose another disk by runs_dir") from error
+
+
+def exhausted(error: BaseException, folder: Path) -> str | None:
+    """What was exhausted while writing to `folder`: disk, quota or the limit of a file's size. None: the error has another cause."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        for number in EXHAUSTED:
+            text = os.strerror(number)
+            if (isinstance(link, OSError) and link.errno == number) or text in str(link):
+                return text
+        link = link.__cause__ or link.__context__
+    if isinstance(error, Exception) and folder.is_dir() and shutil.disk_usage(folder).free < LITTLE_SPACE:
+        return os.strerror(errno.ENOSPC)
+    return None
 
 
 @contextmanager

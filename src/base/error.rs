@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// | `busy` | another step holds the process or the session | 1 | `BusyError` |
 /// | `io` | a file could not be read or written | 1 | `StorageError` |
 /// | `script` | a script raised an exception | 1 | `ScriptError` |
-/// | `interrupted` | Ctrl-C or SIGTERM | 130 | `KeyboardInterrupt` |
+/// | `interrupted` | Ctrl-C, SIGTERM or SIGHUP | 130, 143, 129 | `KeyboardInterrupt` |
 /// | `internal` | a bug in Pyrust-NN | 1 | `InternalError` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -56,7 +56,7 @@ impl Kind {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The exit code of the process: 2 for wrong input, 130 after Ctrl-C, otherwise 1.
+    /// The exit code of the process: 2 for wrong input, 130 after Ctrl-C, otherwise 1. See [`Error::exit_code`].
     pub fn exit_code(self) -> u8 {
         match self {
             Kind::Usage | Kind::Input => 2,
@@ -76,11 +76,14 @@ pub struct Error {
     pub causes: Vec<String>,
     /// Python's traceback, if a script raised.
     pub traceback: Option<String>,
+    /// The number of the signal that interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
 }
 
 impl Error {
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), causes: Vec::new(), traceback: None }
+        Error { kind, message: message.into(), causes: Vec::new(), traceback: None, signal: None }
     }
 
     /// Reads any error: its own kind if it has one, `io` for a file error, otherwise `internal`. The chain of contexts becomes the causes.
@@ -98,7 +101,16 @@ impl Error {
             None => Kind::Internal,
         };
         causes.dedup();
-        Error { kind, message, causes, traceback: inner.and_then(|inner| inner.traceback.clone()) }
+        let (traceback, signal) = inner.map_or((None, None), |inner| (inner.traceback.clone(), inner.signal));
+        Error { kind, message, causes, traceback, signal }
+    }
+
+    /// The exit code of the process: that of the kind; after a signal 128 plus its number, as in a shell.
+    pub fn exit_code(&self) -> u8 {
+        match (self.kind, self.signal) {
+            (Kind::Interrupted, Some(signal)) => u8::try_from(128 + signal).unwrap_or(130),
+            _ => self.kind.exit_code(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! Ctrl-C and SIGTERM while a step runs. Handlers only set a flag, so that the step can end with its summary. Afterwards the host's
-//! handlers are restored; a signal that no check has consumed is raised again for them.
+//! Ctrl-C, SIGTERM and SIGHUP (a closed terminal) while a step runs. Handlers only set a flag, so that the step can end with its summary.
+//! Afterwards the host's handlers are restored; a signal that no check has consumed is raised again for them. A signal that was ignored
+//! before (`nohup`, a shell's background job) stays ignored.
 //!
 //! `Python::initialize` installs no signal handlers, so without these Ctrl-C would end the process before the summary is written. While
 //! Python code runs, it has its own handlers, which raise `KeyboardInterrupt` (`_runtime/streams.py`), or first save a checkpoint
@@ -12,14 +13,14 @@ use anyhow::Result;
 
 use crate::base::error::{Error, Kind};
 
-const SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
+const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 /// The signal that was received, or 0.
 static PENDING: AtomicI32 = AtomicI32::new(0);
 
 /// The earlier signal handlers. Restored on drop.
 pub(crate) struct Handlers {
-    kept: [libc::sigaction; 2],
+    kept: [libc::sigaction; SIGNALS.len()],
     /// Whether this is the outermost instance, after which no check follows.
     last: bool,
 }
@@ -40,11 +41,14 @@ impl Handlers {
     /// Saves the host's handlers and records signals from now on. In a nested call an earlier signal stays pending.
     pub(crate) fn note_signals() -> Handlers {
         let mut kept = Handlers::keep();
-        kept.last = kept.kept.iter().any(|old| old.sa_sigaction != note as *const () as libc::sighandler_t);
+        kept.last = kept.kept.iter().all(|old| old.sa_sigaction != note as *const () as libc::sighandler_t);
         if kept.last {
             PENDING.store(0, Ordering::SeqCst);
         }
-        for signal in SIGNALS {
+        for (signal, old) in SIGNALS.into_iter().zip(&kept.kept) {
+            if old.sa_sigaction == libc::SIG_IGN {
+                continue;
+            }
             // SAFETY: the action is zeroed except for its handler, which only sets a flag.
             unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
@@ -64,7 +68,7 @@ impl Drop for Handlers {
         }
         let pending = if self.last { PENDING.swap(0, Ordering::SeqCst) } else { 0 };
         if pending != 0 {
-            // SAFETY: `pending` is SIGINT or SIGTERM; the host's handler receives it.
+            // SAFETY: `pending` is one of `SIGNALS`; the host's handler receives it.
             unsafe { libc::raise(pending) };
         }
     }
@@ -79,7 +83,10 @@ extern "C" fn note(signal: i32) {
 /// # Errors
 /// Kind `interrupted` if a signal was received.
 pub(crate) fn check() -> Result<()> {
-    if PENDING.swap(0, Ordering::SeqCst) == 0 { Ok(()) } else { Err(interrupted()) }
+    match PENDING.swap(0, Ordering::SeqCst) {
+        0 => Ok(()),
+        signal => Err(interrupted(Some(signal)).into()),
+    }
 }
 
 /// Whether `check` would fail.
@@ -87,7 +94,30 @@ pub(crate) fn pending() -> bool {
     PENDING.load(Ordering::SeqCst) != 0
 }
 
-/// An error of kind `interrupted`. `step/run.rs` adds how the step can be resumed.
-pub(crate) fn interrupted() -> anyhow::Error {
-    Error::new(Kind::Interrupted, "interrupted (Ctrl-C or SIGTERM)").into()
+/// An error of kind `interrupted`. `signal`: what interrupted, if it is known. `step/run.rs` adds how the step can be resumed.
+pub(crate) fn interrupted(signal: Option<i32>) -> Error {
+    let by = match signal {
+        Some(libc::SIGINT) => " by Ctrl-C",
+        Some(libc::SIGTERM) => " by SIGTERM",
+        Some(libc::SIGHUP) => " by SIGHUP (the terminal was closed)",
+        _ => "",
+    };
+    Error { signal, ..Error::new(Kind::Interrupted, format!("interrupted{by}")) }
+}
+
+/// The number of a signal that a `KeyboardInterrupt` of `_runtime/streams.py` names, such as `SIGTERM`. Python's own has no text, and
+/// stands for Ctrl-C.
+pub(crate) fn number(name: &str) -> Option<i32> {
+    match name {
+        "" | "SIGINT" => Some(libc::SIGINT),
+        "SIGTERM" => Some(libc::SIGTERM),
+        "SIGHUP" => Some(libc::SIGHUP),
+        _ => None,
+    }
+}
+
+/// Makes a file that grows beyond the process's limit (`ulimit -f`) an error like a full disk. By default SIGXFSZ ends the process.
+pub(crate) fn ignore_file_size_signal() {
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }

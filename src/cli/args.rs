@@ -9,7 +9,7 @@ use crate::cli::global::GlobalArgs;
 use crate::params::interface::Interface;
 use crate::params::other_names::our_name;
 
-const AFTER_HELP: &str = "Sessions are folders in runs/ (--runs-dir, PYRUST_NN_RUNS). Exit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted.";
+const AFTER_HELP: &str = "Sessions are folders in runs/ (--runs-dir, PYRUST_NN_RUNS). Exit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).";
 
 /// Fine-tune, quantize, convert to GGUF and run Qwen models, from a JSON file of conversations
 #[derive(Parser, Debug)]

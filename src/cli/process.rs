@@ -9,17 +9,21 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use serde_json::json;
 
-use crate::base::error;
 use crate::base::error::Error;
+use crate::base::{error, signals};
 use crate::cli::args::{Command, CommandLine};
 use crate::cli::commands::{DoctorArgs, SessionsArgs, SetupArgs, TaskArgs};
 use crate::cli::global::GlobalArgs;
 use crate::cli::{console, output};
 use crate::python::{EnvironmentChoice, called_user_script, finish, use_environment};
+use crate::session::process::running;
 
 /// Runs the command line and ends the process. Python and libraries do not clean up at the end, unless a user's script ran: torch's
 /// cleanup takes a tenth of a second and has no effect beyond the process.
 pub fn process(argv: Vec<OsString>) -> ! {
+    signals::ignore_file_size_signal();
+    // SAFETY: the handler only reads, writes to stderr and ends the process.
+    unsafe { libc::atexit(ended_by_a_library) };
     let code = match argv.into_iter().map(OsString::into_string).collect() {
         Ok(argv) => run_command_line(argv),
         Err(other) => {
@@ -39,6 +43,16 @@ pub fn process(argv: Vec<OsString>) -> ! {
     }
 }
 
+/// Called when something other than [`process`] ends the process, such as C's `exit(0)` in a library. A step that has not ended has not
+/// succeeded. (`os._exit` is caught in `_runtime/host.py`.)
+extern "C" fn ended_by_a_library() {
+    if let Some(step) = running() {
+        output::error(&Error::new(error::Kind::Script, format!("{step} has not ended: the script or a library called exit()")));
+        // SAFETY: ends the process without further handlers.
+        unsafe { libc::_exit(i32::from(error::Kind::Script.exit_code())) };
+    }
+}
+
 /// Runs a command line, whose first word is the program's name, and returns the exit code.
 pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
     let code = match CommandLine::parse(&argv) {
@@ -50,7 +64,7 @@ pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
     };
     output::end().map_or(code, |cause| {
         output::error(&cause);
-        code.max(cause.kind.exit_code())
+        code.max(cause.exit_code())
     })
 }
 
@@ -69,7 +83,7 @@ fn run(command: Command, global: &GlobalArgs) -> u8 {
             output::json(&json!({"error": error}));
         }
         output::error(&error);
-        error.kind.exit_code()
+        error.exit_code()
     })
 }
 

@@ -2,13 +2,13 @@
 //!
 //! PyO3's own conversion from `anyhow` gives a `RuntimeError` with debug text. So `to_python` is the only conversion in use.
 
-use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::base::error::{Error, Kind};
-use crate::base::signals::interrupted;
+use crate::base::signals;
 
 /// Exception classes by kind. `interrupted` is Python's own KeyboardInterrupt.
 const CLASSES: [(Kind, &str, &str); 8] = [
@@ -98,13 +98,17 @@ pub(crate) fn own_kind(py: Python<'_>, raised: &PyErr) -> Option<Kind> {
 
 /// Converts a Python exception to an error with kind, message, causes and traceback.
 pub(crate) fn from_python(py: Python<'_>, raised: PyErr) -> anyhow::Error {
-    let kind =
-        if raised.is_instance_of::<PyKeyboardInterrupt>(py) { Kind::Interrupted } else { own_kind(py, &raised).unwrap_or(Kind::Script) };
+    let kind = match own_kind(py, &raised) {
+        _ if raised.is_instance_of::<PyKeyboardInterrupt>(py) => Kind::Interrupted,
+        Some(kind) => kind,
+        None if storage_exhausted(py, &raised) => Kind::Io,
+        None => Kind::Script,
+    };
     let text = raised.value(py).str().map(|text| text.to_string()).unwrap_or_default();
-    let message = match kind {
-        Kind::Interrupted => interrupted().to_string(),
-        Kind::Script => one_line(py, &raised),
-        _ => text,
+    let error = match kind {
+        Kind::Interrupted => signals::interrupted(signals::number(&text)),
+        Kind::Script | Kind::Io if own_kind(py, &raised).is_none() => Error::new(kind, one_line(py, &raised)),
+        _ => Error::new(kind, text),
     };
     let mut causes = Vec::new();
     let mut link = raised.clone_ref(py);
@@ -116,7 +120,13 @@ pub(crate) fn from_python(py: Python<'_>, raised: PyErr) -> anyhow::Error {
         }
     }
     let traceback = traceback(py, &raised);
-    Error { causes, traceback, ..Error::new(kind, message) }.into()
+    Error { causes, traceback, ..error }.into()
+}
+
+/// Whether the disk, the quota or the limit of a file's size was exhausted. That is no fault of the script.
+fn storage_exhausted(py: Python<'_>, raised: &PyErr) -> bool {
+    let number = raised.is_instance_of::<PyOSError>(py).then(|| raised.value(py).getattr("errno").and_then(|errno| errno.extract::<i32>()));
+    matches!(number, Some(Ok(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)))
 }
 
 /// `Type: text`.

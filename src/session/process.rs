@@ -24,6 +24,11 @@ impl ProcessGuard {
     }
 }
 
+/// What this process is running now, such as `step merge of session s1`.
+pub(crate) fn running() -> Option<String> {
+    RUNNING.try_lock().ok().and_then(|running| running.clone())
+}
+
 impl Drop for ProcessGuard {
     fn drop(&mut self) {
         *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -43,6 +43,7 @@ impl Session {
             .with_context(|| format!("session folder {} cannot be created; choose another with --runs-dir", folder.display()))?;
         let folder = fs::canonicalize(&folder)?;
         let lock = lock(&folder, id)?;
+        files::sweep_partial(&folder)?;
         let record = read_record(&folder)?.unwrap_or_else(|| {
             let record = json!({"id": id, "created": now(), "version": env!("CARGO_PKG_VERSION"), "state": "running",
                 "platform": platform(), "python": null, "packages": {}, "gpu": null, "seeds": {}, "sha256": {}, "invocations": []});
@@ -154,6 +155,18 @@ mod tests {
         drop(first);
         assert!(lock_owner(&folder).is_none());
         Session::open(runs.path(), "s1").unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_of_a_write_is_removed() {
+        let runs = tempfile::tempdir().unwrap();
+        drop(Session::open(runs.path(), "s1").unwrap());
+        let left = runs.path().join("s1/.session.json.partial-77");
+        fs::write(&left, "{").unwrap();
+        fs::write(runs.path().join("s1/.notes"), "the user's").unwrap();
+        drop(Session::open(runs.path(), "s1").unwrap());
+        assert!(!left.exists());
+        assert!(runs.path().join("s1/.notes").exists());
     }
 
     #[test]

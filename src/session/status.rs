@@ -53,7 +53,7 @@ pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<Stri
 pub struct StepState {
     pub step: String,
     pub task: String,
-    /// `success`, `failure`, `running` or `interrupted` (by Ctrl-C or SIGTERM, or its process ended without a summary).
+    /// `success`, `failure`, `running` or `interrupted` (by a signal, or its process ended without a summary).
     pub state: String,
     pub started_at: String,
     pub finished_at: Option<String>,

@@ -60,7 +60,8 @@ impl StepFolder {
             )));
         }
         let is_step = ["summary.json", "script.py", inputs::FILE, checkpoints::FOLDER].iter().any(|name| target.join(name).exists());
-        let empty = std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_none());
+        // A process that was killed while it wrote begun.json leaves only a temporary file.
+        let empty = std::fs::read_dir(&target).is_ok_and(|entries| entries.flatten().all(|entry| files::is_partial(&entry.file_name())));
         if target.exists() && !is_step && !empty {
             return Err(error::usage(format!("{} exists and is not the folder of a step; choose another step name", target.display())));
         }
@@ -89,6 +90,7 @@ impl StepFolder {
             files::rename(&found, &working).with_context(|| format!("{} cannot be renamed", found.display()))?;
         }
         files::remove(&working.join("summary.json"))?;
+        files::sweep_partial(&working)?;
         Ok(StepFolder { working, target })
     }
 

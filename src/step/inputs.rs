@@ -185,7 +185,7 @@ impl InputsRecorder {
     fn hash(&self, name: String, paths: Vec<PathBuf>) {
         let (recorded, active, kept) = (Arc::clone(&self.recorded), Arc::clone(&self.active), self.path.clone());
         let thread = std::thread::spawn(move || {
-            let check = || if active.load(Ordering::Relaxed) { Ok(()) } else { Err(signals::interrupted()) };
+            let check = || if active.load(Ordering::Relaxed) { Ok(()) } else { Err(signals::interrupted(None).into()) };
             let hashed = hashes::each_file(paths, &check, &mut |path, hash| {
                 let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(input) = recorded.inputs.get_mut(&name).and_then(|files| files.get_mut(path)) {

@@ -275,13 +275,26 @@ mod tests {
     #[test]
     fn an_interruption_says_how_to_resume_and_changes_no_text() {
         let cause = "OSError: /data/SESSION/a.json";
-        let interrupted = || Error { causes: vec![cause.into()], ..Error::of(&signals::interrupted()) };
+        let interrupted = || Error { causes: vec![cause.into()], ..signals::interrupted(Some(libc::SIGINT)) };
         let error = Error::of(&with_resume_command(interrupted().into(), "s1"));
-        let message = "interrupted (Ctrl-C or SIGTERM); finished steps stay, `pyrust-nn resume s1` resumes this one";
+        let message = "interrupted by Ctrl-C; finished steps stay, `pyrust-nn resume s1` resumes this one";
         assert_eq!((error.kind, error.message.as_str()), (Kind::Interrupted, message));
         assert_eq!(error.causes, [cause]);
         let other = Error::new(Kind::Input, "there is no file /data/SESSION/a.json");
         assert_eq!(Error::of(&with_resume_command(other.clone().into(), "s1")), other);
+    }
+
+    #[test]
+    fn a_process_killed_while_it_wrote_begun_json_does_not_block_the_step() {
+        let runs = tempfile::tempdir().unwrap();
+        let left = runs.path().join("s/merge/.begun.json.partial-77");
+        std::fs::create_dir_all(left.parent().unwrap()).unwrap();
+        std::fs::write(&left, "{").unwrap();
+        let given = json!({"model": "./nowhere", "runs_dir": runs.path()});
+        let task = crate::tasks::task_named("merge").unwrap();
+        let error = run_step(Request::new(task, Some("s".into()), given.as_object().cloned().unwrap(), Interface::Cli)).error.unwrap();
+        assert_eq!(Error::of(&error).kind, Kind::Model);
+        assert!(!left.exists());
     }
 
     #[test]

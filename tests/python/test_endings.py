@@ -93,7 +93,7 @@ def test_ctrl_c_while_the_model_is_hashed_ends_the_pipeline(tmp_path: Path, runs
     wait_for(runs / "s/convert_model_to_gguf/Modelfile")
     time.sleep(1)  # until Python has answered
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 130
+    assert process.wait(120) == 143
     error = summary_of(runs, "convert_model_to_gguf")["error"]
     assert isinstance(error, dict) and error["kind"] == "interrupted"
     assert not (runs / "s/script").exists()

@@ -35,7 +35,7 @@ WORDS: dict[str, list[str]] = {
 def documented() -> dict[str, tuple[int, str]]:
     """Exit code and Python class of each kind, from the page for users."""
     page = (CHECKOUT / "docs/sessions.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \| `(\w+)`", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+)[^|]* \| `(\w+)`", page, re.MULTILINE)
     return {kind: (int(code), name) for kind, code, name in rows}
 
 
@@ -75,6 +75,6 @@ def test_the_texts_of_an_error_are_kept_even_with_the_word_SESSION(cli: Cli, tmp
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
         errors[name] = json.loads(cli("script", f"SESSION/{name}.py", "--session", name, "--json").stdout)["error"]
     assert errors["failing"]["message"] == cause
-    command = "interrupted (Ctrl-C or SIGTERM); finished steps stay, `pyrust-nn resume stopped` resumes this one"
+    command = "interrupted by Ctrl-C; finished steps stay, `pyrust-nn resume stopped` resumes this one"
     assert errors["stopped"]["message"] == command
     assert cause in errors["stopped"]["causes"]

@@ -15,9 +15,10 @@ import os
 import platform
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyrust_nn import _core
 from pyrust_nn._runtime.environment import MODEL_SOURCES, step_environment
@@ -109,7 +110,7 @@ def call(native: Any, about_json: str, params_json: str) -> str:
     MODEL_SOURCES.clear()
     bridge = StreamBridge()
     try:
-        with step_environment(about["offline"]):
+        with step_environment(about["offline"]), refused_exit(about["own_interpreter"]):
             logging.getLogger(__name__).debug("Python %s in %s", platform.python_version(), sys.prefix)
             with fast_imports(about["own_interpreter"]):
                 script = load_script(Path(about["script"]), f"step.{about['step']}")
@@ -128,6 +129,33 @@ def call(native: Any, about_json: str, params_json: str) -> str:
             return json.dumps({**answer, "facts": facts()}, default=to_json, ensure_ascii=False)
     finally:
         bridge.close()
+
+
+@contextlib.contextmanager
+def refused_exit(own_interpreter: bool) -> Iterator[None]:
+    """Make `os._exit` an error in the process of the command line, where it would end the step without a summary.
+
+    Processes that the script forks end by it as usual. So does a Python host.
+    """
+    before, process = os._exit, os.getpid()
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() != process:
+            before(status)
+        message = (
+            f"the script called os._exit({status}), which ends the process without a summary; return from run(), or raise an exception"
+        )
+        if threading.current_thread() is threading.main_thread():
+            raise _core.ScriptError(message)
+        logging.getLogger(__name__).error("%s", message)
+        before(status or 1)
+
+    if own_interpreter:
+        os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = before
 
 
 def finish() -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 from pyrust_nn import _core
 
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a step with its summary; SIGHUP: the terminal was closed. One that was ignored before stays ignored."""
+
 LOG_EVERY_SECONDS = 5.0
 """A progress bar redraws itself many times a second; the log gets one of its lines per this interval."""
 
@@ -115,8 +118,9 @@ class StreamBridge:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.signals: dict[int, Any] = {}
         if _core.EMBEDDED and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.signals[number] = signal.signal(number, interrupt)
+            for number in STOPPING_SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self.signals[number] = signal.signal(number, interrupt)
 
     def close(self) -> None:
         """Record unfinished lines and restore everything."""
@@ -134,5 +138,5 @@ class StreamBridge:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle SIGINT and SIGTERM alike: raise KeyboardInterrupt, so that the summary is still written."""
+    """Handle all of them alike: raise KeyboardInterrupt, so that the summary is still written."""
     raise KeyboardInterrupt(signal.Signals(number).name)

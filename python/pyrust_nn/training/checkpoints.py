@@ -21,7 +21,7 @@ import torch
 
 from pyrust_nn import InputError
 from pyrust_nn._runtime.imports import lazy_datasets
-from pyrust_nn.files import replace_symlink, write_json
+from pyrust_nn.files import removed_on_failure, replace_symlink, write_json
 from pyrust_nn.models.loading import load_model
 from pyrust_nn.models.saving import save_model
 
@@ -60,14 +60,15 @@ class CheckpointTrainer(Trainer):
         partial = folder / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
         self.args.output_dir = str(partial)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.output_dir = str(folder)
-        self.state.best_model_checkpoint = None  # Trainer set it to a path in the temporary folder
-        self.state.save_to_json(str(partial / name / "trainer_state.json"))
-        write_json(partial / name / RESUME_FILE, self._extra_state())
-        self.session.publish_checkpoint(partial / name, folder / name)
+        with removed_on_failure(partial, folder / name):
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = str(folder)
+            self.state.best_model_checkpoint = None  # Trainer set it to a path in the temporary folder
+            self.state.save_to_json(str(partial / name / "trainer_state.json"))
+            write_json(partial / name / RESUME_FILE, self._extra_state())
+            self.session.publish_checkpoint(partial / name, folder / name)
         partial.rmdir()
         prune_checkpoints(folder, best=self.state.best_global_step, every=self.args.save_steps, limit=self.args.save_total_limit)
 

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pyrust_nn import _core
+from pyrust_nn._runtime.streams import STOPPING_SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +37,15 @@ class StopCallback(TrainerCallback):
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Treat SIGINT (and SIGTERM in the binary's own process) as a request to stop; a second one ends the training at once.
+        """Treat SIGINT (and SIGTERM and SIGHUP in the binary's own process) as a request to stop; a second one ends the training at once.
 
         Raises KeyboardInterrupt at the end if a stop was requested. Outside of the main thread signals are left alone.
         """
-        numbers = [signal.SIGINT, signal.SIGTERM] if _core.EMBEDDED else [signal.SIGINT]
+        numbers = STOPPING_SIGNALS if _core.EMBEDDED else (signal.SIGINT,)
         before = {}
         if threading.current_thread() is threading.main_thread():
-            before = {number: signal.signal(number, self._request) for number in numbers}
+            noticed = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+            before = {number: signal.signal(number, self._request) for number in noticed}
         try:
             yield
         finally:

@@ -1,5 +1,6 @@
 //! Writes files: atomically, in pieces, or line by line.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -125,6 +126,21 @@ pub fn sync(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Removes what a killed process left of [`Replacement`]s in a folder. Only for a folder that no other process writes to.
+pub fn sweep_partial(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?.flatten() {
+        if is_partial(&entry.file_name()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is the temporary name of a [`Replacement`], or of `files.py`'s.
+pub fn is_partial(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with('.') && (name.ends_with(".partial") || name.contains(".partial-")))
 }
 
 /// `name` as `.name.word` in the same folder.

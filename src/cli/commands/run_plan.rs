@@ -29,7 +29,7 @@ pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
     }
     Ok(outcomes.iter().find_map(|one| one.summary.error.as_ref()).map_or(0, |error| {
         output::error(error);
-        error.kind.exit_code()
+        error.exit_code()
     }))
 }
 

@@ -32,7 +32,7 @@ impl TaskArgs {
         }
         outcome.summary.error.as_ref().map_or(0, |error| {
             output::error(error);
-            error.kind.exit_code()
+            error.exit_code()
         })
     }
 
