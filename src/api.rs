@@ -14,10 +14,11 @@ use crate::session::{ProcessGuard, Session, Summary, runs_dir};
 use crate::step::StepOutcome;
 use crate::{pipeline, python};
 
-/// Runs a pipeline file. `overrides` replace its top-level keys, such as `model`. Stops at the first step that fails.
+/// Runs a pipeline file. `overrides` replace its values in every step that has the parameter, but no reference to an
+/// earlier step. Stops at the first step that fails.
 ///
 /// # Errors
-/// Kind `usage` if the file or one of its parameters is wrong. Otherwise the error of the step that failed.
+/// Kind `usage` if the file or one of its parameters is wrong; then no step has run. Otherwise the error of the step that failed.
 pub fn run_pipeline(session: &str, path: &Path, overrides: Map<String, Value>) -> Result<Vec<Summary>> {
     let plan = Pipeline::read(path)?.with(overrides, Some(session.to_string()), Interface::Rust)?;
     plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()

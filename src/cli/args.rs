@@ -2,26 +2,33 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::commands::{DatasetArgs, DoctorArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file};
+use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
+use crate::params::group::Group;
 use crate::params::interface::Interface;
 use crate::params::other_names::our_name;
 
-const AFTER_HELP: &str = "Sessions are folders in runs/ (--runs-dir, PYRUST_NN_RUNS). Exit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).";
+const USAGE: &str = "pyrust-nn [COMMAND] [OPTIONS]\n       pyrust-nn [FILE] [OPTIONS]      the same as pyrust-nn run";
+
+const NOTES: &str = "A command's own options: pyrust-nn <COMMAND> --help\n\nSessions are folders in runs/ (--runs-dir, PYRUST_NN_RUNS).\nExit codes: 0 success, 1 failure, 2 wrong usage or input, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).";
 
 /// Fine-tune, quantize, convert to GGUF and run Qwen models, from a JSON file of conversations
 #[derive(Parser, Debug)]
-#[command(name = "pyrust-nn", version, after_help = AFTER_HELP, max_term_width = 120)]
+#[command(name = "pyrust-nn", version, override_usage = USAGE, max_term_width = 140, disable_help_flag = true, disable_version_flag = true)]
 pub(crate) struct CommandLine {
     #[command(flatten)]
     pub global: GlobalArgs,
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The arguments of `run`, the default command.
-    #[command(flatten, next_help_heading = "Options of run, the default command")]
+    #[command(flatten)]
     pub run: RunArgs,
+    /// Print the version
+    #[arg(short = 'V', long, help_heading = Group::Global.heading(), action = ArgAction::Version)]
+    version: Option<bool>,
 }
 
 /// A command with its arguments.
@@ -39,10 +46,23 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
 }
 
+/// The whole command line as clap knows it. The help of the program shows no options of `run`; that of `run` does.
+pub(crate) fn command_line() -> clap::Command {
+    let own = |arg: &clap::Arg| arg.is_global_set() || arg.get_id() == "version";
+    let with_examples = |command: clap::Command| match of_command(command.get_name()) {
+        Some(list) => command.after_help(examples(list)),
+        None => command,
+    };
+    CommandLine::command()
+        .mut_args(|arg| if own(&arg) { arg } else { arg.hide(true) })
+        .mut_subcommands(with_examples)
+        .after_help(format!("{}\n\n{NOTES}", examples(&FIRST_STEPS)))
+}
+
 impl CommandLine {
     /// Parses the arguments; the first is the program's name.
     pub(crate) fn parse(argv: &[String]) -> Result<CommandLine, clap::Error> {
-        let mut command = CommandLine::command();
+        let mut command = command_line();
         let matches =
             command.try_get_matches_from_mut(argv).map_err(|error| unknown_command(argv).unwrap_or_else(|| with_our_name(error, argv)))?;
         // clap assigns arguments before a command to the default command, which does not run then. They would be ignored silently.
@@ -66,7 +86,7 @@ impl CommandLine {
 
 /// The error for a first word that is neither a command nor a pipeline file. clap itself would complain about the words after it.
 fn unknown_command(argv: &[String]) -> Option<clap::Error> {
-    let mut command = CommandLine::command();
+    let mut command = command_line();
     let any = |arg: clap::Arg| arg.num_args(0..).value_parser(clap::builder::ValueParser::string());
     let matches = command.clone().mut_arg("file", any).try_get_matches_from(argv).ok()?;
     let word = matches.get_raw("file")?.next()?.to_string_lossy().into_owned();
@@ -76,7 +96,7 @@ fn unknown_command(argv: &[String]) -> Option<clap::Error> {
 
 /// For an unknown flag that is another tool's name of a parameter of the command, suggests ours instead of a similarly spelled one.
 fn with_our_name(mut error: clap::Error, argv: &[String]) -> clap::Error {
-    let root = CommandLine::command();
+    let root = command_line();
     let command = argv.iter().skip(1).find_map(|word| root.find_subcommand(word)).unwrap_or(&root);
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
     let name = flag.trim_start_matches('-').replace('-', "_");
@@ -109,9 +129,9 @@ mod tests {
 
     #[test]
     fn every_command_is_valid_and_has_a_flag_for_every_parameter() {
-        CommandLine::command().debug_assert();
+        command_line().debug_assert();
         for task in TASKS {
-            let command = CommandLine::command();
+            let command = command_line();
             let found = command.find_subcommand(task.command()).unwrap();
             for param in command_params(task.all_params()) {
                 assert!(found.get_arguments().any(|arg| arg.get_id() == param.name), "{} of {}", param.name, task.name);
@@ -146,6 +166,104 @@ mod tests {
         }
         let message = read(&["merge", "--model", "m", "--lr", "1"]).unwrap_err().to_string();
         assert!(!message.contains("--learning-rate"), "merge has no such parameter: {message}");
+    }
+
+    fn names() -> Vec<String> {
+        command_line().get_subcommands().map(|command| command.get_name().to_string()).filter(|name| name != "help").collect()
+    }
+
+    /// The help of a command at a terminal's width.
+    fn help(name: &str, width: usize) -> String {
+        let mut root = command_line().term_width(width);
+        root.build();
+        root.find_subcommand_mut(name).unwrap().render_long_help().to_string()
+    }
+
+    #[test]
+    fn every_command_has_two_examples_which_are_valid() {
+        for name in names() {
+            let text = help(&name, 80);
+            let examples = text.split_once("Examples:\n").unwrap_or_else(|| panic!("{name} has no examples")).1.replace("\\\n", " ");
+            let lines: Vec<&str> = examples.lines().filter_map(|line| line.trim().strip_prefix("pyrust-nn ")).collect();
+            assert_eq!(lines.len(), 2, "{name}: {examples}");
+            for line in lines {
+                let words: Vec<String> = line
+                    .split('"')
+                    .enumerate()
+                    .flat_map(|(i, part)| match i % 2 {
+                        0 => part.split_whitespace().map(ToString::to_string).collect(),
+                        _ => vec![part.to_string()],
+                    })
+                    .collect();
+                assert_eq!(words[0], name);
+                let (global, command) = read(&words.iter().map(String::as_str).collect::<Vec<_>>()).unwrap().into_parts();
+                let resolved = match command {
+                    Command::Task(task) => task.resolve(&global).map(drop),
+                    Command::Dataset(dataset) => dataset.resolve(&global).map(drop),
+                    _ => Ok(()),
+                };
+                resolved.unwrap_or_else(|cause| panic!("{line}: {cause}"));
+            }
+        }
+    }
+
+    #[test]
+    fn help_is_in_groups_with_the_global_options_last_and_fits_the_terminal() {
+        for (name, width) in names().iter().flat_map(|name| [(name, 80), (name, 140)]) {
+            let text = help(name, width);
+            let widest = text.lines().max_by_key(|line| line.chars().count()).unwrap();
+            assert!(widest.chars().count() <= width, "{name} at {width}: {widest}");
+            let headings: Vec<&str> = text.lines().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
+            let [.., last, "Examples:"] = headings[..] else { panic!("{name}: {headings:?}") };
+            assert_eq!(last, "Global options:", "{name}");
+            assert!(text.contains("--quiet") && text.contains("--help"), "{name}");
+        }
+        let text = help("finetune-lora", 80);
+        let order = ["Arguments:", "Model:", "Data:", "Training:", "LoRA:", "Evaluation:", "Output:", "Memory and speed:", "Session:"];
+        let places: Vec<usize> = order.iter().map(|heading| text.find(&format!("\n{heading}\n")).expect(heading)).collect();
+        assert!(places.is_sorted(), "{text}");
+        let lora = &text[places[4]..places[5]];
+        assert!(lora.contains("--lora-rank") && !lora.contains("--num-epochs") && !lora.contains("--json"), "{lora}");
+    }
+
+    #[test]
+    fn what_must_be_given_is_marked() {
+        let text = help("finetune-lora", 140).replace('\n', " ");
+        let (_, options) = text.split_once("Model:").unwrap();
+        let marked: Vec<&str> = options.split(" --").skip(1).filter(|part| part.contains("[required]")).collect();
+        assert!(marked.len() == 2 && marked[0].starts_with("model") && marked[1].starts_with("dataset-path"), "{marked:?}");
+        assert!(text.contains("Usage: pyrust-nn finetune-lora --model <MODEL> <DATA>... [OPTIONS]"));
+        assert!(!help("run", 140).contains("[required]"), "the file gives it");
+    }
+
+    #[test]
+    fn short_flags_and_arguments_mean_the_same_as_the_flags() {
+        let given = |words: &[&str]| match read(words).unwrap().into_parts() {
+            (global, Command::Task(task)) => task.resolve(&global).unwrap(),
+            (global, Command::Dataset(dataset)) => dataset.resolve(&global).unwrap(),
+            (_, other) => panic!("{other:?}"),
+        };
+        for command in ["finetune-lora", "finetune-full", "prepare", "check"] {
+            let wanted = given(&[command, "--model", "m", "--dataset-path", "a.jsonl", "b.jsonl"]);
+            assert_eq!(wanted["dataset_path"], serde_json::json!(["a.jsonl", "b.jsonl"]));
+            for words in
+                [&["a.jsonl", "b.jsonl", "-m", "m"][..], &["-m", "m", "a.jsonl", "b.jsonl"], &["-d", "a.jsonl", "b.jsonl", "-m", "m"]]
+            {
+                assert_eq!(given(&[&[command], words].concat()), wanted, "{words:?}");
+            }
+        }
+        let wanted = given(&["inference", "--model", "m", "--prompt", "a prompt"]);
+        assert_eq!(given(&["inference", "-m", "m", "a prompt"]), wanted);
+        let (_, command) = read(&["p.toml", "-m", "m", "-d", "a.jsonl"]).unwrap().into_parts();
+        assert!(matches!(&command, Command::Run(_)), "{command:?}");
+    }
+
+    #[test]
+    fn data_by_argument_and_by_flag_is_refused() {
+        for words in [&["check", "a.jsonl", "-m", "m", "-d", "b.jsonl"][..], &["inference", "-m", "m", "--prompt", "a", "--", "b"]] {
+            let message = read(words).unwrap_err().to_string();
+            assert!(message.contains("cannot be used with"), "{message}");
+        }
     }
 
     #[test]

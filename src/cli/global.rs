@@ -2,33 +2,40 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use serde_json::{Map, Value};
 
-/// Options of every command.
+use crate::params::group::Group;
+
+const GLOBAL_HEADING: &str = Group::Global.heading();
+
+/// Options of every command. The last in its help.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct GlobalArgs {
     /// Folder of all sessions [default: PYRUST_NN_RUNS, otherwise runs]
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, help_heading = GLOBAL_HEADING)]
     pub runs_dir: Option<PathBuf>,
     /// Python environment to use [default: VIRTUAL_ENV, ./.venv, the checkout's .venv]
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, help_heading = GLOBAL_HEADING)]
     pub python_env: Option<PathBuf>,
     /// Do not install anything: fail if the Python environment is missing
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING)]
     pub no_setup: bool,
     /// Do not use the network
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING)]
     pub offline: bool,
     /// Print the result as one JSON document on stdout
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL_HEADING)]
     pub json: bool,
     /// Show only warnings and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL_HEADING)]
     pub quiet: bool,
     /// Show debug lines
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL_HEADING)]
     pub verbose: bool,
+    /// Print help
+    #[arg(short, long, global = true, help_heading = GLOBAL_HEADING, action = ArgAction::Help)]
+    help: Option<bool>,
 }
 
 impl GlobalArgs {

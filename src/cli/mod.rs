@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod console;
+mod examples;
 mod global;
 mod output;
 mod param_args;

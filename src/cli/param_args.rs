@@ -6,61 +6,126 @@
 use clap::{Arg, ArgAction, ArgMatches};
 use serde_json::{Map, Value};
 
+use crate::params::group::Group;
 use crate::params::interface::Interface;
-use crate::params::param::{GLOBAL, Param, Presence, display_value};
+use crate::params::param::{Param, Presence, display_value};
 use crate::params::param_type::ParamType;
+
+/// Flags with a short form.
+const SHORT_FLAGS: [(&str, char); 2] = [("model", 'm'), ("dataset_path", 'd')];
+
+/// Parameters that may also be given without their flag, and the name of the value.
+const POSITIONALS: [(&str, &str); 3] = [("dataset_path", "DATA"), ("prompt", "PROMPT"), ("script", "FILE")];
 
 /// The parameters that are flags of the command itself, not global ones.
 pub(crate) fn command_params<'a>(params: impl Iterator<Item = &'a Param>) -> impl Iterator<Item = &'a Param> {
-    params.filter(|param| !GLOBAL.contains(&param.name))
+    params.filter(|param| param.group != Group::Global)
 }
 
 /// The parameters given on the command line.
 pub(crate) fn given<'a>(params: impl Iterator<Item = &'a Param>, matches: &ArgMatches) -> Map<String, Value> {
     let mut given = Map::new();
     for param in params {
-        if let Ok(Some(texts)) = matches.try_get_many::<String>(param.name) {
-            given.insert(param.name.into(), param.value_type.parse_text(&texts.cloned().collect::<Vec<_>>()));
+        for id in [param.name.to_string(), positional_id(param)] {
+            if let Ok(Some(texts)) = matches.try_get_many::<String>(&id) {
+                given.insert(param.name.into(), param.value_type.parse_text(&texts.cloned().collect::<Vec<_>>()));
+            }
         }
     }
     given
 }
 
+/// The arguments of a command: the positional ones, and a flag for each parameter.
+pub(crate) fn args(params: impl Iterator<Item = &'static Param>) -> impl Iterator<Item = Arg> {
+    let params: Vec<&Param> = command_params(params).collect();
+    let positionals: Vec<Arg> = params.iter().copied().filter_map(positional).collect();
+    positionals.into_iter().chain(flags(params.into_iter(), false))
+}
+
+/// The flags of parameters, in the order of their groups. `of_run`: another source, the pipeline file, may give what is required, and
+/// defaults differ between tasks.
+pub(crate) fn flags(params: impl Iterator<Item = &'static Param>, of_run: bool) -> impl Iterator<Item = Arg> {
+    let mut params: Vec<&Param> = params.collect();
+    params.sort_by_key(|param| param.group);
+    params.into_iter().map(move |param| flag(param, of_run).help_heading(param.group.heading()))
+}
+
+/// The command's usage: first what must be given.
+pub(crate) fn usage(command: &str, params: impl Iterator<Item = &'static Param>) -> String {
+    let mut words = vec![format!("pyrust-nn {command}")];
+    for param in command_params(params) {
+        match (POSITIONALS.iter().find(|(name, _)| *name == param.name), param.presence) {
+            (Some((_, value)), Presence::Required) => {
+                words.push(format!("<{value}>{}", if param.value_type.repeats() { "..." } else { "" }));
+            }
+            (Some((_, value)), _) => words.push(format!("[{value}]...")),
+            (None, Presence::Required) => words.push(format!("{} <{}>", Interface::Cli.spell(param.name), value_name(param.value_type))),
+            _ => {}
+        }
+    }
+    words.push("[OPTIONS]".into());
+    words.join(" ")
+}
+
 /// The flag of a parameter.
-pub(crate) fn flag(param: &Param) -> Arg {
+fn flag(param: &Param, of_run: bool) -> Arg {
     let long = Interface::Cli.spell(param.name).trim_start_matches("--").to_string();
-    let default = match param.presence {
+    let note = match param.presence {
+        _ if of_run => String::new(),
         Presence::Default if param.value_type != ParamType::Bool => format!(" [default: {}]", display_value(&(param.default)())),
+        Presence::Required => " [required]".to_string(),
         _ => String::new(),
     };
     let choices = match param.value_type {
         ParamType::Choice(names) | ParamType::ChoiceList(names) => format!(" [{}]", names.join(", ")),
         _ => String::new(),
     };
-    let arg = Arg::new(param.name).long(long).help(format!("{}{choices}{default}", param.full_help())).allow_negative_numbers(true);
+    let mut arg = Arg::new(param.name).long(long).help(format!("{}{choices}{note}", param.full_help())).allow_negative_numbers(true);
+    if let Some((_, short)) = SHORT_FLAGS.iter().find(|(name, _)| *name == param.name) {
+        arg = arg.short(*short);
+    }
+    let arg = arg.value_name(value_name(param.value_type));
     match param.value_type {
         // `--overwrite` or `--overwrite=false`.
-        ParamType::Bool => {
-            arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true).value_name("BOOL")
+        ParamType::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true),
+        ParamType::StringList | ParamType::ChoiceList(_) | ParamType::IntList | ParamType::Paths => {
+            arg.num_args(1..).action(ArgAction::Append)
         }
-        ParamType::StringList | ParamType::ChoiceList(_) => arg.num_args(1..).action(ArgAction::Append).value_name("NAME"),
-        ParamType::IntList => arg.num_args(1..).action(ArgAction::Append).value_name("N"),
-        ParamType::Paths => arg.num_args(1..).action(ArgAction::Append).value_name("PATH"),
-        ParamType::Prompts => arg.action(ArgAction::Append).allow_hyphen_values(true).value_name("TEXT"),
-        ParamType::Object => arg.action(ArgAction::Append).value_name("NAME=VALUE"),
-        ParamType::Int { .. } | ParamType::IntChoice(_) | ParamType::Float { .. } => arg.value_name("N"),
-        ParamType::Path | ParamType::Model | ParamType::Adapter => arg.value_name("PATH"),
-        _ => arg.value_name("NAME"),
+        ParamType::Prompts => arg.action(ArgAction::Append).allow_hyphen_values(true),
+        ParamType::Object => arg.action(ArgAction::Append),
+        _ => arg,
     }
 }
 
-/// A required parameter as a positional argument.
-pub(crate) fn positional(param: &'static Param, value_name: &'static str) -> Arg {
-    let arg = Arg::new(param.name).required(true).value_name(value_name).help(param.help.trim());
-    if param.value_type.repeats() { arg.num_args(1..) } else { arg }
+fn value_name(value_type: ParamType) -> &'static str {
+    match value_type {
+        ParamType::Bool => "BOOL",
+        ParamType::Prompts => "TEXT",
+        ParamType::Object => "NAME=VALUE",
+        ParamType::Int { .. } | ParamType::IntChoice(_) | ParamType::IntList | ParamType::Float { .. } => "N",
+        ParamType::Path | ParamType::Paths | ParamType::Adapter => "PATH",
+        ParamType::Model => "MODEL",
+        _ => "NAME",
+    }
+}
+
+/// A parameter as a positional argument, if it can be one. The flag and the argument exclude each other: two data sets by two ways are
+/// more likely a mistake than a wish.
+fn positional(param: &Param) -> Option<Arg> {
+    let (_, value_name) = POSITIONALS.iter().find(|(name, _)| *name == param.name)?;
+    let required = if param.presence == Presence::Required { " [required]" } else { "" };
+    let arg = Arg::new(positional_id(param)).value_name(*value_name).conflicts_with(param.name);
+    let arg = arg.help(format!("Instead of {}{required}", Interface::Cli.spell(param.name)));
+    Some(if param.value_type.repeats() { arg.num_args(1..) } else { arg })
+}
+
+/// clap needs different ids for the flag and the positional argument.
+fn positional_id(param: &Param) -> String {
+    format!("{} as an argument", param.name)
 }
 
 /// `--session`.
 pub(crate) fn session() -> Arg {
-    Arg::new("session").long("session").value_name("ID").help("Name of the session [default: a new id]")
+    let arg = Arg::new("session").long("session").value_name("ID").help_heading(Group::Session.heading());
+    arg.help("Name of the session [default: a new id]")
 }

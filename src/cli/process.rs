@@ -5,13 +5,13 @@
 use std::ffi::OsString;
 
 use anyhow::Result;
+use clap::FromArgMatches;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches};
 use serde_json::json;
 
 use crate::base::error::Error;
 use crate::base::{error, signals};
-use crate::cli::args::{Command, CommandLine};
+use crate::cli::args::{Command, CommandLine, command_line};
 use crate::cli::commands::{DoctorArgs, SessionsArgs, SetupArgs, TaskArgs};
 use crate::cli::global::GlobalArgs;
 use crate::cli::{console, output};
@@ -108,7 +108,7 @@ fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
     }
     let message = error.to_string();
     let failure = Error::new(error::Kind::Usage, message.trim_start_matches("error: ").trim());
-    let partial = CommandLine::command().ignore_errors(true).try_get_matches_from(argv).ok();
+    let partial = command_line().ignore_errors(true).try_get_matches_from(argv).ok();
     let summary = partial.and_then(|matches| {
         let task = TaskArgs::from_arg_matches(&matches).ok()?;
         let (_, own) = matches.subcommand()?;

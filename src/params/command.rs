@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::params::interface::Interface;
 use crate::params::param::{MODEL, Param};
+use crate::params::task::Examples;
 
 /// A dataset command. Each is defined in its own file in `tasks/`.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub struct DatasetCommand {
     /// Name of the function in Python and Rust.
     pub function: &'static str,
     pub about: &'static str,
+    /// Shown below the command's options.
+    pub examples: Examples,
     pub params: fn() -> &'static [Param],
     /// The type of the result in Python.
     pub returns: &'static str,

@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::params::group::Group;
 use crate::params::param_type::ParamType;
 use crate::params::prompt::Prompt;
 
@@ -31,6 +32,8 @@ pub struct Param {
     /// Help text, without the default.
     pub help: &'static str,
     pub value_type: ParamType,
+    /// The group in which the command line's help shows it.
+    pub group: Group,
     pub presence: Presence,
     /// The default as JSON (null for an unset or required one).
     pub default: fn() -> Value,
@@ -43,7 +46,16 @@ pub struct Param {
 impl Param {
     /// A required parameter: the input of a task.
     const fn input(name: &'static str, value_type: ParamType, help: &'static str) -> Param {
-        Param { name, help, value_type, presence: Presence::Required, default: || Value::Null, fallback: None, absent: || Value::Null }
+        Param {
+            name,
+            help,
+            value_type,
+            group: Group::Model,
+            presence: Presence::Required,
+            default: || Value::Null,
+            fallback: None,
+            absent: || Value::Null,
+        }
     }
 
     /// The help text with the fallback of an unset parameter.
@@ -80,9 +92,6 @@ pub static MODEL: Param = Param::input(
 pub static ADAPTER: Param = Param::input("adapter", ParamType::Adapter, "LoRA adapter: a folder or a session's step.");
 /// The input of `script`.
 pub static SCRIPT: Param = Param::input("script", ParamType::Path, "Script: a .py file.");
-
-/// Parameters that the command line accepts before or after every command's name.
-pub const GLOBAL: [&str; 2] = ["runs_dir", "offline"];
 
 /// Whether the number in a field is finite. `None` counts as finite.
 pub trait Finite {

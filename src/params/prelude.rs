@@ -6,6 +6,7 @@ pub(crate) use anyhow::Result;
 pub(crate) use serde::Serialize;
 pub(crate) use serde_json::{Map, Value, json};
 
+pub(crate) use crate::params::group::Group;
 pub(crate) use crate::params::lora_defaults;
 pub(crate) use crate::params::param::ADAPTER;
 pub(crate) use crate::params::param::Finite;

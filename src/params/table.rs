@@ -1,6 +1,6 @@
 //! Macros that turn a table of parameters into a struct and its definition.
 //!
-//! A row is `<presence> <name>: <type> = <value>, <parameter type>;` below its help text. A macro that adds rows takes a list of macros in
+//! A row is `<presence> <name>: <type> = <value>, <parameter type>, <group>;` below its help text. A macro that adds rows takes a list of macros in
 //! brackets and passes the table on to the first of them. The last one is `params`.
 
 macro_rules! presence {
@@ -25,7 +25,7 @@ macro_rules! fallback {
 }
 
 macro_rules! params {
-    ([] $(#[doc = $about:literal])+ $name:ident { $( $(#[doc = $help:literal])+ $presence:ident $field:ident: $ty:ty = $value:expr, $param_type:expr $(, else $fallback:expr)?; )* }) => {
+    ([] $(#[doc = $about:literal])+ $name:ident { $( $(#[doc = $help:literal])+ $presence:ident $field:ident: $ty:ty = $value:expr, $param_type:expr, $group:ident $(, else $fallback:expr)?; )* }) => {
         $(#[doc = $about])+
         #[derive(Clone, Debug, PartialEq, Serialize)]
         pub struct $name { $( $(#[doc = $help])+ pub $field: $ty, )* }
@@ -47,6 +47,7 @@ macro_rules! params {
                         name: stringify!($field),
                         help: concat!($($help),+),
                         value_type: $param_type,
+                        group: Group::$group,
                         presence: PRESENCE.0,
                         default: PRESENCE.1,
                         fallback: fallback!($($fallback)?),

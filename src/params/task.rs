@@ -7,6 +7,9 @@ use anyhow::Result;
 use crate::base::{assets, error};
 use crate::params::param::Param;
 
+/// Two example commands, each with what it does.
+pub type Examples = [(&'static str, &'static str); 2];
+
 /// A task. Each is defined in its own file in `tasks/`.
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
@@ -16,6 +19,8 @@ pub struct Task {
     pub function: &'static str,
     /// One line of description, for lists of tasks.
     pub about: &'static str,
+    /// Shown below the command's options.
+    pub examples: Examples,
     /// What the task works on: the second argument in Python and Rust.
     pub input: &'static Param,
     pub params: fn() -> &'static [Param],

@@ -37,16 +37,21 @@ pub fn resolve<'a>(
                 return Err(error::usage(format!("{task} needs {}: {}", interface.spell(param.name), param.help.trim())));
             }
             None | Some(Value::Null) => (param.default)(),
-            Some(value) => {
-                let shown = shorten(&value);
-                param.value_type.accept(value).ok_or_else(|| {
-                    error::usage(format!("{} must be {}, not {shown}", interface.spell(param.name), param.value_type.expected()))
-                })?
-            }
+            Some(value) => accept(param, value, interface)?,
         };
         resolved.insert(param.name.to_string(), value);
     }
     Ok(resolved)
+}
+
+/// The value of a parameter in its normal form.
+///
+/// # Errors
+/// Kind `usage`: the wrong type, or out of bounds.
+pub fn accept(param: &Param, value: Value, interface: Interface) -> Result<Value> {
+    let shown = shorten(&value);
+    let wrong = || error::usage(format!("{} must be {}, not {shown}", interface.spell(param.name), param.value_type.expected()));
+    param.value_type.accept(value).ok_or_else(wrong)
 }
 
 /// A value for a message: as JSON, so that "16" and 16 differ, and cut to one line.

@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 
+use crate::base::error;
+use crate::params::validate::resolve;
 use crate::python::note_signals;
 use crate::step::request::{Request, StepOutcome};
 use crate::step::run_step;
@@ -14,6 +16,19 @@ pub struct ExecutionPlan {
 }
 
 impl ExecutionPlan {
+    /// The plan, if the values of all steps are valid: a wrong one in the last step must not waste the steps before it. `source` is where
+    /// the steps come from, for the message. What a step reads is not checked here, because an earlier step may write it.
+    ///
+    /// # Errors
+    /// Kind `usage`.
+    pub fn checked(self, source: &str) -> Result<ExecutionPlan> {
+        for request in &self.steps {
+            resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)
+                .map_err(|cause| error::usage(format!("{source}, step {}: {cause}", request.step())))?;
+        }
+        Ok(self)
+    }
+
     /// Runs the steps in order and stops after the first failure. `before` is called before each step.
     pub fn run(self, mut before: impl FnMut(&Request)) -> Result<Vec<StepOutcome>> {
         let mut outcomes = Vec::new();

@@ -15,6 +15,7 @@ use crate::params::other_names::suggestion;
 use crate::params::param::MODEL;
 use crate::params::param_type::ParamType;
 use crate::params::task::Task;
+use crate::params::validate::accept;
 use crate::pipeline::execution_plan::ExecutionPlan;
 use crate::session::names::new_session_id;
 use crate::step::request::Request;
@@ -26,6 +27,8 @@ pub const FILE: &str = "pipeline.toml";
 /// The content of a pipeline file.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
+    /// The file, for messages.
+    file: String,
     session: Option<String>,
     /// Parameters for every step whose task has them.
     common: Map<String, Value>,
@@ -37,17 +40,17 @@ pub struct Pipeline {
 impl Pipeline {
     /// Reads and checks a pipeline file.
     pub fn read(path: &Path) -> Result<Pipeline> {
-        let shown = path.display();
+        let shown = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|cause| match cause.kind() {
             std::io::ErrorKind::NotFound => {
                 error::usage(format!("there is no pipeline file {shown}; give another file, or write a sample with `pyrust-nn run --init`"))
             }
             _ => error::usage(format!("pipeline file {shown} cannot be read: {cause}")),
         })?;
-        Pipeline::parse(&text).map_err(|cause| cause.context(format!("pipeline file {shown}")))
+        Pipeline::parse(&text, &shown).map_err(|cause| cause.context(format!("pipeline file {shown}")))
     }
 
-    fn parse(text: &str) -> Result<Pipeline> {
+    fn parse(text: &str, file: &str) -> Result<Pipeline> {
         let table: toml::Table = toml::from_str(text).map_err(|cause| error::usage(cause.to_string().trim_end().to_string()))?;
         let mut common: Map<String, Value> = table.into_iter().map(|(key, value)| (key, to_json(value))).collect();
         let session = match common.shift_remove("session") {
@@ -81,14 +84,21 @@ impl Pipeline {
         }
         check_common(&common)?;
         check_per_model(&per_model, &steps)?;
-        Ok(Pipeline { session, common, per_model, steps })
+        Ok(Pipeline { file: file.to_string(), session, common, per_model, steps })
     }
 
-    /// Applies the caller's values of top-level keys and resolves the steps.
-    pub fn with(mut self, overrides: Map<String, Value>, session: Option<String>, interface: Interface) -> Result<ExecutionPlan> {
+    /// Applies the caller's values, and resolves and checks all steps. A value of the caller replaces that of the file in every step whose
+    /// task has the parameter, but no reference to an earlier step.
+    pub fn with(mut self, mut overrides: Map<String, Value>, session: Option<String>, interface: Interface) -> Result<ExecutionPlan> {
+        overrides.retain(|_, value| !value.is_null());
         check_common(&overrides)
             .map_err(|cause| error::usage(format!("{cause} (top-level parameter of the pipeline, given through {interface:?})")))?;
-        self.common.extend(overrides);
+        for (key, value) in &overrides {
+            let param = TASKS.iter().flat_map(|task| task.all_params()).find(|param| param.name == key);
+            param.map(|param| accept(param, value.clone(), interface)).transpose()?;
+        }
+        self.common.extend(overrides.clone());
+        let mut unused: Vec<&String> = overrides.keys().collect();
         let session = session.or(self.session).unwrap_or_else(new_session_id);
         let model = self.common.get(MODEL.name).and_then(Value::as_str).unwrap_or_default().to_string();
         let for_model = self.per_model.get(&model).and_then(Value::as_object).cloned().unwrap_or_default();
@@ -102,6 +112,12 @@ impl Pipeline {
                 given.extend(more.clone());
             }
             given.extend(own);
+            for (key, value) in &overrides {
+                if task.has(key) && !given.get(key).is_some_and(is_reference) {
+                    unused.retain(|unused| *unused != key);
+                    given.insert(key.clone(), value.clone());
+                }
+            }
             let artifacts = task.all_params().filter(|param| matches!(param.value_type, ParamType::Model | ParamType::Adapter));
             for value in artifacts.filter_map(|param| given.get(param.name)?.as_str()) {
                 if let Some(reference) = value.strip_prefix('@').filter(|reference| !names.iter().any(|known| known == reference)) {
@@ -133,7 +149,14 @@ impl Pipeline {
         for one in &mut steps {
             one.plan = Some(plan.clone());
         }
-        Ok(ExecutionPlan { session, steps })
+        if let Some(key) = unused.first() {
+            return Err(error::usage(format!(
+                "{} changes nothing: no step of {} has this parameter with a value of its own; omit it",
+                interface.spell(key),
+                self.file
+            )));
+        }
+        ExecutionPlan { session, steps }.checked(&self.file)
     }
 }
 
@@ -143,6 +166,11 @@ fn no_steps() -> anyhow::Error {
 
 fn step_name<'a>(task: &Task, own: &'a Map<String, Value>) -> &'a str {
     own.get("step").and_then(Value::as_str).unwrap_or(task.name)
+}
+
+/// Whether a value refers to an earlier step.
+fn is_reference(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.starts_with('@'))
 }
 
 /// Converts a TOML value to JSON. NaN and infinity become strings, so that validation rejects them with their value in the message.
@@ -210,7 +238,7 @@ mod tests {
 
     #[test]
     fn top_level_keys_apply_to_steps_that_have_them_and_a_step_s_own_values_win() {
-        let plan = Pipeline::parse(TEXT).unwrap().with(Map::new(), Some("s".into()), Interface::Toml).unwrap();
+        let plan = Pipeline::parse(TEXT, FILE).unwrap().with(Map::new(), Some("s".into()), Interface::Toml).unwrap();
         let given = &plan.steps[0].given;
         assert_eq!((&given["seed"], &given["learning_rate"], &given["model"]), (&json!(7), &json!(0.003), &json!("builtin:tiny")));
         assert!(!plan.steps[1].given.contains_key("seed"));
@@ -220,9 +248,57 @@ mod tests {
     #[test]
     fn per_model_parameters_apply_only_to_that_model() {
         let model = Map::from_iter([("model".to_string(), json!("Qwen/Qwen1.5-0.5B-Chat"))]);
-        let plan = Pipeline::parse(TEXT).unwrap().with(model, None, Interface::Cli).unwrap();
+        let plan = Pipeline::parse(TEXT, FILE).unwrap().with(model, None, Interface::Cli).unwrap();
         assert_eq!(plan.steps[0].given["model"], "Qwen/Qwen1.5-0.5B-Chat");
         assert!(!plan.steps[0].given.contains_key("learning_rate"));
+    }
+
+    fn plan(text: &str, overrides: &Value) -> Result<ExecutionPlan> {
+        Pipeline::parse(text, FILE)?.with(overrides.as_object().unwrap().clone(), Some("s".into()), Interface::Cli)
+    }
+
+    #[test]
+    fn a_caller_s_value_replaces_a_step_s_own_but_no_reference() {
+        let plan = plan(TEXT, &json!({"num_epochs": 5, "learning_rate": 0.1, "model": "m", "seed": null})).unwrap();
+        let given = &plan.steps[0].given;
+        assert_eq!((&given["num_epochs"], &given["learning_rate"], &given["model"]), (&json!(5), &json!(0.1), &json!("m")));
+        assert_eq!(given["seed"], 7, "None is no value");
+        assert_eq!(plan.steps[1].given["model"], "@finetune_full");
+        assert!(!plan.steps[1].given.contains_key("num_epochs"), "quantize_model has no such parameter");
+    }
+
+    #[test]
+    fn a_caller_s_value_is_checked_as_the_caller_spells_it_and_must_change_a_step() {
+        for (overrides, words) in [
+            (json!({"num_epochs": -1}), "--num-epochs must be"),
+            (json!({"temperature": 0}), "--temperature changes nothing"),
+            (json!({"checkpoint_lora": "x"}), "--checkpoint-lora changes nothing"),
+        ] {
+            let message = plan(TEXT, &overrides).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_sample_s_values_for_noise_reach_no_other_model() {
+        let text = crate::base::assets::text(FILE).unwrap();
+        let epochs = |overrides: &Value| plan(text, overrides).unwrap().steps[0].given.get("num_epochs").cloned();
+        assert_eq!(epochs(&json!({})), Some(json!(40)));
+        assert_eq!(epochs(&json!({"model": "Qwen/Qwen3-0.6B"})), None);
+        assert_eq!(epochs(&json!({"model": "Qwen/Qwen3-0.6B", "num_epochs": 2})), Some(json!(2)));
+        let full = &plan(text, &json!({"model": "Qwen/Qwen3-0.6B"})).unwrap().steps[0];
+        for name in ["num_epochs", "learning_rate", "warmup", "scheduler"] {
+            assert!(!full.given.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_of_a_later_step_is_found_at_the_start() {
+        for interface in [Interface::Cli, Interface::Python, Interface::Rust] {
+            let text = format!("{TEXT}\nbits = 5\n");
+            let message = Pipeline::parse(&text, "p.toml").unwrap().with(Map::new(), None, interface).unwrap_err().to_string();
+            assert_eq!(message, "p.toml, step small: bits must be one of 4, 8, 16, not 5", "{interface:?}");
+        }
     }
 
     #[test]
@@ -238,7 +314,7 @@ mod tests {
             ("[for.\"builtin:tiny\".mrege]\nx = 1\n[[step]]\ntask = \"merge\"", "did you mean merge?"),
             ("[for]\nx = 1\n[[step]]\ntask = \"merge\"", "must be tables"),
         ] {
-            let error = Pipeline::parse(text).and_then(|pipeline| pipeline.with(Map::new(), None, Interface::Toml)).expect_err(text);
+            let error = Pipeline::parse(text, FILE).and_then(|pipeline| pipeline.with(Map::new(), None, Interface::Toml)).expect_err(text);
             assert!(format!("{error:#}").contains(wanted), "{error:#}");
         }
     }

@@ -45,7 +45,7 @@ pub fn remaining(runs: Option<&Path>, session: &str, step: Option<&str>, interfa
             if planned.is_empty() { vec![remaining.last(&names, &invocations)?] } else { planned }
         }
     };
-    Ok(ExecutionPlan { session: session.to_string(), steps })
+    ExecutionPlan { session: session.to_string(), steps }.checked(&format!("session {session}"))
 }
 
 /// The state from which the remaining steps of a session are found.

@@ -28,6 +28,18 @@ impl Request {
         Request { task, session, given, interface, resume: false, plan: None }
     }
 
+    /// Whether the step is only checked.
+    pub fn is_dry(&self) -> bool {
+        self.given.get("dry_run") == Some(&Value::Bool(true))
+    }
+
+    /// Whether a step of this name comes earlier in the same pipeline.
+    pub fn follows(&self, name: &str) -> bool {
+        let rows = self.plan.as_ref().and_then(|plan| plan["steps"].as_array()).into_iter().flatten();
+        let names = rows.map(|row| row["given"]["step"].as_str().or(row["task"].as_str()).unwrap_or_default());
+        names.take_while(|step| *step != self.step()).any(|step| step == name)
+    }
+
     /// The step's name.
     pub fn step(&self) -> &str {
         self.given.get("step").and_then(Value::as_str).filter(|text| !text.is_empty()).unwrap_or(self.task.name)

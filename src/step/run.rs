@@ -40,8 +40,7 @@ pub fn run_step(request: Request) -> StepOutcome {
     let mut summary = Summary::new(request.task.name, &session, &step);
     summary.params = request.given.clone();
 
-    let dry = request.given.get("dry_run") == Some(&Value::Bool(true));
-    let result = if dry { dry_run(&request, &runs, &mut summary) } else { in_session(&request, &runs, &mut summary, started) };
+    let result = if request.is_dry() { dry_run(&request, &runs, &mut summary) } else { in_session(&request, &runs, &mut summary, started) };
     let error = result.err();
     if let Some(error) = &error {
         summary.status = Status::Failure;
@@ -217,6 +216,9 @@ fn resolve_inputs(request: &Request, params: &Map<String, Value>, runs: &Path, s
     for param in request.task.all_params() {
         let Some(given) = params[param.name].as_str() else { continue };
         match param.value_type {
+            // In a dry run of a pipeline, its earlier steps have made nothing yet.
+            ParamType::Model | ParamType::Adapter
+                if request.is_dry() && given.strip_prefix('@').is_some_and(|step| request.follows(step)) => {}
             ParamType::Model | ParamType::Adapter => {
                 let kind = if param.value_type == ParamType::Model { ArtifactKind::Model } else { ArtifactKind::Adapter };
                 let found = resolve_artifact(given, runs, session, kind)?;

@@ -14,13 +14,13 @@ lora_params! {
     /// Check a data set without loading weights: problems, statistics, samples and the estimated cost of training.
     CheckParams {
         /// Fine-tuning method whose memory, disk space and time are estimated.
-        default task: String = "finetune_lora".to_string(), ParamType::Choice(&["finetune_full", "finetune_lora"]);
+        default task: String = "finetune_lora".to_string(), ParamType::Choice(&["finetune_full", "finetune_lora"]), Report;
         /// Number of conversations to show, from the first, with the trained tokens marked.
-        default show: u32 = 1, int(0, 1000);
+        default show: u32 = 1, int(0, 1000), Report;
         /// Show these conversations instead, by index from 0.
-        unset show_index: Vec<u32> = Vec::new(), ParamType::IntList;
+        unset show_index: Vec<u32> = Vec::new(), ParamType::IntList, Report;
         /// Estimate the training time by timing two layers of the model's size. This starts Python.
-        default probe: bool = false, ParamType::Bool;
+        default probe: bool = false, ParamType::Bool, Report;
     }
 }
 
@@ -35,6 +35,13 @@ pub(crate) static COMMAND: DatasetCommand = DatasetCommand {
     name: "check",
     function: "check_dataset",
     about: "Check a data set without loading weights: problems, statistics, samples and the estimated cost of training",
+    examples: [
+        ("Find the problems of a file, and what training on it would cost:", "pyrust-nn check data.jsonl -m Qwen/Qwen3-0.6B"),
+        (
+            "For full fine-tuning, with two conversations shown as the model sees them:",
+            "pyrust-nn check data.jsonl -m Qwen/Qwen3-0.6B --task finetune_full --show 2",
+        ),
+    ],
     params: CheckParams::params,
     returns: "CheckReport",
     run: |given, interface, on_progress| Ok(serde_json::to_value(check(given, interface, on_progress)?)?),

@@ -10,7 +10,7 @@ step_params! {
     /// Convert a LoRA adapter to GGUF files, which are loaded together with the base model.
     ConvertLoraToGgufParams {
         /// Data types of the matrices. One file is written for each.
-        default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE;
+        default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE, Output;
     }
 }
 
@@ -18,6 +18,10 @@ pub(crate) static TASK: Task = Task {
     name: "convert_lora_to_gguf",
     function: "convert_lora_to_gguf",
     about: "Convert a LoRA adapter to GGUF",
+    examples: [
+        ("Convert the adapter of an earlier step:", "pyrust-nn convert-lora-to-gguf --adapter s1/finetune_lora --session s1"),
+        ("Convert an adapter in a folder:", "pyrust-nn convert-lora-to-gguf --adapter path/to/adapter"),
+    ],
     input: &ADAPTER,
     params: ConvertLoraToGgufParams::params,
     script: Some("lora_to_gguf.py"),

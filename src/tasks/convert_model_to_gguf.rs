@@ -10,7 +10,7 @@ step_params! {
     /// Convert the model to GGUF files for llama.cpp and Ollama.
     ConvertModelToGgufParams {
         /// Data types of the matrices. One file is written for each.
-        default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE;
+        default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE, Output;
     }
 }
 
@@ -18,6 +18,10 @@ pub(crate) static TASK: Task = Task {
     name: "convert_model_to_gguf",
     function: "convert_model_to_gguf",
     about: "Convert the model to GGUF for llama.cpp and Ollama",
+    examples: [
+        ("Convert a merged model for llama.cpp and Ollama:", "pyrust-nn convert-model-to-gguf -m s1/merge --session s1"),
+        ("Write two files, one of each type:", "pyrust-nn convert-model-to-gguf -m s1/merge --outtype f16 q8_0"),
+    ],
     input: &MODEL,
     params: ConvertModelToGgufParams::params,
     script: Some("model_to_gguf.py"),

@@ -9,7 +9,7 @@ finetune_params! {
     /// Train every weight of the model.
     FinetuneFullParams {
         /// Peak learning rate.
-        default learning_rate: f64 = 2e-5, float_above(0.0, 10.0);
+        default learning_rate: f64 = 2e-5, float_above(0.0, 10.0), Training;
     }
 }
 
@@ -24,6 +24,13 @@ pub(crate) static TASK: Task = Task {
     name: "finetune_full",
     function: "finetune_full",
     about: "Train every weight of the model",
+    examples: [
+        ("Train on the conversations of a file:", "pyrust-nn finetune-full data.jsonl -m Qwen/Qwen3-0.6B"),
+        (
+            "Evaluate on a tenth of them, and keep the best weights:",
+            "pyrust-nn finetune-full data.jsonl -m Qwen/Qwen3-0.6B --eval-split 0.1 \\\n      --load-best-model-at-end",
+        ),
+    ],
     input: &MODEL,
     params: FinetuneFullParams::params,
     script: Some("finetune_full.py"),

@@ -10,21 +10,21 @@ lora_params! {
     /// Train a LoRA adapter on the frozen model, continue one, or stack a new one on it.
     FinetuneLoraParams {
         /// Peak learning rate.
-        default learning_rate: f64 = 2e-4, float_above(0.0, 10.0);
+        default learning_rate: f64 = 2e-4, float_above(0.0, 10.0), Training;
         /// LoRA scaling: the adapter's output is multiplied by lora_alpha / lora_rank.
-        unset lora_alpha: u32 = 0, int(1, 1_000_000), else lora_defaults::ALPHA;
+        unset lora_alpha: u32 = 0, int(1, 1_000_000), Lora, else lora_defaults::ALPHA;
         /// Dropout on the adapter's input.
-        unset lora_dropout: Option<f64> = None, float(0.0, 0.99), else lora_defaults::DROPOUT;
+        unset lora_dropout: Option<f64> = None, float(0.0, 0.99), Lora, else lora_defaults::DROPOUT;
         /// Existing adapter to start from: a folder or a session's step.
-        unset checkpoint_lora: PathBuf = PathBuf::new(), ParamType::Adapter;
+        unset checkpoint_lora: PathBuf = PathBuf::new(), ParamType::Adapter, Lora;
         /// How to use checkpoint_lora: continue trains that adapter further; stack freezes it, keeps it active and trains a new adapter on top.
-        default checkpoint_mode: String = "continue".to_string(), ParamType::Choice(&["continue", "stack"]);
+        default checkpoint_mode: String = "continue".to_string(), ParamType::Choice(&["continue", "stack"]), Lora;
         /// Divide lora_alpha by the square root of the rank instead of the rank (rsLoRA, arXiv 2312.03732).
-        unset use_rslora: Option<bool> = None, ParamType::Bool, else false;
+        unset use_rslora: Option<bool> = None, ParamType::Bool, Lora, else false;
         /// Train the direction and the magnitude of each weight separately (DoRA, arXiv 2402.09353).
-        unset use_dora: Option<bool> = None, ParamType::Bool, else false;
+        unset use_dora: Option<bool> = None, ParamType::Bool, Lora, else false;
         /// Learning rate of the LoRA B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), for example 16. If unset: the same rate for A and B.
-        unset loraplus_ratio: Option<f64> = None, float(1.0, 10_000.0);
+        unset loraplus_ratio: Option<f64> = None, float(1.0, 10_000.0), Lora;
     }
 }
 
@@ -39,6 +39,13 @@ pub(crate) static TASK: Task = Task {
     name: "finetune_lora",
     function: "finetune_lora",
     about: "Train a LoRA adapter on the frozen model, continue one, or stack a new one on it",
+    examples: [
+        ("Train an adapter in a session with a name:", "pyrust-nn finetune-lora data.jsonl -m Qwen/Qwen3-0.6B --session s1"),
+        (
+            "Train it further on other data, in the same session:",
+            "pyrust-nn finetune-lora more.jsonl -m Qwen/Qwen3-0.6B --session s1 \\\n      --step more --checkpoint-lora s1/finetune_lora",
+        ),
+    ],
     input: &MODEL,
     params: FinetuneLoraParams::params,
     script: Some("finetuning_lora.py"),

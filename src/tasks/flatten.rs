@@ -14,6 +14,10 @@ pub(crate) static TASK: Task = Task {
     name: "flatten",
     function: "flatten",
     about: "Combine stacked adapters into one adapter",
+    examples: [
+        ("Combine the adapters of a step's stack:", "pyrust-nn flatten -m s1/stacked --session s1"),
+        ("Combine those of a folder:", "pyrust-nn flatten -m path/to/adapter"),
+    ],
     input: &MODEL,
     params: FlattenParams::params,
     script: Some("flatten.py"),

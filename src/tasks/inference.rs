@@ -9,21 +9,21 @@ step_params! {
     /// Generate answers to prompts.
     InferenceParams {
         /// Prompt: a string or, in Python, Rust and pipeline.toml, a whole conversation. Several may be given.
-        unset prompt: Vec<Prompt> = Vec::new(), ParamType::Prompts;
+        unset prompt: Vec<Prompt> = Vec::new(), ParamType::Prompts, Generation;
         /// File of prompts: a JSON list or JSON Lines of strings or conversations, or a .txt file with one prompt per line.
-        unset prompts_file: PathBuf = PathBuf::new(), ParamType::Path;
+        unset prompts_file: PathBuf = PathBuf::new(), ParamType::Path, Generation;
         /// Maximum number of generated tokens per answer.
-        default max_new_tokens: u32 = 256, int(1, 1_048_576);
+        default max_new_tokens: u32 = 256, int(1, 1_048_576), Generation;
         /// Sampling temperature; 0 is greedy decoding. If unset: the value in the model's generation config.
-        unset temperature: Option<f64> = None, float(0.0, 100.0);
+        unset temperature: Option<f64> = None, float(0.0, 100.0), Generation;
         /// Nucleus sampling: use only the most likely tokens whose probabilities sum to this. If unset: the value in the model's generation config.
-        unset top_p: Option<f64> = None, float_above(0.0, 1.0);
+        unset top_p: Option<f64> = None, float_above(0.0, 1.0), Generation;
         /// Sample only from this many of the most likely tokens. If unset: the value in the model's generation config.
-        unset top_k: Option<u32> = None, int(1, 1_000_000);
+        unset top_k: Option<u32> = None, int(1, 1_000_000), Generation;
         /// Random seed for sampling.
-        default seed: u32 = 42, int(0, u32::MAX as i64);
+        default seed: u32 = 42, int(0, u32::MAX as i64), Generation;
         /// Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU.
-        default dtype: String = "auto".to_string(), DTYPE;
+        default dtype: String = "auto".to_string(), DTYPE, Memory;
     }
 }
 
@@ -38,6 +38,13 @@ pub(crate) static TASK: Task = Task {
     name: "inference",
     function: "inference",
     about: "Generate answers to prompts",
+    examples: [
+        ("Ask a fine-tuned model:", "pyrust-nn inference -m s1/finetune_lora \"What is Rust?\""),
+        (
+            "Answer the prompts of a file, always with the likeliest words:",
+            "pyrust-nn inference -m s1/merge --prompts-file prompts.txt --temperature 0",
+        ),
+    ],
     input: &MODEL,
     params: InferenceParams::params,
     script: Some("inference.py"),

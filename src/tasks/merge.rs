@@ -9,7 +9,7 @@ step_params! {
     /// Merge an adapter into its base model.
     MergeParams {
         /// Dtype of the merged model: auto keeps the base model's dtype.
-        default dtype: String = "auto".to_string(), DTYPE;
+        default dtype: String = "auto".to_string(), DTYPE, Memory;
     }
 }
 
@@ -17,6 +17,10 @@ pub(crate) static TASK: Task = Task {
     name: "merge",
     function: "merge",
     about: "Merge an adapter into its base model",
+    examples: [
+        ("Merge the adapter of an earlier step:", "pyrust-nn merge -m s1/finetune_lora --session s1"),
+        ("Merge an adapter in a folder, and save the model in bf16:", "pyrust-nn merge -m path/to/adapter --dtype bf16"),
+    ],
     input: &MODEL,
     params: MergeParams::params,
     script: Some("merge.py"),

@@ -29,6 +29,13 @@ pub(crate) static COMMAND: DatasetCommand = DatasetCommand {
     name: "prepare",
     function: "prepare_dataset",
     about: "Prepare a data set: rows of token ids and labels as Arrow, stored in the cache",
+    examples: [
+        ("Prepare a file's rows for a model:", "pyrust-nn prepare data.jsonl -m Qwen/Qwen3-0.6B"),
+        (
+            "Prepare several files, and leave out samples that are too long:",
+            "pyrust-nn prepare \"data/*.jsonl\" -m Qwen/Qwen3-0.6B --overlong drop",
+        ),
+    ],
     params: PrepareParams::params,
     returns: "PreparedDataset",
     run: |given, interface, on_progress| Ok(serde_json::to_value(prepare(given, interface, on_progress)?)?),

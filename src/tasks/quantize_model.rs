@@ -9,7 +9,7 @@ step_params! {
     /// Write a smaller copy of the model: 4-bit (nf4), 8-bit or 16-bit.
     QuantizeModelParams {
         /// Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (cast to bf16).
-        default bits: u32 = 4, ParamType::IntChoice(&[4, 8, 16]);
+        default bits: u32 = 4, ParamType::IntChoice(&[4, 8, 16]), Output;
     }
 }
 
@@ -17,6 +17,10 @@ pub(crate) static TASK: Task = Task {
     name: "quantize_model",
     function: "quantize_model",
     about: "Write a smaller copy of the model: 4-bit, 8-bit or 16-bit",
+    examples: [
+        ("Write a 4-bit copy of a merged model:", "pyrust-nn quantize-model -m s1/merge --session s1"),
+        ("Write an 8-bit copy of a model of the Hub:", "pyrust-nn quantize-model -m Qwen/Qwen3-0.6B --bits 8"),
+    ],
     input: &MODEL,
     params: QuantizeModelParams::params,
     script: Some("quantize_model.py"),

@@ -9,7 +9,7 @@ step_params! {
     /// Run your own script: a file with `run(params, session) -> dict`.
     ScriptParams {
         /// The script's own parameters, checked against its PARAMS.
-        unset params: Map<String, Value> = Map::new(), ParamType::Object;
+        unset params: Map<String, Value> = Map::new(), ParamType::Object, Script;
     }
 }
 
@@ -17,6 +17,10 @@ pub(crate) static TASK: Task = Task {
     name: "script",
     function: "run_script",
     about: "Run your own script",
+    examples: [
+        ("Run a script of your own as a step:", "pyrust-nn script count.py"),
+        ("With values for its own parameters:", "pyrust-nn script count.py --session s1 --param data=data.json --param top=3"),
+    ],
     input: &SCRIPT,
     params: ScriptParams::params,
     script: None,

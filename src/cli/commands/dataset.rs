@@ -7,9 +7,10 @@ use serde_json::{Map, Value};
 use crate::base::error;
 use crate::base::signals::Handlers;
 use crate::cli::commands::check;
+use crate::cli::examples::examples;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
-use crate::cli::param_args::{command_params, flag, given, positional};
+use crate::cli::param_args::{args, command_params, given, usage};
 use crate::params::command::DatasetCommand;
 use crate::params::interface::Interface;
 use crate::tasks::DATASET_COMMANDS;
@@ -22,6 +23,13 @@ pub(crate) struct DatasetArgs {
 }
 
 impl DatasetArgs {
+    /// The parameters as the command would use them.
+    #[cfg(test)]
+    pub(crate) fn resolve(mut self, global: &GlobalArgs) -> Result<Map<String, Value>> {
+        self.given.extend(global.given());
+        crate::params::validate::resolve(self.command.name, self.command.all_params(), self.given, Interface::Cli)
+    }
+
     pub(crate) fn run(mut self, global: &GlobalArgs) -> Result<u8> {
         self.given.extend(global.given());
         let _signals = Handlers::note_signals();
@@ -66,9 +74,7 @@ impl FromArgMatches for DatasetArgs {
     }
 }
 
-/// The data set is a positional argument.
 fn dataset_command(command: &'static DatasetCommand) -> Command {
-    let args = command_params(command.all_params())
-        .map(|param| if param.name == "dataset_path" { positional(param, "DATA") } else { flag(param) });
-    Command::new(command.name).about(command.about).args(args)
+    let described = Command::new(command.name).about(command.about).override_usage(usage(command.name, command.all_params()));
+    described.after_help(examples(&command.examples)).args(args(command.all_params()))
 }

@@ -3,6 +3,7 @@
 mod check;
 mod dataset;
 mod doctor;
+mod dry_run;
 mod resume;
 mod run;
 mod run_plan;

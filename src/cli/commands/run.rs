@@ -7,14 +7,16 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde_json::{Map, Value};
 
 use crate::base::{assets, error, files};
+use crate::cli::commands::dry_run::show_plan;
 use crate::cli::commands::run_plan::run_plan;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
-use crate::cli::param_args::{flag, given};
+use crate::cli::param_args::{command_params, flags, given};
+use crate::params::group::Group;
 use crate::params::interface::Interface;
 use crate::params::param::Param;
-use crate::params::validate::resolve;
 use crate::pipeline::{FILE, Pipeline};
+use crate::step::Request;
 use crate::tasks::{DATASET_COMMANDS, TASKS};
 
 /// Run a pipeline file (the default command)
@@ -27,7 +29,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     init: bool,
     /// Name of the session [default: a new id]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", help_heading = Group::Session.heading())]
     pub session: Option<String>,
     #[command(flatten)]
     overrides: Overrides,
@@ -42,13 +44,7 @@ impl RunArgs {
         let mut overrides = global.given();
         overrides.extend(self.overrides.0);
         let plan = Pipeline::read(&file)?.with(overrides, self.session, Interface::Cli)?;
-        // Validate all steps first: a wrong parameter in the last step must not waste the steps before it.
-        for request in &plan.steps {
-            let name = request.step();
-            resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)
-                .map_err(|cause| error::usage(format!("{}, step {name}: {cause}", file.display())))?;
-        }
-        run_plan(plan, global)
+        if plan.steps.iter().all(Request::is_dry) { show_plan(plan, global) } else { run_plan(plan, global) }
     }
 }
 
@@ -64,21 +60,26 @@ pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
     Err(format!("neither a command nor a pipeline file (.toml){}", near.unwrap_or_default()))
 }
 
-/// Top-level parameters of a pipeline that have a flag: those of nearly every task, and the data set.
+/// Values that replace those of the file.
 #[derive(Clone, Debug)]
 struct Overrides(Map<String, Value>);
 
+/// Parameters that belong to one step of a file.
+const OF_ONE_STEP: [&str; 5] = ["step", "prompt", "script", "params", "adapter"];
+
+/// The parameters of all tasks that have a flag.
 fn override_params() -> impl Iterator<Item = &'static Param> {
-    let names = ["model", "dataset_path", "device", "seed", "overwrite"];
-    TASKS[0].all_params().filter(move |param| names.contains(&param.name))
+    let mut seen = Vec::from(OF_ONE_STEP);
+    command_params(TASKS.iter().flat_map(|task| task.all_params())).filter(move |param| {
+        let new = !seen.contains(&param.name);
+        seen.push(param.name);
+        new
+    })
 }
 
 impl Args for Overrides {
     fn augment_args(command: Command) -> Command {
-        command.args(
-            override_params()
-                .map(|param| flag(param).help(format!("{} (applies to every step that has this parameter)", param.help.trim()))),
-        )
+        command.args(flags(override_params(), true))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

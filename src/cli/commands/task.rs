@@ -4,8 +4,10 @@ use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 use serde_json::{Map, Value};
 
 use crate::base::error::Error;
+use crate::cli::commands::dry_run::step_text;
+use crate::cli::examples::examples;
 use crate::cli::global::GlobalArgs;
-use crate::cli::param_args::{command_params, flag, given, positional, session};
+use crate::cli::param_args::{args, command_params, given, session, usage};
 use crate::cli::{console, output};
 use crate::params::interface::Interface;
 use crate::params::task::Task;
@@ -40,6 +42,13 @@ impl TaskArgs {
     pub(crate) fn refuse(self, global: &GlobalArgs, error: Error) -> Option<Summary> {
         self.session.as_ref()?;
         Some(record_refusal(&self.request(global), error))
+    }
+
+    /// The parameters as the step would use them.
+    #[cfg(test)]
+    pub(crate) fn resolve(self, global: &GlobalArgs) -> anyhow::Result<Map<String, Value>> {
+        let request = self.request(global);
+        crate::params::validate::resolve(request.task.name, request.task.all_params(), request.given, request.interface)
     }
 
     fn request(self, global: &GlobalArgs) -> Request {
@@ -78,21 +87,18 @@ impl FromArgMatches for TaskArgs {
 }
 
 fn task_command(task: &'static Task) -> Command {
-    // A script is a positional argument, like a file; other inputs have a flag.
-    let args = command_params(task.all_params()).map(|param| if param.name == "script" { positional(param, "FILE") } else { flag(param) });
-    Command::new(task.command()).about(task.about).arg(session()).args(args)
+    let described = Command::new(task.command()).about(task.about).override_usage(usage(&task.command(), task.all_params()));
+    described.after_help(examples(&task.examples)).args(args(task.all_params())).arg(session())
 }
 
 /// Prints the summary of a step that succeeded, or the parameters of a dry run.
 fn print_summary(summary: &Summary) {
-    let mut lines = vec![format!("session {}, step {}", summary.session, summary.step)];
     if summary.params.get("dry_run") == Some(&Value::Bool(true)) {
-        lines = vec![format!("{} would run as {}", summary.task, lines[0])];
-        lines.extend(summary.params.iter().map(|(name, value)| format!("  {name:<28} {value}")));
-    } else {
-        lines.extend(summary.outputs.iter().map(|(name, value)| format!("  {name:<28} {}", output::plain_list(value))));
-        lines.extend(summary.metrics.iter().map(|(name, value)| format!("  {name:<28} {}", format_metric(value))));
+        return output::line(&step_text(summary));
     }
+    let mut lines = vec![format!("session {}, step {}", summary.session, summary.step)];
+    lines.extend(summary.outputs.iter().map(|(name, value)| format!("  {name:<28} {}", output::plain_list(value))));
+    lines.extend(summary.metrics.iter().map(|(name, value)| format!("  {name:<28} {}", format_metric(value))));
     output::line(&lines.join("\n"));
 }
 

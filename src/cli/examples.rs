@@ -1,0 +1,61 @@
+//! The examples below a command's options. Those of tasks and dataset commands are in their definitions.
+
+use crate::params::task::Examples;
+
+/// Examples of the program as a whole.
+pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
+    ("Write a sample pipeline and its data, and run it:", "pyrust-nn run --init && pyrust-nn run"),
+    ("Check a file of conversations before training on it:", "pyrust-nn check data.jsonl -m Qwen/Qwen3-0.6B"),
+    ("Train an adapter on it, in a session with a name:", "pyrust-nn finetune-lora data.jsonl -m Qwen/Qwen3-0.6B --session s1"),
+];
+
+/// Examples of the commands that are neither tasks nor dataset commands.
+const OTHER_COMMANDS: [(&str, Examples); 6] = [
+    (
+        "run",
+        [
+            ("Run pipeline.toml of this folder:", "pyrust-nn run"),
+            ("Run another file with another model, in a session with a name:", "pyrust-nn run mine.toml -m Qwen/Qwen3-0.6B --session s2"),
+        ],
+    ),
+    (
+        "resume",
+        [
+            ("Resume what was interrupted, and run what remains of the pipeline:", "pyrust-nn resume s1"),
+            ("Resume one step only:", "pyrust-nn resume s1 --step finetune_lora"),
+        ],
+    ),
+    (
+        "status",
+        [
+            ("Show the steps of a session and the end of its log:", "pyrust-nn status s1"),
+            ("Show more of the log:", "pyrust-nn status s1 --lines 200"),
+        ],
+    ),
+    (
+        "sessions",
+        [
+            ("List the sessions in runs/:", "pyrust-nn sessions"),
+            ("List those of another folder, as JSON:", "pyrust-nn sessions --runs-dir /data/runs --json"),
+        ],
+    ),
+    (
+        "setup",
+        [
+            ("Find the Python environment, or create it:", "pyrust-nn setup"),
+            ("Use an environment that exists:", "pyrust-nn setup --python-env /opt/venv --no-setup"),
+        ],
+    ),
+    ("doctor", [("Report what is missing and how to fix it:", "pyrust-nn doctor"), ("The same as JSON:", "pyrust-nn doctor --json")]),
+];
+
+/// The examples of a command that is neither a task nor a dataset command, if it has any.
+pub(crate) fn of_command(name: &str) -> Option<&'static Examples> {
+    OTHER_COMMANDS.iter().find(|(command, _)| *command == name).map(|(_, examples)| examples)
+}
+
+/// Examples as text.
+pub(crate) fn examples(examples: &[(&str, &str)]) -> String {
+    let rows: Vec<String> = examples.iter().map(|(about, command)| format!("  {about}\n    {command}")).collect();
+    format!("Examples:\n{}", rows.join("\n"))
+}

@@ -1,0 +1,71 @@
+"""The command line's forms: short flags, positional arguments, flags of `run`, dry runs. And what Python shares with them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pyrust_nn
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+PIPELINE = """
+model = "builtin:tiny"
+dataset_path = "data.json"
+[[step]]
+task = "finetune_lora"
+num_epochs = 1
+[[step]]
+task = "quantize_model"
+model = "@finetune_lora"
+bits = {bits}
+"""
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, data_json: str) -> Path:
+    path = tmp_path / "p.toml"
+    path.write_text(PIPELINE.format(bits=8).replace('"data.json"', json.dumps(data_json)))
+    return path
+
+
+def test_a_flag_of_run_replaces_a_step_s_own_value_but_no_reference(cli: Cli, runs: Path, pipeline: Path) -> None:
+    done = cli("run", pipeline, "--runs-dir", runs, "-m", "m", "--num-epochs", "2", "--bits", "16", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    lora, quantize = (step["params"] for step in json.loads(done.stdout)["steps"])
+    assert (lora["model"], lora["num_epochs"]) == ("m", 2)
+    assert (quantize["model"], quantize["bits"]) == ("@finetune_lora", 16)
+    summaries = pyrust_nn.run_pipeline(pipeline, model="m", num_epochs=2, bits=16, dry_run=True, runs_dir=str(runs))
+    assert [one["params"]["model"] for one in summaries] == ["m", "@finetune_lora"]
+    assert (summaries[0]["params"]["num_epochs"], summaries[1]["params"]["bits"]) == (2, 16)
+    assert not runs.exists() or not list(runs.iterdir()), "a dry run makes nothing"
+
+
+def test_a_dry_run_of_a_pipeline_shows_every_step_and_finds_what_is_missing(cli: Cli, runs: Path, pipeline: Path) -> None:
+    done = cli("run", pipeline, "--runs-dir", runs, "--dry-run", "--session", "s")
+    assert done.returncode == 0, done.stderr
+    assert "finetune_lora would run as session s" in done.stdout and "quantize_model would run as session s" in done.stdout
+    done = cli("run", pipeline, "--runs-dir", runs, "--dry-run", "-d", "nowhere.jsonl")
+    assert done.returncode == 2 and "nowhere.jsonl" in done.stderr, done.stderr
+
+
+def test_a_wrong_value_of_a_later_step_stops_the_pipeline_at_the_start(cli: Cli, runs: Path, tmp_path: Path, data_json: str) -> None:
+    path = tmp_path / "p.toml"
+    path.write_text(PIPELINE.format(bits=5).replace('"data.json"', json.dumps(data_json)))
+    done = cli("run", path, "--runs-dir", runs, "--session", "s")
+    assert done.returncode == 2 and "step quantize_model: bits must be one of 4, 8, 16, not 5" in done.stderr, done.stderr
+    with pytest.raises(pyrust_nn.UsageError, match="step quantize_model: bits must be one of 4, 8, 16, not 5"):
+        pyrust_nn.run_pipeline(path, session="s", runs_dir=str(runs))
+    assert not (runs / "s").exists(), "no step has run"
+
+
+def test_data_and_prompts_need_no_flag(cli: Cli, runs: Path, data_json: str) -> None:
+    done = cli("check", data_json, "-m", "builtin:tiny", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["ok"], done.stderr
+    done = cli("inference", "-m", "builtin:tiny", "one", "two", "--max-new-tokens", "2", "--runs-dir", runs, "--session", "s", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["params"]["prompt"] == ["one", "two"]
