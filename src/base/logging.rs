@@ -1,6 +1,7 @@
 //! The session's log: records from Rust, from Python's root logger and from Python's stdout and stderr, in order of time.
 //!
-//! A record of `pipeline.log` is one line: time (UTC), level, origin, text. Further lines of the text are indented.
+//! A record of `pipeline.log` is one line: time (UTC), level, origin, text. Further lines of the text are indented, and control characters
+//! are escaped, so that no text can forge a record.
 //!
 //! The `log` crate's logger can be set only once per process, but a process may run many sessions. So the logger stays, and the file
 //! behind it changes.
@@ -14,6 +15,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ConfigBuilder, LevelPadding, WriteLogger, format_description};
 
 use crate::base::files;
+use crate::base::printable::printable_line;
 
 type Console = Box<dyn Fn(&Record) + Send + Sync>;
 
@@ -62,12 +64,12 @@ pub fn set_console(console: Option<Console>) {
 
 /// Writes one record to the session's file, to the console, and to the host's own `log` logger if it has one.
 pub fn emit(level: Level, origin: &str, text: &str) {
-    let text = one_record(text);
+    let (origin, text) = (printable_line(origin), one_record(text));
     let arguments = format_args!("{text}");
-    let record = Record::builder().level(level).target(origin).args(arguments).build();
+    let record = Record::builder().level(level).target(&origin).args(arguments).build();
     write(&record);
     if !is_installed() {
-        log::logger().log(&Record::builder().level(level).target(origin).args(arguments).build());
+        log::logger().log(&Record::builder().level(level).target(&origin).args(arguments).build());
     }
 }
 
@@ -82,8 +84,7 @@ fn write(record: &Record) {
 
 /// Indents further lines, so that every record starts with its time at the start of a line.
 fn one_record(text: &str) -> String {
-    let text = text.trim_end();
-    if text.contains('\n') { text.lines().collect::<Vec<_>>().join("\n    ") } else { text.to_string() }
+    text.trim_end().lines().map(printable_line).collect::<Vec<_>>().join("\n    ")
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<Box<dyn Log>>> {
@@ -100,7 +101,7 @@ impl Log for Facade {
 
     fn log(&self, record: &Record) {
         if self.enabled(record.metadata()) {
-            write(record);
+            emit(record.level(), record.target(), &record.args().to_string());
         }
     }
 
@@ -147,5 +148,16 @@ mod tests {
         assert!(lines[0].starts_with("20"), "a record starts with its time: {text}");
         let text = std::fs::read_to_string(second).unwrap();
         assert!(text.contains("through the facade") && text.lines().count() == 1, "{text}");
+
+        let third = folder.path().join("c.log");
+        let attached = attach(&third).unwrap();
+        let forged = "x\r2026-01-01T00:00:00.000Z [ERROR] a: b\u{2028}2026-01-01 [ERROR] c\x1b[2J\n2026-01-01T00:00:00.000Z [ERROR] d";
+        emit(Level::Info, "a\n2026-01-01T00:00:00.000Z [ERROR] e", forged);
+        log::info!(target: "a_crate", "{forged}");
+        drop(attached);
+        let text = std::fs::read_to_string(third).unwrap();
+        let records = text.split(['\n', '\r', '\u{2028}']).filter(|line| line.starts_with("20")).count();
+        assert_eq!(records, 2, "{text}");
+        assert!(!text.contains('\x1b') && text.contains(r"\x1b[2J"), "{text}");
     }
 }

@@ -7,5 +7,6 @@ pub mod files;
 #[macro_use]
 pub mod logging;
 pub mod hashes;
+pub mod printable;
 pub mod progress;
 pub mod signals;

@@ -3,6 +3,8 @@
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::base::printable::{printable, printable_line};
+
 /// The origin of log records that repeat the progress bar.
 pub(crate) const ORIGIN: &str = module_path!();
 
@@ -45,6 +47,8 @@ impl Progress {
     }
 
     pub fn report(&mut self, update: Update<'_>) {
+        let text = printable_line(update.text);
+        let update = Update { text: &text, ..update };
         with_show(|show| show.update(update));
         if self.logged.elapsed() >= LOG_EVERY || update.done == update.total {
             self.logged = Instant::now();
@@ -83,7 +87,7 @@ impl Bytes {
 
 /// Shows generated text.
 pub fn stream(text: &str) {
-    with_show(|show| show.stream(text));
+    with_show(|show| show.stream(&printable(text)));
 }
 
 /// Removes the progress bar.

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::Value;
 
 use crate::base::error::Error;
+use crate::base::printable::printable;
 use crate::cli::console::colors;
 
 /// The first error of writing to stdout. It is reported at the end of the command.
@@ -67,11 +68,11 @@ pub(crate) fn json(value: &Value) {
 /// Writes an error with its causes to stderr.
 pub(crate) fn error(error: &Error) {
     let word = if colors() { "\x1b[1;31merror\x1b[0m" } else { "error" };
-    let causes: String = error.causes.iter().map(|cause| format!("\n  caused by: {cause}")).collect();
-    drop(writeln!(std::io::stderr(), "{word}: {}{causes}", error.message));
+    let causes: String = error.causes.iter().map(|cause| format!("\n  caused by: {}", printable(cause))).collect();
+    drop(writeln!(std::io::stderr(), "{word}: {}{causes}", printable(&error.message)));
     if let Some(traceback) = error.traceback.as_ref().filter(|_| error.kind == crate::base::error::Kind::Script) {
         let last: Vec<&str> = traceback.trim_end().lines().rev().take(8).collect();
-        let last: String = last.into_iter().rev().map(|line| format!("\n    {line}")).collect();
+        let last: String = last.into_iter().rev().map(|line| format!("\n    {}", printable(line))).collect();
         drop(writeln!(std::io::stderr(), "  end of the traceback (the full traceback is in pipeline.log):{last}"));
     }
 }
@@ -87,7 +88,7 @@ pub(crate) fn names_and_values(value: &Value) {
 pub(crate) fn plain_list(value: &Value) -> String {
     match value {
         Value::Array(items) => items.iter().map(plain_list).collect::<Vec<_>>().join(", "),
-        value => value.as_str().map_or_else(|| value.to_string(), ToString::to_string),
+        value => value.as_str().map_or_else(|| value.to_string(), |text| printable(text).into_owned()),
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Answer {
     /// Parameters resolved by the script.
     pub params: Map<String, Value>,
     pub result: Value,
+    /// What JSON could not hold: the step fails with this message, and the rest of the answer is kept.
+    pub fault: Option<String>,
     /// Facts for session.json: versions, device.
     pub facts: Map<String, Value>,
 }

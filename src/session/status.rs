@@ -3,8 +3,8 @@
 //! It is read from files only, by Rust, without the lock. So it answers while a step runs: importing torch and saving a model hold Python's
 //! interpreter lock for up to a second.
 
-use std::collections::VecDeque;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -26,26 +26,39 @@ pub fn get_status(session: &str) -> Result<String> {
 pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<String> {
     let folder = existing_session(runs, session)?;
     let path = folder.join("pipeline.log");
-    let text = match fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    let read = match lines {
+        None => fs::read(&path),
+        Some(count) => last_lines(&path, count),
     };
-    Ok(match lines {
-        None => text,
-        Some(count) => {
-            let mut last = VecDeque::with_capacity(count.min(4096));
-            for line in text.lines() {
-                if last.len() == count {
-                    last.pop_front();
-                }
-                if count > 0 {
-                    last.push_back(line);
-                }
-            }
-            last.into_iter().flat_map(|line| [line, "\n"]).collect()
-        }
-    })
+    match read {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+/// The last `count` lines of a file, read in blocks from its end: a log can have many gigabytes.
+fn last_lines(path: &Path, count: usize) -> std::io::Result<Vec<u8>> {
+    const BLOCK: u64 = 1 << 16;
+    let file = fs::File::open(path)?;
+    let mut start = file.metadata()?.len();
+    let mut blocks = Vec::new();
+    let mut breaks = 0;
+    // One line break more than lines: the one before the first line. The last line may have no break yet.
+    while start > 0 && breaks <= count {
+        let length = start.min(BLOCK);
+        start -= length;
+        let mut block = vec![0; length as usize];
+        file.read_exact_at(&mut block, start)?;
+        breaks += block.iter().filter(|byte| **byte == b'\n').count();
+        blocks.push(block);
+    }
+    let mut text: Vec<u8> = blocks.into_iter().rev().flatten().collect();
+    if !text.is_empty() && !text.ends_with(b"\n") {
+        text.push(b'\n');
+    }
+    let lines = text.split_inclusive(|byte| *byte == b'\n').count();
+    Ok(text.split_inclusive(|byte| *byte == b'\n').skip(lines.saturating_sub(count)).flatten().copied().collect())
 }
 
 /// The state of a step.
@@ -181,6 +194,13 @@ mod tests {
         fs::write(runs.path().join("demo1/pipeline.log"), "a\nb\nc\n").unwrap();
         for (count, wanted) in [(None, "a\nb\nc\n"), (Some(2), "b\nc\n"), (Some(0), ""), (Some(9), "a\nb\nc\n")] {
             assert_eq!(read_log(runs.path(), "demo1", count).unwrap(), wanted);
+        }
+        // Lines longer than a block, and a last line that is still being written.
+        let lines: Vec<String> = (0..40).map(|number| format!("{number}-{}", "x".repeat(number * 997 % 70_000))).collect();
+        fs::write(runs.path().join("demo1/pipeline.log"), lines.join("\n")).unwrap();
+        for count in 0..=41 {
+            let wanted: String = lines[40 - count.min(40)..].iter().flat_map(|line| [line, "\n"]).collect();
+            assert!(read_log(runs.path(), "demo1", Some(count)).unwrap() == wanted, "{count}");
         }
         let message = read_log(runs.path(), "demo2", None).unwrap_err().to_string();
         assert!(message.contains("did you mean demo1?"), "{message}");

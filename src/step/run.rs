@@ -187,7 +187,7 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
     summary.metrics = answer.metrics;
     summary.result = answer.result;
     summary.outputs = step_folder.outputs(&session.folder, &summary.step, answer.outputs)?;
-    Ok(())
+    answer.fault.map_or(Ok(()), |fault| Err(Error::new(Kind::Script, fault).into()))
 }
 
 /// The inputs of an interrupted attempt, verified to be unchanged, and its newest complete checkpoint. Without a checkpoint the step restarts.

@@ -11,6 +11,7 @@ import io
 import json
 import linecache
 import logging
+import math
 import os
 import platform
 import sys
@@ -23,10 +24,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pyrust_nn import _core
 from pyrust_nn._runtime.environment import MODEL_SOURCES, step_environment
 from pyrust_nn._runtime.imports import fast_imports
-from pyrust_nn._runtime.streams import StreamBridge
+from pyrust_nn._runtime.streams import StreamBridge, encodable
 
 if TYPE_CHECKING:
     from pyrust_nn.types import StepDataset
+
+MAX_DEPTH = 100
+"""Levels of lists and dicts in a result. JSON readers limit them too."""
 
 REPORTED_PACKAGES = (
     "torch",
@@ -63,7 +67,7 @@ class Session:
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Draw the progress bar: `done` of `total` units, followed by `text`."""
-        self._native.progress(max(0, int(done)), max(0, int(total)), str(text))
+        self._native.progress(max(0, int(done)), max(0, int(total)), encodable(str(text)))
 
     def dataset(self, name: str = "dataset_path") -> StepDataset:
         """The data set that the parameter `name` names (`dataset_path` or `eval_dataset_path`), prepared for the parameter `model`.
@@ -90,7 +94,7 @@ class Session:
 
     def stream(self, text: str) -> None:
         """Write text to the terminal at once."""
-        self._native.stream(text)
+        self._native.stream(encodable(text))
 
 
 def to_json(value: Any) -> Any:
@@ -126,9 +130,40 @@ def call(native: Any, about_json: str, params_json: str) -> str:
                 known = {"outputs", "metrics", "params", "result"}
                 answer = answer if answer.keys() <= known else {"result": answer}
                 answer["params"] = {"params": params}
-            return json.dumps({**answer, "facts": facts()}, default=to_json, ensure_ascii=False)
+            return answer_json(answer)
     finally:
         bridge.close()
+
+
+def answer_json(answer: dict[str, Any]) -> str:
+    """The answer as JSON. What JSON cannot hold becomes null, and `fault` names it: the step fails, and the rest is kept."""
+    faults: list[str] = []
+    outer: list[int] = []
+
+    def clean(value: Any, place: str) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            faults.append(f"{place} is {value}")
+        elif value is None or isinstance(value, (str, int, float)):
+            return value
+        elif not isinstance(value, (dict, list, tuple)):
+            return clean(to_json(value), place)
+        elif id(value) in outer:
+            faults.append(f"{place[:60]} contains itself")
+        elif len(outer) > MAX_DEPTH:
+            faults.append(f"{place[:60]}… is nested deeper than {MAX_DEPTH} levels")
+        else:
+            outer.append(id(value))
+            if isinstance(value, dict):
+                kept: Any = {key: clean(item, f"{place}.{key}".lstrip(".")) for key, item in value.items()}
+            else:
+                kept = [clean(item, f"{place}[{index}]") for index, item in enumerate(value)]
+            outer.pop()
+            return kept
+        return None
+
+    cleaned = clean(answer, "")
+    fault = f"the script's result cannot be written as JSON: {'; '.join(faults[:5])}" if faults else None
+    return json.dumps({**cleaned, "facts": facts(), "fault": fault}, ensure_ascii=False)
 
 
 @contextlib.contextmanager

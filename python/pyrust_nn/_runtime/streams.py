@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
 import signal
@@ -24,6 +25,11 @@ NOISY_LOGGERS = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.
 """Loggers whose warnings do not help a user: one per 8-bit matrix product of every token, one per import."""
 
 
+def encodable(text: str) -> str:
+    """The text with lone surrogates escaped, which UTF-8 cannot encode. They come from file names that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class StreamToLogger(io.TextIOBase):
     """A text stream whose lines become log records. Of lines that overwrite themselves (`\\r`) only some are kept."""
 
@@ -31,31 +37,50 @@ class StreamToLogger(io.TextIOBase):
         """`origin` (stdout or stderr) names the records. Output of the threads in `host_threads` goes to the stream `host`."""
         self.origin = origin
         self.host, self.host_threads = host, host_threads
-        self.line = ""
+        self.pieces: list[str] = []
+        """The unfinished last line, in pieces: `print(".", end="")` a million times must not copy it a million times."""
         self.redrawn_at: float | None = None
         self.lock = threading.RLock()
+        self.buffer = _ByteStream(self)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
         """Always UTF-8, as Rust expects."""
         return "utf-8"
 
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        """What cannot be encoded is escaped."""
+        return "backslashreplace"
+
     def writable(self) -> bool:
         """Always."""
         return True
+
+    def fileno(self) -> int:
+        """The descriptor of the stream that this one replaces, for child processes. What is written to it does not reach the log."""
+        if self.host is None:
+            raise io.UnsupportedOperation("fileno")
+        return int(self.host.fileno())
+
+    def reconfigure(self, **settings: Any) -> None:
+        """Accept and ignore settings: lines become records at once, in any encoding."""
 
     def write(self, text: str) -> int:
         """Accept text; complete lines become records at once."""
         if threading.get_ident() in self.host_threads and self.host is not None:
             return int(self.host.write(text))
         with self.lock:
-            *whole, self.line = (self.line + text).split("\n")
-            for line in whole:
-                self._record(line.rsplit("\r", 1)[-1])
+            if "\n" not in text and "\r" not in text:
+                self.pieces.append(text)
+                return len(text)
+            *whole, line = ("".join(self.pieces) + text).split("\n")
+            for complete in whole:
+                self._record(complete.rsplit("\r", 1)[-1])
                 self.redrawn_at = None
-            if "\r" in self.line:
-                drawn, _, rest = self.line.rpartition("\r")
-                self.line = rest
+            drawn, redraws, rest = line.rpartition("\r")
+            self.pieces = [rest]
+            if redraws:
                 drawn = rest or drawn.rsplit("\r", 1)[-1]
                 now = time.monotonic()
                 self.redrawn_at = now if self.redrawn_at is None else self.redrawn_at
@@ -67,13 +92,31 @@ class StreamToLogger(io.TextIOBase):
     def finish(self) -> None:
         """Record an unfinished last line."""
         with self.lock:
-            if self.line:
-                self._record(self.line)
-                self.line = ""
+            self._record("".join(self.pieces))
+            self.pieces = []
 
     def _record(self, line: str) -> None:
         if line.strip():
-            _core.log(logging.INFO, self.origin, line)
+            _core.log(logging.INFO, self.origin, encodable(line))
+
+
+class _ByteStream(io.RawIOBase):
+    """`sys.stdout.buffer` of a replaced stream."""
+
+    def __init__(self, text: StreamToLogger) -> None:
+        """`text` gets what is written here, decoded."""
+        self.text = text
+        self.decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Accept bytes of UTF-8."""
+        raw = bytes(data)
+        self.text.write(self.decoder.decode(raw))
+        return len(raw)
 
 
 class LogHandler(logging.Handler):
@@ -92,7 +135,7 @@ class LogHandler(logging.Handler):
                     handler.handle(record)
             return
         try:
-            _core.log(record.levelno, record.name, self.format(record))
+            _core.log(record.levelno, encodable(record.name), encodable(self.format(record)))
         except Exception:
             self.handleError(record)
 
