@@ -1,7 +1,8 @@
 """Restores what a resumed training needs besides Trainer's own checkpoint, so that it continues exactly.
 
 `resume.json` holds what Trainer does not save: the device, the precision, the number of threads (which decides how sums
-are rounded), the packages' versions, the losses since the last line of metrics.jsonl.
+are rounded), the packages' versions, the losses since the last line of metrics.jsonl. Trainer itself restores weights,
+optimizer, schedule and random states.
 
 Without these corrections a training that Trainer resumes differs from an uninterrupted one:
 
