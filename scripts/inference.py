@@ -23,7 +23,7 @@ from pyrust_nn.models.tokenizers import shared_tokenizer
 def run(params, session):
     """Answer every prompt; the result is the list of answers."""
     # Invalid input is refused before any weight is loaded.
-    prompts = read_prompts(params.prompt, params.prompts_file)
+    prompts, expected = read_prompts(params.prompt, params.prompts_file)
     device = pick_device(params.device)
     tokenizer = shared_tokenizer(params.model)
     encoded = encode(prompts, tokenizer)
@@ -51,12 +51,15 @@ def run(params, session):
             session.stream("\n\n" if len(prompts) > 1 else "\n")
             session.progress(index + 1, len(prompts))
 
+    pairs = [(answer["text"], wanted) for answer, wanted in zip(answers, expected, strict=True) if wanted is not None]
+    compared = {"expected_answers": len(pairs), "matching_answers": sum(a.strip() == b.strip() for a, b in pairs)} if pairs else {}
     seconds = sum(answer["seconds"] for answer in answers)
     tokens = sum(answer["completion_tokens"] for answer in answers)
     return {
         "outputs": {"answers": "answers.jsonl"},
         "metrics": {
             "prompts": len(answers),
+            **compared,
             "prompt_tokens": sum(answer["prompt_tokens"] for answer in answers),
             "completion_tokens": tokens,
             "tokens_per_second": round(tokens / seconds, 2),

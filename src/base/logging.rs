@@ -17,7 +17,17 @@ use simplelog::{ConfigBuilder, LevelPadding, WriteLogger, format_description};
 use crate::base::files;
 use crate::base::printable::printable_line;
 
-type Console = Box<dyn Fn(&Record) + Send + Sync>;
+type Console = Box<dyn Fn(&Record, Shown) + Send + Sync>;
+
+/// Which consoles show a record, besides the log file, which has all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Always,
+    /// Not a terminal: it shows the same as a bar or a heading.
+    OffTerminal,
+    /// Only a console with debug lines: what libraries say.
+    Verbose,
+}
 
 static FILE: Mutex<Option<Box<dyn Log>>> = Mutex::new(None);
 static CONSOLE: RwLock<Option<Console>> = RwLock::new(None);
@@ -64,21 +74,26 @@ pub fn set_console(console: Option<Console>) {
 
 /// Writes one record to the session's file, to the console, and to the host's own `log` logger if it has one.
 pub fn emit(level: Level, origin: &str, text: &str) {
+    emit_to(level, origin, text, Shown::Always);
+}
+
+/// Like `emit`, for the consoles of `shown`.
+pub fn emit_to(level: Level, origin: &str, text: &str, shown: Shown) {
     let (origin, text) = (printable_line(origin), one_record(text));
     let arguments = format_args!("{text}");
     let record = Record::builder().level(level).target(&origin).args(arguments).build();
-    write(&record);
+    write(&record, shown);
     if !is_installed() {
         log::logger().log(&Record::builder().level(level).target(&origin).args(arguments).build());
     }
 }
 
-fn write(record: &Record) {
+fn write(record: &Record, shown: Shown) {
     if let Some(file) = lock().as_ref() {
         file.log(record);
     }
     if let Some(console) = CONSOLE.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
-        console(record);
+        console(record, shown);
     }
 }
 
@@ -101,7 +116,8 @@ impl Log for Facade {
 
     fn log(&self, record: &Record) {
         if self.enabled(record.metadata()) {
-            emit(record.level(), record.target(), &record.args().to_string());
+            let shown = if record.level() <= Level::Warn { Shown::Always } else { Shown::Verbose };
+            emit_to(record.level(), record.target(), &record.args().to_string(), shown);
         }
     }
 

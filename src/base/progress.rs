@@ -3,10 +3,11 @@
 use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::base::printable::{printable, printable_line};
+use log::Level;
 
-/// The origin of log records that repeat the progress bar.
-pub(crate) const ORIGIN: &str = module_path!();
+use crate::base::logging;
+use crate::base::logging::Shown;
+use crate::base::printable::{printable, printable_line};
 
 /// One progress report.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +19,10 @@ pub struct Update<'a> {
 
 /// Displays progress and generated text.
 pub trait Show: Send + Sync {
-    fn update(&self, update: Update<'_>);
+    /// `title` names what progresses: a step, or an operation of it.
+    fn update(&self, title: &str, update: Update<'_>);
+    /// Shows what happens before there is progress to measure, such as `loading torch`. An empty text removes it.
+    fn status(&self, text: &str);
     /// Shows generated text without adding a newline.
     fn stream(&self, text: &str);
     fn clear(&self);
@@ -49,10 +53,11 @@ impl Progress {
     pub fn report(&mut self, update: Update<'_>) {
         let text = printable_line(update.text);
         let update = Update { text: &text, ..update };
-        with_show(|show| show.update(update));
+        with_show(|show| show.update(&self.step, update));
         if self.logged.elapsed() >= LOG_EVERY || update.done == update.total {
             self.logged = Instant::now();
-            info!("{} {}/{} {}", self.step, update.done, update.total, update.text);
+            let text = format!("{} {}/{} {}", self.step, update.done, update.total, update.text);
+            logging::emit_to(Level::Info, module_path!(), &text, Shown::OffTerminal);
         }
     }
 }
@@ -83,6 +88,11 @@ impl Bytes {
         let text = format!("MB, {:.0} MB/s, {left:.0} s left", rate / 1e6);
         self.progress.report(Update { done: done / 1_000_000, total: total.div_ceil(1_000_000), text: &text });
     }
+}
+
+/// Shows what is being done. An empty text removes it.
+pub fn status(text: &str) {
+    with_show(|show| show.status(text));
 }
 
 /// Shows generated text.

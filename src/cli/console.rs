@@ -1,22 +1,21 @@
-//! Output during a run: log lines on stderr and, on a terminal, a progress bar below them.
+//! The console of a run: log lines on stderr, and what `display` draws on a terminal.
+//!
+//! A terminal shows the lines themselves, without what a bar or heading shows too and without messages of libraries. Elsewhere each line
+//! has its level in front, as in the log.
 
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use log::{Level, LevelFilter, Log, Record};
 use simplelog::{ColorChoice, ConfigBuilder, LevelPadding, TermLogger, TerminalMode};
 
-use crate::base::progress::{Show, Update};
+use crate::base::logging::Shown;
 use crate::base::{logging, progress};
+use crate::cli::display::{Display, print_above};
 use crate::cli::global::GlobalArgs;
+use crate::cli::text::{Style, columns, visible, wrapped};
 
-static BARS: OnceLock<MultiProgress> = OnceLock::new();
 static CONFIGURED: Mutex<bool> = Mutex::new(false);
-
-fn bars() -> &'static MultiProgress {
-    BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8)))
-}
 
 /// Configures the console for a command. `stream`: print answers while they are generated.
 pub(crate) fn begin(options: &GlobalArgs, stream: bool) {
@@ -37,7 +36,7 @@ pub fn set_console(on: bool) {
     if on {
         configure(LevelFilter::Info, true, std::io::stdout().is_terminal());
     } else {
-        *CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *configured() = true;
         logging::set_console(None);
         progress::set_show(None);
     }
@@ -45,24 +44,23 @@ pub fn set_console(on: bool) {
 
 /// Like `set_console(true)`, unless the program has called `set_console` already.
 pub(crate) fn show_by_default() {
-    if !*CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) {
+    if !*configured() {
         set_console(true);
     }
 }
 
 /// Prints a heading between steps.
 pub(crate) fn heading(text: &str) {
-    let color = colors();
-    let line = if color { format!("\x1b[1m{text}\x1b[0m\n") } else { format!("{text}\n") };
-    bars().suspend(|| drop(std::io::stderr().write_all(line.as_bytes())));
+    let line = Style::of_stderr().bold(text);
+    print_above(|| drop(writeln!(std::io::stderr(), "{line}")));
 }
 
-pub(crate) fn colors() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+fn configured() -> std::sync::MutexGuard<'static, bool> {
+    CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn configure(level: LevelFilter, bar: bool, stream: bool) {
-    *CONFIGURED.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    *configured() = true;
     let config = ConfigBuilder::new()
         .set_time_level(LevelFilter::Off)
         .set_target_level(LevelFilter::Off)
@@ -70,57 +68,37 @@ fn configure(level: LevelFilter, bar: bool, stream: bool) {
         .set_location_level(LevelFilter::Off)
         .set_level_padding(LevelPadding::Right)
         .build();
-    let color = if colors() { ColorChoice::Always } else { ColorChoice::Never };
-    let terminal = TermLogger::new(level, config, TerminalMode::Stderr, color);
+    let plain = TermLogger::new(level, config, TerminalMode::Stderr, ColorChoice::Never);
     let on_terminal = std::io::stderr().is_terminal();
-    logging::set_console(Some(Box::new(move |record: &Record| {
-        // The progress bar shows it already.
-        let repeated = on_terminal && bar && record.target() == progress::ORIGIN;
+    let style = Style::of_stderr();
+    logging::set_console(Some(Box::new(move |record: &Record, shown: Shown| {
+        let wanted = match shown {
+            _ if record.level() > level => false,
+            _ if level >= LevelFilter::Debug => true,
+            Shown::Always => true,
+            Shown::OffTerminal => !(on_terminal && bar),
+            Shown::Verbose => false,
+        };
         // The caller of the step prints the whole failure.
         let failure = record.level() == Level::Error && record.target() == crate::step::RUN_ORIGIN;
-        if record.level() <= level && !repeated && !failure {
-            bars().suspend(|| terminal.log(record));
+        if wanted && !failure {
+            print_above(|| if on_terminal { print(record, style) } else { plain.log(record) });
         }
     })));
-    progress::set_show(Some(Box::new(TerminalProgress { bar: bar && on_terminal, stream, current: Mutex::new(None) })));
+    progress::set_show(Some(Box::new(Display::new(bar && on_terminal, stream))));
 }
 
-struct TerminalProgress {
-    bar: bool,
-    stream: bool,
-    current: Mutex<Option<ProgressBar>>,
-}
-
-impl Show for TerminalProgress {
-    fn update(&self, update: Update<'_>) {
-        if !self.bar {
-            return;
-        }
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = current.get_or_insert_with(|| {
-            let bar = bars().add(ProgressBar::new(update.total));
-            if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}") {
-                bar.set_style(style);
-            }
-            bar
-        });
-        bar.set_length(update.total);
-        bar.set_position(update.done);
-        bar.set_message(update.text.to_string());
-    }
-
-    fn stream(&self, text: &str) {
-        if self.stream {
-            bars().suspend(|| {
-                let mut out = std::io::stdout().lock();
-                drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
-            });
-        }
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = self.current.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            bar.finish_and_clear();
-        }
-    }
+/// Prints a record on a terminal.
+fn print(record: &Record, style: Style) {
+    let width = columns(libc::STDERR_FILENO).unwrap_or(80);
+    // A library's text may hold colours.
+    let text = visible(&record.args().to_string());
+    let after = |word: &str, styled: String| wrapped(&format!("{word}: {text}"), width).replacen(word, &styled, 1);
+    let line = match record.level() {
+        Level::Error => after("error", style.error("error")),
+        Level::Warn => after("warning", style.warning("warning")),
+        Level::Info => wrapped(&text, width),
+        Level::Debug | Level::Trace => style.dim(&wrapped(&text, width)),
+    };
+    drop(writeln!(std::io::stderr(), "{line}"));
 }

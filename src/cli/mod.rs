@@ -2,13 +2,17 @@
 //! `commands/` that clap parses from the arguments and that has a `run` method.
 
 mod args;
+mod bar;
 mod commands;
 mod console;
+mod display;
 mod examples;
 mod global;
 mod output;
 mod param_args;
 mod process;
+mod results;
+mod text;
 
 pub use console::set_console;
 pub(crate) use console::show_by_default;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::base::error::Error;
 use crate::base::printable::printable;
-use crate::cli::console::colors;
+use crate::cli::text::{Style, columns, cut};
 
 /// The first error of writing to stdout. It is reported at the end of the command.
 static WRITE_ERROR: Mutex<Option<std::io::Error>> = Mutex::new(None);
@@ -67,7 +67,7 @@ pub(crate) fn json(value: &Value) {
 
 /// Writes an error with its causes to stderr.
 pub(crate) fn error(error: &Error) {
-    let word = if colors() { "\x1b[1;31merror\x1b[0m" } else { "error" };
+    let word = Style::of_stderr().error("error");
     let causes: String = error.causes.iter().map(|cause| format!("\n  caused by: {}", printable(cause))).collect();
     drop(writeln!(std::io::stderr(), "{word}: {}{causes}", printable(&error.message)));
     if let Some(traceback) = error.traceback.as_ref().filter(|_| error.kind == crate::base::error::Kind::Script) {
@@ -92,11 +92,13 @@ pub(crate) fn plain_list(value: &Value) -> String {
     }
 }
 
-/// Writes rows in aligned columns. The first row is the heading.
+/// Writes rows in aligned columns. The first row is the heading. On a terminal the lines are cut to its width.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) {
     let widths: Vec<usize> = (0..N).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
+    let width = columns(libc::STDOUT_FILENO);
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        line(cells.join("  ").trim_end());
+        let text = cells.join("  ");
+        line(&width.map_or_else(|| text.trim_end().to_string(), |width| cut(text.trim_end(), width)));
     }
 }

@@ -5,9 +5,11 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::Result;
+use log::Level;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::base::{error, files};
+use crate::base::logging::Shown;
+use crate::base::{error, files, logging};
 use crate::data::engine::{DataEngine, Dataset, Transformers, warn_unchecked};
 use crate::data::rows::arrow::{FileCheck, RowsWriter, TokenRows, read_rows};
 use crate::data::rows::cache::{CacheEntry, CacheReport, EVAL, Prepared, TRAIN};
@@ -34,7 +36,9 @@ pub fn prepare_dataset(
     if let Some((prepared, unchecked)) = entry.open() {
         // An unchecked entry was prepared without Python; there may be Python now.
         if !unchecked || transformers.renderer(&dataset.model_folder)?.is_none() {
-            info!("{} rows are already in {}", prepared.counts.rows, prepared.path.display());
+            let text = format!("{} rows are already in {}", prepared.counts.rows, prepared.path.display());
+            // The result of the command, or the overview of the training, has the numbers.
+            logging::emit_to(Level::Info, module_path!(), &text, Shown::OffTerminal);
             if unchecked {
                 warn_unchecked(&dataset.model_folder);
             }
@@ -64,10 +68,11 @@ pub fn prepare_dataset(
 /// Logs the statistics.
 fn log(prepared: &Prepared, options: &Options) {
     let counts = &prepared.counts;
-    info!(
+    let text = format!(
         "{} conversations: {} rows, {} tokens, of which {} are targets",
         counts.conversations, counts.rows, counts.tokens, counts.target_tokens
     );
+    logging::emit_to(Level::Info, module_path!(), &text, Shown::OffTerminal);
     let duplicates = if options.drop_duplicates {
         "conversations dropped: identical to an earlier one"
     } else {

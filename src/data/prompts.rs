@@ -1,7 +1,7 @@
 //! Prompts for inference: strings, conversations, or a file of either, checked by the rules of data sets.
 //!
 //! A string is a single user message. A conversation is a list of messages, or an object with such a list as `messages`, as in a data
-//! set. If the last message is the assistant's, it is the expected answer and is removed; `train` is removed too. Then the last message
+//! set. If the last message is the assistant's, it is the expected answer and kept apart; `train` is removed too. Then the last message
 //! must be a user or tool message.
 //!
 //! A file named .txt has one prompt per line. Any other file is JSON: a list of prompts, JSON lines, or a single conversation.
@@ -9,6 +9,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -27,11 +28,27 @@ const SHOWN: usize = 20;
 /// The line boundaries of Python's `str.splitlines`.
 const LINE_ENDS: [char; 10] = ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
 
-/// The conversations to answer, each a list of messages without the answer: those of `given`, a list as JSON, then those of the file.
+/// A conversation to answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReadPrompt {
+    /// Its messages without the answer.
+    pub messages: Value,
+    /// The answer that it ended with, if it is text.
+    pub expected: Option<String>,
+}
+
+impl ReadPrompt {
+    fn new(messages: &[ChatMessage], answer: Option<ChatMessage>) -> ReadPrompt {
+        let expected = answer.filter(|answer| !answer.has_tool_calls()).map(|answer| answer.content);
+        ReadPrompt { messages: messages.iter().map(ChatMessage::to_value).collect(), expected }
+    }
+}
+
+/// The conversations to answer: those of `given`, a list as JSON, then those of the file.
 ///
 /// # Errors
 /// Kind `input`: there are no prompts, the file cannot be read, or a prompt is invalid; the message names file, place, cause and fix.
-pub fn read_prompts(given: &str, file: Option<&Path>) -> Result<Vec<Value>> {
+pub fn read_prompts(given: &str, file: Option<&Path>) -> Result<Vec<ReadPrompt>> {
     let mut prompts = Prompts::default();
     let items: Vec<&RawValue> =
         serde_json::from_str(given).map_err(|cause| error::input(format!("the prompts are not a JSON list: {cause}")))?;
@@ -51,7 +68,7 @@ pub fn read_prompts(given: &str, file: Option<&Path>) -> Result<Vec<Value>> {
 /// The prompts read so far, and the faults, each with its place.
 #[derive(Default)]
 struct Prompts {
-    read: Vec<Value>,
+    read: Vec<ReadPrompt>,
     faults: Vec<String>,
 }
 
@@ -64,14 +81,14 @@ impl Prompts {
         let mut faults = ProblemCollector { item: text, tell: &mut tell, count: 0 };
         check_value(text, root, 0, &mut |at, path, what| faults.add(at, path, what));
         let conversation = conversation(item, root, &mut faults);
-        if let (Some(messages), 0) = (conversation, faults.count) {
-            self.read.push(messages.iter().map(ChatMessage::to_value).collect());
+        if let (Some((messages, answer)), 0) = (conversation, faults.count) {
+            self.read.push(ReadPrompt::new(&messages, answer));
         }
         found.sort_by_key(|(at, _)| *at);
         self.faults.extend(found.into_iter().map(|(_, fault)| fault));
     }
 
-    fn into_result(self) -> Result<Vec<Value>> {
+    fn into_result(self) -> Result<Vec<ReadPrompt>> {
         match self.faults.as_slice() {
             [] => Ok(self.read),
             [only] => Err(error::input(only)),
@@ -84,8 +101,11 @@ impl Prompts {
     }
 }
 
-/// The messages of a prompt without the answer. Faults are added to `faults`.
-fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<ChatMessage>> {
+/// The messages of a prompt, and its answer.
+type Turns = (Vec<ChatMessage>, Option<ChatMessage>);
+
+/// The messages of a prompt without the answer, and the answer. Faults are added to `faults`.
+fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Turns> {
     let Some(members) = JsonObject::parse(item.get()) else { return turns(item, path, faults) };
     match members.get("messages") {
         Some(raw) => turns(raw, &join_path(path, "messages"), faults),
@@ -98,7 +118,7 @@ fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> O
 }
 
 /// As `conversation`, for a string or a list.
-fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<ChatMessage>> {
+fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Turns> {
     let mut read = match raw.get().as_bytes().first() {
         Some(b'"') => vec![ChatMessage::new(Role::User, read_content(raw, path, false, faults))],
         Some(b'[') if array_elements(raw.get()).is_some_and(|list| list.is_empty()) => Vec::new(),
@@ -108,7 +128,7 @@ fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Ve
             return None;
         }
     };
-    read.pop_if(|last| last.role == Role::Assistant);
+    let answer = read.pop_if(|last| last.role == Role::Assistant);
     if !read.last().is_some_and(|last| matches!(last.role, Role::User | Role::Tool)) {
         let what = "there is nothing to answer; the last message, or the last before the answer, must be a user or tool message";
         faults.add(raw.get(), path, what);
@@ -116,7 +136,7 @@ fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Ve
     for message in &mut read {
         message.train = true;
     }
-    Some(read)
+    Some((read, answer))
 }
 
 fn add_file(prompts: &mut Prompts, path: &Path) -> Result<()> {
@@ -129,7 +149,7 @@ fn add_file(prompts: &mut Prompts, path: &Path) -> Result<()> {
     let before = prompts.read.len() + prompts.faults.len();
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt")) {
         let lines = text.split(LINE_ENDS).filter(|line| !line.trim().is_empty());
-        prompts.read.extend(lines.map(|line| Value::from(vec![ChatMessage::new(Role::User, line.into()).to_value()])));
+        prompts.read.extend(lines.map(|line| ReadPrompt::new(&[ChatMessage::new(Role::User, line.into())], None)));
     } else {
         add_json(prompts, text, path)?;
     }
@@ -218,7 +238,11 @@ mod tests {
     use super::*;
 
     fn given(prompts: &Value) -> Result<Vec<Value>, String> {
-        read_prompts(&prompts.to_string(), None).map_err(|error| error.to_string())
+        messages(read_prompts(&prompts.to_string(), None))
+    }
+
+    fn messages(read: Result<Vec<ReadPrompt>>) -> Result<Vec<Value>, String> {
+        read.map(|all| all.into_iter().map(|one| one.messages).collect()).map_err(|error| error.to_string())
     }
 
     fn file(name: &str, text: &str) -> Result<Vec<Value>, String> {
@@ -226,7 +250,7 @@ mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         let prefix = format!("{}: ", path.display());
-        read_prompts("[]", Some(&path)).map_err(|error| error.to_string().replace(&prefix, ""))
+        messages(read_prompts("[]", Some(&path))).map_err(|error| error.replace(&prefix, ""))
     }
 
     #[test]
@@ -255,6 +279,8 @@ mod tests {
             ]),
         ];
         assert_eq!(given(&prompts).unwrap(), expected);
+        let answers: Vec<_> = read_prompts(&prompts.to_string(), None).unwrap().into_iter().map(|one| one.expected).collect();
+        assert_eq!(answers, [None, Some("b".into()), None]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub enum FinetuneMethod {
 }
 
 /// Token counts of the data set's rows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 pub struct RowCounts {
     /// Rows to train on, without those held out for evaluation.
     pub train: u64,

@@ -8,23 +8,36 @@ use ::log::Level;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
-use crate::base::{assets, error, files, hashes, logging};
+use crate::base::logging::Shown;
+use crate::base::{assets, error, files, hashes, logging, progress};
 use crate::data::Transformers;
 use crate::python::convert::to_object;
 use crate::python::exceptions::to_python;
 use crate::python::transformers::PythonTransformers;
-use crate::{data, dataset, gguf, python};
+use crate::{data, dataset, estimate, gguf, python};
 
+/// One record of the log. `shown`: on which consoles, `always`, `off_terminal` or `verbose`.
 #[pyfunction]
-#[pyo3(name = "log")]
-fn log_record(level: u32, origin: &str, text: &str) {
+#[pyo3(name = "log", signature = (level, origin, text, shown="always"))]
+fn log_record(py: Python<'_>, level: u32, origin: &str, text: &str, shown: &str) {
+    let shown = match shown {
+        "off_terminal" => Shown::OffTerminal,
+        "verbose" => Shown::Verbose,
+        _ => Shown::Always,
+    };
     let level = match level {
         0..20 => Level::Debug,
         20..30 => Level::Info,
         30..40 => Level::Warn,
         _ => Level::Error,
     };
-    logging::emit(level, origin, text);
+    py.detach(|| logging::emit_to(level, origin, text, shown));
+}
+
+/// Shows what is being done on a terminal. An empty text removes it.
+#[pyfunction]
+fn status(py: Python<'_>, text: &str) {
+    py.detach(|| progress::status(text));
 }
 
 #[pyfunction]
@@ -70,12 +83,12 @@ fn rendered(py: Python<'_>, all: anyhow::Result<Vec<Result<Vec<data::Rendering>,
     each.collect()
 }
 
-/// The conversations for inference: those of `prompts` (a JSON list as a string), then those of the file.
+/// The conversations for inference, as dicts of `messages` and `expected`: those of `prompts` (a JSON list as a string), then those of the file.
 #[pyfunction]
 #[pyo3(signature = (prompts, prompts_file=None))]
 fn read_prompts(py: Python<'_>, prompts: &str, prompts_file: Option<PathBuf>) -> PyResult<Py<PyAny>> {
     let read = py.detach(|| data::read_prompts(prompts, prompts_file.as_deref())).map_err(to_python)?;
-    to_object(py, &read.into())
+    to_object(py, &serde_json::to_value(read).map_err(|error| to_python(error.into()))?)
 }
 
 #[pyfunction]
@@ -103,6 +116,16 @@ fn embedded_text(path: &str) -> PyResult<&'static str> {
 #[pyfunction]
 fn lora_defaults(py: Python<'_>) -> PyResult<Py<PyAny>> {
     to_object(py, &crate::params::lora_defaults::all())
+}
+
+/// The memory in bytes that a training needs by estimate. `settings` and `rows` are JSON: the parameters, and the data's counts.
+#[pyfunction]
+fn estimated_memory(py: Python<'_>, folder: PathBuf, settings: &str, rows: &str) -> PyResult<Option<u64>> {
+    let estimate = || -> anyhow::Result<Option<u64>> {
+        let (estimate, _) = estimate::estimate(&folder, &serde_json::from_str(settings)?, serde_json::from_str(rows)?)?;
+        Ok(estimate.memory.map(|memory| memory.total))
+    };
+    py.detach(estimate).map_err(to_python)
 }
 
 /// How often Python's signals are checked in long operations.
@@ -159,6 +182,7 @@ fn write_gguf(py: Python<'_>, plan_path: PathBuf, progress: Py<PyAny>) -> PyResu
 /// Adds the functions to the module.
 pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(log_record, module)?)?;
+    module.add_function(wrap_pyfunction!(status, module)?)?;
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
     module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
@@ -170,6 +194,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
     module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
+    module.add_function(wrap_pyfunction!(estimated_memory, module)?)?;
     module.add_function(wrap_pyfunction!(gguf_types, module)?)?;
     module.add_function(wrap_pyfunction!(weights_hash, module)?)?;
     module.add_function(wrap_pyfunction!(tokenizer_folder, module)?)?;

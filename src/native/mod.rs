@@ -21,6 +21,7 @@ use crate::python::convert::{to_object, to_value};
 use crate::python::exceptions;
 use crate::python::exceptions::to_python;
 use crate::reference::Function;
+use crate::session::ProcessGuard;
 use crate::session::names::runs_dir;
 use crate::session::status;
 use crate::step::request::{Request, StepOutcome};
@@ -67,6 +68,13 @@ fn command_function<'py>(py: Python<'py>, command: &'static DatasetCommand) -> P
     })
 }
 
+/// Shows the console unless the program decided otherwise. A script of a step must not turn it on for its host, which may be a Rust program.
+fn show_console() {
+    if !crate::python::started() && !ProcessGuard::is_held() {
+        cli::show_by_default();
+    }
+}
+
 /// `call` as a Python function with the name and docstring of `function`.
 fn python_function<'py>(
     py: Python<'py>,
@@ -76,7 +84,7 @@ fn python_function<'py>(
     let name: &'static std::ffi::CStr = Box::leak(CString::new(function.name)?.into_boxed_c_str());
     let doc: &'static std::ffi::CStr = Box::leak(CString::new(function.docstring())?.into_boxed_c_str());
     PyCFunction::new_closure(py, Some(name), Some(doc), move |args: &Bound<'_, PyTuple>, keywords: Option<&Bound<'_, PyDict>>| {
-        cli::show_by_default();
+        show_console();
         call(args.py(), args, keywords)
     })
 }
@@ -133,7 +141,7 @@ fn run_pipeline(
         Some(Value::Object(map)) => map,
         _ => Map::new(),
     };
-    cli::show_by_default();
+    show_console();
     let path = path.unwrap_or_else(|| Path::new(pipeline::FILE).to_path_buf());
     let results = py.detach(|| {
         let plan = Pipeline::read(&path)?.with(overrides, session, Interface::Python)?;
@@ -145,7 +153,7 @@ fn run_pipeline(
 #[pyfunction]
 #[pyo3(signature = (session, step=None, *, runs_dir=None))]
 fn resume(py: Python<'_>, session: &str, step: Option<&str>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny>> {
-    cli::show_by_default();
+    show_console();
     let results = py.detach(|| pipeline::remaining(runs_dir.as_deref(), session, step, Interface::Python)?.run(|_| {}));
     summaries(py, results.map_err(to_python)?)
 }

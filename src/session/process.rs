@@ -12,6 +12,11 @@ pub(crate) struct ProcessGuard(());
 static RUNNING: Mutex<Option<String>> = Mutex::new(None);
 
 impl ProcessGuard {
+    /// Whether this process runs a step.
+    pub(crate) fn is_held() -> bool {
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     pub(crate) fn begin(session: &str, step: &str) -> Result<ProcessGuard> {
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = running.as_deref() {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::base::clock::now;
-use crate::base::error::Error;
+use crate::base::error::{Error, Kind};
 use crate::base::files;
 use crate::session::names::{check_name, runs_dir};
 
@@ -57,6 +57,15 @@ impl Summary {
             started_at: now.clone(),
             finished_at: now,
             duration_s: 0.0,
+        }
+    }
+
+    /// The step's state: `success`, `failure` or `interrupted`. A summary has the status `Failure` after an interruption too.
+    pub fn state(&self) -> &'static str {
+        match (self.status, &self.error) {
+            (Status::Success, _) => "success",
+            (Status::Failure, Some(error)) if error.kind == Kind::Interrupted => "interrupted",
+            (Status::Failure, _) => "failure",
         }
     }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use log::Level;
 use serde_json::{Map, Value, json};
 
 use crate::base::clock::now;
 use crate::base::error::{Error, Kind};
+use crate::base::logging::Shown;
 use crate::base::{error, files, logging, progress, signals};
 use crate::dataset::{DATASETS, StepDatasets};
 use crate::params::interface::Interface;
@@ -81,7 +83,10 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     session.begin(&summary.task, &summary.step, &argv)?;
     let result = step_folder.as_ref().map_err(|error| Error::of(error).into()).and_then(|step_folder| {
         let verb = if request.resume { "resumes" } else { "starts" };
-        info!("step {} of session {} {verb}: {}", summary.step, summary.session, request.task.about);
+        let text = format!("step {} of session {} {verb}: {}", summary.step, summary.session, request.task.about);
+        // A pipeline has a heading for each step.
+        let shown = if request.plan.is_some() || request.resume { Shown::OffTerminal } else { Shown::Always };
+        logging::emit_to(Level::Info, module_path!(), &text, shown);
         execute(request, &mut session, runs, step_folder, summary)
     });
     let result = result.map_err(|error| with_resume_command(error, &summary.session));

@@ -126,15 +126,16 @@ class Session:
         self.records.append(json.loads(json.dumps(record, allow_nan=False)))
 
 
-def test_progress_bar_shows_loss_and_remaining_time():
+def test_progress_bar_shows_loss_rate_and_remaining_time():
     session, meter = Session(), TrainingMeter()
     training = FakeTraining(50, 1)
     training.callbacks.append(ProgressCallback(session, training.eta, meter))
     for loss in (3.0, 2.0, 1.5, 1.234):
         meter.record_loss(loss)
+        meter.tokens += 1500
         training.step(1.0)
-    assert session.bars[0] == (1, 50, "loss 3")
-    assert session.bars[-1] == (4, 50, "loss 1.234  eta 0:46")
+    assert session.bars[0] == (1, 50, "loss 3  1,500 tokens/s")
+    assert session.bars[-1] == (4, 50, "loss 1.234  1,500 tokens/s  eta 0:46")
 
 
 def test_metrics_are_rates_since_the_last_record_and_hold_no_infinity():

@@ -94,7 +94,7 @@ def test_a_program_of_its_own_embeds_the_crate(tmp_path: Path, data_json: str) -
     manifest = (project / "Cargo.toml").read_text()
     (project / "Cargo.toml").write_text(manifest.replace('path = "../.."', f'path = "{CHECKOUT}"'))
     # What the crate is built of is there already, if the profile is the same.
-    env = os.environ | {"CARGO_TARGET_DIR": str(CHECKOUT / "target"), "CARGO_PROFILE_RELEASE_DEBUG": "line-tables-only"}
+    env = {"CARGO_PROFILE_RELEASE_DEBUG": "line-tables-only"} | os.environ | {"CARGO_TARGET_DIR": str(CHECKOUT / "target")}
     done = subprocess.run(
         ["cargo", "run", "--release", "--quiet", "--", data_json, "s"], cwd=project, env=env, capture_output=True, text=True, timeout=1200
     )
@@ -105,6 +105,9 @@ def test_a_program_of_its_own_embeds_the_crate(tmp_path: Path, data_json: str) -
     assert re.search(r"answer \".+\"", done.stdout), done.stdout
     slowest = re.search(r"slowest status ([\d.]+) ms", done.stdout)
     assert slowest, done.stdout
+    # The program asked for no console, so only its own words are there.
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["adapter", "further:", "answer", "summary"], done.stdout
+    assert done.stderr == ""
 
 
 def test_status_answers_while_a_step_runs_and_a_second_step_is_refused(runs: Path, data_json: str) -> None:

@@ -23,8 +23,15 @@ def session(tmp_path_factory: pytest.TempPathFactory, binary: Path) -> Path:
     done = subprocess.run([binary, "--session", "sample", "--offline"], cwd=folder, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr
     table = done.stdout.splitlines()
-    assert table[0].split() == ["step", "status", "time", "output"]
-    assert all(line.split()[1] == "success" for line in table[1:-1])
+    assert table[0].split() == ["step", "state", "time", "result", "output"]
+    assert all(line.split()[1] == "success" for line in table[1:-2])
+    assert [line.split()[0] for line in table if "31 of 31 answers as expected" in line] == [
+        "ask_full",
+        "ask_lora",
+        "ask_continued",
+        "ask_8bit",
+    ]
+    assert table[-1] == "next: pyrust-nn inference --model sample/quantize_model --prompt Hello"
     return folder / "runs/sample"
 
 

@@ -13,7 +13,7 @@ fn main() -> Result<()> {
 
     // One step, while another thread asks how it goes: the log answers at once, whatever Python is doing.
     let step = {
-        let session = session.clone();
+        let (session, data) = (session.clone(), data.clone());
         std::thread::spawn(move || {
             let params = FinetuneLoraParams { lora_rank: 8, num_epochs: 1.0, ..FinetuneLoraParams::new(data) };
             pyrust_nn::finetune_lora(&session, "builtin:tiny", &params)
@@ -29,6 +29,16 @@ fn main() -> Result<()> {
     }
     let tuned = step.join().expect("the step's thread does not panic")?;
     println!("adapter {} after {} steps; slowest status {:.1} ms", tuned.outputs["adapter"], tuned.metrics["steps"], slowest * 1e3);
+
+    // The same adapter, trained further on the same data.
+    let further = FinetuneLoraParams {
+        step: "further".into(),
+        num_epochs: 1.0,
+        checkpoint_lora: format!("{session}/finetune_lora").into(),
+        ..FinetuneLoraParams::new(data)
+    };
+    let further = pyrust_nn::finetune_lora(&session, "builtin:tiny", &further)?;
+    println!("further: loss {}", further.metrics["last_loss"]);
 
     // Its answer to a question.
     let params = InferenceParams { max_new_tokens: 8, ..InferenceParams::new("What is Pyrust-NN?") };

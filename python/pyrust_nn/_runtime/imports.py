@@ -13,6 +13,8 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
 
+from pyrust_nn import _core
+
 
 @contextlib.contextmanager
 def fast_imports(own_interpreter: bool) -> Iterator[None]:
@@ -25,12 +27,14 @@ def fast_imports(own_interpreter: bool) -> Iterator[None]:
     """
     had_torch, enabled = "torch" in sys.modules, gc.isenabled()
     gc.disable()
-    deferred = DeferredCompile()
-    sys.meta_path.insert(0, deferred)
+    deferred, shown = DeferredCompile(), ImportStatus()
+    sys.meta_path[:0] = [deferred, shown]
     try:
         yield
     finally:
         sys.meta_path.remove(deferred)
+        sys.meta_path.remove(shown)
+        _core.status("")
         deferred.undo()
         if own_interpreter and "torch" in sys.modules and not had_torch:
             gc.freeze()
@@ -69,6 +73,15 @@ class LazyModule(ModuleType):
         """Import the module and return its attribute."""
         self._remove()
         return getattr(importlib.import_module(self.__name__), name)
+
+
+class ImportStatus(importlib.abc.MetaPathFinder):
+    """Shows on a terminal which of the packages is being imported that take seconds."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Find nothing; show the name."""
+        if name in ("torch", "transformers", "peft"):
+            _core.status(f"loading {name}")
 
 
 class DeferredCompile(importlib.abc.MetaPathFinder):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import io
 import logging
+import re
 import signal
 import sys
+import sysconfig
 import threading
 import time
 import warnings
@@ -23,6 +25,14 @@ LOG_EVERY_SECONDS = 5.0
 
 NOISY_LOGGERS = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops", "gguf.gguf_writer")
 """Loggers whose warnings do not help a user: one per 8-bit matrix product of every token, one per import."""
+
+
+LIBRARIES = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), sysconfig.get_path("stdlib"))
+
+DEVELOPERS_WARNING = re.compile(r": (Deprecation|Future|PendingDeprecation|Syntax|Import)Warning: ")
+"""What Python's `warnings` module writes for those who maintain a package, not for those who use it."""
+
+ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def encodable(text: str) -> str:
@@ -76,17 +86,21 @@ class StreamToLogger(io.TextIOBase):
                 return len(text)
             *whole, line = ("".join(self.pieces) + text).split("\n")
             for complete in whole:
-                self._record(complete.rsplit("\r", 1)[-1])
+                is_bar = "\r" in complete or self.redrawn_at is not None
+                self._record(complete.rsplit("\r", 1)[-1], "off_terminal" if is_bar else "always")
                 self.redrawn_at = None
+                if is_bar:
+                    _core.status("")
             drawn, redraws, rest = line.rpartition("\r")
             self.pieces = [rest]
             if redraws:
                 drawn = rest or drawn.rsplit("\r", 1)[-1]
+                _core.status(ESCAPE.sub("", drawn).strip())
                 now = time.monotonic()
                 self.redrawn_at = now if self.redrawn_at is None else self.redrawn_at
                 if drawn.strip() and now - self.redrawn_at >= LOG_EVERY_SECONDS:
                     self.redrawn_at = now
-                    self._record(drawn)
+                    self._record(drawn, "off_terminal")
         return len(text)
 
     def finish(self) -> None:
@@ -95,9 +109,9 @@ class StreamToLogger(io.TextIOBase):
             self._record("".join(self.pieces))
             self.pieces = []
 
-    def _record(self, line: str) -> None:
+    def _record(self, line: str, shown: str = "always") -> None:
         if line.strip():
-            _core.log(logging.INFO, self.origin, encodable(line))
+            _core.log(logging.INFO, self.origin, encodable(line), shown)
 
 
 class _ByteStream(io.RawIOBase):
@@ -119,6 +133,14 @@ class _ByteStream(io.RawIOBase):
         return len(raw)
 
 
+def shown_on(record: logging.LogRecord, text: str) -> str:
+    """On which consoles `_core.log` shows a record: `extra={"shown": ...}` of the logging call, else by the file that it comes from."""
+    if record.name == "py.warnings":
+        return "verbose" if DEVELOPERS_WARNING.search(text) else "always"
+    library = record.levelno < logging.WARNING and record.pathname.startswith(LIBRARIES) and not record.name.startswith("pyrust_nn")
+    return getattr(record, "shown", "verbose" if library else "always")
+
+
 class LogHandler(logging.Handler):
     """Sends records to the native log, and those of the host's threads to the host's handlers."""
 
@@ -135,7 +157,8 @@ class LogHandler(logging.Handler):
                     handler.handle(record)
             return
         try:
-            _core.log(record.levelno, encodable(record.name), encodable(self.format(record)))
+            text = encodable(self.format(record))
+            _core.log(record.levelno, encodable(record.name), text, shown_on(record, text))
         except Exception:
             self.handleError(record)
 

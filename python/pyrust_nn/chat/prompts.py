@@ -10,9 +10,11 @@ from pyrust_nn import _core
 from pyrust_nn.types import ChatMessage
 
 
-def read_prompts(prompts: Sequence[Any] | None, prompts_file: str | None) -> list[list[ChatMessage]]:
-    """The conversations to answer, each without its answer: those of `prompts`, then those of the file.
+def read_prompts(prompts: Sequence[Any] | None, prompts_file: str | None) -> tuple[list[list[ChatMessage]], list[str | None]]:
+    """The conversations to answer, each without its answer, and the answers: those of `prompts`, then those of the file.
 
-    Raises InputError if there are none, or if one is malformed; the message names file, place, cause and fix.
+    An answer is None where a prompt has none. Raises InputError if there are no prompts, or if one is malformed; the message
+    names file, place, cause and fix.
     """
-    return _core.read_prompts(json.dumps(list(prompts or [])), prompts_file)
+    read = _core.read_prompts(json.dumps(list(prompts or [])), prompts_file)
+    return [one["messages"] for one in read], [one["expected"] for one in read]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrust_nn import ModelError
+from pyrust_nn import ModelError, _core
 from pyrust_nn.models.adapter_folder import adapter_base, checked_adapter_folder, is_adapter
 from pyrust_nn.models.model_folder import checked_model_folder, first_line, quantization
 from pyrust_nn.models.stack import add_parents, parent_folders
@@ -58,6 +58,7 @@ def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
     import torch
     from transformers import AutoModelForCausalLM
 
+    _core.status("loading the model")
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -125,16 +125,24 @@ class ProgressCallback(TrainerCallback):
     def __init__(self, session: TrainingSession, eta: ETACallback, meter: TrainingMeter) -> None:
         """`eta` must precede this callback in the trainer's list."""
         self.session, self.eta, self.meter = session, eta, meter
+        self._estimated = False
 
     def on_train_begin(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
         """Draw the bar."""
+        self._estimated = False
         self.session.progress(state.global_step, state.max_steps)
 
     def on_step_end(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
-        """Update the bar."""
+        """Update the bar. The first estimate of the time is also a line of its own."""
         parts = [f"loss {self.meter.last_loss:.4g}"] if self.meter.last_loss is not None else []
+        if self.eta.training_seconds > 0:
+            parts.append(f"{self.meter.tokens / self.eta.training_seconds:,.0f} tokens/s")
         if self.eta.eta_seconds is not None:
             parts.append(f"eta {format_duration(self.eta.eta_seconds)}")
+            if not self._estimated and state.global_step < state.max_steps:
+                left = state.max_steps - state.global_step
+                logger.info("remaining time: about %s for %d steps", format_duration(self.eta.eta_seconds), left)
+            self._estimated = True
         self.session.progress(state.global_step, state.max_steps, "  ".join(parts))
 
     def on_log(self, args: Args, state: State, control: Control, **kwargs: Any) -> None:
@@ -151,6 +159,7 @@ class ProgressCallback(TrainerCallback):
                 logs["loss"],
                 logs["learning_rate"],
                 left,
+                extra={"shown": "off_terminal"},  # the bar shows it
             )
         if "eval_loss" in logs:
             logger.info("step %d of %d: evaluation loss %.4f", state.global_step, state.max_steps, logs["eval_loss"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pyrust_nn import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def check_evaluation(params: SimpleNamespace) -> None:
@@ -39,6 +42,7 @@ class EvaluationCallback(TrainerCallback):
         """saves: whether the training writes checkpoints."""
         self.patience, self.saves = patience, saves
         self.without_improvement = 0
+        self.stopped_early = False
 
     @property
     def patience_exhausted(self) -> bool:
@@ -57,4 +61,13 @@ class EvaluationCallback(TrainerCallback):
         self.without_improvement = 0 if better else self.without_improvement + 1
         control.should_training_stop |= self.patience_exhausted
         control.should_save |= self.saves and (better or self.patience_exhausted)
+        if self.patience_exhausted and state.global_step < state.max_steps:
+            self.stopped_early = True
+            logger.info(
+                "stopped early at step %d of %d: no lower evaluation loss than %.4f in %d evaluations (early_stopping_patience)",
+                state.global_step,
+                state.max_steps,
+                best,
+                self.without_improvement,
+            )
         return control

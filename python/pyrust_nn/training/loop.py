@@ -29,6 +29,7 @@ from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressC
 from pyrust_nn.training.compiling import compiled_layers
 from pyrust_nn.training.evaluation import EvaluationCallback
 from pyrust_nn.training.memory import out_of_memory_error, peak_memory_bytes, release_memory, trim_heap, unmap_trainable
+from pyrust_nn.training.overview import log_overview, parameter_counts
 from pyrust_nn.training.reports import report_callbacks
 from pyrust_nn.training.resuming import restored
 from pyrust_nn.training.session import TrainingSession
@@ -59,7 +60,7 @@ def train(
     metrics.jsonl and the progress bar go to `session`; with `save_steps`, checkpoints to <step>/checkpoints. With
     `load_best_model_at_end` the model ends with the weights of the lowest evaluation loss. Among the metrics, losses are
     per target token (train_loss: mean of all steps; first_loss, last_loss: of one step), rates are of training steps only
-    (without evaluation and saving), and the data counts include the `eval_rows`.
+    (without evaluation and saving), and the data counts include the `eval_rows`. `stopped_early` is there only if it is true.
 
     Raises ModelError if the loss or the weights become infinite or NaN, or if memory runs out.
     """
@@ -89,6 +90,7 @@ def train(
             stop,
         ],
     )
+    log_overview(params, model, data, device=device, dtype=dtype, resumed=checkpoint is not None)
     trainer.remove_callback(PrinterCallback)  # Trainer adds it when its progress bar is off; it prints dicts
     unmap_trainable(model)
     packed = packed_attention(model, dtype) if batching.layout is BatchLayout.PACKED else nullcontext()
@@ -119,7 +121,7 @@ def train(
         last_evaluation = trainer.state.best_metric
     model.config.use_cache = trainer.use_cache
 
-    sizes = [(p.numel() * _weights_per_element(p), p.requires_grad) for p in model.parameters()]
+    trained_parameters, all_parameters = parameter_counts(model)
     metrics = {
         "train_loss": result.training_loss,
         "first_loss": meter.first_loss,
@@ -127,11 +129,12 @@ def train(
         "eval_loss": last_evaluation,
         "best_eval_loss": trainer.state.best_metric,
         "best_step": trainer.state.best_global_step if saves else None,
+        "stopped_early": trainer.evaluation.stopped_early or None,
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         **data.counts,
-        "trainable_parameters": sum(size for size, trainable in sizes if trainable),
-        "all_parameters": sum(size for size, _ in sizes),
+        "trainable_parameters": trained_parameters,
+        "all_parameters": all_parameters,
         # None if the checkpoint resumed from had no step left.
         "tokens_per_second": meter.tokens / eta.training_seconds if eta.training_seconds else None,
         "target_tokens_per_second": meter.target_tokens / eta.training_seconds if eta.training_seconds else None,
@@ -141,8 +144,3 @@ def train(
     del trainer
     release_memory()
     return {name: value for name, value in metrics.items() if value is not None}
-
-
-def _weights_per_element(parameter: torch.Tensor) -> int:
-    """How many weights one element of a parameter holds: more than one if it is quantized to 4 bits."""
-    return 2 * parameter.element_size() if parameter.__class__.__name__ == "Params4bit" else 1

@@ -78,7 +78,7 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig, session: Traini
     evaluation = PreparedRows(prepared["eval_path"]) if prepared["eval_path"] else None
     if params.eval_dataset_path:
         evaluation = PreparedRows(session.dataset("eval_dataset_path")["path"])
-    logger.info("%d rows to train on, %d to evaluate", len(train), len(evaluation or ()))
+    logger.info("%d rows to train on, %d to evaluate", len(train), len(evaluation or ()), extra={"shown": "off_terminal"})
     counts = {name: count for name, count in prepared.items() if isinstance(count, int) and name != "cached"}
     return TrainingData(train, evaluation, prepared["digest"], prepared["options"], counts | {"eval_rows": len(evaluation or ())})
 

@@ -1,14 +1,14 @@
 //! Runs steps in order, with a heading for each and a table at the end. `run` and `resume` share it.
 
-use std::path::Path;
-
 use anyhow::Result;
 use serde_json::json;
 
 use crate::cli::global::GlobalArgs;
+use crate::cli::results::{next_command, quality};
+use crate::cli::text::Style;
 use crate::cli::{console, output};
 use crate::pipeline::ExecutionPlan;
-use crate::session::{Status, runs_dir};
+use crate::session::runs_dir;
 use crate::step::StepOutcome;
 
 pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
@@ -25,7 +25,7 @@ pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
         let summaries: Vec<_> = outcomes.iter().map(|one| &one.summary).collect();
         output::json(&json!({"session": session, "steps": summaries}));
     } else {
-        print_table(&session, &runs_dir(global.runs_dir.as_deref()), &outcomes, &names);
+        print_end(&session, global, &outcomes, &names);
     }
     Ok(outcomes.iter().find_map(|one| one.summary.error.as_ref()).map_or(0, |error| {
         output::error(error);
@@ -33,19 +33,25 @@ pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
     }))
 }
 
-fn print_table(session: &str, runs: &Path, outcomes: &[StepOutcome], names: &[String]) {
-    let mut rows = vec![["step", "status", "time", "output"].map(String::from)];
+fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names: &[String]) {
+    let mut rows = vec![["step", "state", "time", "result", "output"].map(String::from)];
     for (i, name) in names.iter().enumerate() {
         rows.push(match outcomes.get(i).map(|one| &one.summary) {
             Some(summary) => [
                 name.clone(),
-                if summary.status == Status::Success { "success".into() } else { "failure".into() },
+                summary.state().into(),
                 format!("{:.1} s", summary.duration_s),
+                quality(summary),
                 summary.outputs.values().map(output::plain_list).collect::<Vec<_>>().join(", "),
             ],
-            None => [name.clone(), "not run".into(), String::new(), String::new()],
+            None => [name.clone(), "not run".into(), String::new(), String::new(), String::new()],
         });
     }
     output::table(&rows);
+    let runs = runs_dir(global.runs_dir.as_deref());
     output::line(&format!("session {session} in {}", runs.join(session).display()));
+    let next = outcomes.iter().rev().find_map(|one| next_command(&one.summary, &runs, global.runs_dir.is_some()));
+    if let Some(command) = next.filter(|_| outcomes.iter().all(|one| one.error.is_none())) {
+        output::line(&format!("next: {}", Style::of_stdout().bold(&command)));
+    }
 }

@@ -8,10 +8,12 @@ use crate::cli::commands::dry_run::step_text;
 use crate::cli::examples::examples;
 use crate::cli::global::GlobalArgs;
 use crate::cli::param_args::{args, command_params, given, session, usage};
+use crate::cli::results::{next_command, step_lines};
+use crate::cli::text::Style;
 use crate::cli::{console, output};
 use crate::params::interface::Interface;
 use crate::params::task::Task;
-use crate::session::Summary;
+use crate::session::{Summary, runs_dir};
 use crate::step::{Request, record_refusal, run_step};
 use crate::tasks::TASKS;
 
@@ -30,7 +32,7 @@ impl TaskArgs {
         if global.json {
             output::json(&serde_json::to_value(&outcome.summary).unwrap_or_default());
         } else if outcome.error.is_none() {
-            print_summary(&outcome.summary);
+            print_summary(&outcome.summary, global);
         }
         outcome.summary.error.as_ref().map_or(0, |error| {
             output::error(error);
@@ -92,19 +94,13 @@ fn task_command(task: &'static Task) -> Command {
 }
 
 /// Prints the summary of a step that succeeded, or the parameters of a dry run.
-fn print_summary(summary: &Summary) {
+fn print_summary(summary: &Summary, global: &GlobalArgs) {
     if summary.params.get("dry_run") == Some(&Value::Bool(true)) {
         return output::line(&step_text(summary));
     }
-    let mut lines = vec![format!("session {}, step {}", summary.session, summary.step)];
-    lines.extend(summary.outputs.iter().map(|(name, value)| format!("  {name:<28} {}", output::plain_list(value))));
-    lines.extend(summary.metrics.iter().map(|(name, value)| format!("  {name:<28} {}", format_metric(value))));
-    output::line(&lines.join("\n"));
-}
-
-fn format_metric(value: &Value) -> String {
-    match value.as_f64() {
-        Some(x) if value.is_f64() && x.abs() >= 1e-3 && x.abs() < 1e6 => format!("{x:.4}"),
-        _ => output::plain_list(value),
+    let runs = runs_dir(global.runs_dir.as_deref());
+    output::line(&step_lines(summary, &runs).join("\n"));
+    if let Some(command) = next_command(summary, &runs, global.runs_dir.is_some()) {
+        output::line(&format!("next: {}", Style::of_stdout().bold(&command)));
     }
 }

@@ -2,27 +2,17 @@
 
 mod page;
 mod preview;
-mod text;
-
-use std::io::IsTerminal;
 
 use crate::cli::commands::check::page::ReportPage;
-use crate::cli::output;
+use crate::cli::text::{Style, bytes, duration, grouped, short, visible};
+use crate::cli::{output, text};
 use crate::data::Bin;
 use crate::dataset::report::CheckReport;
 use crate::estimate::{Estimate, FinetuneMethod};
 
-use text::Style;
-use text::bytes;
-use text::duration;
-use text::grouped;
-use text::short;
-use text::visible;
-
 /// Prints the report on stdout.
 pub(crate) fn report(report: &CheckReport, verbose: bool) {
-    let style = Style { colors: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
-    let page = ReportPage { style, width: text::columns().unwrap_or(80).clamp(40, 160), verbose };
+    let page = ReportPage { style: Style::of_stdout(), width: text::columns(libc::STDOUT_FILENO).unwrap_or(80).clamp(40, 160), verbose };
     output::line(&page.draw(report));
 }
 

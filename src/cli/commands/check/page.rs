@@ -1,6 +1,6 @@
 //! Layout of the report.
 
-use crate::cli::commands::check::text::Style;
+use crate::cli::text::Style;
 
 /// Layout of the report.
 #[derive(Clone, Copy, Debug)]

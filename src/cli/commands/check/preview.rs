@@ -1,7 +1,7 @@
 //! Shows a sample with its trained tokens marked: coloured and underlined on a terminal, in ⟦ ⟧ elsewhere.
 
 use crate::cli::commands::check::page::ReportPage;
-use crate::cli::commands::check::text::{grouped, visible};
+use crate::cli::text::{grouped, visible};
 use crate::data::Preview;
 
 /// Number of lines shown from the start and the end of a long sample.
@@ -68,7 +68,7 @@ impl ReportPage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::commands::check::text::Style;
+    use crate::cli::text::Style;
     use crate::data::survey::preview::PreviewPiece;
 
     fn piece(text: &str, target: bool) -> PreviewPiece {

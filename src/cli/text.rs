@@ -1,6 +1,8 @@
 //! Numbers, bars and styles as text.
 
+use std::io::IsTerminal;
 use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
 
 /// Styles text if `colors` is set.
 #[derive(Clone, Copy, Debug)]
@@ -9,6 +11,16 @@ pub(crate) struct Style {
 }
 
 impl Style {
+    /// Colours for a terminal as stdout, unless NO_COLOR is set.
+    pub(crate) fn of_stdout() -> Style {
+        Style { colors: std::io::stdout().is_terminal() && !no_color() }
+    }
+
+    /// Colours for a terminal as stderr, unless NO_COLOR is set.
+    pub(crate) fn of_stderr() -> Style {
+        Style { colors: std::io::stderr().is_terminal() && !no_color() }
+    }
+
     fn wrap(self, codes: &str, text: &str) -> String {
         if self.colors { format!("\x1b[{codes}m{text}\x1b[0m") } else { text.to_string() }
     }
@@ -119,12 +131,48 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// Columns of the terminal behind stdout.
-pub(crate) fn columns() -> Option<usize> {
+/// Whether NO_COLOR is set and not empty (no-color.org).
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// `text` in at most `width` columns, of one column per character; what is cut off becomes an ellipsis.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_string();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    if width == 0 { String::new() } else { format!("{}…", kept.trim_end()) }
+}
+
+/// Breaks lines at spaces to at most `width` columns. A continuation is indented like its line, and further below a field of an indented list.
+pub(crate) fn wrapped(text: &str, width: usize) -> String {
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        // `    model     builtin:tiny`: the value's column.
+        let field = line[indent..].find("  ").map_or(0, |at| line[indent + at..].find(|c| c != ' ').map_or(0, |gap| at + gap));
+        let hanging = if indent > 0 && field < 24 { indent + field } else { indent };
+        let mut rest = line.to_string();
+        while rest.chars().count() > width {
+            // The space itself may stand beyond the width.
+            let spaces = rest.char_indices().take(width + 1).filter(|(_, c)| *c == ' ').map(|(at, _)| at);
+            let Some(space) = spaces.last().filter(|at| *at > hanging) else { break };
+            let next = format!("{}{}", " ".repeat(hanging), rest[space..].trim_start());
+            rest.truncate(space);
+            lines.push(std::mem::replace(&mut rest, next).trim_end().to_string());
+        }
+        lines.push(rest);
+    }
+    lines.join("\n")
+}
+
+/// Columns of the terminal behind a file descriptor.
+pub(crate) fn columns(descriptor: RawFd) -> Option<usize> {
     let mut size = MaybeUninit::<libc::winsize>::zeroed();
     // SAFETY: the call fills a winsize owned by this function, or fails.
     let size = unsafe {
-        if libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
+        if libc::ioctl(descriptor, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
             return None;
         }
         size.assume_init()
@@ -142,6 +190,16 @@ mod tests {
         assert_eq!([0, 999, 1000, 999_950, 1_234_567].map(short), ["0", "999", "1.0 k", "1.0 M", "1.2 M"]);
         assert_eq!([512, 44_000, 123_456_789].map(bytes), ["512 B", "44.0 kB", "123 MB"]);
         assert_eq!([5.0, 300.0, 36_000.0].map(duration), ["5 s", "5 min", "10.0 h"]);
+    }
+
+    #[test]
+    fn lines_are_broken_at_spaces() {
+        assert_eq!(wrapped("one two three", 7), "one two\nthree");
+        assert_eq!(wrapped("one two three", 8), "one two\nthree");
+        assert_eq!(wrapped("head\n    model     a bb ccc", 18), "head\n    model     a bb\n              ccc");
+        assert_eq!(wrapped("unbreakable", 4), "unbreakable");
+        assert_eq!(wrapped("ééé ééé", 4), "ééé\nééé");
+        assert_eq!((cut("abcdef", 4), cut("abcd", 4), cut("ab", 0)), ("abc…".into(), "abcd".into(), String::new()));
     }
 
     #[test]

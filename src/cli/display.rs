@@ -1,0 +1,117 @@
+//! What a terminal shows during a step: a progress bar or a status below the log lines, and answers while they are generated.
+//!
+//! An answer has no bar beside it: text without a newline and a bar would share a line, and the next redraw would break it.
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::base::progress::{Show, Update};
+use crate::cli::bar::bar_line;
+use crate::cli::text::{Style, columns, cut, visible};
+
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// Whether stdout is a terminal on which an answer stands without its newline.
+static OPEN_LINE: Mutex<bool> = Mutex::new(false);
+
+fn bars() -> &'static MultiProgress {
+    BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8)))
+}
+
+fn open_line() -> MutexGuard<'static, bool> {
+    OPEN_LINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes lines to stderr above the bar. An unfinished answer is ended first.
+pub(crate) fn print_above(write: impl FnOnce()) {
+    let mut open = open_line();
+    bars().suspend(|| {
+        if std::mem::take(&mut *open) && std::io::stderr().is_terminal() {
+            let mut out = std::io::stdout().lock();
+            drop(out.write_all(b"\n").and_then(|()| out.flush()));
+        }
+        write();
+    });
+}
+
+/// Shows progress and answers on this process's stderr and stdout.
+#[derive(Debug)]
+pub(crate) struct Display {
+    /// Draw a bar.
+    bar: bool,
+    /// Print answers while they are generated.
+    stream: bool,
+    style: Style,
+    current: Mutex<Option<ProgressBar>>,
+}
+
+impl Display {
+    pub(crate) fn new(bar: bool, stream: bool) -> Display {
+        Display { bar, stream, style: Style::of_stderr(), current: Mutex::new(None) }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Draws a line of the given width as the bar.
+    fn draw(&self, line: impl FnOnce(usize) -> String) {
+        // The last column stays free: some terminals wrap when it is written.
+        let width = columns(libc::STDERR_FILENO).unwrap_or(80).saturating_sub(1);
+        if !self.bar || *open_line() {
+            return;
+        }
+        let mut current = self.current();
+        let bar = current.get_or_insert_with(|| {
+            let bar = bars().add(ProgressBar::no_length());
+            bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        bar.set_message(line(width));
+    }
+
+    fn remove(&self) {
+        if let Some(bar) = self.current().take() {
+            bar.finish_and_clear();
+            bars().remove(&bar);
+        }
+    }
+}
+
+impl Show for Display {
+    fn update(&self, title: &str, update: Update<'_>) {
+        self.draw(|width| bar_line(title, update, width, self.style));
+    }
+
+    fn status(&self, text: &str) {
+        if text.is_empty() {
+            self.remove();
+        } else {
+            self.draw(|width| self.style.dim(&cut(&visible(text), width)));
+        }
+    }
+
+    fn stream(&self, text: &str) {
+        if !self.stream {
+            return;
+        }
+        let on_terminal = std::io::stdout().is_terminal();
+        if on_terminal {
+            self.remove();
+        }
+        let mut open = open_line();
+        let mut out = std::io::stdout().lock();
+        drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+        *open = on_terminal && !text.ends_with('\n');
+    }
+
+    fn clear(&self) {
+        self.remove();
+        // An interrupted answer has no newline yet.
+        if *open_line() {
+            print_above(|| ());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+"""A terminal for tests: a program runs in it, and what its screen shows can be read."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+import pyte
+
+
+class Terminal:
+    """A program on a pseudo-terminal of `columns` x `lines`."""
+
+    def __init__(self, *words: str | Path, columns: int = 80, lines: int = 60, cwd: Path | None = None, **environment: str) -> None:
+        """Start it. `environment` is added to that of this process."""
+        self.screen = pyte.Screen(columns, lines)
+        self.stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self.parent, child = pty.openpty()
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"} | environment
+        self.process = subprocess.Popen(
+            [str(word) for word in words], stdin=child, stdout=child, stderr=child, cwd=cwd, env=env, start_new_session=True
+        )
+        os.close(child)
+
+    def read(self, seconds: float) -> bool:
+        """Read what comes within `seconds`. False at the end of the program's output."""
+        if not select.select([self.parent], [], [], seconds)[0]:
+            return True
+        try:
+            block = os.read(self.parent, 1 << 16)
+        except OSError:  # the other side is closed
+            return False
+        self.raw += block
+        self.stream.feed(block)
+        return bool(block)
+
+    def wait_for(self, path: Path, timeout: float = 120) -> None:
+        """Read until `path` exists, and then what was written before it did."""
+        end = time.monotonic() + timeout
+        while not path.exists():
+            assert self.read(0.05) and time.monotonic() < end, self.text
+        while self.read_ready():
+            pass
+
+    def read_ready(self) -> bool:
+        """Read what is there within a moment that is longer than the redraw of a bar."""
+        before = len(self.raw)
+        return self.read(0.5) and len(self.raw) > before
+
+    def finish(self, timeout: float = 300) -> int:
+        """Read to the end; the exit code."""
+        end = time.monotonic() + timeout
+        while self.read(1):
+            assert time.monotonic() < end, self.text
+        os.close(self.parent)
+        return self.process.wait(timeout)
+
+    @property
+    def lines(self) -> list[str]:
+        """The screen's lines without trailing blanks, to the last that is not empty."""
+        return [line.rstrip() for line in self.text.split("\n")]
+
+    @property
+    def text(self) -> str:
+        """The screen as text."""
+        return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
+
+    @property
+    def unwrapped(self) -> str:
+        """The screen's words, of which the terminal broke none."""
+        return " ".join("".join(self.screen.display).split())

@@ -1,0 +1,175 @@
+"""What a terminal shows in the end: answers while they are generated, the bar, the first minute of a training; and plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from terminal import Terminal
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+BAR = re.compile("[━─█░]")
+
+
+def script(folder: Path, body: str) -> Path:
+    """A user's script with this body of `run`."""
+    path = folder / "mine.py"
+    lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
+    path.write_text(f"import logging, os, pathlib, sys, time, warnings\n\ndef run(params, session):\n{lines}", encoding="utf-8")
+    return path
+
+
+HOLD = """
+pathlib.Path("reached").touch()
+while not os.path.exists("go on"):
+    time.sleep(0.02)
+"""
+
+
+def test_a_streamed_answer_is_text_without_a_bar_beside_it(binary: Path, runs: Path, tmp_path: Path) -> None:
+    words = "It fine-tunes Qwen models from a file of conversations, in one program, and keeps a record of everything it did.".split()
+    body = f"""
+session.progress(0, 2)
+for answer in range(2):
+    session.stream("> question\\n")
+    for word in {words!r}:
+        session.stream(word + " ")
+        time.sleep(0.03)
+    session.stream("\\n\\n")
+    session.progress(answer + 1, 2)
+"""
+    terminal = Terminal(binary, "script", script(tmp_path, body), "--session", "s", "--runs-dir", runs)
+    assert terminal.finish() == 0
+    assert not BAR.search(terminal.text), terminal.text
+    assert terminal.unwrapped.count("> question " + " ".join(words)) == 2, terminal.text
+    # The terminal breaks the lines, nothing else.
+    first = next(i for i, line in enumerate(terminal.lines) if line == "> question")
+    assert len(terminal.lines[first + 1]) > 70
+
+
+def test_a_log_line_in_the_middle_of_an_answer_has_a_line_of_its_own(binary: Path, runs: Path, tmp_path: Path) -> None:
+    body = 'session.stream("half of it")\nlogging.warning("something odd")\nsession.stream("the rest\\n")'
+    terminal = Terminal(binary, "script", script(tmp_path, body), "--session", "s", "--runs-dir", runs)
+    assert terminal.finish() == 0
+    at = terminal.lines.index("half of it")
+    assert terminal.lines[at + 1 : at + 3] == ["warning: something odd", "the rest"]
+
+
+def test_an_answer_of_the_model_is_shown_as_it_is(binary: Path, runs: Path, trained: dict[str, str], conversations: Any) -> None:
+    question, answer = (conversations[0][i]["content"] for i in (0, 1))
+    words = ["--model", trained["full"], "--prompt", question, "--temperature", "0"]
+    terminal = Terminal(binary, "inference", *words, "--session", "s", "--runs-dir", runs)
+    assert terminal.finish() == 0
+    assert answer in terminal.unwrapped, terminal.text
+    assert not BAR.search(terminal.text)
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 140])
+def test_the_bar_is_one_line_of_any_width(binary: Path, runs: Path, tmp_path: Path, columns: int) -> None:
+    text = "loss 0.1605  1,234 tokens/s  eta 0:18"
+    body = f'for i in range(101):\n    session.progress(i, 200, "{text}")\n    time.sleep(0.3 if i == 99 else 0.004)\n' + HOLD
+    terminal = Terminal(binary, "script", script(tmp_path, body), "--session", "s", "--runs-dir", runs, columns=columns, cwd=tmp_path)
+    terminal.wait_for(tmp_path / "reached")
+    shown = [line for line in terminal.lines if "50%" in line]
+    assert shown == terminal.lines[-1:], terminal.text
+    assert terminal.text.count("%") == 1, "no redraw was left on the screen"
+    assert ("━" in shown[0]) == (columns >= 80) and len(shown[0]) < columns
+    assert "loss" in shown[0] and ("eta 0:18" in shown[0]) == (columns >= 80)
+    (tmp_path / "go on").touch()
+    assert terminal.finish() == 0
+    assert "%" not in terminal.text
+
+
+def test_what_libraries_say_is_in_the_log_alone(binary: Path, cli: Cli, runs: Path, tmp_path: Path) -> None:
+    body = """
+import sysconfig
+library = sysconfig.get_path("purelib") + "/library.py"
+text = "import logging\\nlogging.getLogger('library').info('noise of a library')\\nlogging.getLogger('library').warning('its warning')"
+exec(compile(text, library, "exec"))
+warnings.warn_explicit("will change", FutureWarning, library, 1)
+warnings.warn_explicit("look out", UserWarning, library, 1)
+for share in (0, 50, 100):
+    sys.stderr.write(f"\\rLoading: {share}%|{'#' * (share // 10):10}|")
+sys.stderr.write("\\n")
+logging.getLogger("mine").info("my own line")
+print("printed")
+"""
+    mine = script(tmp_path, body)
+    terminal = Terminal(binary, "script", mine, "--session", "s", "--runs-dir", runs)
+    assert terminal.finish() == 0
+    for absent in ("noise of a library", "will change", "Loading: 100%"):
+        assert absent not in terminal.text
+        assert absent in (runs / "s/pipeline.log").read_text()
+    for present in ("warning: its warning", "look out", "my own line", "printed"):
+        assert present in terminal.text, terminal.text
+    assert "noise of a library" in cli("script", mine, "--session", "v", "--runs-dir", runs, "--verbose").stderr
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_the_first_minute(binary: Path, cli: Cli, runs: Path, data_json: str, columns: int) -> None:
+    words = ["--model", "builtin:tiny", "--dataset-path", data_json, "--num-epochs", "2", "--device", "cpu"]
+    terminal = Terminal(binary, "finetune-lora", *words, "--session", "s", "--runs-dir", runs, columns=columns)
+    assert terminal.finish() == 0
+    text = terminal.text
+    metrics = json.loads((runs / "s/finetune_lora/summary.json").read_text())["metrics"]
+    for wanted in (
+        f"builtin:tiny: {metrics['all_parameters']:,} parameters, {metrics['trainable_parameters']:,} of them trained (",
+        "device    cpu, fp32",
+        f"data      31 rows, {metrics['tokens']:,} tokens, {metrics['target_tokens']:,} of them trained on",
+        "training  16 steps of 4 rows, 2 epochs",
+        "memory    about ",
+        "remaining time: about 0:",
+        f"result                       loss {metrics['first_loss']:.3f} → {metrics['last_loss']:.3f}",
+        str(runs / "s/finetune_lora/adapter"),
+    ):
+        assert " ".join(wanted.split()) in terminal.unwrapped, text
+    assert "loading torch" in terminal.raw.decode()
+    assert not BAR.search(text) and "[INFO" not in text and "Loading weights" not in text
+    assert not re.search(r" 0(\.0*)?$", text, re.MULTILINE), "zeros tell nothing"
+    assert max(map(len, terminal.lines)) <= columns and not any(line.endswith("-") for line in terminal.lines)
+    log = (runs / "s/pipeline.log").read_text()
+    assert "Loading weights" in log and "step 10 of 16" in log
+    # The next command is one that works.
+    program, *rest = shlex.split(terminal.unwrapped.rpartition("next: ")[2])
+    assert program == "pyrust-nn"
+    done = cli(*rest, "--max-new-tokens", "2")
+    assert done.returncode == 0, done.stderr
+
+
+def test_early_stopping_says_so(cli: Cli, runs: Path, data_json: str) -> None:
+    words = ["--dataset-path", data_json, "--eval-split", "0.2", "--eval-steps", "1", "--early-stopping-patience", "1"]
+    words += ["--learning-rate", "9", "--num-epochs", "3"]
+    done = cli("finetune-lora", "--model", "builtin:tiny", *words, "--session", "s", "--runs-dir", runs)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((runs / "s/finetune_lora/summary.json").read_text())["metrics"]
+    assert metrics["stopped_early"] is True and metrics["steps"] < 21
+    assert f"stopped early at step {metrics['steps']} of 21: no lower evaluation loss than" in done.stderr
+    assert f"stopped early at step {metrics['steps']}" in done.stdout
+
+
+def test_colours_are_for_terminals_that_want_them(binary: Path, runs: Path, tmp_path: Path) -> None:
+    mine = script(tmp_path, 'logging.warning("odd")\nsession.progress(1, 2)\ntime.sleep(0.3)')
+    colours = re.compile(rb"\x1b\[[0-9;]*m")
+    for i, (environment, coloured) in enumerate([({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True)]):
+        terminal = Terminal(binary, "script", mine, "--session", f"s{i}", "--runs-dir", runs, **environment)
+        assert terminal.finish() == 0
+        # Resetting a colour that was never set is what the library of the bar does.
+        found = [code for code in colours.findall(terminal.raw) if code not in (b"\x1b[0m", b"\x1b[m")]
+        assert bool(found) == coloured, (environment, found)
+        # Neither black nor white, which one of a light and a dark terminal would not show.
+        assert not [code for code in found if re.search(rb"[\[;](30|37|90|97|4[0-7])[;m]", code)]
+
+
+def test_elsewhere_the_lines_are_plain(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    mine = script(tmp_path, 'session.progress(1, 2, "half")\nsession.progress(2, 2, "whole")\nlogging.info("mine")')
+    done = cli("script", mine, "--session", "s", "--runs-dir", runs)
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("[INFO ] ") for line in lines) and "\x1b" not in done.stderr
+    assert "[INFO ] script 2/2 whole" in lines and "[INFO ] mine" in lines
+    assert lines[-1].startswith("[INFO ] step script succeeded in ")
