@@ -9,6 +9,12 @@ pub(crate) fn now() -> String {
     OffsetDateTime::now_utc().format(form).unwrap_or_default()
 }
 
+/// Seconds from a time in RFC 3339 until now. `None` if it is not one.
+pub(crate) fn seconds_since(then: &str) -> Option<f64> {
+    let then = OffsetDateTime::parse(then, &time::format_description::well_known::Rfc3339).ok()?;
+    Some((OffsetDateTime::now_utc() - then).as_seconds_f64())
+}
+
 /// The time in UTC for use in names, such as `20261126-061500`, and the nanoseconds within that second.
 pub(crate) fn stamp() -> (String, u32) {
     let now = OffsetDateTime::now_utc();

@@ -42,6 +42,11 @@ pub(crate) fn text(text: &str) {
     }
 }
 
+/// Writes out what is buffered, where a reader waits for it.
+pub(crate) fn flush() {
+    drop(std::io::stdout().flush());
+}
+
 /// Writes a line to stdout.
 pub(crate) fn line(line: &str) {
     text(&format!("{line}\n"));

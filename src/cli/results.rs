@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::cli::output::plain_list;
-use crate::cli::text::{bytes, grouped};
+use crate::cli::text::{bytes, grouped, significant};
 use crate::session::{Status, Summary};
 
 /// How good a step's result is, in a few words; empty if there is nothing to say.
@@ -95,19 +95,6 @@ fn metric(name: &str, value: &Value) -> String {
     }
 }
 
-/// Four significant digits, and thousands without decimals.
-fn significant(number: f64) -> String {
-    match number.abs() {
-        size if (1e4..1e15).contains(&size) => format!("{}{}", if number < 0.0 { "-" } else { "" }, grouped(size.round() as u64)),
-        size if size >= 1e-3 || size == 0.0 => {
-            let decimals = (3 - size.max(1e-9).log10().floor() as i32).clamp(0, 6) as usize;
-            let text = format!("{number:.decimals$}");
-            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
-        }
-        _ => format!("{number:.3e}"),
-    }
-}
-
 /// A word for a POSIX shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
@@ -163,6 +150,5 @@ mod tests {
         for word in ["2,755", "1.5 GB", "1480"] {
             assert!(lines.contains(word), "{word} in {lines}");
         }
-        assert_eq!([1e-5, 123_456.7, 0.001, -2.5].map(significant), ["1.000e-5", "123,457", "0.001", "-2.5"]);
     }
 }

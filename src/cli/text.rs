@@ -121,6 +121,19 @@ fn scaled(number: u64, units: &[&str], base: f64) -> String {
     if unit == 0 || rest >= 99.95 { format!("{rest:.0}{}", units[unit]) } else { format!("{rest:.1}{}", units[unit]) }
 }
 
+/// Four significant digits, and thousands without decimals.
+pub(crate) fn significant(number: f64) -> String {
+    match number.abs() {
+        size if (1e4..1e15).contains(&size) => format!("{}{}", if number < 0.0 { "-" } else { "" }, grouped(size.round() as u64)),
+        size if size >= 1e-3 || size == 0.0 => {
+            let decimals = (3 - size.max(1e-9).log10().floor() as i32).clamp(0, 6) as usize;
+            let text = format!("{number:.decimals$}");
+            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
+        }
+        _ => format!("{number:.3e}"),
+    }
+}
+
 /// Seconds, minutes, hours or days.
 pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
@@ -143,6 +156,12 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
     }
     let kept: String = text.chars().take(width.saturating_sub(1)).collect();
     if width == 0 { String::new() } else { format!("{}…", kept.trim_end()) }
+}
+
+/// The end of `text` in at most `width` columns, after an ellipsis if it is cut: of a path the end says most.
+pub(crate) fn tail(text: &str, width: usize) -> String {
+    let count = text.chars().count();
+    if count <= width { text.to_string() } else { format!("…{}", text.chars().skip(count - width.saturating_sub(1)).collect::<String>()) }
 }
 
 /// Breaks lines at spaces to at most `width` columns. A continuation is indented like its line, and further below a field of an indented list.
@@ -189,6 +208,8 @@ mod tests {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([0, 999, 1000, 999_950, 1_234_567].map(short), ["0", "999", "1.0 k", "1.0 M", "1.2 M"]);
         assert_eq!([512, 44_000, 123_456_789].map(bytes), ["512 B", "44.0 kB", "123 MB"]);
+        assert_eq!([1e-5, 123_456.7, 0.001, -2.5, 7.0312].map(significant), ["1.000e-5", "123,457", "0.001", "-2.5", "7.031"]);
+        assert_eq!((tail("abcdef", 4), tail("abcd", 4)), ("…def".into(), "abcd".into()));
         assert_eq!([5.0, 300.0, 36_000.0].map(duration), ["5 s", "5 min", "10.0 h"]);
     }
 

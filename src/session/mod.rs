@@ -1,6 +1,7 @@
 //! Sessions: the folder `runs/<id>/` with its lock, log, `session.json` and the summaries of its steps.
 
 pub(crate) mod artifact;
+mod details;
 pub(crate) mod lock;
 pub(crate) mod names;
 pub(crate) mod process;

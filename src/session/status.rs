@@ -11,7 +11,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::base::clock::seconds_since;
 use crate::base::error;
+use crate::session::details::{StepDetails, folder_bytes};
 use crate::session::lock::lock_owner;
 use crate::session::names::{check_name, runs_dir};
 use crate::session::record::read_record;
@@ -70,6 +72,16 @@ pub struct StepState {
     pub state: String,
     pub started_at: String,
     pub finished_at: Option<String>,
+    /// Seconds, so far if it runs. `None` if its process ended without a summary.
+    pub duration_s: Option<f64>,
+    /// The parameter `model` or `adapter`, as given.
+    pub model: Option<String>,
+    /// The last loss of a training.
+    pub loss: Option<f64>,
+    /// Seconds until the end of a running training, as last estimated.
+    pub eta_seconds: Option<f64>,
+    /// The error in one line.
+    pub error: Option<String>,
 }
 
 /// The state of a session and its steps.
@@ -79,6 +91,8 @@ pub struct SessionState {
     pub created: String,
     /// The state of the last step.
     pub state: String,
+    /// Bytes of all its files.
+    pub size_bytes: u64,
     pub steps: Vec<StepState>,
 }
 
@@ -98,21 +112,44 @@ pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
             None if running && i == last => "running".into(),
             None => "interrupted".into(),
         };
-        let step = StepState {
-            step: text(&one["step"]),
-            task: text(&one["task"]),
-            state,
-            started_at: text(&one["started_at"]),
-            finished_at: one["finished_at"].as_str().map(ToString::to_string),
-        };
+        let mut step = text(&one["step"]);
         // A failed attempt leaves an earlier success unchanged, so both are shown.
-        let keeps_success = ["failure", "interrupted"].contains(&step.state.as_str()) && succeeded(&folder.join(&step.step));
-        let step = if keeps_success { StepState { step: format!("{}.failed", step.step), ..step } } else { step };
+        if ["failure", "interrupted"].contains(&state.as_str()) && succeeded(&folder.join(&step)) {
+            step = format!("{step}.failed");
+        }
+        let step = step_state(&folder, step, state, one);
         steps.retain(|earlier| earlier.step != step.step);
         steps.push(step);
     }
     let state = steps.last().map_or("empty".to_string(), |step| step.state.clone());
-    Ok(SessionState { session: session.to_string(), created: text(record.get("created").unwrap_or(&Value::Null)), state, steps })
+    let created = text(record.get("created").unwrap_or(&Value::Null));
+    Ok(SessionState { session: session.to_string(), created, state, size_bytes: folder_bytes(&folder), steps })
+}
+
+/// The state of the step `step`, which `invocation` of session.json records.
+fn step_state(session: &Path, step: String, state: String, invocation: &Value) -> StepState {
+    let text = |name: &str| invocation[name].as_str().map(ToString::to_string);
+    let running = state == "running";
+    // A step that replaces an earlier one works beside it.
+    let replacement = session.join(format!("{step}.new"));
+    let details = StepDetails::read(&if running && replacement.is_dir() { replacement } else { session.join(&step) });
+    let started_at = text("started_at").unwrap_or_default();
+    StepState {
+        task: text("task").unwrap_or_default(),
+        finished_at: text("finished_at"),
+        duration_s: if running { seconds_since(&started_at) } else { details.duration_s },
+        model: details.model,
+        loss: details.loss,
+        eta_seconds: details.eta_seconds.filter(|_| running),
+        error: match (state.as_str(), invocation["status"].as_str()) {
+            ("interrupted", None) => Some("its process ended without a summary (killed, or the machine stopped)".into()),
+            ("success" | "running", _) => None,
+            _ => details.error,
+        },
+        started_at,
+        step,
+        state,
+    }
 }
 
 /// All sessions, oldest first. Runs directory: the parameter `runs`, otherwise PYRUST_NN_RUNS, otherwise `runs`.
@@ -133,6 +170,7 @@ pub fn list_sessions(runs: Option<&Path>) -> Result<Vec<SessionState>> {
                 session: name,
                 created: String::new(),
                 state: "damaged".into(),
+                size_bytes: 0,
                 steps: Vec::new(),
             }));
         }

@@ -1,4 +1,4 @@
-"""What a terminal shows in the end: answers while they are generated, the bar, the first minute of a training; and plain lines elsewhere."""
+"""What a terminal shows in the end: streamed answers, the bar, the first minute of a training; and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ while not os.path.exists("go on"):
 
 
 def test_a_streamed_answer_is_text_without_a_bar_beside_it(binary: Path, runs: Path, tmp_path: Path) -> None:
-    words = "It fine-tunes Qwen models from a file of conversations, in one program, and keeps a record of everything it did.".split()
+    sentence = "It fine-tunes Qwen models from a file of conversations, in one program, and keeps a record of everything it did."
+    words = sentence.split()
     body = f"""
 session.progress(0, 2)
 for answer in range(2):
@@ -47,7 +48,7 @@ for answer in range(2):
     terminal = Terminal(binary, "script", script(tmp_path, body), "--session", "s", "--runs-dir", runs)
     assert terminal.finish() == 0
     assert not BAR.search(terminal.text), terminal.text
-    assert terminal.unwrapped.count("> question " + " ".join(words)) == 2, terminal.text
+    assert terminal.unwrapped.count("> question " + sentence) == 2, terminal.text
     # The terminal breaks the lines, nothing else.
     first = next(i for i, line in enumerate(terminal.lines) if line == "> question")
     assert len(terminal.lines[first + 1]) > 70

@@ -7,7 +7,6 @@ import logging
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 

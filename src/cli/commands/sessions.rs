@@ -4,9 +4,14 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
+use crate::base::clock::seconds_since;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
-use crate::session::{list_sessions, runs_dir};
+use crate::cli::text::{bytes, duration, significant, tail};
+use crate::session::{SessionState, list_sessions, runs_dir};
+
+/// Columns of a model's name.
+const MODEL_COLUMNS: usize = 28;
 
 /// List the sessions
 #[derive(Args, Debug)]
@@ -21,13 +26,25 @@ impl SessionsArgs {
         } else if sessions.is_empty() {
             output::line(&format!("no sessions in {}", runs.display()));
         } else {
-            let mut rows = vec![["session", "state", "created", "steps"].map(String::from)];
-            rows.extend(sessions.into_iter().map(|one| {
-                let steps: Vec<String> = one.steps.into_iter().map(|step| step.step).collect();
-                [one.session, one.state, one.created, steps.join(", ")]
-            }));
+            let mut rows = vec![["session", "state", "model", "task", "loss", "size", "age"].map(String::from)];
+            rows.extend(sessions.into_iter().map(row));
             output::table(&rows);
         }
         Ok(0)
     }
+}
+
+/// The model is that of the first step, the task that of the last, the loss that of the last training.
+fn row(session: SessionState) -> [String; 7] {
+    let model = session.steps.iter().find_map(|step| step.model.as_deref()).unwrap_or("-");
+    let loss = session.steps.iter().rev().find_map(|step| step.loss);
+    [
+        session.session,
+        session.state,
+        tail(model, MODEL_COLUMNS),
+        session.steps.last().map_or_else(|| "-".into(), |step| step.task.clone()),
+        loss.map_or_else(|| "-".into(), significant),
+        bytes(session.size_bytes),
+        seconds_since(&session.created).map_or_else(|| "-".into(), duration),
+    ]
 }

@@ -1,0 +1,96 @@
+"""`status` and `sessions`: what happened, in words that a person reads, at the width of the terminal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from terminal import Terminal
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+ENDINGS = {
+    "success": "    return {'metrics': {'last_loss': 0.5}}",
+    "failure": "    raise ValueError('no such thing')",
+    "interrupted": "    import os, signal\n    os.kill(os.getpid(), signal.SIGINT)\n    session.progress(1, 1)",
+}
+
+
+@pytest.fixture
+def ended(cli: Cli, runs: Path, tmp_path: Path) -> Path:
+    """The folder of three sessions, each with a script that ended in its own way."""
+    for name, body in ENDINGS.items():
+        path = tmp_path / f"{name}.py"
+        path.write_text(f"def run(params, session):\n{body}\n")
+        cli("script", path, "--session", name, "--runs-dir", runs)
+    return runs
+
+
+def test_what_happened_is_a_line_and_no_traceback(ended: Path, cli: Cli) -> None:
+    shown = {name: cli("status", name, "--runs-dir", ended).stdout for name in ENDINGS}
+    assert "script: interrupted (Ctrl-C or SIGTERM); " in shown["interrupted"] and "`pyrust-nn resume interrupted`" in shown["interrupted"]
+    assert "script: " in shown["failure"] and "no such thing" in shown["failure"]
+    for text in shown.values():
+        assert "Traceback" not in text and "KeyboardInterrupt" not in text and "DEBUG" not in text
+    assert "Traceback" in cli("status", "failure", "--runs-dir", ended, "--verbose").stdout
+
+
+def test_a_state_has_the_same_word_everywhere(ended: Path, cli: Cli) -> None:
+    import pyrust_nn
+
+    listed = {one["session"]: one for one in json.loads(cli("sessions", "--json", "--runs-dir", ended).stdout)}
+    in_python = {one["session"]: one for one in pyrust_nn.list_sessions(runs_dir=ended)}
+    table = cli("sessions", "--runs-dir", ended).stdout
+    for state in ENDINGS:
+        assert listed[state]["state"] == listed[state]["steps"][0]["state"] == in_python[state]["state"] == state
+        assert json.loads((ended / state / "session.json").read_text())["state"] == state
+        assert f"{state}  " in cli("status", state, "--runs-dir", ended).stdout
+        assert any(line.split()[:2] == [state, state] for line in table.splitlines())
+
+
+def test_an_interrupted_pipeline_says_interrupted(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "stop.py").write_text(f"def run(params, session):\n{ENDINGS['interrupted']}\n")
+    (tmp_path / "p.toml").write_text('[[step]]\ntask = "script"\nscript = "stop.py"\n')
+    done = cli("run", "p.toml", "--session", "s", "--runs-dir", runs, cwd=tmp_path)
+    assert done.returncode == 130 and done.stdout.splitlines()[1].split()[:2] == ["script", "interrupted"]
+
+
+def test_the_list_fits_the_terminal(ended: Path, binary: Path, cli: Cli) -> None:
+    """Model, task, loss, size and age are in aligned columns; a narrow terminal cuts them off."""
+    wide = cli("sessions", "--runs-dir", ended).stdout.splitlines()
+    assert wide[0].split() == ["session", "state", "model", "task", "loss", "size", "age"]
+    column = wide[0].index("task")
+    assert all(line[column:].startswith("script") for line in wide[1:])
+    success = next(line.split() for line in wide if line.startswith("success"))
+    assert success[2:5] == ["-", "script", "0.5"] and success[6] in ("kB", "B") and success[-1] == "s"
+    terminal = Terminal(binary, "sessions", "--runs-dir", ended, columns=40)
+    assert terminal.finish() == 0
+    assert len(terminal.lines) == len(wide) and all(line.endswith("…") for line in terminal.lines)
+
+
+def test_following_shows_what_comes_and_ends_with_the_step(binary: Path, cli: Cli, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "wait.py").write_text(
+        "import os, time\n\ndef run(params, session):\n    print('before')\n    session.metric({'loss': 1.5, 'eta_seconds': 90})\n"
+        "    open('reached', 'w').close()\n    while not os.path.exists('go on'):\n        time.sleep(0.02)\n    print('after')\n"
+    )
+    step = subprocess.Popen([binary, "script", "wait.py", "--session", "s", "--runs-dir", runs], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "reached").exists():
+        assert step.poll() is None
+        time.sleep(0.02)
+    state = json.loads(cli("status", "s", "--json", "--runs-dir", runs).stdout)["steps"][0]
+    assert (state["state"], state["loss"], state["eta_seconds"]) == ("running", 1.5, 90) and state["duration_s"] > 0
+    assert cli("status", "s", "--runs-dir", runs).stdout.splitlines()[1].split()[2] == "running"
+    with subprocess.Popen([binary, "status", "s", "--follow", "--runs-dir", runs], stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        first = ""
+        while "before" not in first:
+            first = following.stdout.readline()
+            assert first
+        (tmp_path / "go on").touch()
+        rest = following.stdout.read()
+    assert step.wait() == 0 and following.returncode == 0
+    assert "stdout: after" in rest and "step script succeeded" in rest
+    assert rest.splitlines()[-1].split()[:3] == ["script", "script", "success"]
