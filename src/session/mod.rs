@@ -14,5 +14,5 @@ pub(crate) use names::runs_dir;
 pub(crate) use process::ProcessGuard;
 pub(crate) use record::Session;
 pub use status::{SessionState, StepState, get_status, list_sessions};
-pub(crate) use status::{read_log, session_state};
+pub(crate) use status::{log_after, log_bytes, read_log, session_state};
 pub use summary::{Status, Summary, write_summary};

@@ -39,6 +39,30 @@ pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<Stri
     }
 }
 
+/// What the log has after its first `offset` bytes, to its last complete line; and the bytes up to there.
+pub(crate) fn log_after(runs: &Path, session: &str, offset: u64) -> Result<(String, u64)> {
+    let path = existing_session(runs, session)?.join("pipeline.log");
+    let read = || -> std::io::Result<Vec<u8>> {
+        let file = fs::File::open(&path)?;
+        let mut block = vec![0; file.metadata()?.len().saturating_sub(offset) as usize];
+        file.read_exact_at(&mut block, offset)?;
+        Ok(block)
+    };
+    let mut block = match read() {
+        Ok(block) => block,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    };
+    block.truncate(block.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+    let end = offset + block.len() as u64;
+    Ok((String::from_utf8_lossy(&block).into_owned(), end))
+}
+
+/// Bytes of the session's log.
+pub(crate) fn log_bytes(runs: &Path, session: &str) -> u64 {
+    fs::metadata(runs.join(session).join("pipeline.log")).map_or(0, |found| found.len())
+}
+
 /// The last `count` lines of a file, read in blocks from its end: a log can have many gigabytes.
 fn last_lines(path: &Path, count: usize) -> std::io::Result<Vec<u8>> {
     const BLOCK: u64 = 1 << 16;

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::text::{duration, significant, visible};
-use crate::session::{SessionState, read_log, runs_dir, session_state};
+use crate::session::{SessionState, log_after, log_bytes, read_log, runs_dir, session_state};
 
 /// How often `--follow` looks at the log.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -40,7 +40,9 @@ impl StatusArgs {
             return Ok(0);
         }
         let state = session_state(&runs, &self.session)?;
-        let log = read_log(&runs, &self.session, None)?;
+        // Debug records are left out, so more lines are read than shown.
+        let end = log_bytes(&runs, &self.session);
+        let log = read_log(&runs, &self.session, Some(self.lines.saturating_mul(4).saturating_add(400)))?;
         if !self.follow {
             print_steps(&state);
         }
@@ -50,22 +52,18 @@ impl StatusArgs {
             output::line("");
         }
         output::text(&shown[first..].iter().map(|line| visible(line) + "\n").collect::<String>());
-        if self.follow { follow(&runs, &self.session, log.len(), state, global.verbose) } else { Ok(0) }
+        if self.follow { follow(&runs, &self.session, end, state, global.verbose) } else { Ok(0) }
     }
 }
 
 /// Prints new lines of the log until no step runs, then the steps. `read`: the bytes of the log that are printed already.
-fn follow(runs: &Path, session: &str, mut read: usize, mut state: SessionState, verbose: bool) -> Result<u8> {
+fn follow(runs: &Path, session: &str, mut read: u64, mut state: SessionState, verbose: bool) -> Result<u8> {
     loop {
         let running = state.state == "running";
-        let log = read_log(runs, session, None)?;
-        // A record may still be incomplete.
-        let whole = log.rfind('\n').map_or(0, |end| end + 1);
-        if let Some(new) = log.get(read..whole).filter(|new| !new.is_empty()) {
-            output::text(&readable(new, verbose).iter().map(|line| visible(line) + "\n").collect::<String>());
-            output::flush();
-            read = whole;
-        }
+        let (new, end) = log_after(runs, session, read)?;
+        output::text(&readable(&new, verbose).iter().map(|line| visible(line) + "\n").collect::<String>());
+        output::flush();
+        read = end;
         if !running {
             output::line("");
             print_steps(&state);
