@@ -1,4 +1,4 @@
-//! Finds the interpreter that the binary links, and lists the files that are embedded in it.
+//! Finds the interpreter that the binary links, lists the files that are embedded in it, and names the commit.
 //!
 //! The rpath of a build script does not reach a dependent crate. So Cargo.toml has `links = "pyrust_nn"`, and this script publishes the
 //! folder of libpython as `DEP_PYRUST_NN_LIBPYTHON`. A `build.rs` of the dependent crate sets the rpath from it (see docs/rust.md).
@@ -13,6 +13,33 @@ fn main() {
         pyo3_build_config::add_libpython_rpath_link_args();
     }
     export_interpreter();
+    export_commit();
+}
+
+/// Passes on the commit for `--version`: ` (1a2b3c4d5e 2026-01-31)`, or nothing if it is unknown. A source package made by cargo has a
+/// file with the commit. Builds for development have none: it would rebuild everything after each commit.
+fn export_commit() {
+    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let root = Path::new(&root);
+    let git = |words: &[&str]| {
+        let output = Command::new("git").current_dir(root).args(words).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    let release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    // Not the repository of someone who has unpacked a source package in it.
+    let commit = if release && root.join(".git").exists() {
+        let watched = git(&["rev-parse", "--git-path", "logs/HEAD"]).map(|path| root.join(path)).filter(|path| path.is_file());
+        for path in watched.into_iter().chain([root.join("src"), root.join("Cargo.toml")]) {
+            println!("cargo:rerun-if-changed={}", path.display());
+        }
+        let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|text| !text.is_empty());
+        git(&["log", "-1", "--abbrev=10", "--format=%h %cs"]).map(|text| if changed { format!("{text}, changed") } else { text })
+    } else {
+        let info = fs::read_to_string(root.join(".cargo_vcs_info.json")).unwrap_or_default();
+        let hash = info.split_once("\"sha1\": \"").map(|(_, rest)| rest.chars().take(10).collect::<String>());
+        hash.filter(|hash| hash.len() == 10 && hash.chars().all(|c| c.is_ascii_hexdigit()))
+    };
+    println!("cargo:rustc-env=PYRUST_NN_COMMIT={}", commit.map(|commit| format!(" ({commit})")).unwrap_or_default());
 }
 
 /// Passes on home, executable and version of the linked Python, so that the embedded interpreter never uses the library of another one.

@@ -4,12 +4,17 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::cli::commands::{DatasetArgs, DoctorArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file};
+use crate::cli::commands::{
+    CompletionsArgs, DatasetArgs, DoctorArgs, InitArgs, ManArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs,
+    pipeline_file,
+};
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
 use crate::params::group::Group;
 use crate::params::interface::Interface;
 use crate::params::other_names::our_name;
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("PYRUST_NN_COMMIT"));
 
 const USAGE: &str = "pyrust-nn [COMMAND] [OPTIONS]\n       pyrust-nn [FILE] [OPTIONS]      the same as pyrust-nn run";
 
@@ -17,7 +22,7 @@ const NOTES: &str = "A command's own options: pyrust-nn <COMMAND> --help\n\nSess
 
 /// Fine-tune, quantize, convert to GGUF and run Qwen models, from a JSON file of conversations
 #[derive(Parser, Debug)]
-#[command(name = "pyrust-nn", version, override_usage = USAGE, max_term_width = 140, disable_help_flag = true, disable_version_flag = true)]
+#[command(name = "pyrust-nn", version = VERSION, override_usage = USAGE, max_term_width = 140, disable_help_flag = true, disable_version_flag = true)]
 pub(crate) struct CommandLine {
     #[command(flatten)]
     pub global: GlobalArgs,
@@ -35,6 +40,7 @@ pub(crate) struct CommandLine {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     Run(RunArgs),
+    Init(InitArgs),
     #[command(flatten)]
     Task(TaskArgs),
     Resume(ResumeArgs),
@@ -44,6 +50,8 @@ pub(crate) enum Command {
     Sessions(SessionsArgs),
     Setup(SetupArgs),
     Doctor(DoctorArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// The whole command line as clap knows it. The help of the program shows no options of `run`; that of `run` does.
@@ -185,6 +193,8 @@ mod tests {
             let text = help(&name, 80);
             let examples = text.split_once("Examples:\n").unwrap_or_else(|| panic!("{name} has no examples")).1.replace("\\\n", " ");
             let lines: Vec<&str> = examples.lines().filter_map(|line| line.trim().strip_prefix("pyrust-nn ")).collect();
+            // Without what the shell does with the output.
+            let lines: Vec<&str> = lines.into_iter().map(|line| line.split(['>', '|']).next().unwrap()).collect();
             assert_eq!(lines.len(), 2, "{name}: {examples}");
             for line in lines {
                 let words: Vec<String> = line

@@ -10,12 +10,33 @@ pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
 ];
 
 /// Examples of the commands that are neither tasks nor dataset commands.
-const OTHER_COMMANDS: [(&str, Examples); 6] = [
+const OTHER_COMMANDS: [(&str, Examples); 9] = [
     (
         "run",
         [
             ("Run pipeline.toml of this folder:", "pyrust-nn run"),
             ("Run another file with another model, in a session with a name:", "pyrust-nn run mine.toml -m Qwen/Qwen3-0.6B --session s2"),
+        ],
+    ),
+    (
+        "init",
+        [
+            ("Write a pipeline for a data set and a model:", "pyrust-nn init data.jsonl -m Qwen/Qwen3-0.6B"),
+            ("Convert the configuration of another tool:", "pyrust-nn init --from llama_factory.yaml -d data.jsonl"),
+        ],
+    ),
+    (
+        "completions",
+        [
+            ("Completions for bash:", "pyrust-nn completions bash \\\n      > ~/.local/share/bash-completion/completions/pyrust-nn"),
+            ("Completions for fish:", "pyrust-nn completions fish > ~/.config/fish/completions/pyrust-nn.fish"),
+        ],
+    ),
+    (
+        "man",
+        [
+            ("Read the page of the program:", "pyrust-nn man | man -l -"),
+            ("Write the pages of all commands:", "pyrust-nn man --dir ~/.local/share/man/man1"),
         ],
     ),
     (

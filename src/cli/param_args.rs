@@ -3,7 +3,7 @@
 //! clap reads values as strings only. Types and bounds are checked in `params/validate.rs`, because clap knows no JSON types, and a
 //! struct made in Rust passes no command-line parser.
 
-use clap::{Arg, ArgAction, ArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, ValueHint};
 use serde_json::{Map, Value};
 
 use crate::params::group::Group;
@@ -84,7 +84,7 @@ fn flag(param: &Param, of_run: bool) -> Arg {
     if let Some((_, short)) = SHORT_FLAGS.iter().find(|(name, _)| *name == param.name) {
         arg = arg.short(*short);
     }
-    let arg = arg.value_name(value_name(param.value_type));
+    let arg = arg.value_name(value_name(param.value_type)).value_hint(value_hint(param.value_type));
     match param.value_type {
         // `--overwrite` or `--overwrite=false`.
         ParamType::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true),
@@ -94,6 +94,14 @@ fn flag(param: &Param, of_run: bool) -> Arg {
         ParamType::Prompts => arg.action(ArgAction::Append).allow_hyphen_values(true),
         ParamType::Object => arg.action(ArgAction::Append),
         _ => arg,
+    }
+}
+
+/// What shells complete after the flag.
+fn value_hint(value_type: ParamType) -> ValueHint {
+    match value_type {
+        ParamType::Path | ParamType::Paths | ParamType::Model | ParamType::Adapter => ValueHint::AnyPath,
+        _ => ValueHint::Unknown,
     }
 }
 
@@ -115,6 +123,7 @@ fn positional(param: &Param) -> Option<Arg> {
     let (_, value_name) = POSITIONALS.iter().find(|(name, _)| *name == param.name)?;
     let required = if param.presence == Presence::Required { " [required]" } else { "" };
     let arg = Arg::new(positional_id(param)).value_name(*value_name).conflicts_with(param.name);
+    let arg = arg.value_hint(value_hint(param.value_type));
     let arg = arg.help(format!("Instead of {}{required}", Interface::Cli.spell(param.name)));
     Some(if param.value_type.repeats() { arg.num_args(1..) } else { arg })
 }

@@ -97,6 +97,9 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
         Command::Sessions(_) => SessionsArgs::run(global),
         Command::Setup(_) => SetupArgs::run(global),
         Command::Doctor(_) => Ok(DoctorArgs::run(global)),
+        Command::Init(init) => init.run(global),
+        Command::Completions(completions) => Ok(completions.run(command_line())),
+        Command::Man(man) => man.run(command_line()),
     }
 }
 

@@ -7,6 +7,19 @@ use anyhow::Result;
 use crate::base::{assets, error};
 use crate::params::param::Param;
 
+/// The names of all tasks, for parts that come before `tasks/`. A test compares them.
+pub const TASK_NAMES: [&str; 9] = [
+    "finetune_full",
+    "finetune_lora",
+    "flatten",
+    "merge",
+    "quantize_model",
+    "convert_model_to_gguf",
+    "convert_lora_to_gguf",
+    "inference",
+    "script",
+];
+
 /// Two example commands, each with what it does.
 pub type Examples = [(&'static str, &'static str); 2];
 

@@ -1,10 +1,16 @@
 //! The steps of a pipeline, ready to run in order.
 
+use std::path::Path;
+
 use anyhow::Result;
+use serde_json::{Map, Value};
 
 use crate::base::error;
+use crate::params::param_type::ParamType;
 use crate::params::validate::resolve;
 use crate::python::note_signals;
+use crate::session::artifact::check_reference;
+use crate::session::names::runs_dir;
 use crate::step::request::{Request, StepOutcome};
 use crate::step::run_step;
 
@@ -24,9 +30,19 @@ impl ExecutionPlan {
     pub fn checked(self, source: &str) -> Result<ExecutionPlan> {
         for request in &self.steps {
             resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)
+                .and_then(|params| self.check_references(request, &params))
                 .map_err(|cause| error::usage(format!("{source}, step {}: {cause}", request.step())))?;
         }
         Ok(self)
+    }
+
+    /// Refuses references to steps of other sessions that do not exist. Those of this session may still come.
+    fn check_references(&self, request: &Request, params: &Map<String, Value>) -> Result<()> {
+        let runs = runs_dir(params["runs_dir"].as_str().map(Path::new));
+        let artifacts = request.task.all_params().filter(|param| matches!(param.value_type, ParamType::Model | ParamType::Adapter));
+        let names = artifacts.filter_map(|param| params[param.name].as_str());
+        let mut foreign = names.filter(|name| !name.starts_with('@') && name.split('/').rev().nth(1) != Some(&self.session));
+        foreign.try_for_each(|name| check_reference(name, &runs, &self.session))
     }
 
     /// Runs the steps in order and stops after the first failure. `before` is called before each step.

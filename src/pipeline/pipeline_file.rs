@@ -43,14 +43,15 @@ impl Pipeline {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|cause| match cause.kind() {
             std::io::ErrorKind::NotFound => {
-                error::usage(format!("there is no pipeline file {shown}; give another file, or write a sample with `pyrust-nn run --init`"))
+                error::usage(format!("there is no pipeline file {shown}; give another file, or write one with `pyrust-nn init`"))
             }
             _ => error::usage(format!("pipeline file {shown} cannot be read: {cause}")),
         })?;
         Pipeline::parse(&text, &shown).map_err(|cause| cause.context(format!("pipeline file {shown}")))
     }
 
-    fn parse(text: &str, file: &str) -> Result<Pipeline> {
+    /// Reads the text of a file. `file` is its name, for messages.
+    pub fn parse(text: &str, file: &str) -> Result<Pipeline> {
         let table: toml::Table = toml::from_str(text).map_err(|cause| error::usage(cause.to_string().trim_end().to_string()))?;
         let mut common: Map<String, Value> = table.into_iter().map(|(key, value)| (key, to_json(value))).collect();
         let session = match common.shift_remove("session") {

@@ -1,11 +1,13 @@
-//! The generated files in the repository: the type stub and the page of tasks. `make generate` writes both; otherwise these tests compare them.
+//! The generated files in the repository: the type stub, the pages of tasks and of other tools, the schema of pipeline.toml. `make generate` writes them; otherwise these tests compare them.
 
 use std::fmt::Write;
 use std::path::Path;
 
+use crate::params::other_names::{NOT_NEEDED, OTHER_NAMES, Tool};
 use crate::params::param::{Param, Presence, display_value};
 use crate::params::param_type::ParamType;
 use crate::reference::function::{Function, python_value};
+use crate::reference::schema::pipeline_schema;
 use crate::tasks::{DATASET_COMMANDS, TASKS};
 
 fn functions() -> impl Iterator<Item = Function> {
@@ -113,6 +115,41 @@ fn tasks_page() -> String {
     text
 }
 
+/// The whole of `docs/other-tools.md`.
+fn other_tools_page() -> String {
+    let mut text = include_str!("other_tools_head.md").to_string();
+    write!(text, "\n| Pyrust-NN | {} |\n|---|{}\n", Tool::ALL.map(Tool::name).join(" | "), "---|".repeat(Tool::ALL.len()))
+        .unwrap_or_default();
+    let mut ours: Vec<&str> = OTHER_NAMES.iter().filter(|row| !row.tools.is_empty()).map(|row| row.ours).collect();
+    ours.dedup();
+    for name in ours {
+        let theirs = Tool::ALL.map(|tool| {
+            let rows = OTHER_NAMES.iter().filter(|row| row.ours == name && row.tools.contains(&tool));
+            rows.map(|row| format!("`{}`", row.theirs)).collect::<Vec<_>>().join(", ")
+        });
+        writeln!(text, "| `{name}` | {} |", theirs.join(" | ")).unwrap_or_default();
+    }
+    text.push_str("\n## Values that differ\n\nFor all other names the value is the same.\n\n| their key | its value here |\n|---|---|\n");
+    let mut told: Vec<(&str, Vec<String>)> = Vec::new();
+    for row in OTHER_NAMES.iter().filter(|row| !row.tools.is_empty()) {
+        let Some(how) = row.conversion.in_words() else { continue };
+        let key = format!("`{}`", row.theirs);
+        match told.iter_mut().find(|(words, _)| *words == how) {
+            Some((_, keys)) if keys.contains(&key) => {}
+            Some((_, keys)) => keys.push(key),
+            None => told.push((how, vec![key])),
+        }
+    }
+    for (how, keys) in told {
+        writeln!(text, "| {} | {how} |", keys.join(", ")).unwrap_or_default();
+    }
+    text.push_str("\n## Keys that need no counterpart\n\n| key | because |\n|---|---|\n");
+    for (key, reason) in NOT_NEEDED {
+        writeln!(text, "| `{key}` | {reason} |").unwrap_or_default();
+    }
+    text
+}
+
 fn write_row(text: &mut String, param: &Param) {
     let default = match param.presence {
         Presence::Required => "**required**".to_string(),
@@ -137,6 +174,16 @@ fn compare_or_write(path: &str, generated: &str) {
 #[test]
 fn generated_stub() {
     compare_or_write("python/pyrust_nn/_core.pyi", &stub());
+}
+
+#[test]
+fn generated_schema() {
+    compare_or_write("docs/pipeline.schema.json", &pipeline_schema());
+}
+
+#[test]
+fn generated_other_tools_page() {
+    compare_or_write("docs/other-tools.md", &other_tools_page());
 }
 
 #[test]

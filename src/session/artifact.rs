@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::base::error;
+use crate::session::reference::{missing_step, no_such_step, session_alone};
 use crate::session::summary::{Status, Summary};
 
 /// The built-in model, which is generated when it is used.
@@ -22,7 +23,7 @@ pub enum ArtifactKind {
 /// `name` may be a folder, a step's folder, `<session>/<step>` in `runs`, or `@<step>` of the session `session`.
 ///
 /// # Errors
-/// Kind `model` if it does not exist or the step failed, `usage` if there is no such built-in model.
+/// Kind `usage` if there is no such built-in model, session or step; `model` if there is no such folder or the step failed.
 pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKind) -> Result<String> {
     if name == TINY && kind == ArtifactKind::Model {
         return Ok(name.to_string());
@@ -33,6 +34,7 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
             ArtifactKind::Adapter => format!("{name} is not an adapter; give a folder with adapter_config.json or <session>/<step>"),
         }));
     }
+    check_reference(name, runs, session)?;
     let (path, shown) = match name.strip_prefix('@') {
         Some(step) => (Some(runs.join(session).join(step)), format!("step {step} of session {session}")),
         None => {
@@ -42,13 +44,16 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
     };
     match path {
         Some(path) if path.is_dir() => {
+            if path.join("session.json").is_file() {
+                return Err(session_alone(&path, name));
+            }
             let folder = step_output(&path, &shown, kind)?.unwrap_or(path);
             let folder = std::fs::canonicalize(&folder)
                 .map_err(|_| error::model(format!("{shown}: its output {} no longer exists; run the step again", folder.display())))?;
             Ok(folder.to_string_lossy().into_owned())
         }
         Some(path) if path.exists() => Err(error::model(format!("{} is a file; give the model's folder", path.display()))),
-        Some(path) => Err(error::model(format!("there is no {shown} ({} does not exist); run that step first", path.display()))),
+        Some(_) => Err(error::model(format!("there is no {shown}; run that step first"))),
         None if kind == ArtifactKind::Adapter => Err(error::model(format!(
             "there is no adapter {name}: it is neither a folder nor a step in {}; give a folder with adapter_config.json or <session>/<step>",
             runs.display()
@@ -59,6 +64,20 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
             runs.display()
         ))),
     }
+}
+
+/// Refuses a reference to a step that does not exist. Everything else is left to [`resolve_artifact`].
+///
+/// # Errors
+/// Kind `usage`.
+pub(crate) fn check_reference(name: &str, runs: &Path, session: &str) -> Result<()> {
+    match name.strip_prefix('@') {
+        Some(step) if !runs.join(session).join(step).exists() => return Err(no_such_step(runs, session, step, true)),
+        Some(_) => return Ok(()),
+        None if Path::new(name).exists() || runs.join(name).exists() || downloaded(name).is_some() => return Ok(()),
+        None => {}
+    }
+    missing_step(name, runs).map_or(Ok(()), |(session, step)| Err(no_such_step(runs, session, step, false)))
 }
 
 /// The output of the step in `folder`. `None` if it is not the folder of a step.
@@ -132,6 +151,56 @@ mod tests {
             assert!(resolve_artifact(name, runs.path(), "s1", ArtifactKind::Model).is_err(), "{name}");
         }
         assert!(resolve_artifact("Qwen/an-adapter", runs.path(), "s1", ArtifactKind::Adapter).is_err());
+    }
+
+    /// Two sessions: `first` with two steps, `second` with one of a name of its own.
+    fn sessions() -> tempfile::TempDir {
+        let runs = tempfile::tempdir().unwrap();
+        for (session, step) in [("first", "finetune_full"), ("first", "lora"), ("second", "my-step")] {
+            let folder = runs.path().join(session).join(step);
+            std::fs::create_dir_all(folder.join("model")).unwrap();
+            std::fs::write(runs.path().join(session).join("session.json"), "{}").unwrap();
+            let mut summary = Summary::new("finetune_full", session, step);
+            summary.outputs.insert("model".into(), json!(format!("{step}/model")));
+            files::write_json(&folder.join("summary.json"), &summary).unwrap();
+        }
+        runs
+    }
+
+    #[test]
+    fn a_reference_to_a_step_that_does_not_exist_is_a_usage_error_with_a_suggestion() {
+        let runs = sessions();
+        let inside = |text: &str| runs.path().join(text).to_string_lossy().into_owned();
+        for (name, words) in [
+            ("frist/finetune_full", "there is no session frist in"),
+            ("frist/finetune_full", "did you mean first/finetune_full?"),
+            ("frist/lora", "did you mean first/lora?"),
+            ("secnd/my-step", "did you mean second/my-step?"),
+            ("zzz/merge", "`pyrust-nn sessions` lists them"),
+            ("first/finetune_ful", "session first has no step finetune_ful; did you mean first/finetune_full?"),
+            ("first/merge", "session first has no step merge, its steps: finetune_full, lora; run that step first"),
+            ("@finetune_ful", "session first has no step finetune_ful; did you mean @finetune_full?"),
+            ("@merge", "session first has no step merge, its steps: finetune_full, lora; run that step first"),
+            (&inside("frist/lora"), "did you mean first/lora?"),
+            ("first", "first is a session; name one of its steps: first/finetune_full, first/lora"),
+        ] {
+            for kind in [ArtifactKind::Model, ArtifactKind::Adapter] {
+                let error = error::Error::of(&resolve_artifact(name, runs.path(), "first", kind).expect_err(name));
+                assert_eq!(error.kind, error::Kind::Usage, "{name}: {}", error.message);
+                assert!(error.message.contains(words), "{name}: {}", error.message);
+            }
+        }
+    }
+
+    #[test]
+    fn a_hub_name_stays_one_beside_sessions() {
+        let runs = sessions();
+        for name in ["Qwen/Qwen3-0.6B", "gpt2", "first/Qwen3-0.6B", "user/finetune-lora-qwen", "user/my-model"] {
+            assert_eq!(resolve_artifact(name, runs.path(), "first", ArtifactKind::Model).unwrap(), name);
+        }
+        let absent = runs.path().join("nowhere");
+        assert_eq!(resolve_artifact("Qwen/Qwen3-0.6B", &absent, "s", ArtifactKind::Model).unwrap(), "Qwen/Qwen3-0.6B");
+        assert!(resolve_artifact("frist/finetune_lora", &absent, "s", ArtifactKind::Model).is_err());
     }
 
     #[test]

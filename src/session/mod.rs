@@ -6,6 +6,7 @@ pub(crate) mod lock;
 pub(crate) mod names;
 pub(crate) mod process;
 pub(crate) mod record;
+pub(crate) mod reference;
 pub(crate) mod status;
 pub(crate) mod summary;
 

@@ -11,6 +11,7 @@ use crate::data::Options;
 use crate::dataset::DATASETS;
 use crate::params::interface::Interface;
 use crate::params::param::TaskParams;
+use crate::params::task::TASK_NAMES;
 use crate::params::validate::resolve;
 
 #[test]
@@ -73,6 +74,11 @@ fn a_script_and_its_modules_use_exactly_the_task_s_parameters() {
         words.extend(defined.intersection(&by_rust).cloned());
         assert_eq!(words, defined, "scripts/{} and the definition differ", task.script.unwrap());
     }
+}
+
+#[test]
+fn the_list_of_names_is_that_of_the_tasks() {
+    assert_eq!(TASK_NAMES.to_vec(), TASKS.iter().map(|task| task.name).collect::<Vec<_>>());
 }
 
 #[test]

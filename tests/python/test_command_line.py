@@ -69,3 +69,48 @@ def test_data_and_prompts_need_no_flag(cli: Cli, runs: Path, data_json: str) -> 
     done = cli("inference", "-m", "builtin:tiny", "one", "two", "--max-new-tokens", "2", "--runs-dir", runs, "--session", "s", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["params"]["prompt"] == ["one", "two"]
+
+
+SCRIPT = """
+def run(params, session):
+    (session.step_folder / "model").mkdir()
+    return {"outputs": {"model": session.step_folder / "model"}}
+"""
+
+
+@pytest.fixture
+def first(runs: Path, tmp_path: Path) -> Path:
+    """A folder of sessions with the session `first`, which has a step `finetune_full`."""
+    (tmp_path / "make.py").write_text(SCRIPT)
+    pyrust_nn.run_script("first", tmp_path / "make.py", step="finetune_full", runs_dir=runs)
+    return runs
+
+
+def test_a_misspelled_session_is_answered_as_one_at_every_interface(first: Path, cli: Cli, tmp_path: Path, data_json: str) -> None:
+    wrong, words = "frist/finetune_full", "there is no session frist"
+    flags = ["--runs-dir", first, "--session", "s"]
+    for command in (
+        ["finetune-lora", data_json, "-m", wrong, *flags],
+        ["finetune-lora", data_json, "-m", "builtin:tiny", "--checkpoint-lora", wrong, *flags],
+        ["convert-lora-to-gguf", "--adapter", wrong, *flags],
+        ["check", data_json, "-m", wrong, "--runs-dir", first],
+        ["prepare", data_json, "-m", wrong, "--runs-dir", first],
+    ):
+        done = cli(*command)
+        assert done.returncode == 2 and words in done.stderr and "did you mean first/finetune_full?" in done.stderr, done.stderr
+    with pytest.raises(pyrust_nn.UsageError, match="did you mean first/finetune_full"):
+        pyrust_nn.inference("s", wrong, prompt="a", runs_dir=first)
+    with pytest.raises(pyrust_nn.UsageError, match="did you mean first/finetune_full"):
+        pyrust_nn.check_dataset(wrong, dataset_path=data_json, runs_dir=first)
+    with pytest.raises(pyrust_nn.UsageError, match="did you mean @finetune_full"):
+        pyrust_nn.inference("first", "@finetune_ful", prompt="a", runs_dir=first)
+
+
+def test_a_misspelled_session_in_a_later_step_stops_the_pipeline_at_the_start(first: Path, cli: Cli, tmp_path: Path) -> None:
+    step = '[[step]]\ntask = "script"\nscript = "make.py"\n'
+    (tmp_path / "p.toml").write_text(f'{step}[[step]]\ntask = "merge"\nmodel = "frist/finetune_full"\n')
+    done = cli("run", "p.toml", "--session", "new", "--runs-dir", first)
+    assert done.returncode == 2 and "step merge: there is no session frist" in done.stderr, done.stderr
+    with pytest.raises(pyrust_nn.UsageError, match="step merge: there is no session frist"):
+        pyrust_nn.run_pipeline("p.toml", session="new", runs_dir=str(first))
+    assert not (first / "new").exists()

@@ -1,9 +1,12 @@
 //! The commands, one file each: arguments and implementation. Each `run` returns the exit code.
 
 mod check;
+mod completions;
 mod dataset;
 mod doctor;
 mod dry_run;
+mod init;
+mod man;
 mod resume;
 mod run;
 mod run_plan;
@@ -12,8 +15,11 @@ mod setup;
 mod status;
 mod task;
 
+pub(crate) use completions::CompletionsArgs;
 pub(crate) use dataset::DatasetArgs;
 pub(crate) use doctor::DoctorArgs;
+pub(crate) use init::InitArgs;
+pub(crate) use man::ManArgs;
 pub(crate) use resume::ResumeArgs;
 pub(crate) use run::{RunArgs, pipeline_file};
 pub(crate) use sessions::SessionsArgs;

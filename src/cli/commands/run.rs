@@ -38,7 +38,7 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<u8> {
         if self.init {
-            return write_sample();
+            return write_sample(false);
         }
         let file = self.file.unwrap_or_else(|| PathBuf::from(FILE));
         let mut overrides = global.given();
@@ -53,7 +53,7 @@ pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
     if word.ends_with(".toml") || Path::new(word).is_file() {
         return Ok(word.into());
     }
-    let own = ["run", "resume", "status", "sessions", "setup", "doctor"].map(String::from);
+    let own = ["run", "init", "resume", "status", "sessions", "setup", "doctor", "completions", "man"].map(String::from);
     let datasets = DATASET_COMMANDS.iter().map(|command| command.name.to_string());
     let commands: Vec<String> = TASKS.iter().map(|task| task.command()).chain(datasets).chain(own).collect();
     let near = error::did_you_mean(word, commands.iter().map(String::as_str)).map(|near| format!("; did you mean the command {near}?"));
@@ -99,9 +99,9 @@ impl FromArgMatches for Overrides {
 }
 
 /// Writes the sample pipeline and its conversations to the working directory.
-fn write_sample() -> Result<u8> {
+pub(crate) fn write_sample(overwrite: bool) -> Result<u8> {
     let names = [FILE, "data.json"];
-    if let Some(name) = names.into_iter().find(|name| Path::new(name).exists()) {
+    if let Some(name) = names.into_iter().find(|name| !overwrite && Path::new(name).exists()) {
         return Err(error::usage(format!("{name} already exists; move it away, or change to an empty folder")));
     }
     for name in names {

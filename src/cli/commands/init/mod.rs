@@ -1,0 +1,138 @@
+//! `init`: writes a commented pipeline.toml for a model and a data set, or from another tool's configuration.
+
+mod convert;
+mod other_data;
+mod template;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::base::{error, files};
+use crate::cli::commands::run::write_sample;
+use crate::cli::global::GlobalArgs;
+use crate::cli::output;
+use crate::params::interface::Interface;
+use crate::params::validate::accept;
+use crate::pipeline::{FILE, Pipeline};
+use crate::reference::{SCHEMA_FILE, pipeline_schema};
+use crate::tasks::task_named;
+use convert::convert;
+use template::NewPipeline;
+
+/// Write a commented pipeline.toml for a model and a data set, or from the configuration of another tool
+#[derive(Args, Debug)]
+pub(crate) struct InitArgs {
+    /// Training conversations. Without data, model and --from: the sample with its own data
+    #[arg(value_name = "DATA")]
+    data: Vec<String>,
+    /// Model: a folder, a session's step, builtin:tiny or a Hugging Face hub name
+    #[arg(short, long, value_name = "MODEL", help_heading = "Pipeline")]
+    model: Option<String>,
+    /// Instead of DATA
+    #[arg(short, long, value_name = "PATH", num_args = 1.., conflicts_with = "data", help_heading = "Pipeline")]
+    dataset_path: Vec<String>,
+    /// Task that trains [default: that of --from, otherwise finetune_lora]
+    #[arg(long, value_name = "NAME", value_parser = ["finetune_lora", "finetune_full"], help_heading = "Pipeline")]
+    task: Option<String>,
+    /// Configuration to convert: YAML of LLaMA-Factory, Axolotl, Unsloth or mlx-lm
+    #[arg(long, value_name = "FILE", help_heading = "Pipeline")]
+    from: Option<PathBuf>,
+    /// File to write. pipeline.schema.json, for editors, is written beside it
+    #[arg(short, long, value_name = "FILE", default_value = FILE, help_heading = "Output")]
+    output: PathBuf,
+    /// Replace existing files
+    #[arg(long, help_heading = "Output")]
+    overwrite: bool,
+}
+
+impl InitArgs {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<u8> {
+        let data: Vec<String> = self.data.iter().chain(&self.dataset_path).cloned().collect();
+        if self.from.is_none() && self.model.is_none() && data.is_empty() && self.output == Path::new(FILE) {
+            return write_sample(self.overwrite);
+        }
+        let (pipeline, warnings) = self.pipeline(&data)?;
+        let text = pipeline.text();
+        let complete = ["model", "dataset_path"].into_iter().all(|name| pipeline.values.contains_key(name));
+        if complete {
+            Pipeline::parse(&text, &self.output.to_string_lossy())?.with(Map::new(), None, Interface::Cli)?;
+        }
+        let schema = self.output.parent().unwrap_or(Path::new("")).join(SCHEMA_FILE);
+        let written = [(&self.output, text), (&schema, pipeline_schema())];
+        if let Some((path, _)) = written.iter().find(|(path, text)| !self.overwrite && is_other(path, text)) {
+            return Err(error::usage(format!("{} already exists; give another file with --output, or --overwrite", path.display())));
+        }
+        for (path, text) in &written {
+            files::write_whole(path, text.as_bytes())?;
+        }
+        for warning in &warnings {
+            warning!("{warning}");
+        }
+        if global.json {
+            output::json(&json!({"pipeline": self.output, "schema": schema, "warnings": warnings}));
+        } else {
+            let file = if self.output == Path::new(FILE) { String::new() } else { format!(" {}", self.output.display()) };
+            let next = if complete { "check" } else { "complete it, then check" };
+            output::line(&format!(
+                "wrote {} and {}; {next} the steps with `pyrust-nn run{file} --dry-run`, run them with `pyrust-nn run{file}`",
+                self.output.display(),
+                schema.display()
+            ));
+        }
+        Ok(0)
+    }
+
+    /// The pipeline, and what to warn of.
+    fn pipeline(&self, data: &[String]) -> Result<(NewPipeline, Vec<String>)> {
+        let mut warnings = Vec::new();
+        let mut pipeline = NewPipeline { task: task_named("finetune_lora")?, values: Map::new(), notes: Vec::new() };
+        if let Some(from) = &self.from {
+            let converted = convert(from)?;
+            pipeline.task = converted.task;
+            pipeline.values = converted.values;
+            pipeline.notes.push(format!(
+                "Converted from {} ({}). What that file does not set has the defaults below.",
+                from.display(),
+                converted.tool.name()
+            ));
+            pipeline.notes.extend(converted.warnings.iter().map(|warning| format!("Not converted: {warning}")));
+            pipeline
+                .notes
+                .extend((!converted.not_needed.is_empty()).then(|| format!("Not needed here: {}", converted.not_needed.join(", "))));
+            warnings.extend(converted.warnings.into_iter().map(|warning| format!("{}: {warning}", from.display())));
+        }
+        if let Some(task) = &self.task {
+            pipeline.task = task_named(task)?;
+            let has = pipeline.task;
+            pipeline.values.retain(|name, _| {
+                if !has.has(name) {
+                    warnings.push(format!("{name} is left out, because {task} has no such parameter"));
+                }
+                has.has(name)
+            });
+        }
+        let given = [("model", self.model.clone().map(Value::from)), ("dataset_path", (!data.is_empty()).then(|| json!(data)))];
+        for (name, value) in given {
+            let param = pipeline.task.all_params().find(|param| param.name == name);
+            if let (Some(param), Some(value)) = (param, value) {
+                pipeline.values.insert(name.to_string(), accept(param, value, Interface::Cli)?);
+            }
+            if !pipeline.values.contains_key(name) {
+                if self.from.is_none() {
+                    let example = "pyrust-nn init data.jsonl -m Qwen/Qwen3-0.6B";
+                    return Err(error::usage(format!("init needs {}, for example `{example}`", Interface::Cli.spell(name))));
+                }
+                warnings.push(format!("{name} is missing; set it in {}", self.output.display()));
+            }
+        }
+        Ok((pipeline, warnings))
+    }
+}
+
+/// Whether a file is there and has another content.
+fn is_other(path: &Path, text: &str) -> bool {
+    path.symlink_metadata().is_ok() && std::fs::read(path).ok().as_deref() != Some(text.as_bytes())
+}

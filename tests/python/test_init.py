@@ -1,0 +1,366 @@
+"""`init`: new pipelines, conversions of other tools' configurations, the schema; completions, manual pages, the version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+LLAMA_FACTORY = """
+### model
+model_name_or_path: Qwen/Qwen3-0.6B
+quantization_bit: 4
+trust_remote_code: true
+### method
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_rank: 16
+lora_target: all
+### dataset
+dataset: mine,other
+dataset_dir: sets
+template: qwen3
+cutoff_len: 1024
+max_samples: 1000
+### output
+output_dir: saves/qwen3
+logging_steps: 5
+save_steps: 500
+report_to: none
+### train
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+val_size: 0.1
+"""
+
+AXOLOTL = """
+base_model: Qwen/Qwen3-0.6B
+datasets:
+  - path: train.jsonl
+    type: chat_template
+    field_messages: conversations
+val_set_size: 0.05
+sequence_len: 4096
+sample_packing: true
+adapter: qlora
+load_in_4bit: true
+lora_r: 32
+lora_alpha: 64
+lora_target_modules: [q_proj, v_proj]
+wandb_project:
+gradient_accumulation_steps: 2
+micro_batch_size: 1
+num_epochs: 1
+optimizer: paged_adamw_8bit
+lr_scheduler: rex
+learning_rate: 0.0002
+bf16: auto
+tf32: true
+gradient_checkpointing: offload
+early_stopping_patience: 3
+flash_attention: true
+"""
+
+UNSLOTH = """
+model: unsloth/Qwen3-0.6B
+data:
+  local_dataset: [train.jsonl]
+  format_type: auto
+training:
+  training_type: full
+  max_seq_length: 2048
+  num_epochs: 2
+  learning_rate: 2e-5
+  batch_size: 2
+  warmup_steps: 5
+  max_steps: 0
+  random_seed: 3407
+  packing: false
+  gradient_checkpointing: "unsloth"
+  train_on_completions: true
+lora:
+  lora_r: 64
+  use_loftq: false
+  finetune_mlp_modules: true
+logging:
+  enable_wandb: true
+"""
+
+MLX = """
+model: Qwen/Qwen3-0.6B
+train: true
+fine_tune_type: dora
+data: mlx
+seed: 0
+num_layers: 16
+batch_size: 4
+iters: 30
+learning_rate: 1e-5
+steps_per_eval: 200
+save_every: 100
+max_seq_length: 512
+grad_checkpoint: true
+lora_parameters:
+  keys: ["self_attn.q_proj", "self_attn.v_proj"]
+  rank: 8
+  scale: 20.0
+  dropout: 0.0
+lr_schedule:
+  name: cosine_decay
+  warmup: 100
+  arguments: [1e-5, 1000, 1e-7]
+"""
+
+# The configuration; the step that is wanted; words of warnings for what has no counterpart.
+CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "LLaMA-Factory": (
+        LLAMA_FACTORY,
+        {
+            "task": "finetune_lora",
+            "load_in_4bit": True,
+            "lora_rank": 16,
+            "max_length": 1024,
+            "logging_steps": 5,
+            "save_steps": 500,
+            "batch_size": 1,
+            "gradient_accumulation_steps": 8,
+            "learning_rate": 1e-4,
+            "num_epochs": 3,
+            "scheduler": "cosine",
+            "warmup": 0.1,
+            "dtype": "bf16",
+            "eval_split": 0.1,
+        },
+        ["template = ", "max_samples = 1000", "other has no file in sets/dataset_info.json"],
+    ),
+    "Axolotl": (
+        AXOLOTL,
+        {
+            "task": "finetune_lora",
+            "load_in_4bit": True,
+            "eval_split": 0.05,
+            "max_length": 4096,
+            "packing": "on",
+            "lora_rank": 32,
+            "lora_alpha": 64,
+            "target_modules": ["q_proj", "v_proj"],
+            "gradient_accumulation_steps": 2,
+            "batch_size": 1,
+            "num_epochs": 1,
+            "optimizer": "adamw_8bit",
+            "learning_rate": 0.0002,
+            "gradient_checkpointing": True,
+            "early_stopping_patience": 3,
+        },
+        ["datasets[0].field_messages", 'lr_scheduler = "rex"'],
+    ),
+    "Unsloth": (
+        UNSLOTH,
+        {
+            "task": "finetune_full",
+            "max_length": 2048,
+            "num_epochs": 2,
+            "learning_rate": 2e-5,
+            "batch_size": 2,
+            "warmup": 5,
+            "seed": 3407,
+            "packing": "off",
+            "gradient_checkpointing": True,
+            "report_to": ["wandb"],
+        },
+        [],
+    ),
+    "mlx-lm": (
+        MLX,
+        {
+            "task": "finetune_lora",
+            "use_dora": True,
+            "seed": 0,
+            "batch_size": 4,
+            "num_epochs": 40.0,  # 30 steps of 4 of 3 conversations
+            "learning_rate": 1e-5,
+            "eval_steps": 200,
+            "save_steps": 100,
+            "max_length": 512,
+            "gradient_checkpointing": True,
+            "target_modules": ["q_proj", "v_proj"],
+            "lora_rank": 8,
+            "lora_alpha": 160,
+            "lora_dropout": 0.0,
+            "scheduler": "cosine",
+            "warmup": 100,
+            "eval_dataset_path": "mlx/valid.jsonl",
+        },
+        ["num_layers = 16", "lr_schedule.arguments", "iters = 30"],
+    ),
+}
+DATA = {"LLaMA-Factory": "sets/mine.json", "Axolotl": "train.jsonl", "Unsloth": "train.jsonl", "mlx-lm": "mlx/train.jsonl"}
+
+
+def steps(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keys above the steps, and the first step."""
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    schema = json.loads((path.parent / "pipeline.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(table, schema)
+    first = table.pop("step")[0]
+    return table, first
+
+
+@pytest.fixture
+def data_files(tmp_path: Path, data_json: str) -> None:
+    line = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}) + "\n"
+    for name, text in (
+        ("sets/dataset_info.json", json.dumps({"mine": {"file_name": "mine.json"}, "other": {"hf_hub_url": "a/b"}})),
+        ("sets/mine.json", Path(data_json).read_text(encoding="utf-8")),
+        ("train.jsonl", line),
+        ("mlx/train.jsonl", line * 3),
+        ("mlx/valid.jsonl", line),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("tool", CONFIGURATIONS)
+def test_the_configuration_of_another_tool_is_converted(tool: str, cli: Cli, tmp_path: Path, data_files: None, runs: Path) -> None:
+    text, wanted, warnings = CONFIGURATIONS[tool]
+    (tmp_path / "theirs.yaml").write_text(text)
+    done = cli("init", "--from", "theirs.yaml")
+    assert done.returncode == 0, done.stderr
+    top, step = steps(tmp_path / "pipeline.toml")
+    model = "unsloth/Qwen3-0.6B" if tool == "Unsloth" else "Qwen/Qwen3-0.6B"
+    assert top == {"model": model, "dataset_path": DATA[tool]}
+    assert step == wanted
+    written = (tmp_path / "pipeline.toml").read_text(encoding="utf-8")
+    for words in warnings:
+        assert words in done.stderr and words in written, f"{words}\n{done.stderr}"
+    # Every key with a value is converted, named as not needed, or warned of.
+    assert len([line for line in done.stderr.splitlines() if "theirs.yaml" in line]) == len(warnings), done.stderr
+    done = cli("run", "--dry-run", "-m", "builtin:tiny", "--runs-dir", runs)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_cannot_be_converted_is_refused_with_the_reason(cli: Cli, tmp_path: Path) -> None:
+    for text, code, words in (
+        ("stage: dpo\nmodel_name_or_path: m\n", 2, "stage = "),
+        ("base_model: m\nrl: dpo\n", 2, "rl = "),
+        ("model_name_or_path: m\nfinetuning_type: oft\n", 2, "oft is not supported"),
+        ("a: [1\n", 2, "is not valid YAML"),
+        ("- 1\n", 2, "must have keys and values"),
+        ("lr: 1\n", 2, "of no known tool"),
+    ):
+        (tmp_path / "theirs.yaml").write_text(text)
+        done = cli("init", "--from", "theirs.yaml")
+        assert done.returncode == code and words in done.stderr, done.stderr
+    done = cli("init", "--from", "nowhere.yaml")
+    assert done.returncode == 2 and "cannot be read" in done.stderr
+    assert not (tmp_path / "pipeline.toml").exists()
+
+
+def test_a_new_pipeline_runs_and_is_never_overwritten_without_the_flag(cli: Cli, tmp_path: Path, runs: Path, data_json: str) -> None:
+    done = cli("init", data_json, "-m", "builtin:tiny")
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "pipeline.toml"
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("#:schema ./pipeline.schema.json\n")
+    top, step = steps(path)
+    assert (top, step) == ({"model": "builtin:tiny", "dataset_path": data_json}, {"task": "finetune_lora"})
+    # A parameter in a comment is valid when its # is removed.
+    own, _ = text.split('\n# "@finetune_lora"')
+    lines = [line.removeprefix("# ") if line.startswith("# ") and " = " in line and " …" not in line else line for line in own.splitlines()]
+    (tmp_path / "all.toml").write_text("\n".join(lines), encoding="utf-8")
+    all_set = steps(tmp_path / "all.toml")[1]
+    assert {"num_epochs", "lora_rank", "target_modules", "save_steps", "eval_split"} <= set(all_set)
+    for file in ("pipeline.toml", "all.toml"):
+        done = cli("run", file, "--dry-run", "--runs-dir", runs)
+        assert done.returncode == 0, done.stderr
+    done = cli("run", "--num-epochs", "1", "--runs-dir", runs, "--session", "s")
+    assert done.returncode == 0, done.stderr
+    assert (runs / "s/inference/answers.jsonl").is_file()
+    path.write_text("mine")
+    done = cli("init", data_json, "-m", "builtin:tiny")
+    assert done.returncode == 2 and "already exists" in done.stderr and path.read_text() == "mine"
+    done = cli("init", "-d", data_json, "-m", "builtin:tiny", "--overwrite", "--task", "finetune_full")
+    assert done.returncode == 0 and steps(path)[1] == {"task": "finetune_full"}
+    done = cli("init", data_json, "--output", "other.toml")
+    assert done.returncode == 2 and "init needs --model" in done.stderr
+
+
+def test_the_schema_accepts_what_the_program_accepts(cli: Cli, tmp_path: Path) -> None:
+    schema = json.loads((CHECKOUT / "docs/pipeline.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft7Validator.check_schema(schema)
+    jsonschema.validate(tomllib.loads((CHECKOUT / "pipeline.toml").read_text(encoding="utf-8")), schema)
+    step = '[[step]]\ntask = "finetune_lora"\n'
+    (tmp_path / "d.jsonl").write_text("")
+    for text, valid in (
+        (f'model = "m"\ndataset_path = ["a", "b"]\nseed = 1\n{step}lora_rank = 8\n', True),
+        (f'model = "m"\ndataset_path = "d"\n{step}target_modules = ["q_proj"]\nreport_to = "wandb"\n', True),
+        (f'model = "m"\ndataset_path = "d"\n{step}lora_rnk = 8\n', False),
+        (f'model = "m"\ndataset_path = "d"\n{step}lora_rank = "8"\n', False),
+        (f'model = "m"\ndataset_path = "d"\n{step}lora_rank = 0\n', False),
+        (f'model = "m"\ndataset_path = "d"\n{step}learning_rate = 0\n', False),
+        (f'model = "m"\ndataset_path = "d"\n{step}device = "gpu"\n', False),
+        (f'model = "m"\ndataset_path = "d"\n{step}bits = 8\n', False),
+        (f'modle = "m"\n{step}', False),
+        ('model = "m"\n', False),
+        ('[[step]]\ntask = "finetune_lra"\n', False),
+        ('[[step]]\ntask = "merge"\nmodel = "m"\n[for."m".merge]\nseeed = 1\n', False),
+        ('[[step]]\ntask = "inference"\nmodel = "m"\nprompt = ["a", [{role = "user", content = "b"}]]\n', True),
+        ('[[step]]\ntask = "inference"\nmodel = "m"\nprompt = ["a", 1]\n', False),
+    ):
+        errors = list(jsonschema.Draft7Validator(schema).iter_errors(tomllib.loads(text)))
+        assert (not errors) == valid, f"{text}{errors}"
+
+
+def test_completions_know_commands_and_flags(cli: Cli, tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish", "elvish", "powershell"):
+        done = cli("completions", shell)
+        assert done.returncode == 0 and "finetune-lora" in done.stdout and "lora-rank" in done.stdout, shell
+    (tmp_path / "complete.bash").write_text(cli("completions", "bash").stdout)
+    # As bash calls it: the command, the word to complete, the word before.
+    script = """source ./complete.bash
+        function=$(complete -p pyrust-nn | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+        COMP_WORDS=(pyrust-nn finetune-lora --lora-); COMP_CWORD=2
+        $function pyrust-nn --lora- finetune-lora; printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert {"--lora-rank", "--lora-alpha", "--lora-dropout"} <= set(done.stdout.split()), done.stderr
+    assert cli("completions", "tcsh").returncode == 2
+
+
+def test_manual_pages(cli: Cli, tmp_path: Path) -> None:
+    done = cli("man", "--dir", "pages")
+    assert done.returncode == 0, done.stderr
+    names = {path.stem for path in (tmp_path / "pages").iterdir()}
+    assert {"pyrust-nn", "pyrust-nn-finetune-lora", "pyrust-nn-init"} <= names
+    text = (tmp_path / "pages/pyrust-nn-finetune-lora.1").read_text()
+    assert ".TH pyrust-nn-finetune-lora 1" in text
+    assert "lora\\-rank" in text and "Examples" in text
+    assert ".TH pyrust-nn 1" in cli("man").stdout
+    if shutil.which("groff"):
+        done = subprocess.run(["groff", "-k", "-man", "-Tutf8", "-ww", "pages/pyrust-nn-finetune-lora.1"], capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_the_version_names_the_commit(cli: Cli) -> None:
+    done = cli("--version")
+    name, version, *commit = done.stdout.split(maxsplit=2)
+    assert done.returncode == 0 and (name, version) == ("pyrust-nn", "0.1.0")
+    if commit and (CHECKOUT / ".git").exists():
+        found = subprocess.run(["git", "cat-file", "-e", commit[0].strip("()\n").split()[0]], cwd=CHECKOUT)
+        assert found.returncode == 0, done.stdout
