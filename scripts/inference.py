@@ -26,7 +26,7 @@ def run(params, session):
     prompts, expected = read_prompts(params.prompt, params.prompts_file)
     device = pick_device(params.device)
     tokenizer = shared_tokenizer(params.model)
-    encoded = encode(prompts, tokenizer)
+    encoded = encode(prompts, tokenizer, params.template_kwargs)
 
     model = load_model(params.model, device=device, dtype=pick_dtype(params.dtype, device))
     limit = position_limit(model.config)
@@ -40,7 +40,8 @@ def run(params, session):
     answers = []
     session.progress(0, len(prompts))
     with open_json_lines(session.step_folder / "answers.jsonl") as append:
-        for index, (messages, ids) in enumerate(zip(prompts, encoded, strict=True)):
+        for index, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True)):
+            messages = prompt["messages"]
             if len(prompts) > 1:
                 session.stream(f"> {messages[-1]['content']}\n")
             room = params.max_new_tokens if limit is None else min(params.max_new_tokens, limit - ids.shape[1])
@@ -69,10 +70,14 @@ def run(params, session):
     }
 
 
-def encode(prompts, tokenizer):
-    """Each prompt's token ids, [1, tokens], up to the beginning of the answer."""
+def encode(prompts, tokenizer, template_kwargs):
+    """Each prompt's token ids, [1, tokens], up to the beginning of the answer. A prompt's own template variables take precedence."""
     renderer = ChatRenderer(tokenizer)
-    texts = [renderer.render(messages, f"[{index}]", prompt=True) for index, messages in enumerate(prompts)]
+    texts = []
+    for index, prompt in enumerate(prompts):
+        own = prompt.get("chat_template_kwargs", {})
+        messages, options = renderer.arguments({**prompt, "chat_template_kwargs": {**(template_kwargs or {}), **own}})
+        texts.append(renderer.render(messages, f"[{index}]", prompt=True, options=options))
     return [tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"] for text in texts]
 
 

@@ -88,6 +88,7 @@ def render_chat(
 def render_chat_by_transformers(
     folder: str | PathLike[str], conversations: Sequence[str]
 ) -> list[list[tuple[str, list[tuple[int, int, int]], int | None]] | str]: ...
+def known_columns() -> list[str]: ...
 def read_prompts(prompts: str, prompts_file: str | PathLike[str] | None = None) -> list[dict[str, Any]]: ...
 def tokenize(folder: str | PathLike[str], texts: Sequence[str]) -> tuple[bool, list[list[int]]]: ...
 def tokenizer_head(path: str | PathLike[str]) -> dict[str, Any]: ...
@@ -129,6 +130,9 @@ def finetune_full(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -170,7 +174,10 @@ def finetune_full(
     Args:
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
-        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -213,6 +220,9 @@ def finetune_lora(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -264,7 +274,10 @@ def finetune_lora(
     Args:
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
-        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -446,6 +459,7 @@ def inference(
     *,
     prompt: str | Sequence[str | Sequence[Message]] | Sequence[Message] | None = None,
     prompts_file: str | PathLike[str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_new_tokens: int = 256,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -465,7 +479,8 @@ def inference(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         prompt: Prompt: a string or, in Python, Rust and pipeline.toml, a whole conversation. Several may be given. (a non-empty string, or a list of such strings and of conversations ([{"role": …, "content": …}, …]); unset by default)
-        prompts_file: File of prompts: a JSON list or JSON Lines of strings or conversations, or a .txt file with one prompt per line. (a path; unset by default)
+        prompts_file: File of prompts: a JSON list or JSON Lines of strings or conversations, any data set, or a .txt file with one prompt per line. (a path; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_new_tokens: Maximum number of generated tokens per answer. (an integer from 1 to 1048576; default 256)
         temperature: Sampling temperature; 0 is greedy decoding. If unset: the value in the model's generation config. (a number from 0 to 100; unset by default)
         top_p: Nucleus sampling: use only the most likely tokens whose probabilities sum to this. If unset: the value in the model's generation config. (a number above 0 and at most 1; unset by default)
@@ -510,6 +525,9 @@ def prepare_dataset(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -523,7 +541,10 @@ def prepare_dataset(
 
     Args:
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
-        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -538,6 +559,9 @@ def check_dataset(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -566,7 +590,10 @@ def check_dataset(
 
     Args:
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
-        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)

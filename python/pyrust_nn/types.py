@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
 
 class Message(TypedDict):
@@ -14,6 +14,15 @@ class Message(TypedDict):
 
 ChatMessage = dict[str, Any]
 """A message with everything that a chat template may read: role, content, tool_calls, reasoning_content."""
+
+
+class Conversation(TypedDict, total=False):
+    """A prompt: the messages before the answer, and the other inputs of the chat template."""
+
+    messages: Required[list[ChatMessage]]
+    tools: list[dict[str, Any]]
+    documents: list[dict[str, Any]]
+    chat_template_kwargs: dict[str, Any]
 
 
 class StepError(TypedDict):
@@ -78,6 +87,9 @@ class DatasetOptions(TypedDict):
     drop_duplicates: bool
     eval_split: float
     seed: int
+    shape: str
+    columns: dict[str, str]
+    template_kwargs: dict[str, Any]
 
 
 class StepDataset(PreparedDataset):
@@ -200,6 +212,7 @@ class CheckReport(TypedDict):
     problem_count: int
     errors: list[str]
     warnings: list[str]
+    notes: list[str]
     counts: Counts
     eval_rows: int
     roles: dict[str, int]

@@ -92,7 +92,7 @@ fn flag(param: &Param, of_run: bool) -> Arg {
             arg.num_args(1..).action(ArgAction::Append)
         }
         ParamType::Prompts => arg.action(ArgAction::Append).allow_hyphen_values(true),
-        ParamType::Object => arg.action(ArgAction::Append),
+        ParamType::Object | ParamType::JsonObject | ParamType::Names(_) => arg.action(ArgAction::Append),
         _ => arg,
     }
 }
@@ -109,7 +109,7 @@ fn value_name(value_type: ParamType) -> &'static str {
     match value_type {
         ParamType::Bool => "BOOL",
         ParamType::Prompts => "TEXT",
-        ParamType::Object => "NAME=VALUE",
+        ParamType::Object | ParamType::JsonObject | ParamType::Names(_) => "NAME=VALUE",
         ParamType::Int { .. } | ParamType::IntChoice(_) | ParamType::IntList | ParamType::Float { .. } => "N",
         ParamType::Path | ParamType::Paths | ParamType::Adapter => "PATH",
         ParamType::Model => "MODEL",

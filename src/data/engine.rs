@@ -6,15 +6,18 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::base::error;
 use crate::data::render::chat_renderer::ChatRenderer;
 use crate::data::render::rendering::{Render, RenderError};
 use crate::data::render::template::ChatTemplate;
+use crate::data::rows::batch::{RenderProbe, Sink};
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::Findings;
 use crate::data::rows::options::Options;
-use crate::data::rows::workers::{Ending, Preparation, RenderProbe, Sink, prepare};
+use crate::data::rows::selection::DataPart;
+use crate::data::rows::workers::{Ending, Preparation, prepare};
 use crate::data::tokenizer::{SubsetTokenizer, Tokenizer};
 
 /// Access to transformers, for templates that only it can render, and for comparison.
@@ -37,9 +40,30 @@ impl Transformers for NoTransformers {
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub files: Vec<PathBuf>,
+    /// The files' names for the user: of a converted file, the original.
+    pub names: Vec<PathBuf>,
+    /// The entries of `dataset_path`, with their shares.
+    pub parts: Vec<DataPart>,
+    /// What was noticed about the files.
+    pub warnings: Vec<String>,
     /// Folder of the model, or of an adapter with its own tokenizer.
     pub model_folder: PathBuf,
     pub options: Options,
+}
+
+impl Dataset {
+    /// Whether a conversation may be taken more than once, or not at all.
+    pub(crate) fn is_weighted(&self) -> bool {
+        self.parts.iter().any(|part| part.weight != 1.0)
+    }
+
+    /// Hash of the files' content and of their shares.
+    pub(crate) fn identity(&self, files: u128) -> Result<u128> {
+        if self.parts.iter().all(|part| *part == DataPart::whole(part.files)) {
+            return Ok(files);
+        }
+        Ok(xxh3_128(format!("{files:x} {}", serde_json::to_string(&self.parts)?).as_bytes()))
+    }
 }
 
 /// Whether no Python is needed to render for the model in a folder: our tests compare its template with transformers.
@@ -81,8 +105,10 @@ impl DataEngine {
             let renderer: &dyn Render = other.as_deref().unwrap_or(&self.renderer);
             let excerpt = self.tokenizer.start_subset();
             let ask = |probes: &[RenderProbe]| excerpt.iter().for_each(|excerpt| excerpt.send_texts(texts(probes)));
-            let (tokenizer, options) = (&self.tokenizer, dataset.options);
-            let work = Preparation { files: dataset.files.clone(), tokenizer, renderer, options, survey, on_probes: &ask };
+            let (tokenizer, options) = (&self.tokenizer, dataset.options.clone());
+            let files = dataset.files.clone();
+            let parts = &dataset.parts;
+            let work = Preparation { files, parts, tokenizer, renderer, template: &template, options, survey, on_probes: &ask };
             let mut receiver = sink()?;
             let (counts, findings, probes) = match prepare(&work, &mut receiver)? {
                 Ending::Done { counts, findings, probes } => (counts, findings, probes),
@@ -92,7 +118,7 @@ impl DataEngine {
                 }
             };
             if !survey {
-                findings.refusal(&counts, &dataset.options, &dataset.files)?;
+                findings.refusal(&counts, &dataset.options, &dataset.names)?;
             }
             let mut unchecked = false;
             if other.is_none() && !template.compared {

@@ -18,11 +18,15 @@ pub(crate) mod tokenizer;
 
 pub(crate) use engine::{Dataset, NoTransformers, Transformers, is_native};
 pub(crate) use inspect::{render_chat, render_chat_by, tokenize, tokenize_by_library};
+pub(crate) use parse::columns::Layout;
 pub(crate) use parse::conversation::{Conversation, Role};
+pub(crate) use parse::item_keys::unused_columns;
 pub(crate) use prepare::prepare_dataset;
 pub(crate) use prompts::read_prompts;
-pub(crate) use read::files::{digest, expand, is_pattern};
-pub(crate) use read::reader::check_files;
+pub(crate) use read::check::check_files;
+pub(crate) use read::files::{digest, expand, is_pattern, repeated};
+pub(crate) use read::zip::{is_zip, unzip};
+
 pub(crate) use render::rendering::{PROBE, Render, RenderError, RenderText, Rendering, place};
 pub(crate) use render::turns::TurnFinder;
 pub use rows::cache::Prepared;
@@ -30,6 +34,7 @@ pub(crate) use rows::cache::folder as cache_folder;
 pub use rows::counts::Counts;
 pub use rows::findings::TooLong;
 pub(crate) use rows::options::Options;
+pub(crate) use rows::selection::DataPart;
 pub(crate) use survey::collect::{PreviewSelection, Survey, survey};
 pub use survey::lengths::Bin;
 pub use survey::preview::Preview;

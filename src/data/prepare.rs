@@ -1,20 +1,21 @@
 //! Prepares a data set, or finds it prepared: the story from files to rows in the cache.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::Result;
 use log::Level;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::base::logging::Shown;
-use crate::base::{error, files, logging};
+use crate::base::{files, logging};
 use crate::data::engine::{DataEngine, Dataset, Transformers, warn_unchecked};
 use crate::data::rows::arrow::{FileCheck, RowsWriter, TokenRows, read_rows};
+use crate::data::rows::batch::{PreparedBatch, Row, Sink};
 use crate::data::rows::cache::{CacheEntry, CacheReport, EVAL, Prepared, TRAIN};
+use crate::data::rows::counts::Counts;
 use crate::data::rows::options::Options;
-use crate::data::rows::workers::{PreparedBatch, Sink};
+use crate::data::rows::sample::IGNORED;
+use crate::data::rows::selection::{RowOrigin, Selection};
 
 /// Prepares a data set, or finds it in `cache`. `tell` gets the bytes done and the total bytes, and may end the preparation with an error.
 ///
@@ -32,13 +33,15 @@ pub fn prepare_dataset(
         (DataEngine::open(&dataset.model_folder, Some(cache)), digest.join())
     });
     let (mut engine, files) = (engine?, files.map_err(|_| anyhow::anyhow!("hashing the data set panicked"))??);
-    let entry = CacheEntry::new(cache, files, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
+    let rows = dataset.identity(files)?;
+    let entry = CacheEntry::new(cache, rows, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
     if let Some((prepared, unchecked)) = entry.open() {
         // An unchecked entry was prepared without Python; there may be Python now.
         if !unchecked || transformers.renderer(&dataset.model_folder)?.is_none() {
             let text = format!("{} rows are already in {}", prepared.counts.rows, prepared.path.display());
             // The result of the command, or the overview of the training, has the numbers.
             logging::emit_to(Level::Info, module_path!(), &text, Shown::OffTerminal);
+            log_findings(&prepared);
             if unchecked {
                 warn_unchecked(&dataset.model_folder);
             }
@@ -49,24 +52,30 @@ pub fn prepare_dataset(
     let options = &dataset.options;
     let prepared = entry.make(|folder| {
         let path = folder.join(TRAIN);
-        let (counts, _, sink, unchecked) = engine.run(dataset, transformers, false, || {
-            Ok(ArrowSink { writer: RowsWriter::create(&path)?, conversations: (options.eval_split > 0.0).then(Vec::new), tell: &tell })
+        let (mut counts, findings, sink, unchecked) = engine.run(dataset, transformers, false, || {
+            let origins = (options.eval_split > 0.0 || dataset.is_weighted()).then(Vec::new);
+            Ok(ArrowSink { writer: RowsWriter::create(&path)?, origins, tell: &tell })
         })?;
-        let (train, conversations) = (sink.writer.finish()?, sink.conversations);
-        match conversations {
-            None => Ok(CacheReport { counts, train, eval: None, unchecked }),
-            Some(conversations) => {
-                let (train, eval) = split(folder, &conversations, options)?;
-                Ok(CacheReport { counts, train, eval: Some(eval), unchecked })
-            }
-        }
+        let (train, origins) = (sink.writer.finish()?, sink.origins);
+        let (train, eval) = match origins {
+            None => (train, None),
+            Some(origins) => select(folder, &origins, dataset, &mut counts)?,
+        };
+        Ok(CacheReport { counts, train, eval, unchecked, notes: findings.notes(), warnings: findings.warnings() })
     })?;
     log(&prepared, options);
     Ok(prepared)
 }
 
+/// Logs what was converted and what may be a mistake, also if the rows were prepared before.
+fn log_findings(prepared: &Prepared) {
+    prepared.notes.iter().for_each(|note| info!("{note}"));
+    prepared.warnings.iter().for_each(|warning| warning!("{warning}"));
+}
+
 /// Logs the statistics.
 fn log(prepared: &Prepared, options: &Options) {
+    log_findings(prepared);
     let counts = &prepared.counts;
     let text = format!(
         "{} conversations: {} rows, {} tokens, of which {} are targets",
@@ -100,15 +109,15 @@ fn log(prepared: &Prepared, options: &Options) {
 /// Writes rows to the Arrow file.
 struct ArrowSink<'a, 'b> {
     writer: RowsWriter,
-    /// The conversation of each row, with `eval_split`.
-    conversations: Option<Vec<u32>>,
+    /// Where each row comes from, with `eval_split` or weights.
+    origins: Option<Vec<RowOrigin>>,
     tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
 }
 
 impl Sink for ArrowSink<'_, '_> {
     fn take(&mut self, made: PreparedBatch) -> Result<()> {
-        if let Some(conversations) = &mut self.conversations {
-            conversations.extend(made.rows.iter().filter(|row| row.kept > 0).map(|row| row.conversation as u32));
+        if let Some(origins) = &mut self.origins {
+            origins.extend(made.rows.iter().filter(|row| row.kept > 0).map(Row::origin));
         }
         self.writer.write(made.tokens)
     }
@@ -118,40 +127,31 @@ impl Sink for ArrowSink<'_, '_> {
     }
 }
 
-/// The conversations to hold out, at least one. `conversations`: the index of each row's conversation, in the order of the rows.
-pub(crate) fn held_out(conversations: &[u32], options: &Options) -> Result<HashSet<u32>> {
-    let mut drawn: Vec<u32> = conversations.to_vec();
-    drawn.dedup();
-    let count = ((options.eval_split * drawn.len() as f64).round() as usize).max(1);
-    if count >= drawn.len() {
-        return Err(error::input(format!(
-            "eval_split {} of {} conversations holds out {count} and leaves nothing to train on; lower eval_split, or add conversations",
-            options.eval_split,
-            drawn.len()
-        )));
-    }
-    // Those with the smallest hashes of seed and index: the choice depends on nothing else.
-    drawn.sort_by_key(|number| (xxh3_64_with_seed(&number.to_le_bytes(), u64::from(options.seed)), *number));
-    Ok(drawn.into_iter().take(count).collect())
-}
-
-/// Splits the rows; all rows of a conversation go to the same side.
-fn split(folder: &Path, conversations: &[u32], options: &Options) -> Result<(FileCheck, FileCheck)> {
-    let held_out = held_out(conversations, options)?;
+/// Writes the rows again as the selection says, and counts them.
+fn select(folder: &Path, origins: &[RowOrigin], dataset: &Dataset, counts: &mut Counts) -> Result<(FileCheck, Option<FileCheck>)> {
+    let selection = Selection::new(origins, &dataset.parts, &dataset.options)?;
     let (path, all) = (folder.join(TRAIN), folder.join("all.arrow"));
     files::rename(&path, &all)?;
-    let (mut train, mut eval) = (RowsWriter::create(&path)?, RowsWriter::create(&folder.join(EVAL))?);
-    let mut numbers = conversations.iter();
+    let mut train = RowsWriter::create(&path)?;
+    let mut eval = if dataset.options.eval_split > 0.0 { Some(RowsWriter::create(&folder.join(EVAL))?) } else { None };
+    (counts.rows, counts.tokens, counts.target_tokens) = (0, 0, 0);
+    let mut origins = origins.iter();
     read_rows(&all, |rows| {
-        let mut sides = [TokenRows::default(), TokenRows::default()];
-        for (row, number) in (0..rows.len()).zip(&mut numbers) {
+        let (mut kept, mut out) = (TokenRows::default(), TokenRows::default());
+        for (row, origin) in (0..rows.len()).zip(&mut origins) {
             let (ids, labels) = rows.get(row);
-            sides[usize::from(held_out.contains(number))].push(ids, labels);
+            let held_out = selection.is_held_out(origin.conversation);
+            let times = if held_out { 1 } else { selection.times(origin.conversation) };
+            for _ in 0..times {
+                if held_out { &mut out } else { &mut kept }.push(ids, labels);
+            }
+            counts.rows += u64::from(times);
+            counts.tokens += u64::from(times) * ids.len() as u64;
+            counts.target_tokens += u64::from(times) * labels.iter().filter(|label| **label != IGNORED).count() as u64;
         }
-        let [kept, out] = sides;
         train.write(kept)?;
-        eval.write(out)
+        eval.as_mut().map_or(Ok(()), |eval| eval.write(out))
     })?;
     files::remove(&all)?;
-    Ok((train.finish()?, eval.finish()?))
+    Ok((train.finish()?, eval.map(RowsWriter::finish).transpose()?))
 }

@@ -1,12 +1,14 @@
 //! Prompts for inference: strings, conversations, or a file of either, checked by the rules of data sets.
 //!
-//! A string is a single user message. A conversation is a list of messages, or an object with such a list as `messages`, as in a data
-//! set. If the last message is the assistant's, it is the expected answer and kept apart; `train` is removed too. Then the last message
-//! must be a user or tool message.
+//! A string is a single user message. A conversation is a list of messages, or an object in any format of data sets, whose tools, documents
+//! and template variables are kept. If the last message is the assistant's, it is the expected answer and kept apart; `train` is removed
+//! too. Then the last message must be a user or tool message.
 //!
-//! A file named .txt has one prompt per line. Any other file is JSON: a list of prompts, JSON lines, or a single conversation.
+//! A file named .txt has one prompt per line. Any other file is a table or JSON: a list of prompts, JSON lines, or a single conversation.
 
+use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -15,12 +17,19 @@ use serde_json::value::RawValue;
 
 use crate::base::error;
 use crate::base::error::did_you_mean;
-use crate::data::parse::conversation::{ChatMessage, Role};
-use crate::data::parse::json::{JsonObject, array_elements, check_value, join_path};
+use crate::data::parse::columns::Layout;
+use crate::data::parse::conversation::{ChatMessage, Conversation, Role, SampleKind};
+use crate::data::parse::dataset_format::{DatasetFormat, Detected};
+use crate::data::parse::diagnostic::read_object;
+use crate::data::parse::item::Item;
+use crate::data::parse::item_keys::QUESTIONS;
+use crate::data::parse::json::{JsonObject, array_elements, check_value};
 use crate::data::parse::json_error::{describe, error_offset, message_without_position};
 use crate::data::parse::messages::{read_content, read_messages};
 use crate::data::parse::problem_collector::ProblemCollector;
+use crate::data::parse::remarks::Remarks;
 use crate::data::read::reader::moved;
+use crate::data::read::source;
 
 /// Faults listed in one error message.
 const SHOWN: usize = 20;
@@ -31,16 +40,16 @@ const LINE_ENDS: [char; 10] = ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}',
 /// A conversation to answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ReadPrompt {
-    /// Its messages without the answer.
-    pub messages: Value,
+    /// An object with the messages before the answer, and the other inputs of the chat template.
+    pub conversation: Value,
     /// The answer that it ended with, if it is text.
     pub expected: Option<String>,
 }
 
 impl ReadPrompt {
-    fn new(messages: &[ChatMessage], answer: Option<ChatMessage>) -> ReadPrompt {
+    fn new(conversation: &Conversation, answer: Option<ChatMessage>) -> ReadPrompt {
         let expected = answer.filter(|answer| !answer.has_tool_calls()).map(|answer| answer.content);
-        ReadPrompt { messages: messages.iter().map(ChatMessage::to_value).collect(), expected }
+        ReadPrompt { conversation: conversation.to_value(), expected }
     }
 }
 
@@ -81,8 +90,8 @@ impl Prompts {
         let mut faults = ProblemCollector { item: text, tell: &mut tell, count: 0 };
         check_value(text, root, 0, &mut |at, path, what| faults.add(at, path, what));
         let conversation = conversation(item, root, &mut faults);
-        if let (Some((messages, answer)), 0) = (conversation, faults.count) {
-            self.read.push(ReadPrompt::new(&messages, answer));
+        if let (Some((conversation, answer)), 0) = (conversation, faults.count) {
+            self.read.push(ReadPrompt::new(&conversation, answer));
         }
         found.sort_by_key(|(at, _)| *at);
         self.faults.extend(found.into_iter().map(|(_, fault)| fault));
@@ -101,57 +110,72 @@ impl Prompts {
     }
 }
 
-/// The messages of a prompt, and its answer.
-type Turns = (Vec<ChatMessage>, Option<ChatMessage>);
-
-/// The messages of a prompt without the answer, and the answer. Faults are added to `faults`.
-fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Turns> {
-    let Some(members) = JsonObject::parse(item.get()) else { return turns(item, path, faults) };
-    match members.get("messages") {
-        Some(raw) => turns(raw, &join_path(path, "messages"), faults),
-        None => {
-            let near = did_you_mean("messages", members.names()).map(|near| format!("; is {near:?} misspelled?")).unwrap_or_default();
-            faults.add(item.get(), path, format!("has no \"messages\"; write {{\"messages\": [...]}} or a string{near}"));
-            None
-        }
-    }
-}
-
-/// As `conversation`, for a string or a list.
-fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Turns> {
-    let mut read = match raw.get().as_bytes().first() {
-        Some(b'"') => vec![ChatMessage::new(Role::User, read_content(raw, path, false, faults))],
-        Some(b'[') if array_elements(raw.get()).is_some_and(|list| list.is_empty()) => Vec::new(),
-        Some(b'[') => read_messages(raw, path, faults)?,
-        _ => {
-            faults.must_be("a string or a conversation (a list of messages)", raw, path);
-            return None;
-        }
+/// A prompt without the answer, and the answer. Faults are added to `faults`.
+fn conversation(item: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<(Conversation, Option<ChatMessage>)> {
+    let text = item.get();
+    let mut read = match JsonObject::parse(text) {
+        Some(members) => object(members, text, path, faults)?,
+        None => Conversation { messages: turns(item, path, faults)?, ..Conversation::default() },
     };
-    let answer = read.pop_if(|last| last.role == Role::Assistant);
-    if !read.last().is_some_and(|last| matches!(last.role, Role::User | Role::Tool)) {
+    let answer = read.messages.pop_if(|last| last.role == Role::Assistant);
+    if read.kind == SampleKind::PlainText || !read.messages.last().is_some_and(|last| matches!(last.role, Role::User | Role::Tool)) {
         let what = "there is nothing to answer; the last message, or the last before the answer, must be a user or tool message";
-        faults.add(raw.get(), path, what);
+        faults.add(text, path, what);
     }
-    for message in &mut read {
+    for message in &mut read.messages {
         message.train = true;
     }
     Some((read, answer))
 }
 
+/// An object in any format of data sets. The answer may be missing.
+fn object(members: JsonObject, text: &str, path: &str, faults: &mut ProblemCollector) -> Option<Conversation> {
+    let layout = Layout::default();
+    let format = match DatasetFormat::detect(text.as_bytes(), &layout) {
+        Detected::Format(format) => format,
+        Detected::Refused(what) => {
+            faults.add(text, path, what);
+            return None;
+        }
+        Detected::Unknown(keys) if keys.iter().any(|key| QUESTIONS.contains(&key.as_str())) => DatasetFormat::QuestionAnswer,
+        Detected::Unknown(_) | Detected::Other => {
+            let near = did_you_mean("messages", members.names()).map(|near| format!("; is {near:?} misspelled?")).unwrap_or_default();
+            faults.add(text, path, format!("has no \"messages\"; write {{\"messages\": [...]}} or a string{near}"));
+            return None;
+        }
+    };
+    read_object(&Item::new(members, text, path, &layout), format, false, faults)
+}
+
+/// A string, or a list of messages.
+fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Vec<ChatMessage>> {
+    match raw.get().as_bytes().first() {
+        Some(b'"') => Some(vec![ChatMessage::new(Role::User, read_content(raw, path, false, faults))]),
+        Some(b'[') if array_elements(raw.get()).is_some_and(|list| list.is_empty()) => Some(Vec::new()),
+        Some(b'[') => read_messages(raw, path, false, faults, &mut Remarks::default()),
+        _ => {
+            faults.must_be("a string or a conversation (a list of messages)", raw, path);
+            None
+        }
+    }
+}
+
 fn add_file(prompts: &mut Prompts, path: &Path) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(|cause| unreadable(path, &cause))?;
+    let mut bytes = Vec::new();
+    let opened = source::open(path, &Arc::default()).map_err(|cause| unreadable(path, &cause))?;
+    let table = opened.1;
+    { opened.0 }.read_to_end(&mut bytes).map_err(|cause| unreadable(path, &cause))?;
     let text = std::str::from_utf8(&bytes).map_err(|cause| {
         let (line, _) = position(&bytes, cause.valid_up_to());
         error::input(format!("{}: line {line}: not UTF-8; save the file as UTF-8", path.display()))
     })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let before = prompts.read.len() + prompts.faults.len();
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt")) {
         let lines = text.split(LINE_ENDS).filter(|line| !line.trim().is_empty());
-        prompts.read.extend(lines.map(|line| ReadPrompt::new(&[ChatMessage::new(Role::User, line.into())], None)));
+        let one = |line: &str| Conversation { messages: vec![ChatMessage::new(Role::User, line.into())], ..Conversation::default() };
+        prompts.read.extend(lines.map(|line| ReadPrompt::new(&one(line), None)));
     } else {
-        add_json(prompts, text, path)?;
+        add_json(prompts, text, path, table)?;
     }
     if prompts.read.len() + prompts.faults.len() == before {
         return Err(error::input(format!("{} has no prompts; write a JSON list of strings or conversations", path.display())));
@@ -172,7 +196,7 @@ fn unreadable(path: &Path, cause: &std::io::Error) -> anyhow::Error {
 }
 
 /// Adds the prompts of a JSON list, or of several JSON values (JSON lines).
-fn add_json(prompts: &mut Prompts, text: &str, path: &Path) -> Result<()> {
+fn add_json(prompts: &mut Prompts, text: &str, path: &Path, table: bool) -> Result<()> {
     let values = values(text, path)?;
     let mut add = |item: &RawValue, root: &str| {
         let begins = item.get().as_ptr() as usize - text.as_ptr() as usize;
@@ -180,7 +204,8 @@ fn add_json(prompts: &mut Prompts, text: &str, path: &Path) -> Result<()> {
             let (line, column) = position(text.as_bytes(), begins + at);
             let place = place.trim_start_matches('.');
             let comma = if place.is_empty() { "" } else { ", " };
-            format!("{}: line {line}, column {column}{comma}{place}", path.display())
+            let column = if table { String::new() } else { format!(", column {column}") };
+            format!("{}: line {line}{column}{comma}{place}", path.display())
         });
     };
     let has_role = |item: &&RawValue| JsonObject::parse(item.get()).is_some_and(|members| members.get("role").is_some());
@@ -238,11 +263,11 @@ mod tests {
     use super::*;
 
     fn given(prompts: &Value) -> Result<Vec<Value>, String> {
-        messages(read_prompts(&prompts.to_string(), None))
+        conversations(read_prompts(&prompts.to_string(), None))
     }
 
-    fn messages(read: Result<Vec<ReadPrompt>>) -> Result<Vec<Value>, String> {
-        read.map(|all| all.into_iter().map(|one| one.messages).collect()).map_err(|error| error.to_string())
+    fn conversations(read: Result<Vec<ReadPrompt>>) -> Result<Vec<Value>, String> {
+        read.map(|all| all.into_iter().map(|one| one.conversation).collect()).map_err(|error| error.to_string())
     }
 
     fn file(name: &str, text: &str) -> Result<Vec<Value>, String> {
@@ -250,7 +275,7 @@ mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
         let prefix = format!("{}: ", path.display());
-        messages(read_prompts("[]", Some(&path))).map_err(|error| error.replace(&prefix, ""))
+        conversations(read_prompts("[]", Some(&path))).map_err(|error| error.replace(&prefix, ""))
     }
 
     #[test]
@@ -268,15 +293,15 @@ mod tests {
             ], "tools": []}
         ]);
         let expected = [
-            json!([{"role": "user", "content": "Hi"}]),
-            json!([{"role": "user", "content": "a", "name": "Ann"}]),
-            json!([
+            json!({"messages": [{"role": "user", "content": "Hi"}]}),
+            json!({"messages": [{"role": "user", "content": "a", "name": "Ann"}]}),
+            json!({"messages": [
                 {"role": "user", "content": "a"},
                 {"role": "assistant", "content": "b"},
                 {"role": "user", "content": "c"},
                 {"role": "assistant", "content": "", "tool_calls": call},
                 {"role": "tool", "content": "d"}
-            ]),
+            ]}),
         ];
         assert_eq!(given(&prompts).unwrap(), expected);
         let answers: Vec<_> = read_prompts(&prompts.to_string(), None).unwrap().into_iter().map(|one| one.expected).collect();
@@ -291,7 +316,7 @@ mod tests {
             (json!(["a", 5]), "prompt 1: must be a string or a conversation (a list of messages), not a number".into()),
             (json!([" \n"]), "prompt 0: is empty; add text or remove the turn".into()),
             (json!([[]]), format!("prompt 0: {nothing}")),
-            (json!([{"messages": [{"role": "assistant", "content": "x"}]}]), format!("prompt 0.messages: {nothing}")),
+            (json!([{"messages": [{"role": "assistant", "content": "x"}]}]), format!("prompt 0: {nothing}")),
             (
                 json!(["a", [{"role": "human", "content": "x"}]]),
                 "prompt 1[0].role: unknown role \"human\"; must be one of system, user, assistant, tool; did you mean \"user\"?".into(),
@@ -314,11 +339,7 @@ mod tests {
                 "line 2, column 31, [1][0].content: must be a string, not a number",
             ),
             ("a.json", "[{\"role\": \"user\"}]", "line 1, column 2, [0]: has no \"content\""),
-            (
-                "a.json",
-                "{\"messages\": 5}",
-                "line 1, column 14, messages: must be a string or a conversation (a list of messages), not a number",
-            ),
+            ("a.json", "{\"messages\": 5}", "line 1, column 14, messages: must be a list of messages"),
             ("a.jsonl", "\"a\"\n7\n", "line 2, column 1, [1]: must be a string or a conversation (a list of messages), not a number"),
             (
                 "a.json",
@@ -336,6 +357,6 @@ mod tests {
     #[test]
     fn a_text_file_has_a_prompt_in_each_line() {
         let all = file("a.TXT", "\u{feff}one\r\n\r\n  \u{2028} two \n").unwrap();
-        assert_eq!(all, [json!([{"role": "user", "content": "one"}]), json!([{"role": "user", "content": " two "}])]);
+        assert_eq!(all, ["one", " two "].map(|text| json!({"messages": [{"role": "user", "content": text}]})));
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::base::progress::Bytes;
 use crate::base::{error, progress};
 use crate::data::{Dataset, NoTransformers, Options, Transformers};
-use crate::dataset::open::{files, is_foreign, named, paths};
+use crate::dataset::open::{Sources, paths};
 use crate::dataset::tokenizer::{own_tokenizer, tokenizer_folder};
 use crate::params::interface::Interface;
 use crate::params::param::MODEL;
@@ -56,14 +56,16 @@ impl StepDatasets {
     /// # Errors
     /// Those of [`data::prepare_dataset`].
     pub(crate) fn prepare_ahead(&self, name: &str) -> Result<Vec<PathBuf>> {
-        let files = named(&paths(&self.params[name]))?;
-        if files.iter().any(|file| is_foreign(file)) {
+        let sources = Sources::named(&paths(&self.params[name]), self.offline())?;
+        let files = sources.files.clone();
+        if sources.needs_python() {
             return Ok(files);
         }
+        let options = options(&self.params, name)?;
         match own_tokenizer(model(&self.params)).filter(|folder| data::is_native(folder)) {
-            None => drop(data::check_files(&files)?),
+            None => drop(data::check_files(&files, &options.layout)?),
             Some(model_folder) => {
-                let dataset = Dataset { files: files.clone(), model_folder, options: options(&self.params, name)? };
+                let dataset = sources.dataset(model_folder, options);
                 let value = prepare(&dataset, &NoTransformers, &|| Ok(()))?;
                 drop(self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), value));
             }
@@ -84,11 +86,16 @@ impl StepDatasets {
         check_name(name, script.unwrap_or(&self.params), script.is_some())?;
         let own = script.map(|script| self.resolve_own(name, script)).transpose()?;
         let params = own.as_ref().unwrap_or(&self.params);
-        let model_folder = tokenizer_folder(model(params), self.params.get("offline") == Some(&Value::Bool(true)))?;
-        let dataset = Dataset { files: files(&paths(&params[name]))?, model_folder, options: options(params, name)? };
+        let model_folder = tokenizer_folder(model(params), self.offline())?;
+        let options = options(params, name)?;
+        let dataset = Sources::named(&paths(&params[name]), self.offline())?.converted(&options)?.dataset(model_folder, options);
         let value = prepare(&dataset, &PythonTransformers, &python::check_signals)?;
         prepared.insert(name.to_string(), value.clone());
         Ok(value)
+    }
+
+    fn offline(&self) -> bool {
+        self.params.get("offline") == Some(&Value::Bool(true))
     }
 
     /// A user's own script's parameters of a data set, checked and completed as for `prepare_dataset`; other parameters are ignored.
@@ -140,13 +147,14 @@ fn options(params: &Map<String, Value>, name: &str) -> Result<Options> {
 
 fn prepare(dataset: &Dataset, transformers: &dyn Transformers, check: &dyn Fn() -> Result<()>) -> Result<Value> {
     let mut bytes = Bytes::new("prepare");
+    dataset.warnings.iter().for_each(|warning| warning!("{warning}"));
     let prepared = data::prepare_dataset(dataset, &data::cache_folder(), transformers, &mut |done, total| {
         bytes.report(done, total);
         check()
     });
     progress::clear();
     let mut value = serde_json::to_value(prepared?)?;
-    value["options"] = serde_json::to_value(dataset.options)?;
+    value["options"] = serde_json::to_value(&dataset.options)?;
     Ok(value)
 }
 

@@ -1,5 +1,6 @@
 //! Opens, checks and hands over data sets: from parameters to files, the model's tokenizer and options.
 
+pub(crate) mod entry;
 pub(crate) mod handover;
 pub(crate) mod open;
 pub(crate) mod report;

@@ -1,12 +1,16 @@
 //! Opens a data set by parameters: its files, the folder of the model's tokenizer, its options.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_128;
 
-use crate::base::error;
-use crate::data::{Dataset, Options};
+use crate::base::{error, files};
+use crate::data::{DataPart, Dataset, Options};
+use crate::dataset::entry::Entry;
 use crate::dataset::tokenizer::tokenizer_folder;
 use crate::params::param::MODEL;
 use crate::session::artifact::{ArtifactKind, resolve_artifact};
@@ -18,8 +22,9 @@ pub(crate) fn open(params: &Map<String, Value>) -> Result<Dataset> {
     let model = params[MODEL.name].as_str().unwrap_or_default();
     let offline = params.get("offline") == Some(&Value::Bool(true));
     let runs = runs_dir(params.get("runs_dir").and_then(Value::as_str).map(Path::new));
-    let files = files(&paths(&params["dataset_path"]))?;
-    Ok(Dataset { files, model_folder: model_folder(model, &runs, offline)?, options: Options::of(params)? })
+    let options = Options::of(params)?;
+    let sources = Sources::named(&paths(&params["dataset_path"]), offline)?.converted(&options)?;
+    Ok(sources.dataset(model_folder(model, &runs, offline)?, options))
 }
 
 /// The paths of a parameter whose value is one path or a list.
@@ -30,26 +35,137 @@ pub(crate) fn paths(value: &Value) -> Vec<String> {
     }
 }
 
-/// The files of paths and patterns. What only the `datasets` library can read is converted to JSON lines in the cache.
-pub(crate) fn files(paths: &[String]) -> Result<Vec<PathBuf>> {
-    named(paths)?.into_iter().map(|file| if is_foreign(&file) { python::json_lines(&file) } else { Ok(file) }).collect()
+/// The files of a data set, before and after conversion.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources {
+    pub files: Vec<PathBuf>,
+    names: Vec<PathBuf>,
+    parts: Vec<DataPart>,
+    /// The split of each file, if it is given.
+    splits: Vec<Option<String>>,
+    warnings: Vec<String>,
 }
 
-/// The files of paths and patterns. A path that the `datasets` library must read may be a folder; it is not opened here.
-pub(crate) fn named(paths: &[String]) -> Result<Vec<PathBuf>> {
-    let whole = |path: &String| is_foreign(Path::new(path)) && !data::is_pattern(path);
-    if !paths.iter().any(whole) {
-        return data::expand(paths);
+impl Sources {
+    /// The files of paths and patterns. A path that Arrow must read may be a folder; it is not opened here. Archives are unpacked, and
+    /// standard input is stored, in the cache.
+    pub(crate) fn named(paths: &[String], offline: bool) -> Result<Sources> {
+        let mut sources = Sources::default();
+        for path in paths {
+            let entry = Entry::parse(path)?;
+            let mut files = Vec::new();
+            for file in entry_files(&entry, offline)? {
+                if file.is_file() && data::is_zip(&file) {
+                    files.extend(data::unzip(&file, &data::cache_folder())?);
+                } else {
+                    files.push(file);
+                }
+            }
+            sources.parts.push(DataPart { files: files.len(), weight: entry.weight, max_rows: entry.max_rows });
+            sources.splits.extend(files.iter().map(|_| entry.split.clone()));
+            sources.files.extend(files);
+        }
+        if sources.files.is_empty() {
+            data::expand(&[""; 0])?;
+        }
+        sources.names = sources.files.iter().map(|file| shown(file)).collect();
+        sources.warnings = data::repeated(&sources.files);
+        Ok(sources)
     }
-    let files = paths.iter().map(|path| if whole(path) { Ok(vec![PathBuf::from(path)]) } else { data::expand(&[path]) });
-    Ok(files.collect::<Result<Vec<_>>>()?.concat())
+
+    /// What Arrow must read is converted to JSON lines in the cache.
+    pub(crate) fn converted(mut self, options: &Options) -> Result<Sources> {
+        for (file, split) in self.files.iter_mut().zip(&self.splits) {
+            if is_foreign(file) {
+                let (converted, unused) = python::json_lines(file, split.as_deref(), &options.layout.known_columns())?;
+                self.warnings.extend(data::unused_columns(file, &unused));
+                *file = converted;
+            }
+        }
+        Ok(self)
+    }
+
+    pub(crate) fn needs_python(&self) -> bool {
+        self.files.iter().any(|file| is_foreign(file))
+    }
+
+    pub(crate) fn dataset(self, model_folder: PathBuf, options: Options) -> Dataset {
+        Dataset { files: self.files, names: self.names, parts: self.parts, warnings: self.warnings, model_folder, options }
+    }
 }
 
-/// Whether the `datasets` library must read a path: Parquet, Arrow, or a folder that it saved.
+fn entry_files(entry: &Entry, offline: bool) -> Result<Vec<PathBuf>> {
+    let path = Path::new(&entry.path);
+    if entry.path == "-" {
+        return Ok(vec![standard_input()?]);
+    }
+    if is_foreign(path) && !data::is_pattern(&entry.path) {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    if is_hub_name(&entry.path) && !path.exists() {
+        if offline {
+            return Err(error::input(format!(
+                "there is no data set {} here, and offline forbids looking for it on the Hugging Face hub; check the path, or leave offline out",
+                entry.path
+            )));
+        }
+        let options = [entry.name.as_deref(), entry.split.as_deref(), entry.revision.as_deref()];
+        return Ok(vec![python::hub_dataset(&entry.path, options)?]);
+    }
+    if let Some(option) = [("name", &entry.name), ("revision", &entry.revision)].iter().find(|(_, value)| value.is_some()) {
+        return Err(error::usage(format!(
+            "data set {} is a file, and {} is only for data sets of the hub; remove it",
+            entry.path, option.0
+        )));
+    }
+    if let Some(split) = &entry.split {
+        let what = "a split is only for folders of the datasets library and data sets of the hub";
+        return Err(error::usage(format!("data set {}: {what}; remove split={split}", entry.path)));
+    }
+    data::expand(&[&entry.path])
+}
+
+/// `owner/name`, and no name of a file.
+fn is_hub_name(path: &str) -> bool {
+    let valid = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+    let is_file = [".json", ".jsonl", ".csv", ".tsv", ".gz", ".zst", ".zip", ".txt"].iter().any(|end| path.to_lowercase().ends_with(end));
+    path.split_once('/').is_some_and(|(owner, name)| valid(owner) && valid(name)) && !is_file
+}
+
+/// Standard input as a file in the cache, named by its content. It is read once.
+fn standard_input() -> Result<PathBuf> {
+    static STORED: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(stored) = STORED.get() {
+        return Ok(stored.clone());
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).map_err(|cause| error::input(format!("standard input cannot be read: {cause}")))?;
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(error::input("standard input is empty; pipe a data set into it, or give a file instead of -"));
+    }
+    let path = data::cache_folder().join("stdin").join(format!("{:032x}.json", xxh3_128(&bytes)));
+    if !path.is_file() {
+        let folder = data::cache_folder().join("stdin");
+        files::create_folders(&folder).with_context(|| format!("the cache {} cannot be written; set PYRUST_NN_CACHE", folder.display()))?;
+        files::write_whole(&path, &bytes)?;
+    }
+    Ok(STORED.get_or_init(|| path).clone())
+}
+
+/// The name of a file for the user: those unpacked or stored in the cache have none of their own there.
+fn shown(file: &Path) -> PathBuf {
+    let cache = data::cache_folder();
+    if let Ok(unpacked) = file.strip_prefix(cache.join("unzipped")) {
+        return unpacked.components().skip(1).collect();
+    }
+    if file.starts_with(cache.join("stdin")) { PathBuf::from("standard input") } else { file.to_path_buf() }
+}
+
+/// Whether Arrow must read a path: Parquet, Arrow, Feather, or a folder that the `datasets` library saved.
 pub(crate) fn is_foreign(path: &Path) -> bool {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    matches!(extension.as_deref(), Some("parquet" | "arrow"))
-        || ["dataset_info.json", "dataset_dict.json"].iter().any(|name| path.join(name).is_file())
+    matches!(extension.as_deref(), Some("parquet" | "arrow" | "feather" | "ipc"))
+        || ["dataset_info.json", "dataset_dict.json", "state.json"].iter().any(|name| path.join(name).is_file())
 }
 
 /// The folder with the model's tokenizer.

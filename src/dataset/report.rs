@@ -26,6 +26,9 @@ pub struct CheckReport {
     /// Why training would refuse the data, besides the faults in the files.
     pub errors: Vec<String>,
     pub warnings: Vec<String>,
+    /// What is converted, and how often.
+    #[serde(default)]
+    pub notes: Vec<String>,
     pub counts: Counts,
     /// Rows that `eval_split` holds out, of `counts.rows`.
     pub eval_rows: u64,
@@ -98,9 +101,9 @@ impl CheckReport {
                 Err(why) => estimate.missing.push(format!("time: {why}")),
             }
         }
-        let Survey { counts, eval_rows, warnings, previews, too_long, too_long_count, lengths, .. } = survey;
+        let Survey { counts, eval_rows, warnings, notes, previews, too_long, too_long_count, lengths, .. } = survey;
         let problems = survey.problems.into_iter().map(|problem| ReportedFault {
-            file: dataset.files.get(problem.file).cloned().unwrap_or_default(),
+            file: dataset.names.get(problem.file).cloned().unwrap_or_default(),
             line: problem.line,
             column: problem.column,
             path: problem.path,
@@ -108,12 +111,13 @@ impl CheckReport {
         });
         Ok(CheckReport {
             ok,
-            files: dataset.files.clone(),
+            files: dataset.names.clone(),
             model: dataset.model_folder.clone(),
             problems: problems.collect(),
             problem_count: survey.problem_count,
             errors,
             warnings,
+            notes,
             counts,
             eval_rows,
             roles: survey.roles.into_iter().map(|(role, count)| (role.to_string(), count.into())).collect(),

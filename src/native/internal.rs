@@ -91,6 +91,12 @@ fn read_prompts(py: Python<'_>, prompts: &str, prompts_file: Option<PathBuf>) ->
     to_object(py, &serde_json::to_value(read).map_err(|error| to_python(error.into()))?)
 }
 
+/// The columns of a table that formats know.
+#[pyfunction]
+fn known_columns() -> Vec<String> {
+    data::Layout::default().known_columns().into_iter().map(ToString::to_string).collect()
+}
+
 #[pyfunction]
 fn tokenizer_head(py: Python<'_>, path: PathBuf) -> PyResult<Py<PyAny>> {
     let head = py.detach(|| data::tokenizer_head(&path)).map_err(to_python)?;
@@ -188,6 +194,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat_by_transformers, module)?)?;
     module.add_function(wrap_pyfunction!(read_prompts, module)?)?;
+    module.add_function(wrap_pyfunction!(known_columns, module)?)?;
     module.add_function(wrap_pyfunction!(tokenizer_head, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize, module)?)?;
     module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;

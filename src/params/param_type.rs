@@ -5,6 +5,26 @@ use serde_json::{Map, Value, json};
 /// The dtype of a computation.
 pub(crate) const DTYPE: ParamType = ParamType::Choice(&["auto", "bf16", "fp16", "fp32"]);
 
+/// The shape of a data set's conversations.
+pub(crate) const SHAPE: ParamType =
+    ParamType::Choice(&["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"]);
+
+/// What a column of a data set may hold.
+pub(crate) const COLUMNS: ParamType = ParamType::Names(&[
+    "messages",
+    "system",
+    "user",
+    "input",
+    "assistant",
+    "text",
+    "chosen",
+    "rejected",
+    "tools",
+    "documents",
+    "history",
+    "train",
+]);
+
 /// A parameter's type and bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ParamType {
@@ -39,6 +59,10 @@ pub enum ParamType {
     Prompts,
     /// Names and values.
     Object,
+    /// Names and values of any type. On the command line a value is JSON, or else text.
+    JsonObject,
+    /// Names and strings; each name is one of these.
+    Names(&'static [&'static str]),
 }
 
 pub(crate) const fn int(min: i64, max: i64) -> ParamType {
@@ -59,7 +83,7 @@ impl ParamType {
     pub fn expected(self) -> String {
         match self {
             ParamType::Path => "a path".into(),
-            ParamType::Paths => "a path or a list of paths".into(),
+            ParamType::Paths => "a path, a list of paths, or tables {path, weight, max_rows}".into(),
             ParamType::Model => "a path or a name".into(),
             ParamType::Adapter => "a folder or a session's step".into(),
             ParamType::String => "a string".into(),
@@ -78,7 +102,8 @@ impl ParamType {
             ParamType::Prompts => {
                 "a non-empty string, or a list of such strings and of conversations ([{\"role\": …, \"content\": …}, …])".into()
             }
-            ParamType::Object => "names and values (NAME=VALUE)".into(),
+            ParamType::Object | ParamType::JsonObject => "names and values (NAME=VALUE)".into(),
+            ParamType::Names(names) => format!("names and strings (NAME=STRING), with NAME one of {}", names.join(", ")),
         }
     }
 
@@ -91,7 +116,11 @@ impl ParamType {
                 Some(Value::String(text))
             }
             (ParamType::Bool, Value::Bool(flag)) => Some(Value::Bool(flag)),
-            (ParamType::Object, Value::Object(map)) => Some(Value::Object(map)),
+            (ParamType::Object | ParamType::JsonObject, Value::Object(map)) => Some(Value::Object(map)),
+            (ParamType::Names(names), Value::Object(map)) => map
+                .iter()
+                .all(|(name, value)| names.contains(&name.as_str()) && value.as_str().is_some_and(|text| !text.is_empty()))
+                .then_some(Value::Object(map)),
             (ParamType::Device, Value::String(text)) => is_device(&text).then_some(Value::String(text)),
             (ParamType::Int { min, max }, Value::Number(number)) => {
                 number.as_i64().filter(|number| (min..=max).contains(number)).map(Value::from)
@@ -111,9 +140,11 @@ impl ParamType {
             }
             // A list of one path becomes that path, so that every interface resolves to the same value.
             (ParamType::Paths, Value::Array(mut items)) if items.len() == 1 => ParamType::Path.accept(items.remove(0)),
-            (ParamType::Paths, Value::Array(items)) => (!items.is_empty()
-                && items.iter().all(|item| ParamType::Path.accept(item.clone()).is_some()))
-            .then_some(Value::Array(items)),
+            (ParamType::Paths, Value::Array(items)) if !items.is_empty() => {
+                let one = |item: Value| if item.is_array() { None } else { ParamType::Paths.accept(item) };
+                items.into_iter().map(one).collect::<Option<_>>().map(Value::Array)
+            }
+            (ParamType::Paths, Value::Object(table)) => table_as_text(&table),
             (ParamType::Paths, value) => ParamType::Path.accept(value),
             (ParamType::ChoiceList(names), Value::String(text)) => names.contains(&text.as_str()).then(|| json!([text])),
             (ParamType::ChoiceList(names), Value::Array(items)) => {
@@ -150,8 +181,13 @@ impl ParamType {
                 numbers.map(|text| text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)).collect()
             }
             ParamType::Prompts | ParamType::Paths => texts.iter().cloned().map(Value::from).collect(),
+            ParamType::JsonObject => {
+                let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+                let pairs = texts.iter().map(|text| text.split_once('=').map(|(k, v)| (k.to_string(), json(v))));
+                pairs.collect::<Option<Map<_, _>>>().map_or_else(raw, Value::Object)
+            }
             // Values stay strings: the script's PARAMS declare their types.
-            ParamType::Object => {
+            ParamType::Object | ParamType::Names(_) => {
                 let pairs = texts.iter().map(|text| text.split_once('=').map(|(k, v)| (k.to_string(), Value::from(v))));
                 pairs.collect::<Option<Map<_, _>>>().map_or_else(raw, Value::Object)
             }
@@ -169,8 +205,22 @@ impl ParamType {
                 | ParamType::ChoiceList(_)
                 | ParamType::Prompts
                 | ParamType::Object
+                | ParamType::JsonObject
+                | ParamType::Names(_)
         )
     }
+}
+
+/// `{path, weight, max_rows}` as `path::weight=…,max_rows=…`, so that every interface resolves to the same value.
+fn table_as_text(table: &Map<String, Value>) -> Option<Value> {
+    let path = table.get("path")?.as_str().filter(|path| !path.is_empty())?;
+    let options = table.iter().filter(|(name, _)| *name != "path").map(|(name, value)| match value {
+        Value::Number(_) => Some(format!("{name}={value}")),
+        Value::String(text) if !text.is_empty() && !text.contains(',') => Some(format!("{name}={text}")),
+        _ => None,
+    });
+    let options: Vec<String> = options.collect::<Option<_>>()?;
+    Some(Value::from(if options.is_empty() { path.to_string() } else { format!("{path}::{}", options.join(",")) }))
 }
 
 fn is_device(text: &str) -> bool {

@@ -47,6 +47,12 @@ macro_rules! data_params {
         $next! { [$($rest)*] $(#[doc = $about])+ $name {
             /// Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library.
             required dataset_path: Vec<PathBuf> = Vec::new(), ParamType::Paths, Data;
+            /// Shape of the conversations: auto detects it by the keys of a file's first conversations.
+            default shape: String = "auto".to_string(), SHAPE, Data;
+            /// Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer.
+            unset columns: Map<String, Value> = Map::new(), COLUMNS, Data;
+            /// Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence.
+            unset template_kwargs: Map<String, Value> = Map::new(), ParamType::JsonObject, Data;
             /// Maximum length of a sample, in tokens.
             default max_length: u32 = 2048, int(8, 1_048_576), Data;
             /// How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them.

@@ -15,7 +15,7 @@ pub use pyo3;
 
 pub(crate) use exceptions::from_python;
 pub(crate) use interpreter::{EnvironmentChoice, check_signals, finish, host_prefix, note_signals, started, use_environment, with_python};
-pub(crate) use package::{adapter_base, json_lines, model_folder};
+pub(crate) use package::{adapter_base, hub_dataset, json_lines, model_folder};
 pub(crate) use probe::{TimingProbe, time_rows};
 pub(crate) use script::{ScriptCall, call_script, called_user_script};
 pub(crate) use transformers::PythonTransformers;

@@ -18,9 +18,16 @@ pub(crate) fn adapter_base(adapter: &Path) -> Result<String> {
     call("models.adapter_folder", "adapter_base", (adapter,))
 }
 
-/// Converts a data set of the `datasets` library to a JSON lines file in the cache and returns its path.
-pub(crate) fn json_lines(path: &Path) -> Result<PathBuf> {
-    call("hf_datasets", "json_lines", (path,))
+/// Converts Parquet, Arrow or a folder of the `datasets` library to a JSON lines file in the cache. Returns its path, and the
+/// columns that were not read because they are not in `columns`.
+pub(crate) fn json_lines(path: &Path, split: Option<&str>, columns: &[&str]) -> Result<(PathBuf, Vec<String>)> {
+    call("hf_datasets", "json_lines", (path, split, columns.to_vec()))
+}
+
+/// Downloads a data set of the hub by name, as a folder in the cache that [`json_lines`] reads. `options`: name, split, revision.
+pub(crate) fn hub_dataset(path: &str, options: [Option<&str>; 3]) -> Result<PathBuf> {
+    let [name, split, revision] = options;
+    call("hf_datasets", "hub_dataset", (path, name, split, revision))
 }
 
 fn call<'a, A, T>(module: &str, function: &str, arguments: A) -> Result<T>

@@ -86,7 +86,8 @@ fn python_type(param_type: ParamType) -> String {
         }
         ParamType::Paths => "str | PathLike[str] | Sequence[str | PathLike[str]]".into(),
         ParamType::Prompts => "str | Sequence[str | Sequence[Message]] | Sequence[Message]".into(),
-        ParamType::Object => "Mapping[str, Any]".into(),
+        ParamType::Object | ParamType::JsonObject => "Mapping[str, Any]".into(),
+        ParamType::Names(_) => "Mapping[str, str]".into(),
     }
 }
 

@@ -10,8 +10,10 @@ step_params! {
     InferenceParams {
         /// Prompt: a string or, in Python, Rust and pipeline.toml, a whole conversation. Several may be given.
         unset prompt: Vec<Prompt> = Vec::new(), ParamType::Prompts, Generation;
-        /// File of prompts: a JSON list or JSON Lines of strings or conversations, or a .txt file with one prompt per line.
+        /// File of prompts: a JSON list or JSON Lines of strings or conversations, any data set, or a .txt file with one prompt per line.
         unset prompts_file: PathBuf = PathBuf::new(), ParamType::Path, Generation;
+        /// Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence.
+        unset template_kwargs: Map<String, Value> = Map::new(), ParamType::JsonObject, Generation;
         /// Maximum number of generated tokens per answer.
         default max_new_tokens: u32 = 256, int(1, 1_048_576), Generation;
         /// Sampling temperature; 0 is greedy decoding. If unset: the value in the model's generation config.

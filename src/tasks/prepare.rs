@@ -59,6 +59,7 @@ fn prepare(given: Map<String, Value>, interface: Interface, on_progress: &mut dy
     // If Python is the host, it has its own signal handlers, which `on_progress` checks.
     let _handlers = python::note_signals();
     let dataset = open(&params)?;
+    dataset.warnings.iter().for_each(|warning| warning!("{warning}"));
     let mut bytes = Bytes::new(COMMAND.name);
     let prepared = data::prepare_dataset(&dataset, &data::cache_folder(), &PythonTransformers, &mut |done, total| {
         bytes.report(done, total);

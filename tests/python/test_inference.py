@@ -162,12 +162,12 @@ MORE = [*MESSAGES, {"role": "user", "content": "And now?"}]
 )
 def test_a_file_of_prompts(tmp_path: Path, name: str, text: str, expected: Any) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert read_prompts(None, str(tmp_path / name))[0] == expected
+    assert [prompt["messages"] for prompt in read_prompts(None, str(tmp_path / name))[0]] == expected
 
 
 def test_a_data_set_as_prompts_is_asked_without_its_last_answers(data_json: str, conversations: Any) -> None:
     assert read_prompts(None, data_json) == (
-        [messages[:-1] for messages in conversations],
+        [{"messages": messages[:-1]} for messages in conversations],
         [messages[-1]["content"] for messages in conversations],
     )
 
@@ -245,7 +245,7 @@ def test_ctrl_c_leaves_what_was_answered(trained: dict[str, str], tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         run_script(trained["full"], Watched(tmp_path, 2), prompts_file=data_json)
     lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["messages"] for line in lines] == read_prompts(None, data_json)[0][:2]
+    assert [json.loads(line)["messages"] for line in lines] == [prompt["messages"] for prompt in read_prompts(None, data_json)[0][:2]]
 
 
 def test_answers_are_streamed_in_whole(trained: dict[str, str], tmp_path: Path) -> None:

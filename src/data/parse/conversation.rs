@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::data::parse::remarks::Remarks;
+
 /// The role of a message. Qwen's chat templates know these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -66,11 +68,24 @@ impl ChatMessage {
     }
 }
 
+/// How a conversation becomes a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SampleKind {
+    /// The chat template renders the messages.
+    #[default]
+    Chat,
+    /// The only message is the whole text, without a chat template. All of it is trained on.
+    PlainText,
+    /// The preferred answer of a pair. Only `check` reads it.
+    Preference,
+}
+
 /// Messages, at least one of them an assistant's, and the other inputs of the chat template.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
     /// Index in the whole data set, from 0.
     pub index: usize,
+    pub kind: SampleKind,
     pub messages: Vec<ChatMessage>,
     /// A list of tool descriptions; `None` if absent, null or empty.
     pub tools: Option<Value>,
@@ -78,6 +93,8 @@ pub struct Conversation {
     pub documents: Option<Value>,
     /// Variables for the chat template, such as `enable_thinking`.
     pub chat_template_kwargs: Map<String, Value>,
+    /// What was converted or ignored while it was read.
+    pub(crate) remarks: Remarks,
 }
 
 impl Conversation {

@@ -3,20 +3,23 @@
 
 use serde::de::IgnoredAny;
 
-use crate::base::error::did_you_mean;
+use crate::data::parse::columns::Layout;
 use crate::data::parse::conversation::Conversation;
 use crate::data::parse::dataset_format::DatasetFormat;
-use crate::data::parse::json::{JsonObject, check_value, join_path};
+use crate::data::parse::item::Item;
+use crate::data::parse::json::{JsonObject, check_value};
 use crate::data::parse::json_error::{describe, error_offset};
-use crate::data::parse::messages::{read_messages, read_tools_and_documents, require_assistant_turn};
-use crate::data::parse::other_formats;
+use crate::data::parse::other_formats::{read_alpaca, read_chat, read_pair, read_preference, read_text};
 use crate::data::parse::problem_collector::ProblemCollector;
 
-/// Reports every problem of the item with offset, path and message. Returns the conversation if there is none.
+/// Reports every problem of the item with offset, path and message. Returns the conversation if there is none. `answered`: whether an
+/// assistant's turn must be there, as in training.
 pub(crate) fn parse_conversation(
     item: &[u8],
     root: &str,
-    shape: DatasetFormat,
+    format: DatasetFormat,
+    layout: &Layout,
+    answered: bool,
     tell: &mut dyn FnMut(usize, String, String),
 ) -> Option<Conversation> {
     let text = match std::str::from_utf8(item) {
@@ -34,14 +37,9 @@ pub(crate) fn parse_conversation(
     let mut problems = ProblemCollector { item: text, tell, count: 0 };
     check_value(text, root, 0, &mut |at, path, words| problems.add(at, path, words));
     let made = match JsonObject::parse(text) {
-        Some(object) => match shape {
-            DatasetFormat::Messages => read_messages_format(&object, text, root, &mut problems),
-            DatasetFormat::ShareGpt => other_formats::read_sharegpt(&object, text, root, &mut problems),
-            DatasetFormat::Alpaca => other_formats::read_alpaca(&object, text, root, &mut problems),
-            DatasetFormat::PromptCompletion => other_formats::read_prompt_completion(&object, text, root, &mut problems),
-        },
+        Some(object) => read_object(&Item::new(object, text, root, layout), format, answered, &mut problems),
         None => {
-            problems.not_an_object(text, root, format!("must be an object with {}", shape.keys()));
+            problems.not_an_object(text, root, format!("must be an object with {}", format.keys()));
             None
         }
     };
@@ -52,15 +50,15 @@ pub(crate) fn parse_conversation(
     made.filter(|_| problems.count == 0)
 }
 
-fn read_messages_format(object: &JsonObject, item: &str, root: &str, problems: &mut ProblemCollector) -> Option<Conversation> {
-    let Some(raw) = object.get("messages") else {
-        let near = did_you_mean("messages", object.names()).map(|near| format!("; is {near:?} misspelled?"));
-        problems.add(item, root, format!("has no \"messages\"{}", near.unwrap_or_default()));
-        return None;
-    };
-    let messages = read_messages(raw, &join_path(root, "messages"), problems);
-    let mut made = read_tools_and_documents(object, root, problems);
-    require_assistant_turn(messages.as_deref(), item, root, problems);
-    made.messages = messages?;
-    Some(made)
+/// The conversation of an item in a format.
+pub(crate) fn read_object(item: &Item, format: DatasetFormat, answered: bool, problems: &mut ProblemCollector) -> Option<Conversation> {
+    match format {
+        DatasetFormat::Messages => read_chat(item, false, answered, problems),
+        DatasetFormat::ShareGpt => read_chat(item, true, answered, problems),
+        DatasetFormat::Alpaca => read_alpaca(item, answered, problems),
+        DatasetFormat::PromptCompletion => read_pair(item, ["prompt", "completion"], answered, problems),
+        DatasetFormat::QuestionAnswer => read_pair(item, ["question", "answer"], answered, problems),
+        DatasetFormat::Text => read_text(item, problems),
+        DatasetFormat::Preference => read_preference(item, problems),
+    }
 }

@@ -1,75 +1,26 @@
 //! Parses a conversation in the messages format in a single pass. It accepts exactly the items in which [`crate::data::parse::diagnostic`]
 //! finds no problem, and gives no reason when it rejects one.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
+use crate::data::parse::item_keys::{is_plain_field, is_provenance, train_misspelled};
 use crate::data::parse::json::JsonString;
+use crate::data::parse::tool_calls::are_plain;
+use crate::data::parse::unique_keys::UniqueKeys;
 
 /// The conversation, or `None` if it has any problem.
 pub(crate) fn parse_conversation(item: &str) -> Option<Conversation> {
     serde_json::from_str::<PlainConversation>(item).ok().map(|plain| plain.0)
 }
 
-/// A value whose objects have no duplicate keys.
-pub(crate) struct UniqueKeys(pub Value);
-
-impl<'de> Deserialize<'de> for UniqueKeys {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(UniqueKeysVisitor).map(UniqueKeys)
-    }
-}
-
-struct UniqueKeysVisitor;
-
-impl<'de> Visitor<'de> for UniqueKeysVisitor {
-    type Value = Value;
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a value")
-    }
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Value, S::Error> {
-        let mut list = Vec::new();
-        while let Some(UniqueKeys(value)) = seq.next_element()? {
-            list.push(value);
-        }
-        Ok(Value::Array(list))
-    }
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Value, M::Error> {
-        let mut object = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            let UniqueKeys(value) = map.next_value()?;
-            if object.insert(key, value).is_some() {
-                return Err(Error::custom("duplicate key"));
-            }
-        }
-        Ok(Value::Object(object))
-    }
-}
-
 /// The content of a message: a string, null or a list of text parts.
 #[derive(Default)]
-struct Content(String);
+struct Content(Option<String>);
 
 impl<'de> Deserialize<'de> for Content {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -83,7 +34,7 @@ impl<'de> Deserialize<'de> for Content {
                 Ok(Content::default())
             }
             fn visit_str<E>(self, text: &str) -> Result<Content, E> {
-                Ok(Content(text.into()))
+                Ok(Content(Some(text.into())))
             }
             fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Content, S::Error> {
                 let mut whole = String::new();
@@ -93,7 +44,7 @@ impl<'de> Deserialize<'de> for Content {
                         _ => return Err(Error::custom("not a text part")),
                     }
                 }
-                Ok(Content(whole))
+                Ok(Content(Some(whole)))
             }
         }
         from.deserialize_any(ContentVisitor)
@@ -116,9 +67,14 @@ impl<'de> Deserialize<'de> for ChatMessage {
                     let twice = match &*key.0 {
                         "role" => role.replace(map.next_value::<JsonString>()?).is_some(),
                         "content" => content.replace(map.next_value::<Content>()?).is_some(),
-                        "train" => train.replace(map.next_value::<bool>()?).is_some(),
+                        "train" => train.replace(map.next_value::<Option<bool>>()?).is_some(),
+                        "loss" | "weight" | "function_call" | "from" | "value" => return Err(Error::custom("to be converted")),
                         _ => {
                             let UniqueKeys(value) = map.next_value()?;
+                            let is_flag = value.is_boolean() || value.is_number();
+                            if !value.is_null() && !is_plain_field(&key.0) && train_misspelled(&key.0, is_flag).is_some() {
+                                return Err(Error::custom("a misspelled key"));
+                            }
                             nulls |= value.is_null();
                             fields.insert(key.0.into_owned(), value).is_some()
                         }
@@ -131,9 +87,19 @@ impl<'de> Deserialize<'de> for ChatMessage {
                     fields.retain(|_, value| !value.is_null());
                 }
                 let role = role.and_then(|role| Role::from_name(&role.0)).ok_or_else(|| Error::custom("no role"))?;
-                let content = content.unwrap_or_default().0;
-                let message = ChatMessage { role, content, train: train.unwrap_or(true), fields };
-                if message.content.trim().is_empty() && !message.has_tool_calls() {
+                let Content(content) = content.unwrap_or_default();
+                let given = content.is_some();
+                let message = ChatMessage { role, content: content.unwrap_or_default(), train: train.flatten().unwrap_or(true), fields };
+                if train.flatten() == Some(true) && role != Role::Assistant {
+                    return Err(Error::custom("trains on another role"));
+                }
+                if let Some(calls) = message.fields.get("tool_calls")
+                    && !(role == Role::Assistant && are_plain(calls) && message.has_tool_calls())
+                {
+                    return Err(Error::custom("calls to be converted"));
+                }
+                let may_be_blank = message.has_tool_calls() || (given && role == Role::Tool);
+                if !may_be_blank && message.content.trim().is_empty() {
                     return Err(Error::custom("no content"));
                 }
                 Ok(message)
@@ -155,7 +121,7 @@ impl<'de> Deserialize<'de> for PlainConversation {
             }
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<PlainConversation, M::Error> {
                 let mut made = Conversation::default();
-                let (mut messages, mut seen) = (false, Vec::new());
+                let (mut messages, mut seen) = (false, HashSet::new());
                 while let Some(key) = map.next_key::<JsonString>()? {
                     if &*key.0 == "messages" && !std::mem::replace(&mut messages, true) {
                         made.messages = map.next_value()?;
@@ -166,14 +132,33 @@ impl<'de> Deserialize<'de> for PlainConversation {
                     }
                     let wrong = |_: WrongType| Error::custom("wrong type");
                     match &*key.0 {
-                        "tools" => made.tools = parse_tools(map.next_value::<UniqueKeys>()?.0).map_err(wrong)?,
-                        "documents" => made.documents = parse_object_list(map.next_value::<UniqueKeys>()?.0).map_err(wrong)?,
+                        "tools" | "documents" => {
+                            let (list, decoded) = parse_tools(map.next_value::<UniqueKeys>()?.0).map_err(wrong)?;
+                            if decoded {
+                                return Err(Error::custom("to be converted"));
+                            }
+                            *(if &*key.0 == "tools" { &mut made.tools } else { &mut made.documents }) = list;
+                        }
                         "chat_template_kwargs" => {
                             made.chat_template_kwargs = parse_object(map.next_value::<UniqueKeys>()?.0).map_err(wrong)?;
                         }
-                        _ => map.next_value_seed(SkippedValue)?,
+                        "functions" | "system" | "system_prompt" | "train" | "loss" | "weight" => {
+                            if !map.next_value::<UniqueKeys>()?.0.is_null() {
+                                return Err(Error::custom("to be converted"));
+                            }
+                        }
+                        name if is_provenance(name) => map.next_value_seed(SkippedValue)?,
+                        name => {
+                            let UniqueKeys(value) = map.next_value()?;
+                            if !value.is_null() {
+                                if train_misspelled(name, value.is_boolean() || value.is_number()).is_some() {
+                                    return Err(Error::custom("a misspelled key"));
+                                }
+                                made.remarks.ignore(name);
+                            }
+                        }
                     }
-                    seen.push(key);
+                    seen.insert(key);
                 }
                 if made.messages.iter().all(|message| message.role != Role::Assistant) {
                     return Err(Error::custom("no assistant turn"));
@@ -198,20 +183,19 @@ impl<'de> DeserializeSeed<'de> for SkippedValue {
 /// The value has the wrong type.
 pub(crate) struct WrongType;
 
-/// A list of tool descriptions, or one as a JSON string; `None` if empty.
-pub(crate) fn parse_tools(value: Value) -> Result<Option<Value>, WrongType> {
+/// A list of objects, also as JSON text and with JSON text as its elements; `None` if empty. The flag: whether anything was decoded.
+pub(crate) fn parse_tools(value: Value) -> Result<(Option<Value>, bool), WrongType> {
+    let decode = |text: &str| serde_json::from_str::<UniqueKeys>(text).map(|value| value.0).map_err(|_| WrongType);
     match value {
-        Value::String(text) if text.trim().is_empty() => Ok(None),
-        Value::String(text) => parse_object_list(serde_json::from_str::<UniqueKeys>(&text).map_err(|_| WrongType)?.0),
-        other => parse_object_list(other),
-    }
-}
-
-/// A list of objects; `None` if null or empty.
-pub(crate) fn parse_object_list(value: Value) -> Result<Option<Value>, WrongType> {
-    match value {
-        Value::Null => Ok(None),
-        Value::Array(list) if list.iter().all(Value::is_object) => Ok((!list.is_empty()).then_some(Value::Array(list))),
+        Value::Null => Ok((None, false)),
+        Value::String(text) if text.trim().is_empty() => Ok((None, false)),
+        Value::String(text) => Ok((parse_tools(decode(&text)?)?.0, true)),
+        Value::Array(list) if list.iter().all(Value::is_object) => Ok(((!list.is_empty()).then_some(Value::Array(list)), false)),
+        Value::Array(list) if list.iter().all(|one| one.is_object() || one.is_string()) => {
+            let decoded = list.into_iter().map(|one| if let Value::String(text) = one { decode(&text) } else { Ok(one) });
+            let decoded: Vec<Value> = decoded.collect::<Result<_, _>>()?;
+            if decoded.iter().all(Value::is_object) { Ok((Some(Value::Array(decoded)), true)) } else { Err(WrongType) }
+        }
         _ => Err(WrongType),
     }
 }

@@ -142,7 +142,14 @@ pub(crate) fn check_value<'a>(raw: &'a str, path: &str, depth: usize, report: &m
             }
         }
         _ => {
-            if let Err(cause) = serde_json::from_str::<Value>(raw) {
+            let digits = raw.strip_prefix('-').unwrap_or(raw);
+            if digits.len() > 18
+                && digits.bytes().all(|byte| byte.is_ascii_digit())
+                && raw.parse::<i64>().is_err()
+                && raw.parse::<u64>().is_err()
+            {
+                report(raw, path.into(), "is an integer of more than 64 bits, which would lose digits; write it as a string".into());
+            } else if let Err(cause) = serde_json::from_str::<Value>(raw) {
                 report(raw, path.into(), format!("cannot be read: {}; write a smaller number", message_without_position(&cause)));
             }
         }

@@ -1,162 +1,69 @@
-//! Converts the formats of other tools (ShareGPT, Alpaca, prompt and completion) to conversations. The first item of a file decides the
-//! format of the whole file.
+//! Converts the formats of other tools to conversations: ShareGPT, Alpaca, question and answer, prompt and completion, plain text, preference
+//! pairs. The first items of a file decide the format of the whole file.
 
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
-use crate::base::error::did_you_mean;
-use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
-use crate::data::parse::fast::UniqueKeys;
-use crate::data::parse::json::{JsonObject, array_elements, join_path, string_value};
-use crate::data::parse::messages::{
-    message_list, read_content, read_messages, read_tools_and_documents, remaining_fields, require_assistant_turn,
-};
+use crate::data::parse::conversation::{ChatMessage, Conversation, Role, SampleKind};
+use crate::data::parse::item::{Item, require_assistant_turn};
+use crate::data::parse::item_keys::{ANSWERS, QUESTIONS};
+use crate::data::parse::json::array_elements;
+use crate::data::parse::messages::{read_content, read_messages};
 use crate::data::parse::problem_collector::ProblemCollector;
+use crate::data::parse::remarks::{Remark, Remarks};
 
-/// Reports a missing field, with the nearest name as a suggestion.
-fn missing_field(name: &str, object: &JsonObject, at: &str, path: &str, problems: &mut ProblemCollector) {
-    let near = did_you_mean(name, object.names()).map(|near| format!("; is {near:?} misspelled?")).unwrap_or_default();
-    problems.add(at, path, format!("has no {name:?}{near}"));
-}
-
-/// A string that may be absent, null or empty.
-fn optional_string(name: &str, object: &JsonObject, root: &str, problems: &mut ProblemCollector) -> Option<String> {
-    let raw = object.get_non_null(name)?;
-    let given = string_value(raw);
-    if given.is_none() {
-        problems.must_be("a string", raw, &join_path(root, name));
+/// A list of messages under `messages` or `conversations`.
+pub(crate) fn read_chat(item: &Item, sharegpt: bool, answered: bool, problems: &mut ProblemCollector) -> Option<Conversation> {
+    let keys = if sharegpt { ["conversations", "messages"] } else { ["messages", "conversations"] };
+    let key = keys.into_iter().find(|key| item.has(key)).unwrap_or(keys[0]);
+    let mut made = item.shared_fields(&[key], problems);
+    let Some(raw) = item.get(key) else {
+        item.missing(key, problems);
+        return None;
+    };
+    let messages = read_messages(raw, &item.path(key), sharegpt, problems, &mut made.remarks);
+    if answered {
+        require_assistant_turn(messages.as_deref(), item, problems);
     }
-    given.filter(|text| !text.is_empty())
+    made.messages = messages?;
+    item.complete(&mut made, problems);
+    Some(made)
 }
 
 /// Content that must exist and not be blank.
-fn required_content(name: &str, object: &JsonObject, item: &str, root: &str, problems: &mut ProblemCollector) -> String {
-    match object.get(name) {
-        Some(raw) => read_content(raw, &join_path(root, name), false, problems),
+fn required_content(key: &str, item: &Item, problems: &mut ProblemCollector) -> String {
+    match item.get(key) {
+        Some(raw) => read_content(raw, &item.path(key), false, problems),
         None => {
-            missing_field(name, object, item, root, problems);
+            item.missing(key, problems);
             String::new()
         }
     }
 }
 
-const SENDERS: [(&str, Role); 11] = [
-    ("human", Role::User),
-    ("user", Role::User),
-    ("gpt", Role::Assistant),
-    ("chatgpt", Role::Assistant),
-    ("assistant", Role::Assistant),
-    ("bot", Role::Assistant),
-    ("model", Role::Assistant),
-    ("system", Role::System),
-    ("tool", Role::Tool),
-    ("observation", Role::Tool),
-    ("function_call", Role::Assistant),
-];
-
-pub(crate) fn read_sharegpt(object: &JsonObject, item: &str, root: &str, problems: &mut ProblemCollector) -> Option<Conversation> {
-    let mut made = read_tools_and_documents(object, root, problems);
-    let system = optional_string("system", object, root, problems);
-    let Some(raw) = object.get("conversations") else {
-        missing_field("conversations", object, item, root, problems);
-        return None;
-    };
-    let path = join_path(root, "conversations");
-    let turns = message_list(raw, &path, problems)?;
-    let turns: Vec<_> =
-        turns.into_iter().enumerate().map(|(i, raw)| read_sharegpt_message(raw, &format!("{path}[{i}]"), problems)).collect();
-    let turns: Option<Vec<ChatMessage>> = turns.into_iter().collect();
-    require_assistant_turn(turns.as_deref(), item, root, problems);
-    made.messages = turns?;
-    // A system message among the turns takes precedence.
-    if let Some(system) = system
-        && made.messages[0].role != Role::System
-    {
-        made.messages.insert(0, ChatMessage::new(Role::System, system));
-    }
-    Some(made)
-}
-
-fn read_sharegpt_message(raw: &RawValue, path: &str, problems: &mut ProblemCollector) -> Option<ChatMessage> {
-    let Some(object) = JsonObject::parse(raw.get()) else {
-        problems.not_an_object(raw.get(), path, "must be an object with \"from\" and \"value\"");
-        return None;
-    };
-    let Some(from) = object.get("from") else {
-        missing_field("from", &object, raw.get(), path, problems);
-        return None;
-    };
-    let Some(sender) = string_value(from) else {
-        problems.must_be("a string", from, &join_path(path, "from"));
-        return None;
-    };
-    let Some((_, role)) = SENDERS.iter().find(|(name, _)| *name == sender) else {
-        let known = SENDERS.map(|(name, _)| name);
-        let near = did_you_mean(&sender, known).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
-        problems.add(from.get(), join_path(path, "from"), format!("unknown sender {sender:?}; must be one of {}{near}", known.join(", ")));
-        return None;
-    };
-    let mut message = ChatMessage::new(*role, String::new());
-    message.fields = remaining_fields(&object, &["from", "value", "train"]);
-    match object.get("train").map(|raw| (raw, raw.get())) {
-        Some((_, "true")) | None => {}
-        Some((_, "false")) => message.train = false,
-        Some((raw, _)) => problems.must_be("true or false", raw, &join_path(path, "train")),
-    }
-    let Some(value) = object.get("value") else {
-        missing_field("value", &object, raw.get(), path, problems);
-        return Some(message);
-    };
-    if sender == "function_call" {
-        let calls = string_value(value).and_then(|text| tool_calls(serde_json::from_str::<UniqueKeys>(&text).ok()?.0));
-        match calls {
-            Some(calls) => drop(message.fields.insert("tool_calls".into(), calls)),
-            None => problems.add(
-                value.get(),
-                join_path(path, "value"),
-                "must be a call as a JSON string, {\"name\": …, \"arguments\": {…}}, or a list of calls",
-            ),
-        }
-    } else {
-        message.content = read_content(value, &join_path(path, "value"), message.has_tool_calls(), problems);
-    }
-    Some(message)
-}
-
-/// `{"name", "arguments"}`, or a list of them, as a message's `tool_calls`.
-fn tool_calls(value: Value) -> Option<Value> {
-    let calls = match value {
-        Value::Array(calls) if calls.is_empty() => return None,
-        Value::Array(calls) => calls,
-        one => vec![one],
-    };
-    let call = |call: Value| {
-        let name = call["name"].as_str()?;
-        let arguments = call.get("arguments").cloned().unwrap_or_else(|| json!({}));
-        Some(json!({"type": "function", "function": {"name": name, "arguments": arguments}}))
-    };
-    calls.into_iter().map(call).collect()
-}
-
-pub(crate) fn read_alpaca(object: &JsonObject, item: &str, root: &str, problems: &mut ProblemCollector) -> Option<Conversation> {
-    let mut made = read_tools_and_documents(object, root, problems);
-    made.messages.extend(optional_string("system", object, root, problems).map(|system| ChatMessage::new(Role::System, system)));
-    if let Some(raw) = object.get_non_null("history") {
-        read_history(raw, &join_path(root, "history"), &mut made.messages, problems);
-    }
-    let mut question = required_content("instruction", object, item, root, problems);
-    if let Some(input) = optional_string("input", object, root, problems) {
+pub(crate) fn read_alpaca(item: &Item, answered: bool, problems: &mut ProblemCollector) -> Option<Conversation> {
+    // `columns` names an instruction `user` and an output `assistant`.
+    let key = |own: &'static str, renamed: &'static str| if !item.has(own) && item.has(renamed) { renamed } else { own };
+    let (instruction, output) = (key("instruction", "prompt"), key("output", "completion"));
+    let mut made = item.shared_fields(&[instruction, output, "input", "history"], problems);
+    read_history(item, &mut made.messages, problems);
+    let mut question = required_content(instruction, item, problems);
+    if let Some(input) = item.optional_string("input", problems) {
         question.push('\n');
         question.push_str(&input);
     }
     made.messages.push(ChatMessage::new(Role::User, question));
-    made.messages.push(ChatMessage::new(Role::Assistant, required_content("output", object, item, root, problems)));
+    if answered || item.has(output) {
+        made.messages.push(ChatMessage::new(Role::Assistant, required_content(output, item, problems)));
+    }
+    item.complete(&mut made, problems);
     Some(made)
 }
 
-pub(crate) fn read_history(raw: &RawValue, path: &str, messages: &mut Vec<ChatMessage>, problems: &mut ProblemCollector) {
+fn read_history(item: &Item, messages: &mut Vec<ChatMessage>, problems: &mut ProblemCollector) {
+    let Some(raw) = item.get("history") else { return };
+    let path = item.path("history");
     let Some(pairs) = array_elements(raw.get()) else {
-        return problems.must_be("a list of pairs, question and answer", raw, path);
+        return problems.must_be("a list of pairs, question and answer", raw, &path);
     };
     for (i, pair) in pairs.into_iter().enumerate() {
         let path = format!("{path}[{i}]");
@@ -170,20 +77,116 @@ pub(crate) fn read_history(raw: &RawValue, path: &str, messages: &mut Vec<ChatMe
     }
 }
 
-pub(crate) fn read_prompt_completion(object: &JsonObject, item: &str, root: &str, problems: &mut ProblemCollector) -> Option<Conversation> {
-    let mut made = read_tools_and_documents(object, root, problems);
-    let part = |name: &str, role: Role, problems: &mut ProblemCollector| match object.get(name) {
+/// A string as one message, or a list of messages.
+fn read_part(
+    key: &str,
+    raw: &RawValue,
+    role: Role,
+    item: &Item,
+    problems: &mut ProblemCollector,
+    remarks: &mut Remarks,
+) -> Option<Vec<ChatMessage>> {
+    let path = item.path(key);
+    if raw.get().starts_with('[') {
+        return read_messages(raw, &path, false, problems, remarks);
+    }
+    Some(vec![ChatMessage::new(role, read_content(raw, &path, false, problems))])
+}
+
+/// A question and an answer under any of their names. Only the answer is trained on.
+pub(crate) fn read_pair(item: &Item, names: [&str; 2], answered: bool, problems: &mut ProblemCollector) -> Option<Conversation> {
+    let mut found =
+        [QUESTIONS.as_slice(), ANSWERS.as_slice()].map(|keys| keys.iter().copied().filter(|key| item.has(key)).collect::<Vec<_>>());
+    // An instruction may come with an input or a context, which belongs to the question.
+    let mut more = None;
+    if found[0].len() == 2 && found[0].contains(&"input") {
+        found[0].retain(|key| *key != "input");
+        more = Some("input");
+    }
+    if item.has("context") && more.is_none() {
+        more = Some("context");
+    }
+    for (keys, name) in found.iter().zip(["question", "answer"]) {
+        if let [first, second, ..] = keys.as_slice() {
+            let what = format!(
+                "has both {first:?} and {second:?}, and either may be the {name}; name the columns, as in --columns user=… assistant=…"
+            );
+            problems.add(item.text, item.root, what);
+            return None;
+        }
+    }
+    let [question, answer] = [0, 1].map(|i| found[i].first().copied().unwrap_or(names[i]));
+    let mut made = item.shared_fields(&[question, answer, "history", more.unwrap_or(question)], problems);
+    read_history(item, &mut made.messages, problems);
+    let part = |key: &str, role: Role, problems: &mut ProblemCollector, remarks: &mut Remarks| match item.get(key) {
         None => {
-            missing_field(name, object, item, root, problems);
+            item.missing(key, problems);
             None
         }
-        Some(raw) if raw.get().starts_with('[') => read_messages(raw, &join_path(root, name), problems),
-        Some(raw) => Some(vec![ChatMessage::new(role, read_content(raw, &join_path(root, name), false, problems))]),
+        Some(raw) => read_part(key, raw, role, item, problems, remarks),
     };
-    let prompt = part("prompt", Role::User, problems);
-    let completion = part("completion", Role::Assistant, problems);
-    require_assistant_turn(completion.as_deref(), item, root, problems);
+    let mut prompt = part(question, Role::User, problems, &mut made.remarks);
+    if let Some(more) = more
+        && let Some(text) = item.optional_string(more, problems)
+        && let Some(last) = prompt.as_mut().and_then(|prompt| prompt.last_mut())
+    {
+        last.content.push('\n');
+        last.content.push_str(&text);
+        made.remarks.add(Remark::Context);
+    }
+    let completion =
+        if answered || item.has(answer) { part(answer, Role::Assistant, problems, &mut made.remarks) } else { Some(Vec::new()) };
+    if answered {
+        require_assistant_turn(completion.as_deref(), item, problems);
+    }
     // Assistant turns in the prompt are context and not trained on.
-    made.messages = prompt?.into_iter().map(|message| ChatMessage { train: false, ..message }).chain(completion?).collect();
+    let prompt = prompt?.into_iter().map(|message| ChatMessage { train: false, ..message });
+    made.messages = made.messages.into_iter().chain(prompt).chain(completion?).collect();
+    item.complete(&mut made, problems);
+    Some(made)
+}
+
+/// Plain text: all of it is trained on.
+pub(crate) fn read_text(item: &Item, problems: &mut ProblemCollector) -> Option<Conversation> {
+    let mut made = item.shared_fields(&["text"], problems);
+    for key in ["system", "system_prompt", "tools", "functions", "documents"].into_iter().filter(|key| item.has(key)) {
+        let raw = item.get(key).map_or(item.text, RawValue::get);
+        problems.add(
+            raw,
+            item.path(key),
+            "has no place in plain text, which no chat template renders; remove it, or write {\"messages\": [...]}",
+        );
+    }
+    made.kind = SampleKind::PlainText;
+    made.remarks.add(Remark::PlainText);
+    made.messages = vec![ChatMessage::new(Role::Assistant, required_content("text", item, problems))];
+    item.complete(&mut made, problems);
+    Some(made)
+}
+
+/// A preferred and a rejected answer. The conversation is the preferred one.
+pub(crate) fn read_preference(item: &Item, problems: &mut ProblemCollector) -> Option<Conversation> {
+    let mut made = item.shared_fields(&["prompt", "chosen", "rejected"], problems);
+    made.kind = SampleKind::Preference;
+    let mut side = |key: &str| match item.get(key) {
+        None => {
+            item.missing(key, problems);
+            None
+        }
+        Some(raw) => {
+            let messages = read_part(key, raw, Role::Assistant, item, problems, &mut made.remarks);
+            require_assistant_turn(messages.as_deref(), item, problems);
+            messages
+        }
+    };
+    let (chosen, rejected) = (side("chosen"), side("rejected"));
+    let prompt = match item.get("prompt") {
+        Some(raw) => read_part("prompt", raw, Role::User, item, problems, &mut made.remarks)?,
+        None => Vec::new(),
+    };
+    rejected?;
+    let prompt = prompt.into_iter().map(|message| ChatMessage { train: false, ..message });
+    made.messages = prompt.chain(chosen?).collect();
+    item.complete(&mut made, problems);
     Some(made)
 }

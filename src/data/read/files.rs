@@ -1,5 +1,6 @@
 //! The files of a data set: names, patterns and the fingerprint of their content.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,13 @@ use crate::base::{error, signals};
 /// is the exact name of an existing file is that file, even if it contains pattern characters.
 ///
 /// # Errors
-/// Kind `input`: a missing file, a folder, a pipe, a pattern that matches nothing, a file named twice.
+/// Kind `input`: a missing file, a folder, a pipe, a pattern that matches nothing.
 pub fn expand(paths: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for given in paths.iter().map(AsRef::as_ref) {
         let found = if is_pattern(given) { matches(given)? } else { vec![PathBuf::from(given)] };
         for file in found {
             regular(&file)?;
-            if files.contains(&file) {
-                return Err(error::input(format!("data set {} is given twice; give each file once", file.display())));
-            }
             files.push(file);
         }
     }
@@ -31,6 +29,22 @@ pub fn expand(paths: &[impl AsRef<str>]) -> Result<Vec<PathBuf>> {
         return Err(error::input("no data set is given; give a JSON file"));
     }
     Ok(files)
+}
+
+/// A warning for each file that is named more than once, also under different names.
+pub fn repeated(files: &[PathBuf]) -> Vec<String> {
+    let mut seen: HashMap<PathBuf, &PathBuf> = HashMap::new();
+    let mut warnings = Vec::new();
+    for file in files {
+        let same = file.canonicalize().unwrap_or_else(|_| file.clone());
+        if let Some(first) = seen.get(&same) {
+            let other = if first.as_os_str() == file.as_os_str() { String::new() } else { format!(" (also as {})", first.display()) };
+            warnings.push(format!("data set {} is given twice{other}; its conversations are trained on twice as often", file.display()));
+        } else {
+            seen.insert(same, file);
+        }
+    }
+    warnings
 }
 
 /// Whether a name is a glob pattern and not an existing file.

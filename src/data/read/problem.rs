@@ -15,7 +15,7 @@ pub struct Problem {
     pub file: usize,
     /// Line from 1; 0 for a problem of the whole file.
     pub line: usize,
-    /// Column from 1, in characters.
+    /// Column from 1, in characters; 0 in a table, where the path names the column.
     pub column: usize,
     /// JSON path in the file, such as `[3].messages[1].role`; empty outside the conversations and for invalid JSON.
     pub path: String,
@@ -26,6 +26,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.line, self.path.as_str()) {
             (0, _) => f.write_str(&self.text),
+            (line, path) if self.column == 0 => write!(f, "line {line}, {path}: {}", self.text),
             (line, "") => write!(f, "line {line}, column {}: {}", self.column, self.text),
             (line, path) => write!(f, "line {line}, column {}, {path}: {}", self.column, self.text),
         }

@@ -3,28 +3,24 @@
 
 use std::io::Read;
 use std::ops::Range;
-#[cfg(test)]
-use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
 use anyhow::Result;
-use serde::de::IgnoredAny;
-#[cfg(test)]
-use serde_json::Value;
 
+use crate::base::error::did_you_mean;
 use crate::base::{error, signals};
+use crate::data::parse::columns::Layout;
 use crate::data::parse::conversation::Conversation;
-use crate::data::parse::dataset_format::DatasetFormat;
+use crate::data::parse::dataset_format::{DatasetFormat, Detected, KNOWN};
 use crate::data::parse::{diagnostic, fast};
-#[cfg(test)]
-use crate::data::read::files::expand;
 use crate::data::read::files::unreadable;
 use crate::data::read::problem::{Problem, Problems, SHOWN};
 use crate::data::read::source;
 use crate::data::read::splitter::{FramingError, SIZE_LIMITS, SizeLimits, Splitter};
+use crate::data::read::table::TableError;
 
 type ByteStream = Box<dyn Read + Send>;
 
@@ -35,17 +31,23 @@ pub struct Reader {
     /// Index of the current or next file.
     file: usize,
     source: Option<ByteStream>,
+    /// Whether the file is a table (CSV or TSV).
+    table: bool,
     buffer: Vec<u8>,
     /// Whether the source has ended.
     last: bool,
     splitter: Splitter,
     /// Line and column of the buffer's first byte, from 1.
     place: (usize, usize),
+    layout: Arc<Layout>,
     /// Detected from the file's first items.
     format: Option<DatasetFormat>,
     /// Items in the batches so far, of this file and of all files.
     in_file: usize,
     in_all: usize,
+    /// The part of each file, and how many conversations of each part may still be read. Empty without limits.
+    part_of_file: Vec<usize>,
+    rows_left: Vec<usize>,
     done: Arc<AtomicU64>,
     total: u64,
 }
@@ -57,6 +59,9 @@ pub struct Batch {
     items: Vec<Range<usize>>,
     errors: Vec<FramingError>,
     format: DatasetFormat,
+    layout: Arc<Layout>,
+    /// Whether the items are records of a table, whose columns in the text mean nothing to the user.
+    table: bool,
     place: (usize, usize),
     file: usize,
     in_file: usize,
@@ -69,18 +74,20 @@ impl Reader {
     ///
     /// # Errors
     /// Kind `input` if a file does not exist.
-    pub fn open(files: Vec<PathBuf>) -> Result<Reader> {
-        Reader::with_sizes(files, SIZE_LIMITS)
+    pub fn open(files: Vec<PathBuf>, layout: &Layout) -> Result<Reader> {
+        Reader::with_sizes(files, layout, SIZE_LIMITS)
     }
 
-    pub(crate) fn with_sizes(files: Vec<PathBuf>, sizes: SizeLimits) -> Result<Reader> {
+    pub(crate) fn with_sizes(files: Vec<PathBuf>, layout: &Layout, sizes: SizeLimits) -> Result<Reader> {
         let lengths = files.iter().map(|file| fs::metadata(file).map(|found| found.len()).map_err(|cause| unreadable(file, &cause)));
         let total = lengths.sum::<Result<u64>>()?;
         Ok(Reader {
             files,
             sizes,
+            layout: Arc::new(layout.clone()),
             file: 0,
             source: None,
+            table: false,
             buffer: Vec::new(),
             last: false,
             splitter: Splitter::new(sizes),
@@ -88,9 +95,24 @@ impl Reader {
             format: None,
             in_file: 0,
             in_all: 0,
+            part_of_file: Vec::new(),
+            rows_left: Vec::new(),
             done: Arc::new(AtomicU64::new(0)),
             total,
         })
+    }
+
+    /// Reads at most so many conversations of each part. A part is a number of files, in order.
+    pub(crate) fn limit(&mut self, parts: impl Iterator<Item = (usize, Option<usize>)>) {
+        for (part, (files, rows)) in parts.enumerate() {
+            self.part_of_file.extend(std::iter::repeat_n(part, files));
+            self.rows_left.push(rows.unwrap_or(usize::MAX));
+        }
+    }
+
+    /// The conversations that may still be read of the current file.
+    fn rows_left(&mut self) -> Option<&mut usize> {
+        self.part_of_file.get(self.file).and_then(|part| self.rows_left.get_mut(*part))
     }
 
     #[cfg(test)]
@@ -121,9 +143,16 @@ impl Reader {
         signals::check()?;
         loop {
             if self.source.is_none() {
+                if self.rows_left() == Some(&mut 0) {
+                    self.file += 1;
+                    continue;
+                }
                 let Some(path) = self.files.get(self.file) else { return Ok(None) };
                 match source::open(path, &self.done) {
-                    Ok(source) => self.begin(Some(source)),
+                    Ok((source, table)) => {
+                        self.begin(Some(source));
+                        self.table = table;
+                    }
                     Err(cause) => {
                         self.begin(None);
                         return self.end_broken_file(&cause).map(Some);
@@ -151,7 +180,10 @@ impl Reader {
         if self.format.is_none() {
             self.detect_format();
         }
-        let text = format!("the compressed data is damaged or truncated ({cause}); download or compress the file again");
+        let text = match cause.get_ref().and_then(|inner| inner.downcast_ref::<TableError>()) {
+            Some(TableError(text)) => text.clone(),
+            None => format!("the compressed data is damaged or truncated ({cause}); download or compress the file again"),
+        };
         self.splitter.errors.push(FramingError { at: None, text });
         let settled = self.splitter.settled();
         let batch = self.batch(settled);
@@ -174,17 +206,14 @@ impl Reader {
     /// The complete items in the buffer as a batch; `None` if more bytes are needed.
     fn take_complete(&mut self) -> Option<Batch> {
         self.splitter.split(&self.buffer, self.last);
-        let ended = self.splitter.done();
         if self.format.is_none() {
             self.detect_format();
-            if self.format.is_none() && self.splitter.lone_object() {
-                if !ended {
-                    // A single object of unknown format, or the first of many. The next bytes decide.
-                    return None;
-                }
-                self.reject_single_object();
+            if self.format.is_none() && self.splitter.lone_object() && !self.splitter.done() {
+                // A single object of unknown format, or the first of many. The next bytes decide.
+                return None;
             }
         }
+        let ended = self.splitter.done();
         let settled = if ended { self.buffer.len() } else { self.splitter.settled() };
         if self.splitter.items.is_empty() && self.splitter.errors.is_empty() && !ended {
             // Only whitespace, or an incomplete item.
@@ -192,7 +221,7 @@ impl Reader {
             return None;
         }
         let batch = self.batch(settled);
-        if ended {
+        if ended || self.rows_left() == Some(&mut 0) {
             self.source = None;
             self.file += 1;
             self.buffer = Vec::new();
@@ -203,21 +232,35 @@ impl Reader {
     /// Detects the file's format from its first items.
     fn detect_format(&mut self) {
         const INSPECTED: usize = 16;
-        let items = self.splitter.items.iter().take(INSPECTED);
-        self.format = items.map(|item| &self.buffer[item.clone()]).find_map(DatasetFormat::detect);
-        if let Some(format) = self.format.filter(|format| *format != DatasetFormat::Messages) {
-            info!("{} reads as {format}", self.files[self.file].display());
+        let mut unknown = None;
+        let items: Vec<Range<usize>> = self.splitter.items.iter().take(INSPECTED).cloned().collect();
+        for item in items {
+            match DatasetFormat::detect(&self.buffer[item.clone()], &self.layout) {
+                Detected::Format(format) => {
+                    if format != DatasetFormat::Messages {
+                        info!("{} reads as {format}", self.files[self.file].display());
+                    }
+                    self.format = Some(format);
+                    return;
+                }
+                Detected::Refused(what) => return self.refuse(item.start, format!("the file {what}")),
+                Detected::Unknown(keys) if unknown.is_none() => unknown = Some((item.start, keys)),
+                Detected::Unknown(_) | Detected::Other => {}
+            }
+        }
+        // A single object may be the first of many, and a misspelled key is named for each item.
+        let waits = self.splitter.lone_object() && !self.splitter.done();
+        let Some((at, keys)) = unknown.filter(|_| !waits) else { return };
+        if did_you_mean("messages", keys.iter().map(String::as_str)).is_none() {
+            self.refuse(at, unknown_keys(&keys));
         }
     }
 
-    /// Reports a file that is a single object and not a conversation in any format.
-    fn reject_single_object(&mut self) {
-        let Some(item) = self.splitter.items.first().cloned() else { return };
-        if serde_json::from_slice::<IgnoredAny>(&self.buffer[item.clone()]).is_ok() {
-            self.splitter.items.clear();
-            let text = "the file is one object, not a list; write [{\"messages\": [...]}, ...]".into();
-            self.splitter.errors.push(FramingError { at: Some(item.start), text });
-        }
+    /// Reports an error of the whole file at an offset, and reads no more of it.
+    fn refuse(&mut self, at: usize, text: String) {
+        self.splitter.items.clear();
+        self.splitter.errors.clear();
+        self.splitter.stop(at, text);
     }
 
     /// Removes bytes that are no longer needed from the buffer.
@@ -234,8 +277,16 @@ impl Reader {
         rest.extend_from_slice(&self.buffer[settled..]);
         let mut text = std::mem::replace(&mut self.buffer, rest);
         text.truncate(settled);
-        let items = std::mem::take(&mut self.splitter.items);
-        let errors = std::mem::take(&mut self.splitter.errors);
+        let mut items = std::mem::take(&mut self.splitter.items);
+        let mut errors = std::mem::take(&mut self.splitter.errors);
+        if let Some(left) = self.rows_left() {
+            if items.len() >= *left {
+                items.truncate(*left);
+                let end = items.last().map_or(0, |item| item.end);
+                errors.retain(|error| error.at.is_some_and(|at| at <= end));
+            }
+            *left -= items.len();
+        }
         self.splitter.rebase(settled);
         let place = self.place;
         self.place = moved(place, &text);
@@ -246,11 +297,17 @@ impl Reader {
         self.in_file += items.len();
         self.in_all += items.len();
         let format = self.format.unwrap_or(DatasetFormat::Messages);
-        Some(Batch { text, items, errors, format, place, file: self.file, in_file, first })
+        let (layout, table) = (Arc::clone(&self.layout), self.table);
+        Some(Batch { text, items, errors, format, layout, table, place, file: self.file, in_file, first })
     }
 }
 
 impl Batch {
+    /// Index of the file.
+    pub(crate) fn file(&self) -> usize {
+        self.file
+    }
+
     /// The conversations. Items with problems are added to `problems` and omitted.
     pub fn conversations(&self, problems: &mut Problems) -> Vec<Conversation> {
         let mut cursor = LineCursor { at: 0, place: self.place };
@@ -262,7 +319,7 @@ impl Batch {
         let mut conversations = Vec::with_capacity(self.items.len());
         for (i, range) in self.items.iter().enumerate() {
             let item = &self.text[range.clone()];
-            let plain = if self.format == DatasetFormat::Messages {
+            let plain = if self.format == DatasetFormat::Messages && self.layout.columns.is_empty() {
                 std::str::from_utf8(item).ok().and_then(fast::parse_conversation)
             } else {
                 None
@@ -270,12 +327,14 @@ impl Batch {
             let made = plain.or_else(|| {
                 let mut found = Vec::new();
                 let path = format!("[{}]", self.in_file + i);
-                let made =
-                    diagnostic::parse_conversation(item, &path, self.format, &mut |offset, path, text| found.push((offset, path, text)));
+                let mut tell = |offset, path, text| found.push((offset, path, text));
+                let made = diagnostic::parse_conversation(item, &path, self.format, &self.layout, true, &mut tell);
                 found.sort_by_key(|(offset, ..)| *offset);
                 problems.add_unseen(found.len().saturating_sub(SHOWN));
                 for (offset, path, text) in found.into_iter().take(SHOWN) {
+                    let offset = if self.table { 0 } else { offset };
                     let (line, column) = cursor.move_to(range.start + offset, &self.text);
+                    let column = if self.table { 0 } else { column };
                     problems.add(Problem { file: self.file, line, column, path, text });
                 }
                 made
@@ -298,6 +357,17 @@ impl LineCursor {
         self.at = at;
         self.place
     }
+}
+
+/// Says which keys an item of no known format has, and what to do.
+fn unknown_keys(keys: &[String]) -> String {
+    const SHOWN_KEYS: usize = 12;
+    let more = if keys.len() > SHOWN_KEYS { ", …" } else { "" };
+    let found = keys.iter().take(SHOWN_KEYS).map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
+    let found = if keys.is_empty() { "has no keys".to_string() } else { format!("has the keys {found}{more}, which are no known format") };
+    format!(
+        "the first conversation {found}; the formats are {KNOWN}. For other names say which is which: --columns user=… --columns assistant=…"
+    )
 }
 
 /// Fills the buffer to `block` bytes, or by another `block` bytes if it has as many already, or until the source ends.
@@ -330,63 +400,6 @@ pub(crate) fn moved((line, column): (usize, usize), bytes: &[u8]) -> (usize, usi
     }
 }
 
-/// Number of files, conversations and messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FileCounts {
-    pub files: usize,
-    pub conversations: usize,
-    pub messages: usize,
-}
-
-/// Reads and validates all files on all cores, and keeps no conversations.
-///
-/// # Errors
-/// Kind `input`: a file that cannot be read, or the list of all problems; `interrupted`.
-pub fn check_files(files: &[PathBuf]) -> Result<FileCounts> {
-    let reader = Mutex::new(Some(Reader::open(files.to_vec())?));
-    let work = || -> Result<(FileCounts, Problems)> {
-        let (mut count, mut problems) = (FileCounts::default(), Problems::default());
-        loop {
-            let batch = {
-                let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-                let next = reader.as_mut().map_or(Ok(None), Reader::next_batch);
-                if next.is_err() {
-                    // Stops the other threads too.
-                    *reader = None;
-                }
-                next?
-            };
-            let Some(batch) = batch else { return Ok((count, problems)) };
-            for conversation in batch.conversations(&mut problems) {
-                count.conversations += 1;
-                count.messages += conversation.messages.len();
-            }
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let parts: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-    });
-    let mut sum = FileCounts { files: files.len(), ..FileCounts::default() };
-    let mut problems = Problems::default();
-    let mut failed = None;
-    for part in parts {
-        match part {
-            Ok((count, found)) => {
-                sum.conversations += count.conversations;
-                sum.messages += count.messages;
-                problems.append(found);
-            }
-            Err(error) => failed = Some(error),
-        }
-    }
-    match failed {
-        Some(error) => Err(error),
-        None => problems.into_result(files).map(|()| sum),
-    }
-}
-
 #[cfg(test)]
 impl Batch {
     /// Index of the first item within the data set, from 0.
@@ -399,36 +412,12 @@ impl Batch {
         self.items.len()
     }
 
+    pub(crate) fn format(&self) -> DatasetFormat {
+        self.format
+    }
+
     /// The text of the items, in UTF-8 if they are valid.
     pub(crate) fn items(&self) -> impl Iterator<Item = &[u8]> {
         self.items.iter().map(|item| &self.text[item.clone()])
     }
-}
-
-/// The conversations of a file or a pattern, each an object with `messages` and all other fields of the item.
-///
-/// # Errors
-/// Kind `input`: no such file, not UTF-8, not JSON, not a list, or conversations without anything to train on.
-#[cfg(test)]
-pub(crate) fn read_conversations(path: &Path) -> Result<Vec<Value>> {
-    let files = expand(&[path.to_string_lossy()])?;
-    let mut reader = Reader::open(files)?;
-    let (mut values, mut problems) = (Vec::new(), Problems::default());
-    while let Some(batch) = reader.next_batch()? {
-        for conversation in batch.conversations(&mut problems) {
-            if !problems.is_empty() {
-                break;
-            }
-            let mut value = conversation.to_value();
-            if batch.format == DatasetFormat::Messages
-                && let Some(item) = batch.items.get(conversation.index - batch.first)
-                && let Ok(Value::Object(mut whole)) = serde_json::from_slice(&batch.text[item.clone()])
-            {
-                whole.insert("messages".into(), value["messages"].take());
-                value = Value::Object(whole);
-            }
-            values.push(value);
-        }
-    }
-    problems.into_result(reader.files()).map(|()| values)
 }

@@ -1,5 +1,5 @@
-//! Opens a file as a stream of text and decompresses gzip and zstd. The first bytes decide, not the file name. Damaged data is an
-//! `io::Error`, which `reader.rs` reports.
+//! Opens a file as a stream of JSON text. gzip and zstd are decompressed: the first bytes decide, not the file name. A table, by its name,
+//! becomes JSON lines. Damaged data is an `io::Error`, which `reader.rs` reports.
 
 use std::fs::File;
 use std::io;
@@ -8,9 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Opens a file. The number of bytes read from disk is added to `done`.
-pub(crate) fn open(path: &Path, done: &Arc<AtomicU64>) -> io::Result<Box<dyn Read + Send>> {
-    unpack(CountingReader { file: File::open(path)?, done: Arc::clone(done) })
+use crate::data::read::table;
+
+/// Opens a file, and says whether it is a table. The number of bytes read from disk is added to `done`.
+pub(crate) fn open(path: &Path, done: &Arc<AtomicU64>) -> io::Result<(Box<dyn Read + Send>, bool)> {
+    let text = unpack(CountingReader { file: File::open(path)?, done: Arc::clone(done) })?;
+    if table::is_table(path) { table::open(text) } else { Ok((text, false)) }
 }
 
 /// The stream, decompressed if necessary. Several gzip members or zstd frames are concatenated.

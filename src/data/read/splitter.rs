@@ -98,6 +98,13 @@ impl Splitter {
         self.state == SplitState::Done
     }
 
+    /// Reports an error of the whole file, and reads no more of it.
+    pub fn stop(&mut self, at: usize, text: String) {
+        self.add_error(at, text);
+        self.open = None;
+        self.state = SplitState::Done;
+    }
+
     /// Whether the file so far is a single object without a list around it.
     pub fn lone_object(&self) -> bool {
         self.lines && self.count == 1 && self.open.is_none() && self.errors.is_empty()
@@ -147,6 +154,7 @@ impl Splitter {
             return false;
         };
         match (self.state, byte) {
+            (state, b'#' | b'/') if state != SplitState::Done && is_comment(&bytes[self.at..]) => return self.skip_comment(bytes, last),
             (SplitState::Start, b'[') => self.advance(SplitState::ListBegun),
             (SplitState::Start, b'{') => {
                 self.lines = true;
@@ -186,6 +194,18 @@ impl Splitter {
             (SplitState::ListBegun | SplitState::ListComma | SplitState::Lines, _) => self.begin(byte),
             (SplitState::LinesSeek { .. } | SplitState::Done, _) => {}
         }
+        true
+    }
+
+    /// Reports a comment and skips its line. Returns false if its end is not there yet.
+    fn skip_comment(&mut self, bytes: &[u8], last: bool) -> bool {
+        let end = match memchr::memchr(b'\n', &bytes[self.at..]) {
+            Some(end) => self.at + end,
+            None if last => bytes.len(),
+            None => return false,
+        };
+        self.add_error(self.at, "invalid JSON: a comment, which JSON does not have; remove it");
+        self.at = end;
         true
     }
 
@@ -349,6 +369,11 @@ impl Splitter {
         }
         broken
     }
+}
+
+/// `# …` or `// …`.
+fn is_comment(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"#") || bytes.starts_with(b"//")
 }
 
 fn is_space(byte: u8) -> bool {

@@ -1,7 +1,7 @@
 //! Renders conversations with minijinja: by running the template, or from the template cache.
 
 use crate::data::parse::conversation::Conversation;
-use crate::data::render::rendering::{Render, RenderError, Rendering};
+use crate::data::render::rendering::{Render, RenderError, RenderText, Rendering};
 use crate::data::render::template::ChatTemplate;
 use crate::data::render::template_cache::TemplateCache;
 use crate::data::render::turns::TurnFinder;
@@ -34,6 +34,14 @@ impl ChatRenderer {
 
 impl Render for ChatRenderer {
     fn renderings(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
+        let long = self.cache.as_ref().and_then(|cache| {
+            let whole = |conversation: &Conversation| self.template.prepare(conversation).text(conversation.messages.len(), false, None);
+            let turn = |conversation: &Conversation, i: usize| self.turns.turn(conversation, &self.template.prepare(conversation), i);
+            cache.long(conversation, whole, turn)
+        });
+        if let Some(renderings) = long {
+            return Ok(renderings);
+        }
         match &self.cache {
             Some(cache) => cache.renderings(conversation, |conversation| self.render(conversation)),
             None => self.render(conversation),

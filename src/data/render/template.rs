@@ -7,6 +7,7 @@
 //! A template is identified by its hash. Templates that the tests compare with transformers (`compared_templates.txt`) need no Python.
 //! Any other template is compared on the user's own conversations.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     special_tokens: Arc<[(String, Value)]>,
     with_tools: bool,
+    /// The words of the template, among them the names of all fields and variables that it reads.
+    words: Arc<HashSet<String>>,
 }
 
 /// Why a conversation could not be rendered.
@@ -118,12 +121,23 @@ impl ChatTemplate {
             environment: Arc::new(environment),
             special_tokens: special_tokens.into_iter().map(|(name, text)| (name, Value::from(text))).collect(),
             with_tools: tools.is_some(),
+            words: Arc::new(words(main).chain(words(tools.unwrap_or_default())).map(ToString::to_string).collect()),
         }
     }
 
     /// The template's text.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Whether a field or variable of this name occurs in the template.
+    pub(crate) fn mentions(&self, name: &str) -> bool {
+        self.words.contains(name)
+    }
+
+    /// The text of the token that ends a text (`eos_token`).
+    pub(crate) fn end_of_text(&self) -> Option<&str> {
+        self.special_tokens.iter().find(|(name, _)| name == "eos_token").and_then(|(_, token)| token.as_str())
     }
 
     /// Prepares a conversation, so that it can be rendered up to any message.
@@ -286,6 +300,10 @@ fn to_value(json: &Json) -> Value {
         Json::Array(items) => Value::from(items.iter().map(to_value).collect::<Vec<_>>()),
         Json::Object(map) => Value::from_pairs(map.iter().map(|(name, value)| (name.clone(), to_value(value)))),
     }
+}
+
+fn words(template: &str) -> impl Iterator<Item = &str> {
+    template.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty())
 }
 
 /// The special tokens `bos_token`, `eos_token` and so on: name and text.

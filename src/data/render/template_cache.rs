@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use aho_corasick::AhoCorasick;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-use crate::data::parse::conversation::{ChatMessage, Conversation};
+use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::render::jinja_methods;
 use crate::data::render::rendering::{RenderError, Rendering, Turn};
 
@@ -54,7 +54,7 @@ struct RenderingFrame {
 }
 
 /// A position in a rendering: an offset in a frame's text, and the number of gaps before it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Position {
     offset: usize,
     gaps: usize,
@@ -86,10 +86,14 @@ impl TemplateCache {
         conversation: &Conversation,
         render: impl Fn(&Conversation) -> Result<Vec<Rendering>, RenderError>,
     ) -> Result<Vec<Rendering>, RenderError> {
-        if !self.plain(conversation) {
+        if conversation.messages.len() > MESSAGES || !self.plain(conversation) {
             return render(conversation);
         }
-        let key: Vec<u8> = conversation.messages.iter().map(|message| message.role as u8 * 2 + u8::from(message.train)).collect();
+        let mut key: Vec<u8> = conversation.messages.iter().map(|message| message.role as u8 * 2 + u8::from(message.train)).collect();
+        if !conversation.chat_template_kwargs.is_empty() {
+            key.push(u8::MAX);
+            key.extend(serde_json::to_vec(&conversation.chat_template_kwargs).unwrap_or_default());
+        }
         let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         match cached {
             Some(Some(renderings)) => return Ok(renderings.filled(conversation)),
@@ -106,9 +110,69 @@ impl TemplateCache {
         Ok(expected)
     }
 
+    /// The rendering of a long conversation in linear time; `None` if it must be rendered turn by turn. `turn` finds one turn as inference sees
+    /// it, and `whole` renders a conversation.
+    ///
+    /// The template runs once, with placeholders for the contents. What it writes before and after an answer has few forms in one conversation.
+    /// The first and the last turn of each form are found exactly, and the positions in the others follow from the text around them.
+    pub(crate) fn long(
+        &self,
+        conversation: &Conversation,
+        whole: impl Fn(&Conversation) -> Result<String, RenderError>,
+        turn: impl Fn(&Conversation, usize) -> Result<(String, Turn), RenderError>,
+    ) -> Option<Vec<Rendering>> {
+        if conversation.messages.len() <= MESSAGES || !self.plain(conversation) {
+            return None;
+        }
+        let numbered = with_placeholders(conversation);
+        let text = whole(&numbered).ok()?;
+        let frame = RenderingFrame::new(&Rendering { text: text.clone(), turns: Vec::new(), message: None })?;
+        // Every content must be there once, in order.
+        if !frame.gaps.iter().map(|(_, message)| *message).eq(0..conversation.messages.len()) {
+            return None;
+        }
+        let trained = |message: &ChatMessage| message.role == Role::Assistant && message.train;
+        let mut forms: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
+        for i in (0..conversation.messages.len()).filter(|i| trained(&conversation.messages[*i])) {
+            forms.entry((frame.before(i), frame.before(i + 1))).or_default().push(i);
+        }
+        let last = conversation.messages.len() - 1;
+        let mut turns: Vec<(usize, [Position; 3])> = Vec::new();
+        let mut end = None;
+        for (form, messages) in &forms {
+            let (first, final_one) = (*messages.first()?, *messages.last()?);
+            let exact = |i: usize| {
+                let (alone, turn) = turn(&numbered, i).ok()?;
+                // The whole has the turn as inference sees it; at its end the template may omit the token that ends the turn.
+                let extends = i == last && alone.starts_with(&text);
+                let one = RenderingFrame::new(&Rendering { text: alone.clone(), turns: vec![turn], message: None })?;
+                (extends || text.starts_with(&alone)).then(|| (one.turns[0], extends.then(|| one.text.clone())))
+            };
+            let (at_first, _) = exact(first)?;
+            let (at_last, extended) = exact(final_one)?;
+            end = end.or(extended);
+            // Relative to the content of the answer, in front of which the form begins.
+            let start = |i: usize| frame.gaps[i].0 - form.0.len();
+            let relative = |i: usize, positions: [Position; 3]| {
+                positions.map(|position| (position.offset.checked_sub(start(i)), position.gaps.checked_sub(i)))
+            };
+            let shape = relative(first, at_first);
+            if shape != relative(final_one, at_last) || shape.iter().any(|(offset, gaps)| offset.is_none() || gaps.is_none()) {
+                return None;
+            }
+            let place =
+                |i: usize| shape.map(|(offset, gaps)| Position { offset: start(i) + offset.unwrap_or(0), gaps: i + gaps.unwrap_or(0) });
+            turns.extend(messages.iter().map(|i| (*i, place(*i))));
+        }
+        turns.sort_by_key(|(i, _)| *i);
+        let turns = turns.into_iter().map(|(_, positions)| positions).collect();
+        let frame = RenderingFrame { text: end.unwrap_or_else(|| frame.text.clone()), gaps: frame.gaps.clone(), turns, message: None };
+        Some(vec![frame.filled(&conversation.messages)])
+    }
+
     /// Whether a conversation consists only of roles and contents, and no content has anything that the template may test.
     fn plain(&self, conversation: &Conversation) -> bool {
-        let Conversation { index: _, messages, tools, documents, chat_template_kwargs } = conversation;
+        let Conversation { index: _, kind: _, remarks: _, messages, tools, documents, chat_template_kwargs } = conversation;
         let unseen = |text: &str| {
             let visible = |c: Option<char>| c.is_some_and(|c| !self.strips || !jinja_methods::is_space(c));
             visible(text.chars().next())
@@ -118,8 +182,7 @@ impl TemplateCache {
         };
         tools.is_none()
             && documents.is_none()
-            && chat_template_kwargs.is_empty()
-            && messages.len() <= MESSAGES
+            && chat_template_kwargs.values().all(|value| value.is_boolean() || value.is_number())
             && messages.iter().all(|message| message.fields.is_empty() && unseen(&message.content))
     }
 }
@@ -157,17 +220,28 @@ impl RenderingFrame {
             placeholders.push(open..done);
         }
         frame.text.push_str(&shown[done..]);
+        // The total length of the placeholders before each.
+        let mut before = vec![0];
+        before.extend(placeholders.iter().scan(0, |sum, placeholder| {
+            *sum += placeholder.len();
+            Some(*sum)
+        }));
         let position = |at: usize| {
-            let gaps = placeholders.iter().take_while(|placeholder| placeholder.end <= at).count();
+            let gaps = placeholders.partition_point(|placeholder| placeholder.end <= at);
             // A position within a placeholder has no equivalent in other contents.
             let outside = placeholders.get(gaps).is_none_or(|next| at <= next.start);
-            let before: usize = placeholders[..gaps].iter().map(ExactSizeIterator::len).sum();
-            outside.then_some(Position { offset: at - before, gaps })
+            outside.then_some(Position { offset: at - before[gaps], gaps })
         };
         for turn in &rendering.turns {
             frame.turns.push([position(turn.prompt_end)?, position(turn.target_start)?, position(turn.target_end)?]);
         }
         Some(frame)
+    }
+
+    /// The text between two contents: that before the gap `i`, or after the last one.
+    fn before(&self, i: usize) -> &str {
+        let start = i.checked_sub(1).map_or(0, |before| self.gaps[before].0);
+        &self.text[start..self.gaps.get(i).map_or(self.text.len(), |(gap, _)| *gap)]
     }
 
     fn filled(&self, messages: &[ChatMessage]) -> Rendering {
@@ -211,7 +285,6 @@ fn literals(source: &str) -> HashSet<String, Xxh3DefaultBuilder> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::parse::conversation::Role;
 
     /// A template that renders an answer differently if another message follows.
     const REWRITES: &str = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think>{% endif %}\

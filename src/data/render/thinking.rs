@@ -42,8 +42,42 @@ pub(crate) fn drop_thinking(conversation: &mut Conversation) {
         for name in crate::data::render::template::REASONING {
             message.fields.shift_remove(name);
         }
-        if let Some((_, answer)) = message.content.rsplit_once(END_THINK) {
+        if let Some(answer) = after_thinking(&message.content) {
             message.content = answer.trim_start_matches('\n').to_string();
         }
+    }
+}
+
+/// The content after a leading thought. A thought without `<think>` is one whose prompt opens it. Tags in prose are no thoughts.
+fn after_thinking(content: &str) -> Option<&str> {
+    let (thought, answer) = content.split_once(END_THINK)?;
+    let leading =
+        thought.trim_start().starts_with(THINK) || !(content.contains(THINK) || answer.contains(END_THINK)) && thought.ends_with('\n');
+    leading.then_some(answer)
+}
+
+/// Whether an answer has the tags of a thought somewhere else than around a leading one.
+pub(crate) fn mentions_thinking(content: &str) -> bool {
+    let rest = after_thinking(content).unwrap_or(content);
+    rest.contains(THINK) || rest.contains(END_THINK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_leading_thought_is_one() {
+        for (content, wanted) in [
+            ("<think>\nhm\n</think>\n\nyes", Some("\n\nyes")),
+            (" <think>a</think>b </think> c", Some("b </think> c")),
+            ("hm\n</think>\n\nyes", Some("\n\nyes")),
+            ("Write <think> before and </think> after.", None),
+            ("the tag </think> ends it", None),
+            ("yes", None),
+        ] {
+            assert_eq!(after_thinking(content), wanted, "{content}");
+        }
+        assert!(mentions_thinking("a </think> b") && !mentions_thinking("<think>a</think>b"));
     }
 }

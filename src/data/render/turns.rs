@@ -56,6 +56,15 @@ impl TurnFinder {
         Ok(alone.into_iter().map(|(i, (text, turn))| Rendering { text, turns: vec![turn], message: Some(i) }).collect())
     }
 
+    /// The text up to the end of turn `i`, as at inference, and the turn's positions in it.
+    ///
+    /// # Errors
+    /// Those of [`TurnFinder::renderings`].
+    pub(crate) fn turn(&self, conversation: &Conversation, texts: &impl RenderText, i: usize) -> Result<(String, Turn), RenderError> {
+        let text = texts.text(i + 1, false, Some(i))?;
+        TurnSearch { finder: self, conversation, texts }.turn(i, text)
+    }
+
     fn warn(&self, text: String) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if !warned.contains(&text) {
@@ -98,7 +107,8 @@ impl<T: RenderText> TurnSearch<'_, T> {
             Some(length) if !own => start.max(opened + length),
             _ => start,
         };
-        Ok((text, Turn { prompt_end: start, target_start, target_end }))
+        // What the model must not learn to write belongs to the prompt, as when thinking is disabled at inference.
+        Ok((text, Turn { prompt_end: start.max(target_start), target_start, target_end }))
     }
 
     /// The prompt of a conversation's first message: templates render no prompt without messages.
@@ -224,7 +234,7 @@ mod tests {
             said.collect::<String>() + if prompt { "assistant:" } else { "" }
         };
         let texts = found(&TurnFinder::new(vec![".".into()]), rewriting);
-        assert_eq!(texts, ["user:a.assistant:|<think></think>[bé.]", "user:a.assistant:bé.user:c.assistant:|<think></think>[d.]"]);
+        assert_eq!(texts, ["user:a.assistant:<think></think>|[bé.]", "user:a.assistant:bé.user:c.assistant:<think></think>|[d.]"]);
     }
 
     #[test]

@@ -35,6 +35,10 @@ pub struct Prepared {
     pub counts: Counts,
     /// Whether it was in the cache already.
     pub cached: bool,
+    #[serde(skip)]
+    pub notes: Vec<String>,
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// `report.json`.
@@ -46,6 +50,11 @@ pub(crate) struct CacheReport {
     /// The template was not compared with transformers, so the entry is made again as soon as that is possible.
     #[serde(default)]
     pub unchecked: bool,
+    /// What was converted, and what may be a mistake: logged whenever the entry is used.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 pub(crate) const TRAIN: &str = "train.arrow";
@@ -93,6 +102,8 @@ impl CacheEntry {
             digest: format!("{:032x}", self.files),
             counts: report.counts.clone(),
             cached,
+            notes: report.notes.clone(),
+            warnings: report.warnings.clone(),
         }
     }
 

@@ -1,11 +1,13 @@
 //! Problems and peculiarities of a data set, each with its first places, and whether training accepts them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::base::error;
+use crate::data::parse::remarks::Remark;
 use crate::data::read::problem::Problems;
 use crate::data::rows::counts::Counts;
 use crate::data::rows::options::{Options, Overlong};
@@ -14,6 +16,8 @@ use crate::data::rows::options::{Options, Overlong};
 const KEPT: usize = 20;
 /// Places listed in one message.
 const NAMED: usize = 5;
+/// Keys listed in one message.
+const NAMED_KEYS: usize = 12;
 
 /// The first items, and the number of all.
 #[derive(Clone, Debug)]
@@ -67,6 +71,43 @@ pub struct Findings {
     pub literal_special_tokens: First<String>,
     /// Conversations equal to an earlier one.
     pub duplicates: First<String>,
+    /// Conversations with each remark, in the order of [`Remark::ALL`].
+    pub remarks: [u64; Remark::ALL.len()],
+    /// Keys that nothing reads, and how many conversations have them.
+    pub ignored: BTreeMap<String, u64>,
+    /// Conversations with something that the chat template does not show, in the order of [`Unseen::ALL`].
+    pub unseen: [First<String>; Unseen::ALL.len()],
+    /// Preference pairs, which cannot be trained on.
+    pub preferences: u64,
+}
+
+/// What a chat template may leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unseen {
+    Reasoning,
+    Tools,
+    ToolCalls,
+    Prose,
+}
+
+impl Unseen {
+    pub(crate) const ALL: [Unseen; 4] = [Unseen::Reasoning, Unseen::Tools, Unseen::ToolCalls, Unseen::Prose];
+
+    /// Words that follow "3 conversations have ".
+    fn text(self) -> &'static str {
+        match self {
+            Unseen::Reasoning => {
+                "reasoning (reasoning_content, thinking or reasoning) that the chat template does not show, so it is not trained on; write it \
+                 into the content as <think>…</think>, or use a template that shows it"
+            }
+            Unseen::Tools => "tools that the chat template does not show, so the model does not learn from them; use a template with tools",
+            Unseen::ToolCalls => "tool calls that the chat template does not show, so they are not trained on; use a template with tools",
+            Unseen::Prose => {
+                "<think> or </think> in the words of an answer, and the chat template takes the text around it as reasoning and leaves it out; \
+                 write the tags in another way"
+            }
+        }
+    }
 }
 
 impl Findings {
@@ -82,9 +123,44 @@ impl Findings {
         }
     }
 
+    /// What was converted, as sentences.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.remark_sentences(false)
+    }
+
+    fn remark_sentences(&self, warnings: bool) -> Vec<String> {
+        let made = Remark::ALL.into_iter().zip(self.remarks).filter(|(remark, count)| *count > 0 && remark.is_warning() == warnings);
+        made.map(|(remark, count)| format!("in {}, {}", conversations(count), remark.text())).collect()
+    }
+
+    /// Possible mistakes that training accepts, as sentences.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.ignored.is_empty() {
+            let named = self.ignored.iter().take(NAMED_KEYS).map(|(key, count)| format!("{key:?} in {}", conversations(*count)));
+            let more = self.ignored.len().saturating_sub(NAMED_KEYS);
+            let more = if more > 0 { format!(", and {more} more keys") } else { String::new() };
+            warnings.push(format!(
+                "these keys are not used: {}{more}; remove them, or name their meaning with columns",
+                named.collect::<Vec<_>>().join(", ")
+            ));
+        }
+        warnings.extend(self.remark_sentences(true));
+        let unseen = Unseen::ALL.into_iter().zip(&self.unseen).filter(|(_, places)| places.count > 0);
+        warnings.extend(unseen.map(|(what, places)| format!("{} {} ({})", have(places.count), what.text(), places.named(Clone::clone))));
+        warnings
+    }
+
     /// All reasons of `refusal` besides faults in the files, each as a sentence.
     pub(crate) fn sentences(&self, counts: &Counts, options: &Options) -> Vec<String> {
         let mut sentences = self.refused.first.clone();
+        if self.preferences > 0 {
+            sentences.push(format!(
+                "{} preference pairs (chosen and rejected), and training on preferences (DPO) is not supported yet; to train on the preferred \
+                 answers alone, give them with columns: prompt as user, chosen as assistant",
+                have(self.preferences)
+            ));
+        }
         let unnamed = self.refused.count - sentences.len() as u64;
         if unnamed > 0 {
             sentences.push(format!("the model's chat template refuses {unnamed} more conversations"));
@@ -111,4 +187,12 @@ impl Findings {
         }
         sentences
     }
+}
+
+fn conversations(count: u64) -> String {
+    if count == 1 { "1 conversation".into() } else { format!("{count} conversations") }
+}
+
+fn have(count: u64) -> String {
+    if count == 1 { "1 conversation has".into() } else { format!("{count} conversations have") }
 }

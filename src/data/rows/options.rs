@@ -1,10 +1,12 @@
 //! Options of the preparation of a data set; names and values are those of the parameters.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::data::parse::columns::Layout;
+
 /// The options that determine a data set's rows, besides the data, the tokenizer and the template.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Options {
     /// Longest sample, in tokens.
     pub max_length: u32,
@@ -14,6 +16,12 @@ pub struct Options {
     /// Fraction of the conversations held out for evaluation.
     pub eval_split: f64,
     pub seed: u32,
+    /// How the items are read: `shape` and `columns`.
+    #[serde(flatten)]
+    pub layout: Layout,
+    /// Variables for the chat template; those of a conversation take precedence.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub template_kwargs: Map<String, Value>,
 }
 
 impl Options {
@@ -46,4 +54,8 @@ pub enum Thinking {
     Drop,
     /// Rendered, but not trained on.
     Mask,
+}
+
+fn null_as_empty<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Value>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }

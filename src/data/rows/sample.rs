@@ -53,7 +53,8 @@ impl<'a> Encoder<'a> {
         let mut done = 0;
         for ControlToken { id, spelled, taken } in self.tokenizer.control_tokens(text) {
             self.piece(text, done..taken.start, turns, escape, sample)?;
-            let target = turns.iter().any(|turn| spelled.start >= turn.target_start && spelled.end <= turn.target_end);
+            let target =
+                overlapping(turns, &spelled).iter().any(|turn| spelled.start >= turn.target_start && spelled.end <= turn.target_end);
             sample.input_ids.push(id as i32);
             sample.labels.push(if target { id as i32 } else { IGNORED });
             done = taken.end;
@@ -77,7 +78,7 @@ impl<'a> Encoder<'a> {
         let mut start = range.start;
         self.ids.clear();
         // Inference tokenizes the prompt alone. If the whole has no token border at its end, both parts are tokenized separately.
-        for cut in turns.iter().map(|turn| turn.prompt_end).filter(|cut| range.start < *cut && *cut < range.end) {
+        for cut in overlapping(turns, &range).iter().map(|turn| turn.prompt_end).filter(|cut| range.start < *cut && *cut < range.end) {
             let whole = Escapes::removed(&text[start..range.end], escape);
             let head = Escapes::removed(&text[start..cut], escape);
             self.ids.clear();
@@ -111,7 +112,7 @@ impl<'a> Encoder<'a> {
         let from = sample.input_ids.len();
         sample.input_ids.extend(self.ids.iter().map(|id| *id as i32));
         sample.labels.resize(sample.input_ids.len(), IGNORED);
-        for turn in turns.iter().filter(|turn| turn.target_start < range.end && turn.target_end > range.start) {
+        for turn in overlapping(turns, &range).iter().filter(|turn| turn.target_start < range.end && turn.target_end > range.start) {
             let first = if turn.target_start <= range.start { 0 } else { self.first_from(text, &range, turn.target_start, escape)? };
             let last = if turn.target_end >= range.end { self.ids.len() } else { self.first_past(text, &range, turn.target_end, escape)? };
             if first < last {
@@ -171,6 +172,13 @@ impl<'a> Encoder<'a> {
         }
         Ok(ids)
     }
+}
+
+/// The turns, in their order, that may have a position within a range.
+fn overlapping<'t>(turns: &'t [Turn], range: &std::ops::Range<usize>) -> &'t [Turn] {
+    let first = turns.partition_point(|turn| turn.target_end < range.start);
+    let last = turns.partition_point(|turn| turn.prompt_end <= range.end);
+    &turns[first..last.max(first)]
 }
 
 /// Escapes the text of special tokens in messages, so that it stays ordinary text and only the template's own special tokens count:

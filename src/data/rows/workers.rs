@@ -6,7 +6,7 @@
 //! Duplicates are recognized by 64-bit hashes, which cost 8 bytes per conversation. For two million conversations the probability of an
 //! error is one in ten million.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -14,94 +14,44 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use anyhow::Result;
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::error::{Error, Kind};
 use crate::base::signals;
-use crate::data::parse::conversation::{Conversation, Role};
+use crate::data::parse::conversation::{Conversation, SampleKind};
+use crate::data::parse::item_keys::{is_plain_field, is_provenance};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
-use crate::data::render::rendering::{Render, RenderError, Rendering, place};
+use crate::data::render::rendering::{Render, RenderError, Rendering, Turn, place};
+use crate::data::render::template::ChatTemplate;
 use crate::data::render::thinking::{drop_thinking, mask_thinking};
-use crate::data::rows::arrow::TokenRows;
+use crate::data::rows::batch::{PreparedBatch, ReadConversation, RenderProbe, Row, Sink};
+use crate::data::rows::collector::{Collector, PROBES};
+use crate::data::rows::compare::{digest, unseen};
 use crate::data::rows::counts::Counts;
-use crate::data::rows::findings::{Findings, TooLong};
+use crate::data::rows::findings::Findings;
 use crate::data::rows::options::{Options, Overlong, Thinking};
 use crate::data::rows::sample::{Encoder, Escapes, IGNORED, Sample};
+use crate::data::rows::selection::DataPart;
 use crate::data::tokenizer::Tokenizer;
 
-/// Limits of the conversations kept for the comparison with transformers and tokenizers: number per batch, total number, and bytes of
-/// one. The first of a batch may be longer, so that data with only long conversations have some too.
+/// Limits of the conversations kept for the comparison with transformers and tokenizers: number per batch, and bytes of one. The first of a batch may be longer, so that data with only long conversations have some too.
 const PROBES_OF_BATCH: usize = 2;
-const PROBES: usize = 64;
 const PROBE_BYTES: usize = 1 << 14;
 const FIRST_PROBE_BYTES: usize = 1 << 20;
 
 /// The input of a preparation.
 pub struct Preparation<'a> {
     pub files: Vec<PathBuf>,
+    pub parts: &'a [DataPart],
     pub tokenizer: &'a Tokenizer,
     pub renderer: &'a dyn Render,
+    /// What the template mentions, and the end of plain text.
+    pub template: &'a ChatTemplate,
     pub options: Options,
     /// Whether faulty conversations are recorded and skipped, instead of ending the preparation.
     pub survey: bool,
     /// Called once, as soon as no more are collected, with the probes that use little of the template.
     pub on_probes: &'a (dyn Fn(&[RenderProbe]) + Sync),
-}
-
-/// One sample, without its tokens.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// Index of the conversation, from 0, and of the trained message if the conversation has several samples.
-    pub conversation: usize,
-    pub message: Option<usize>,
-    /// Tokens before truncation.
-    pub length: u32,
-    /// Tokens kept; 0 for a dropped sample.
-    pub kept: u32,
-    pub targets: u32,
-    pub separately_tokenized_turns: u32,
-}
-
-/// A prepared batch.
-#[derive(Debug, Default)]
-pub struct PreparedBatch {
-    pub rows: Vec<Row>,
-    /// The tokens of the kept rows, in order.
-    pub tokens: TokenRows,
-    /// Messages per role, in the order of [`Role::ALL`].
-    pub roles: [u64; Role::ALL.len()],
-    conversations: Vec<ReadConversation>,
-    /// Messages about conversations that the chat template refuses.
-    refused: Vec<String>,
-    probes: [Vec<RenderProbe>; 2],
-    problems: Problems,
-    /// Bytes of the files up to the end of this batch.
-    read: u64,
-}
-
-/// A conversation that was read.
-#[derive(Debug)]
-struct ReadConversation {
-    index: usize,
-    hash: u64,
-    /// Place of a message that contains the text of a special token.
-    literal: Option<String>,
-}
-
-/// Receives the rows. Both methods are called in the order of the data.
-pub trait Sink {
-    /// Receives the rows of a batch, without dropped duplicates.
-    fn take(&mut self, made: PreparedBatch) -> Result<()>;
-    /// Reports progress in bytes of the files.
-    fn tell(&mut self, done: u64, total: u64) -> Result<()>;
-}
-
-/// A conversation as it was given to the renderer, and its renderings.
-#[derive(Clone, Debug)]
-pub struct RenderProbe {
-    pub conversation: Conversation,
-    pub renderings: Vec<Rendering>,
 }
 
 /// The result of a preparation without an error.
@@ -138,7 +88,8 @@ type BatchOutcome = (u64, Result<PreparedBatch, RenderError>);
 /// Kind `input`: the template refuses a conversation (in a survey, a finding). Kind `model`: the template renders turns
 /// differently from their prompts.
 pub fn prepare(work: &Preparation<'_>, sink: &mut dyn Sink) -> Result<Ending> {
-    let reader = Reader::open(work.files.clone())?;
+    let mut reader = Reader::open(work.files.clone(), &work.options.layout)?;
+    reader.limit(work.parts.iter().map(|part| (part.files, part.max_rows)));
     let total = reader.bytes_total();
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let shared = PreparationState { work, reader: Mutex::new(reader), window: Mutex::default(), moved: Condvar::new() };
@@ -149,7 +100,7 @@ pub fn prepare(work: &Preparation<'_>, sink: &mut dyn Sink) -> Result<Ending> {
             scope.spawn(move || shared.batches(threads as u64 * 4, &sender));
         }
         drop(sender);
-        let ending = Collector::new(work).collect(&shared, &results, total, sink);
+        let ending = collect(&shared, &results, total, sink);
         // Wakes waiting threads so that they end; results in flight are dropped.
         shared.window.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
         shared.moved.notify_all();
@@ -185,7 +136,7 @@ impl PreparationState<'_> {
                 Ok(Some(batch)) => catch_unwind(AssertUnwindSafe(|| {
                     let mut problems = Problems::default();
                     let conversations = batch.conversations(&mut problems);
-                    self.work.batch(conversations, &mut encoder).map(|made| PreparedBatch { problems, read, ..made })
+                    self.work.batch(conversations, batch.file(), &mut encoder).map(|made| PreparedBatch { problems, read, ..made })
                 }))
                 .unwrap_or_else(|panic| Err(panicked(&*panic).into())),
                 Err(error) => Err(error.into()),
@@ -204,30 +155,46 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
 
 impl Preparation<'_> {
     /// Renders, tokenizes and masks conversations.
-    fn batch(&self, conversations: Vec<Conversation>, encoder: &mut Encoder<'_>) -> Result<PreparedBatch, RenderError> {
+    fn batch(&self, conversations: Vec<Conversation>, file: usize, encoder: &mut Encoder<'_>) -> Result<PreparedBatch, RenderError> {
         let mut made = PreparedBatch::default();
         made.tokens.reserve(conversations.iter().flat_map(|one| &one.messages).map(|message| message.content.len()).sum::<usize>() / 3);
         let mut sample = Sample::default();
         for mut conversation in conversations {
             let hash = digest(&conversation);
+            for (name, value) in &self.options.template_kwargs {
+                conversation.chat_template_kwargs.entry(name).or_insert_with(|| value.clone());
+            }
             if self.options.thinking == Thinking::Drop {
                 drop_thinking(&mut conversation);
             }
-            let escaped = Escapes::insert(&conversation, self.tokenizer);
+            self.remark(&conversation, &mut made);
+            let plain_text = conversation.kind == SampleKind::PlainText;
+            // In plain text special tokens count, as when transformers tokenizes it.
+            let escaped = if plain_text { None } else { Escapes::insert(&conversation, self.tokenizer) };
             let literal = escaped.is_some().then(|| self.place_of_literal(&conversation));
             made.conversations.push(ReadConversation { index: conversation.index, hash, literal });
             conversation.messages.iter().for_each(|message| made.roles[message.role as usize] += 1);
             let (shown, escape) = escaped.as_ref().map_or((&conversation, None), |(escaped, escape)| (escaped, Some(*escape)));
-            let renderings = match self.renderer.renderings(shown) {
+            let renderings = if plain_text { Ok(vec![self.plain_text(&conversation)]) } else { self.renderer.renderings(shown) };
+            let renderings = match renderings {
                 Err(RenderError::Failed(error)) if self.survey && Error::of(&error).kind == Kind::Input => {
                     made.refused.push(error.to_string());
                     continue;
                 }
                 renderings => renderings?,
             };
+            for what in unseen(shown, &renderings, self.options.thinking) {
+                made.unseen.push((what, place(conversation.index, None)));
+            }
             let rich = shown.tools.is_some() || shown.messages.iter().any(|message| !message.fields.is_empty());
             let probes = &mut made.probes[usize::from(rich)];
-            let most = if probes.is_empty() { FIRST_PROBE_BYTES } else { PROBE_BYTES };
+            let most = if plain_text {
+                0
+            } else if probes.is_empty() {
+                FIRST_PROBE_BYTES
+            } else {
+                PROBE_BYTES
+            };
             if probes.len() < PROBES_OF_BATCH && renderings.iter().map(|one| one.text.len()).sum::<usize>() <= most {
                 probes.push(RenderProbe { conversation: shown.clone(), renderings: renderings.clone() });
             }
@@ -255,6 +222,8 @@ impl Preparation<'_> {
                 }
                 made.rows.push(Row {
                     conversation: conversation.index,
+                    file,
+                    hash,
                     message: rendering.message,
                     length: length as u32,
                     kept: kept.len() as u32,
@@ -266,6 +235,40 @@ impl Preparation<'_> {
         Ok(made)
     }
 
+    /// Notes what was converted, and what the template does not read.
+    fn remark(&self, conversation: &Conversation, made: &mut PreparedBatch) {
+        made.preferences += u64::from(conversation.kind == SampleKind::Preference);
+        conversation.remarks.made().for_each(|remark| made.remarks[remark as usize] += 1);
+        let mut ignored = |key: String| *made.ignored.entry(key).or_default() += 1;
+        conversation.remarks.ignored.iter().cloned().for_each(&mut ignored);
+        if conversation.kind == SampleKind::PlainText {
+            return;
+        }
+        conversation.chat_template_kwargs.keys().filter(|key| !self.template.mentions(key)).for_each(|key| {
+            ignored(format!("chat_template_kwargs.{key}"));
+        });
+        let mut unread: Vec<&str> = Vec::new();
+        for key in conversation.messages.iter().flat_map(|message| message.fields.keys()) {
+            if !is_plain_field(key) && !is_provenance(key) && !self.template.mentions(key) && !unread.contains(&key.as_str()) {
+                unread.push(key);
+            }
+        }
+        unread.into_iter().for_each(|key| ignored(format!("messages[].{key}")));
+    }
+
+    /// The whole text as one target, with the token that ends a text.
+    fn plain_text(&self, conversation: &Conversation) -> Rendering {
+        let message = conversation.messages.first();
+        let mut text = message.map_or_else(String::new, |message| message.content.clone());
+        let end = self.template.end_of_text().unwrap_or_default();
+        if !text.trim_end().ends_with(end) {
+            text.push_str(end);
+        }
+        let trained = message.is_some_and(|message| message.train);
+        let turn = Turn { prompt_end: 0, target_start: 0, target_end: text.len() };
+        Rendering { text, turns: trained.then_some(turn).into_iter().collect(), message: None }
+    }
+
     /// The place of the first message that contains the text of a special token.
     fn place_of_literal(&self, conversation: &Conversation) -> String {
         let has_literal = |text: &str| self.tokenizer.control_tokens(text).next().is_some();
@@ -273,158 +276,36 @@ impl Preparation<'_> {
     }
 }
 
-/// Orders and counts the batches.
-struct Collector {
-    options: Options,
-    survey: bool,
-    counts: Counts,
-    seen: HashSet<u64>,
-    findings: Findings,
-    probes: [Vec<RenderProbe>; 2],
-}
-
-impl Collector {
-    fn new(work: &Preparation<'_>) -> Collector {
-        Collector {
-            options: work.options,
-            survey: work.survey,
-            counts: Counts::default(),
-            seen: HashSet::new(),
-            findings: Findings::default(),
-            probes: Default::default(),
-        }
-    }
-
-    fn collect(
-        mut self,
-        shared: &PreparationState<'_>,
-        results: &Receiver<BatchOutcome>,
-        total: u64,
-        sink: &mut dyn Sink,
-    ) -> Result<Ending> {
-        let mut waiting = BTreeMap::new();
-        let mut next = 0;
-        for (number, made) in results {
-            waiting.insert(number, made);
-            while let Some(made) = waiting.remove(&next) {
-                next += 1;
-                signals::check()?;
-                match made {
-                    Ok(made) => {
-                        sink.tell(made.read, total)?;
-                        let before = self.probes[0].len();
-                        self.take(made, sink)?;
-                        if before < PROBES && self.probes[0].len() == PROBES {
-                            (shared.work.on_probes)(&self.probes[0]);
-                        }
+/// Takes the batches in order.
+fn collect(shared: &PreparationState<'_>, results: &Receiver<BatchOutcome>, total: u64, sink: &mut dyn Sink) -> Result<Ending> {
+    let mut collector = Collector::new(shared.work.options.clone(), shared.work.survey);
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    for (number, made) in results {
+        waiting.insert(number, made);
+        while let Some(made) = waiting.remove(&next) {
+            next += 1;
+            signals::check()?;
+            match made {
+                Ok(made) => {
+                    sink.tell(made.read, total)?;
+                    let before = collector.probes[0].len();
+                    collector.take(made, sink)?;
+                    if before < PROBES && collector.probes[0].len() == PROBES {
+                        (shared.work.on_probes)(&collector.probes[0]);
                     }
-                    // Report the fault in the files rather than its consequence.
-                    Err(_) if !self.survey && !self.findings.problems.is_empty() => {}
-                    Err(RenderError::Unsupported(why)) => return Ok(Ending::Unsupported(why)),
-                    Err(RenderError::Failed(error)) => return Err(error),
                 }
-                shared.window.lock().unwrap_or_else(PoisonError::into_inner).written = next;
-                shared.moved.notify_all();
+                // Report the fault in the files rather than its consequence.
+                Err(_) if !shared.work.survey && !collector.findings.problems.is_empty() => {}
+                Err(RenderError::Unsupported(why)) => return Ok(Ending::Unsupported(why)),
+                Err(RenderError::Failed(error)) => return Err(error),
             }
-        }
-        if self.probes[0].len() < PROBES {
-            (shared.work.on_probes)(&self.probes[0]);
-        }
-        Ok(Ending::Done { counts: self.counts, findings: Box::new(self.findings), probes: self.probes })
-    }
-
-    fn take(&mut self, mut made: PreparedBatch, sink: &mut dyn Sink) -> Result<()> {
-        self.findings.problems.append(std::mem::take(&mut made.problems));
-        made.refused.drain(..).for_each(|refused| self.findings.refused.add(refused));
-        for (kept, more) in self.probes.iter_mut().zip(&mut made.probes) {
-            more.truncate(PROBES - kept.len());
-            kept.append(more);
-        }
-        let mut repeated = HashSet::new();
-        for ReadConversation { index, hash, literal } in made.conversations.drain(..) {
-            self.counts.conversations += 1;
-            self.counts.literal_special_tokens += u64::from(literal.is_some());
-            if let Some(place) = literal {
-                self.findings.literal_special_tokens.add(place);
-            }
-            if !self.seen.insert(hash) {
-                self.counts.duplicates += 1;
-                self.findings.duplicates.add(place(index, None));
-                if self.options.drop_duplicates {
-                    repeated.insert(index);
-                }
-            }
-        }
-        if !repeated.is_empty() {
-            made.remove(&repeated);
-        }
-        let mut earlier = None;
-        for row in &made.rows {
-            let length = u64::from(row.length);
-            self.counts.longest = self.counts.longest.max(length);
-            self.counts.separately_tokenized_turns += u64::from(row.separately_tokenized_turns);
-            if row.length > self.options.max_length {
-                self.findings.too_long.add(TooLong { place: place(row.conversation, row.message), tokens: row.length });
-            }
-            let another = earlier.replace(row.conversation) != Some(row.conversation);
-            self.counts.split_conversations += u64::from(another && row.message.is_some());
-            if row.kept == 0 {
-                self.counts.dropped += 1;
-                self.counts.lost_tokens += length;
-                self.findings.too_long_dropped += u64::from(row.length > self.options.max_length);
-                continue;
-            }
-            self.counts.rows += 1;
-            self.counts.tokens += u64::from(row.kept);
-            self.counts.target_tokens += u64::from(row.targets);
-            self.counts.truncated += u64::from(row.kept < row.length);
-            self.counts.lost_tokens += length - u64::from(row.kept);
-        }
-        if self.survey || self.findings.problems.is_empty() { sink.take(made) } else { Ok(()) }
-    }
-}
-
-impl PreparedBatch {
-    /// Removes the rows of conversations by their indices.
-    fn remove(&mut self, repeated: &HashSet<usize>) {
-        let mut tokens = TokenRows::default();
-        let mut kept_row = 0;
-        self.rows.retain(|row| {
-            let wanted = !repeated.contains(&row.conversation);
-            if row.kept > 0 {
-                if wanted {
-                    let (ids, labels) = self.tokens.get(kept_row);
-                    tokens.push(ids, labels);
-                }
-                kept_row += 1;
-            }
-            wanted
-        });
-        self.tokens = tokens;
-    }
-}
-
-/// A hash of everything that determines a conversation's samples. 64 bits: among two million conversations, the probability of a
-/// collision is one in ten million.
-fn digest(conversation: &Conversation) -> u64 {
-    let mut hash = Xxh3::new();
-    let mut field = |bytes: &[u8]| {
-        hash.update(&(bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    for message in &conversation.messages {
-        field(message.role.as_str().as_bytes());
-        field(message.content.as_bytes());
-        field(&[u8::from(message.train)]);
-        if !message.fields.is_empty() {
-            field(&serde_json::to_vec(&message.fields).unwrap_or_default());
+            shared.window.lock().unwrap_or_else(PoisonError::into_inner).written = next;
+            shared.moved.notify_all();
         }
     }
-    for value in [&conversation.tools, &conversation.documents] {
-        field(value.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes());
+    if collector.probes[0].len() < PROBES {
+        (shared.work.on_probes)(&collector.probes[0]);
     }
-    if !conversation.chat_template_kwargs.is_empty() {
-        field(&serde_json::to_vec(&conversation.chat_template_kwargs).unwrap_or_default());
-    }
-    hash.digest()
+    Ok(Ending::Done { counts: collector.counts, findings: Box::new(collector.findings), probes: collector.probes })
 }

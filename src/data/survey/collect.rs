@@ -9,12 +9,12 @@ use crate::base::error;
 use crate::data::check_files;
 use crate::data::engine::{DataEngine, Dataset, Transformers};
 use crate::data::parse::conversation::Role;
-use crate::data::prepare::held_out;
 use crate::data::read::problem::Problem;
 use crate::data::render::rendering;
+use crate::data::rows::batch::{PreparedBatch, Row, Sink};
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::{Findings, TooLong};
-use crate::data::rows::workers::{PreparedBatch, Row, Sink};
+use crate::data::rows::selection::{RowOrigin, Selection};
 use crate::data::survey::lengths::Lengths;
 use crate::data::survey::preview::{Preview, pieces};
 
@@ -49,6 +49,8 @@ pub struct Survey {
     pub errors: Vec<String>,
     /// Possible mistakes that training accepts.
     pub warnings: Vec<String>,
+    /// What is converted.
+    pub notes: Vec<String>,
     /// The first samples longer than `max_length`.
     pub too_long: Vec<TooLong>,
     pub too_long_count: u64,
@@ -74,20 +76,36 @@ pub fn survey(
 ) -> Result<Survey> {
     let mut engine = DataEngine::open(&dataset.model_folder, Some(cache))?;
     let tell = RefCell::new(tell);
-    let parts = dataset.options.eval_split > 0.0;
+    let parts = dataset.options.eval_split > 0.0 || dataset.is_weighted();
     let ran = engine.run(dataset, transformers, true, || Ok(SurveySink::new(chosen, parts, &tell)));
-    let (counts, findings, tally, _) = ran.map_err(|failure| {
+    let (mut counts, findings, tally, _) = ran.map_err(|failure| {
         // Problems in the data can be found without transformers, and are reported first.
-        if error::Error::of(&failure).kind == error::Kind::Setup { check_files(&dataset.files).err().unwrap_or(failure) } else { failure }
+        if error::Error::of(&failure).kind == error::Kind::Setup {
+            check_files(&dataset.files, &dataset.options.layout).err().unwrap_or(failure)
+        } else {
+            failure
+        }
     })?;
     let options = &dataset.options;
     let mut errors = findings.sentences(&counts, options);
     let mut eval_rows = 0;
-    if let Some(conversations) = tally.conversations.as_ref().filter(|conversations| !conversations.is_empty()) {
-        match held_out(conversations, options) {
-            Ok(held_out) => eval_rows = conversations.iter().filter(|number| held_out.contains(number)).count() as u64,
+    let mut weighted_rows = None;
+    if let Some(origins) = tally.origins.as_ref().filter(|origins| !origins.is_empty()) {
+        match Selection::new(origins, &dataset.parts, options) {
+            Ok(selection) => {
+                eval_rows = origins.iter().filter(|origin| selection.is_held_out(origin.conversation)).count() as u64;
+                let trained: u64 = origins.iter().map(|origin| u64::from(selection.times(origin.conversation))).sum();
+                weighted_rows = Some(trained + eval_rows);
+            }
             Err(error) => errors.push(error.to_string()),
         }
+    }
+    if let Some(rows) = weighted_rows.filter(|_| dataset.is_weighted()) {
+        // The tokens are estimated by the rows' mean length.
+        let share = rows as f64 / counts.rows.max(1) as f64;
+        counts.tokens = (counts.tokens as f64 * share).round() as u64;
+        counts.target_tokens = (counts.target_tokens as f64 * share).round() as u64;
+        counts.rows = rows;
     }
     let Findings { problems, too_long, .. } = &findings;
     Ok(Survey {
@@ -95,7 +113,8 @@ pub fn survey(
         problems: problems.first().to_vec(),
         problem_count: problems.count() as u64,
         errors,
-        warnings: warnings(&counts, &findings, chosen),
+        warnings: dataset.warnings.iter().cloned().chain(warnings(&counts, &findings, chosen)).collect(),
+        notes: findings.notes(),
         too_long: too_long.first.clone(),
         too_long_count: too_long.count,
         roles: Role::ALL.iter().map(|role| role.as_str()).zip(tally.roles).collect(),
@@ -142,6 +161,7 @@ fn warnings(counts: &Counts, findings: &Findings, chosen: &PreviewSelection) -> 
             findings.duplicates.named(Clone::clone)
         ));
     }
+    warnings.extend(findings.warnings());
     warnings
 }
 
@@ -152,8 +172,8 @@ struct SurveySink<'a, 'b> {
     roles: [u64; Role::ALL.len()],
     lengths: Lengths,
     longest_targets: u32,
-    /// The conversation of each row, if some are held out.
-    conversations: Option<Vec<u32>>,
+    /// Where each row comes from, if some are held out or weighted.
+    origins: Option<Vec<RowOrigin>>,
     shown: Vec<(Row, Tokens)>,
 }
 
@@ -165,7 +185,7 @@ impl<'a, 'b> SurveySink<'a, 'b> {
             roles: [0; Role::ALL.len()],
             lengths: Lengths::default(),
             longest_targets: 0,
-            conversations: parts.then(Vec::new),
+            origins: parts.then(Vec::new),
             shown: Vec::new(),
         }
     }
@@ -179,7 +199,7 @@ impl Sink for SurveySink<'_, '_> {
             if row.kept > 0 {
                 self.lengths.add(row.kept);
                 self.longest_targets = self.longest_targets.max(row.targets);
-                self.conversations.iter_mut().for_each(|all| all.push(row.conversation as u32));
+                self.origins.iter_mut().for_each(|all| all.push(row.origin()));
             }
             if self.chosen.has(row.conversation) {
                 let tokens = if row.kept > 0 { made.tokens.get(kept_row) } else { Default::default() };

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 
+use crate::data::parse::columns::Layout;
 use crate::data::parse::dataset_format::DatasetFormat;
 use crate::data::parse::{diagnostic, fast};
 use crate::data::read::problem::Problems;
@@ -29,7 +30,7 @@ fn each_fault_is_reported_with_its_place() {
         ("[\n{\"messages\": 1,}]", "line 2, column 16: invalid JSON: trailing comma"),
         ("5", "line 1, column 1: the file contains a number, not a list of conversations"),
         (" \n\"x\"", "line 2, column 1: the file contains a string, not a list"),
-        ("{\"a\": 1}", "line 1, column 1: the file is one object, not a list; write [{\"messages\": [...]}, ...]"),
+        ("{\"a\": 1}", "line 1, column 1: the first conversation has the keys \"a\", which are no known format; the formats are messages"),
         ("[]", "contains no conversations; it must be a list"),
         ("", "contains no conversations"),
         (" \n ", "contains no conversations"),
@@ -174,7 +175,7 @@ fn all_faults_are_counted_and_the_first_shown_in_order() {
 #[test]
 fn several_files_are_named_in_the_report() {
     let files = TestFiles::new(&[GOOD.as_bytes(), b"[]", b"[1, 2]"]);
-    let got = crate::data::read::reader::check_files(&files.paths).unwrap_err().to_string();
+    let got = crate::data::check_files(&files.paths, &Layout::default()).unwrap_err().to_string();
     assert!(got.starts_with("3 problems in 3 files\n"), "{got}");
     assert!(got.contains("1.json contains no conversations") && got.contains("2.json: line 1, column 5, [1]: must be an object"), "{got}");
 }
@@ -183,7 +184,7 @@ fn several_files_are_named_in_the_report() {
 fn an_item_beyond_the_limit_is_refused() {
     let files = TestFiles::new(&[format!("[{GOOD}, {{\"x\": \"{}\"}}, {GOOD}]", "y".repeat(5000)).as_bytes()]);
     let sizes = SizeLimits { block: 100, suspicious: 500, item: 2000 };
-    let mut reader = Reader::with_sizes(files.paths.clone(), sizes).unwrap();
+    let mut reader = Reader::with_sizes(files.paths.clone(), &Layout::default(), sizes).unwrap();
     let (mut found, mut problems) = (0, Problems::default());
     while let Some(batch) = reader.next_batch().unwrap() {
         assert!(reader.capacity() < 5000);
@@ -199,7 +200,8 @@ fn a_list_whose_item_does_not_close_is_not_held_in_memory() {
     let mut text = "[{\"messages\": [{\"role\": \"user\"}, {\"role\": \"user\"]},\n".to_string();
     text.push_str(&format!("{GOOD},\n").repeat(2000));
     let files = TestFiles::new(&[text.as_bytes()]);
-    let mut reader = Reader::with_sizes(files.paths.clone(), SizeLimits { block: 1000, suspicious: 3000, item: 1 << 30 }).unwrap();
+    let mut reader =
+        Reader::with_sizes(files.paths.clone(), &Layout::default(), SizeLimits { block: 1000, suspicious: 3000, item: 1 << 30 }).unwrap();
     let mut problems = Problems::default();
     while let Some(batch) = reader.next_batch().unwrap() {
         batch.conversations(&mut problems);
@@ -212,14 +214,14 @@ proptest! {
     #[test]
     fn the_fast_parser_accepts_exactly_the_items_without_a_fault_and_gives_the_same_conversations(at in 0_usize..400, with in "[\\[\\]{}\",:a0\\\\ ]{0,3}", cut in 0_usize..4) {
         let mut item = r#"{"messages": [{"role": "system", "content": [{"type": "text", "text": "a\n"}]}, {"role": "user", "content": "é", "n": null, "m": [1.5, {"a": 1e2}]},
-            {"role": "assistant", "content": null, "tool_calls": [{"x": -1}], "train": false}], "tools": "[{\"a\": 1}]", "documents": [], "chat_template_kwargs": {"a": true}, "id": [7]}"#
+            {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": {"x": -1}}}], "train": null}], "tools": [{"a": 1}], "weight": null, "x": 18446744073709551615, "documents": [], "chat_template_kwargs": {"a": true}, "id": [7]}"#
             .to_string();
         let at = (0..=at.min(item.len())).rev().find(|at| item.is_char_boundary(*at)).unwrap();
         let end = (at..=item.len()).find(|end| *end >= at + cut && item.is_char_boundary(*end)).unwrap_or(item.len());
         item.replace_range(at..end, &with);
         let item = item.trim();
         let mut found = 0;
-        let slow = diagnostic::parse_conversation(item.as_bytes(), "[0]", DatasetFormat::Messages, &mut |_, _, _| found += 1);
+        let slow = diagnostic::parse_conversation(item.as_bytes(), "[0]", DatasetFormat::Messages, &Layout::default(), true, &mut |_, _, _| found += 1);
         prop_assert_eq!(slow.is_none(), found > 0);
         prop_assert_eq!(fast::parse_conversation(item), slow, "{}", item);
     }

@@ -5,13 +5,16 @@ mod shapes;
 mod streams;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::Value;
 
+use crate::data::parse::columns::Layout;
+use crate::data::parse::dataset_format::DatasetFormat;
+use crate::data::read::files::expand;
 use crate::data::read::problem::Problems;
-use crate::data::read::reader::{Reader, read_conversations};
+use crate::data::read::reader::Reader;
 use crate::data::read::splitter::SizeLimits;
 use crate::data::{Conversation, check_files};
 
@@ -38,7 +41,7 @@ impl TestFiles {
 fn conversations(bytes: &[u8], block: usize) -> Result<Vec<Conversation>, String> {
     let files = TestFiles::new(&[bytes]);
     let sizes = SizeLimits { block, suspicious: 3 * block, item: 1 << 30 };
-    let mut reader = Reader::with_sizes(files.paths.clone(), sizes).unwrap();
+    let mut reader = Reader::with_sizes(files.paths.clone(), &Layout::default(), sizes).unwrap();
     let (mut all, mut problems) = (Vec::new(), Problems::default());
     while let Some(batch) = reader.next_batch().map_err(|error| error.to_string())? {
         all.extend(batch.conversations(&mut problems));
@@ -49,7 +52,7 @@ fn conversations(bytes: &[u8], block: usize) -> Result<Vec<Conversation>, String
 fn read(text: &str) -> Result<Vec<Value>, String> {
     let files = TestFiles::new(&[text.as_bytes()]);
     let values = read_conversations(&files.paths[0]).map_err(|error| error.to_string());
-    let checked = check_files(&files.paths).map_err(|error| error.to_string());
+    let checked = check_files(&files.paths, &Layout::default()).map_err(|error| error.to_string());
     assert_eq!(values.as_ref().map(Vec::len), checked.as_ref().map(|count| count.conversations), "the check and the reader count the same");
     values
 }
@@ -62,4 +65,31 @@ fn faults(text: &str) -> Vec<String> {
         [one] => vec![one.split_once(".json").unwrap().1.trim_start_matches([':', ' ']).to_string()],
         _ => lines.split_off(1),
     }
+}
+
+/// The conversations of a file or a pattern, each an object with `messages` and all other fields of the item.
+///
+/// # Errors
+/// Kind `input`: no such file, not UTF-8, not JSON, not a list, or conversations without anything to train on.
+fn read_conversations(path: &Path) -> Result<Vec<Value>> {
+    let files = expand(&[path.to_string_lossy()])?;
+    let mut reader = Reader::open(files, &Layout::default())?;
+    let (mut values, mut problems) = (Vec::new(), Problems::default());
+    while let Some(batch) = reader.next_batch()? {
+        for conversation in batch.conversations(&mut problems) {
+            if !problems.is_empty() {
+                break;
+            }
+            let mut value = conversation.to_value();
+            if batch.format() == DatasetFormat::Messages
+                && let Some(item) = batch.items().nth(conversation.index - batch.first_index())
+                && let Ok(Value::Object(mut whole)) = serde_json::from_slice(item)
+            {
+                whole.insert("messages".into(), value["messages"].take());
+                value = Value::Object(whole);
+            }
+            values.push(value);
+        }
+    }
+    problems.into_result(reader.files()).map(|()| values)
 }

@@ -6,15 +6,18 @@ use std::io::Write;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::data::parse::columns::{Layout, Shape};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::{Batch, Reader};
 use crate::data::read::splitter::{SIZE_LIMITS, SizeLimits};
 use crate::data::tests::{GOOD, TestFiles, conversations};
-use crate::data::{digest, expand};
+use crate::data::{digest, expand, repeated};
 
 fn batches(bytes: &[u8], block: usize, mut see: impl FnMut(&Batch)) {
     let files = TestFiles::new(&[bytes]);
-    let mut reader = Reader::with_sizes(files.paths.clone(), SizeLimits { block, suspicious: 2 * block, item: 1 << 30 }).unwrap();
+    let layout = Layout { shape: Shape::Messages, ..Layout::default() };
+    let sizes = SizeLimits { block, suspicious: 2 * block, item: 1 << 30 };
+    let mut reader = Reader::with_sizes(files.paths.clone(), &layout, sizes).unwrap();
     while let Some(batch) = reader.next_batch().unwrap() {
         see(&batch);
     }
@@ -153,7 +156,7 @@ fn a_truncated_file_is_one_problem_among_the_others_and_ends_there() {
     let text = format!("{bad}\n") + &format!("{GOOD}\n").repeat(20_000);
     let packed = zstd::encode_all(text.as_bytes(), 1).unwrap();
     let files = TestFiles::new(&[&packed[..packed.len() - 5], bad.as_bytes()]);
-    let mut reader = Reader::open(files.paths.clone()).unwrap();
+    let mut reader = Reader::open(files.paths.clone(), &Layout::default()).unwrap();
     let mut problems = Problems::default();
     while let Some(batch) = reader.next_batch().unwrap() {
         batch.conversations(&mut problems);
@@ -170,7 +173,7 @@ fn several_files_are_one_data_set() {
     let list = format!("[{GOOD},{GOOD}]");
     let alpaca = r#"{"instruction": "a", "output": "b"}"#;
     let files = TestFiles::new(&[list.as_bytes(), alpaca.as_bytes(), GOOD.as_bytes()]);
-    let mut reader = Reader::open(files.paths.clone()).unwrap();
+    let mut reader = Reader::open(files.paths.clone(), &Layout::default()).unwrap();
     let (mut indices, mut problems) = (Vec::new(), Problems::default());
     while let Some(batch) = reader.next_batch().unwrap() {
         indices.extend(batch.conversations(&mut problems).into_iter().map(|made| (made.index, made.messages[0].content.clone())));
@@ -197,13 +200,22 @@ fn paths_and_patterns_and_their_errors() {
         (vec![at("*.csv")], "no file matches"),
         (vec![at("")], "is a folder; give a JSON file, or a pattern"),
         (vec![at("***")], "not a valid pattern"),
-        (vec![at("a.jsonl"), at("a*")], "is given twice"),
         (vec![], "no data set is given"),
     ] {
         let error = expand(&given).unwrap_err();
         assert!(error.to_string().contains(wanted), "{error}");
         assert_eq!(crate::base::error::Error::of(&error).kind, crate::base::error::Kind::Input);
     }
+}
+
+#[test]
+fn a_file_under_two_names_is_a_warning() {
+    let files = TestFiles::new(&[b"abc", b"def"]);
+    let [first, second] = [0, 1].map(|i| files.paths[i].clone());
+    let dotted = first.parent().unwrap().join(".").join(first.file_name().unwrap());
+    let got = repeated(&[first.clone(), second, dotted]);
+    assert!(got.len() == 1 && got[0].contains("is given twice (also as ") && got[0].contains("trained on twice"), "{got:?}");
+    assert!(repeated(&[first]).is_empty());
 }
 
 #[test]
@@ -226,7 +238,7 @@ fn memory_does_not_grow_with_the_file() {
     let mut packer = zstd::stream::write::Encoder::new(fs::File::create(&path).unwrap(), 1).unwrap();
     (0..times).for_each(|_| packer.write_all(block.as_bytes()).unwrap());
     packer.finish().unwrap();
-    let mut reader = Reader::open(vec![path]).unwrap();
+    let mut reader = Reader::open(vec![path], &Layout::default()).unwrap();
     let (mut items, mut bytes) = (0, 0);
     while let Some(batch) = reader.next_batch().unwrap() {
         items += batch.len();

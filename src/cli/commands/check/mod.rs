@@ -148,6 +148,7 @@ impl ReportPage {
     /// Warnings, problems and errors come last, where they stay visible on the screen.
     fn verdict(self, report: &CheckReport) -> String {
         let mut lines = Vec::new();
+        lines.extend(report.notes.iter().map(|note| format!("{}: {}", self.style.dim("note"), visible(note))));
         lines.extend(report.warnings.iter().map(|warning| format!("{}: {}", self.style.warning("warning"), visible(warning))));
         if report.problem_count > 0 {
             let one = report.files.len() == 1;
@@ -155,8 +156,8 @@ impl ReportPage {
             for problem in &report.problems {
                 let file = if one { String::new() } else { format!("{}: ", problem.file.display()) };
                 let path = if problem.path.is_empty() { String::new() } else { format!(", {}", problem.path) };
-                let place =
-                    if problem.line == 0 { String::new() } else { format!("line {}, column {}{path}: ", problem.line, problem.column) };
+                let column = if problem.column == 0 { String::new() } else { format!(", column {}", problem.column) };
+                let place = if problem.line == 0 { String::new() } else { format!("line {}{column}{path}: ", problem.line) };
                 lines.push(visible(&format!("  {file}{place}{}", problem.text)));
             }
             let more = report.problem_count - report.problems.len() as u64;
