@@ -9,9 +9,10 @@ from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
 from pyrust_nn.models.adapter_folder import is_adapter
 from pyrust_nn.models.devices import dtype_name
+from pyrust_nn.models.generation import set_stop_tokens
 from pyrust_nn.models.loading import load_model, stored_dtype
 from pyrust_nn.models.model_folder import model_folder
-from pyrust_nn.models.saving import save_model, set_stop_tokens
+from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.tokenizers import TokenizerFiles
 from pyrust_nn.training.loop import train
 from pyrust_nn.training.setup import initialize_training, load_data, model_config
@@ -39,7 +40,7 @@ def run(params, session):
 
     # Trained weights are fp32 in every `dtype`; see pyrust_nn.training.loop.
     model = load_model(params.model, device=device, dtype=torch.float32)
-    set_stop_tokens(model.generation_config, tokenizer)
+    set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
     metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype, checkpoint=session.checkpoint)
 
     # The output has the dtype of the input, unless another one was requested.

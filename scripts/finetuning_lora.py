@@ -8,18 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
 
 from pyrust_nn import InputError, _core
 from pyrust_nn.files import atomic_folder
-from pyrust_nn.models.adapter_folder import adapter_base, is_adapter
+from pyrust_nn.models.adapter_folder import checked_adapter_folder, is_adapter
+from pyrust_nn.models.adapters import attach_adapter, read_adapter
 from pyrust_nn.models.devices import dtype_name
-from pyrust_nn.models.lineage import check_lineage, read_lineage, same_weights, write_lineage
+from pyrust_nn.models.generation import set_stop_tokens
+from pyrust_nn.models.lineage import check_trained_on, read_lineage, write_lineage
 from pyrust_nn.models.loading import load_model
+from pyrust_nn.models.lora_pairs import check_rebuildable
 from pyrust_nn.models.lora_targets import lora_target_modules
 from pyrust_nn.models.model_folder import model_folder
-from pyrust_nn.models.saving import save_model, set_stop_tokens
-from pyrust_nn.models.stack import add_parents, check_stackable, parent_folders
+from pyrust_nn.models.saving import save_model
+from pyrust_nn.models.stack import NEWEST_ADAPTER, add_parents, check_stackable, parent_folders
 from pyrust_nn.models.tokenizers import TokenizerFiles
 from pyrust_nn.training.forgetting import ForgettingTable
 from pyrust_nn.training.loop import train
@@ -36,7 +39,7 @@ def run(params, session):
     device, dtype = initialize_training(params)
 
     # Invalid input is refused before any weight is loaded.
-    parents, lora = starting_adapters(params)
+    parents, checkpoint = starting_adapters(params)
     tokenizer = TokenizerFiles.from_model(params.model)
     session.depends_on("model", model_folder(params.model))
     for number, parent in enumerate(parents, 1):
@@ -45,16 +48,16 @@ def run(params, session):
     data = load_data(params, config, session)
 
     model = load_model(params.model, device=device, dtype=dtype, load_in_4bit=params.load_in_4bit)
-    set_stop_tokens(model.generation_config, tokenizer)
+    set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # `train` turns it on if requested
-    if lora is not None:
-        model = PeftModel.from_pretrained(model, params.checkpoint_lora, is_trainable=True, config=lora)
+    if checkpoint is not None:
+        model = attach_adapter(model, checkpoint, trainable=True, dropout=params.lora_dropout)
     else:
-        lora = new_config(params, model)
-        model = get_peft_model(model, lora)
+        model = get_peft_model(model, new_config(params, model))
+    lora = model.peft_config[NEWEST_ADAPTER]
     lora.base_model_name_or_path = params.model
-    add_parents(model, parents, trainable=True)
+    add_parents(model, parents, model_folder(params.model), trainable=True)
 
     earlier = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
     forgetting = ForgettingTable(earlier, params.model, device, dtype)
@@ -97,16 +100,16 @@ def run(params, session):
 
 
 def starting_adapters(params):
-    """The folders of the frozen parents, and the configuration of the adapter that is continued (None for a new one)."""
+    """The folders of the frozen parents, and the adapter that is continued (None for a new one)."""
     checkpoint = params.checkpoint_lora
     if not checkpoint:
         if params.checkpoint_mode == "stack":
             raise InputError("checkpoint_mode stack needs an adapter to stack on; give it as checkpoint_lora")
         return [], None
-    lora = checkpoint_config(params)
-    folder = Path(checkpoint)
+    adapter = read_checkpoint(params)
+    folder = adapter.folder
     if params.checkpoint_mode == "continue":
-        return parent_folders(folder), lora
+        return parent_folders(folder), adapter
     if params.use_dora:
         raise InputError(
             "use_dora cannot be combined with checkpoint_mode stack: DoRA scales the base's weights without the parents' changes; "
@@ -137,20 +140,20 @@ def new_config(params, model):
     )
 
 
-def checkpoint_config(params):
-    """The configuration of `checkpoint_lora`. Raises InputError if its base differs, or if it is continued and the parameters differ."""
+def read_checkpoint(params):
+    """Read `checkpoint_lora`. Raises InputError if its base differs, or if it is continued and the parameters differ."""
     checkpoint = params.checkpoint_lora
     if not is_adapter(checkpoint):
         raise InputError(f"checkpoint_lora: {checkpoint} is not a LoRA adapter (it has no adapter_config.json); give the folder of one")
-    lora = PeftConfig.from_pretrained(checkpoint)
-    if lora.peft_type != "LORA":
-        raise InputError(f"checkpoint_lora: {checkpoint} is an adapter of type {lora.peft_type}, not LoRA; give a LoRA adapter")
-    base = adapter_base(checkpoint)
-    if not same_weights(base, params.model):
-        raise InputError(f"checkpoint_lora: {checkpoint} was trained on {base}, but {params.model} has other weights; give {base} as model")
-    check_lineage(checkpoint, params.model)
+    adapter = read_adapter(checked_adapter_folder(checkpoint), model_folder(params.model))
+    if adapter.settings["peft_type"] != "LORA":
+        kind = adapter.settings["peft_type"]
+        raise InputError(f"checkpoint_lora: {checkpoint} is an adapter of type {kind}, not LoRA; give a LoRA adapter")
+    check_rebuildable(adapter.settings, adapter.folder, quantized=params.load_in_4bit)
+    check_trained_on(checkpoint, params.model)
     if params.checkpoint_mode == "stack":
-        return lora
+        return adapter
+    lora = PeftConfig.from_peft_type(**PeftConfig.check_kwargs(**adapter.settings))
     differing = [
         f"{name} is {theirs} in the checkpoint, not {ours}"
         for name, ours, theirs in (
@@ -168,9 +171,7 @@ def checkpoint_config(params):
             "Set them as in the checkpoint (rank, alpha and modules may be left out), start a new adapter, or set "
             "checkpoint_mode to stack for a new one on top of it"
         )
-    if params.lora_dropout is not None:
-        lora.lora_dropout = params.lora_dropout
-    return lora
+    return adapter
 
 
 def this_stage(params, data):

@@ -14,10 +14,11 @@ from pyrust_nn import InputError
 from pyrust_nn.chat.prompts import read_prompts
 from pyrust_nn.chat.renderer import ChatRenderer
 from pyrust_nn.files import open_json_lines
+from pyrust_nn.models.adapter_folder import check_base_model
 from pyrust_nn.models.devices import dtype_name, pick_device, pick_dtype
+from pyrust_nn.models.generation import end_of_turn, set_stop_tokens
 from pyrust_nn.models.loading import load_model, position_limit
-from pyrust_nn.models.saving import set_stop_tokens
-from pyrust_nn.models.tokenizers import shared_tokenizer
+from pyrust_nn.models.tokenizers import shared_tokenizer, tokenizer_folder
 
 
 def run(params, session):
@@ -25,10 +26,12 @@ def run(params, session):
     # Invalid input is refused before any weight is loaded.
     prompts, expected = read_prompts(params.prompt, params.prompts_file)
     device = pick_device(params.device)
-    tokenizer = shared_tokenizer(params.model)
+    check_base_model(params.model, params.base_model)
+    tokenizer = shared_tokenizer(params.model, params.base_model)
     encoded = encode(prompts, tokenizer, params.template_kwargs)
+    end = end_of_turn(tokenizer_folder(params.model, params.base_model))
 
-    model = load_model(params.model, device=device, dtype=pick_dtype(params.dtype, device))
+    model = load_model(params.model, device=device, dtype=pick_dtype(params.dtype, device), base_model=params.base_model)
     limit = position_limit(model.config)
     for index, ids in enumerate(encoded):
         if limit is not None and ids.shape[1] >= limit:
@@ -45,7 +48,7 @@ def run(params, session):
             if len(prompts) > 1:
                 session.stream(f"> {messages[-1]['content']}\n")
             room = params.max_new_tokens if limit is None else min(params.max_new_tokens, limit - ids.shape[1])
-            generation = generation_config(model.generation_config, tokenizer, params, room)
+            generation = generation_config(model.generation_config, tokenizer, end, params, room)
             answer = {"messages": messages, **generate_answer(model, tokenizer, ids.to(device), generation, params.seed, session)}
             answers.append(answer)
             append(answer)
@@ -81,7 +84,7 @@ def encode(prompts, tokenizer, template_kwargs):
     return [tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"] for text in texts]
 
 
-def generation_config(own, tokenizer, params, max_new_tokens):
+def generation_config(own, tokenizer, end, params, max_new_tokens):
     """The model's own generation config, changed by the parameters."""
     config = copy.deepcopy(own)
     config.max_length, config.max_new_tokens = None, max_new_tokens
@@ -94,7 +97,7 @@ def generation_config(own, tokenizer, params, max_new_tokens):
                 # A sampling parameter implies sampling.
                 config.do_sample = True
                 setattr(config, name, value)
-    set_stop_tokens(config, tokenizer)
+    set_stop_tokens(config, tokenizer, end)
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
     return config
@@ -109,12 +112,17 @@ def generate_answer(model, tokenizer, ids, generation, seed, session):
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             generation_config=generation,
-            streamer=TerminalStreamer(tokenizer, session),
+            tokenizer=tokenizer,  # for stop_strings
+            # Beams are complete only at the end.
+            streamer=TerminalStreamer(tokenizer, session) if generation.num_beams in (None, 1) else None,
         )
     completion = output[0, ids.shape[1] :].tolist()
+    text = tokenizer.decode(completion, skip_special_tokens=True)
+    strings = generation.stop_strings or ()
+    stopped = completion[-1] in generation.eos_token_id or text.endswith((strings,) if isinstance(strings, str) else tuple(strings))
     return {
-        "text": tokenizer.decode(completion, skip_special_tokens=True),
-        "finish_reason": "stop" if completion[-1] in generation.eos_token_id else "length",
+        "text": text,
+        "finish_reason": "stop" if stopped else "length",
         "prompt_tokens": ids.shape[1],
         "completion_tokens": len(completion),
         "seconds": round(time.perf_counter() - started, 3),

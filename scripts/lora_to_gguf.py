@@ -14,6 +14,6 @@ def run(params, session):
     """Plan every file, which finds errors early; then write them."""
     name = model_label(params.adapter, checked_adapter_folder(params.adapter))
     targets = {outtype: session.step_folder / f"{name.stem}.{outtype}.gguf" for outtype in params.outtype}
-    plans = {outtype: adapter_plan(params.adapter, outtype, target, name) for outtype, target in targets.items()}
+    plans = {outtype: adapter_plan(params.adapter, outtype, target, name, params.base_model) for outtype, target in targets.items()}
     sizes = write_gguf_files(plans, session)
     return {"outputs": {"gguf": [target.name for target in targets.values()]}, "metrics": sizes}

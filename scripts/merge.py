@@ -4,9 +4,11 @@ Input: an adapter. Output: `model/`, a model folder like the base's.
 """
 
 from pyrust_nn.files import atomic_folder, folder_size
+from pyrust_nn.models.adapter_folder import check_base_model
 from pyrust_nn.models.devices import dtype_name, pick_device, pick_dtype
+from pyrust_nn.models.generation import set_stop_tokens
 from pyrust_nn.models.merging import merged_model
-from pyrust_nn.models.saving import save_model, set_stop_tokens
+from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.tokenizers import TokenizerFiles
 
 
@@ -16,9 +18,10 @@ def run(params, session):
     dtype = None if params.dtype == "auto" else pick_dtype(params.dtype, device)
 
     session.progress(0, 2, "merging")
-    tokenizer = TokenizerFiles.from_model(params.model)
-    model = merged_model(params.model, device, dtype)
-    set_stop_tokens(model.generation_config, tokenizer)
+    check_base_model(params.model, params.base_model)
+    tokenizer = TokenizerFiles.from_model(params.model, params.base_model)
+    model = merged_model(params.model, device, dtype, params.base_model)
+    set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
 
     session.progress(1, 2, "saving")
     with atomic_folder(session.step_folder / "model") as folder:

@@ -8,16 +8,20 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from pyrust_nn.files import write_text
 from pyrust_nn.gguf_export.keys import model_label
 from pyrust_nn.gguf_export.modelfile import render_modelfile
 from pyrust_nn.gguf_export.plan import model_plan
 from pyrust_nn.gguf_export.writing import write_gguf_files
-from pyrust_nn.models.adapter_folder import is_adapter
+from pyrust_nn.models.adapter_folder import check_base_model, is_adapter
 from pyrust_nn.models.devices import pick_device
+from pyrust_nn.models.generation import end_of_turn, set_stop_tokens
+from pyrust_nn.models.loading import position_limit
 from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import model_folder, read_json
-from pyrust_nn.models.saving import save_model, set_stop_tokens
+from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.tokenizers import TokenizerFiles, shared_tokenizer
 
 
@@ -35,16 +39,17 @@ def run(params, session):
 @contextmanager
 def whole_model(params, session):
     """Yield the folder of a whole model and its label; for an adapter a temporary folder with the merged model."""
+    check_base_model(params.model, params.base_model)
     if not is_adapter(params.model):
         folder = model_folder(params.model)
         yield folder, model_label(params.model, folder)
         return
     session.progress(0, 1, "merging the adapter")
     adapter = model_folder(params.model)
-    tokenizer = TokenizerFiles.from_model(params.model)
+    tokenizer = TokenizerFiles.from_model(params.model, params.base_model)
     with tempfile.TemporaryDirectory(prefix=".merged-", dir=session.step_folder) as temporary:
-        model = merged_model(params.model, pick_device(params.device), None)
-        set_stop_tokens(model.generation_config, tokenizer)
+        model = merged_model(params.model, pick_device(params.device), None, params.base_model)
+        set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
         save_model(model, tokenizer, Path(temporary))
         del model
         yield Path(temporary), model_label(params.model, adapter)
@@ -55,6 +60,7 @@ def write_modelfiles(folder, targets, outtypes):
     tokenizer = shared_tokenizer(str(folder))
     generation = folder / "generation_config.json"
     settings = read_json(generation) if generation.is_file() else {}
+    positions = position_limit(AutoConfig.from_pretrained(folder, local_files_only=True))
     for target, outtype in zip(targets, outtypes, strict=True):
         name = "Modelfile" if len(targets) == 1 else f"Modelfile.{outtype}"
-        write_text(target.parent / name, render_modelfile(target, tokenizer, settings))
+        write_text(target.parent / name, render_modelfile(target, tokenizer, settings, end=end_of_turn(folder), positions=positions))

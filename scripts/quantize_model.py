@@ -14,15 +14,18 @@ from pathlib import Path
 import torch
 from transformers import BitsAndBytesConfig
 
-from pyrust_nn import ModelError
+from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
-from pyrust_nn.models.adapter_folder import is_adapter
+from pyrust_nn.models.adapter_folder import check_base_model, is_adapter
 from pyrust_nn.models.devices import pick_device
-from pyrust_nn.models.loading import load_model, nf4_config, stored_dtype
+from pyrust_nn.models.generation import set_stop_tokens
+from pyrust_nn.models.loading import load_model, nf4_config, stored_dtype, stored_shapes
 from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import checked_model_folder, quantization
-from pyrust_nn.models.saving import save_model, set_stop_tokens
+from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.tokenizers import TokenizerFiles
+
+NF4_BLOCK = 64  # weights that share a scale
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +33,17 @@ logger = logging.getLogger(__name__)
 def run(params, session):
     """Load quantized, save, compare sizes."""
     device = pick_device(params.device)
-    tokenizer = TokenizerFiles.from_model(params.model)
-    with plain_model(params.model, tokenizer, device, session) as source:
+    check_base_model(params.model, params.base_model)
+    tokenizer = TokenizerFiles.from_model(params.model, params.base_model)
+    with plain_model(params, tokenizer, device, session) as source:
         if quantization(source) is not None:
-            raise ModelError(f"{params.model} is already quantized; give the plain model from which it was made")
+            raise InputError(f"{params.model} is already quantized; give the plain model from which it was made")
 
+        if params.bits == 4:
+            check_widths(source)
         session.progress(1, 3, f"to {params.bits} bits")
         model = load_quantized(source, params.bits, device)
-        set_stop_tokens(model.generation_config, tokenizer)
+        set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
 
         session.progress(2, 3, "saving")
         with atomic_folder(session.step_folder / "model") as folder:
@@ -54,16 +60,26 @@ def run(params, session):
 
 
 @contextmanager
-def plain_model(model, tokenizer, device, session):
+def plain_model(params, tokenizer, device, session):
     """Yield the folder of a whole model; for an adapter a temporary folder with the merged model."""
-    if not is_adapter(model):
-        yield checked_model_folder(model)
+    if not is_adapter(params.model):
+        yield checked_model_folder(params.model)
         return
     session.progress(0, 3, "merging the adapter")
     # bitsandbytes quantizes weights while they are loaded from files, so the merged weights must be in files.
     with tempfile.TemporaryDirectory(prefix=".merged-", dir=session.step_folder) as folder:
-        save_model(merged_model(model, device, None), tokenizer, Path(folder))
+        save_model(merged_model(params.model, device, None, params.base_model), tokenizer, Path(folder))
         yield Path(folder)
+
+
+def check_widths(source):
+    """Raise InputError for a layer whose rows are not whole blocks of nf4."""
+    for name, shape in stored_shapes(source).items():
+        if ".layers." in name and name.endswith("_proj.weight") and len(shape) == 2 and shape[1] % NF4_BLOCK:
+            raise InputError(
+                f"{source} cannot be quantized to 4 bits: {name} has rows of {shape[1]} weights, and nf4 needs a multiple of {NF4_BLOCK}; "
+                "use bits 8 or 16"
+            )
 
 
 def load_quantized(source, bits, device):

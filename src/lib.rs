@@ -7,6 +7,7 @@
 mod base;
 #[macro_use]
 mod params;
+mod adapter;
 mod api;
 mod cli;
 mod data;

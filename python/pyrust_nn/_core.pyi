@@ -122,6 +122,7 @@ def cache_folder() -> Path: ...
 def gguf_types() -> list[dict[str, Any]]: ...
 def lora_defaults() -> dict[str, Any]: ...
 def weights_hash(folder: str | PathLike[str]) -> str | None: ...
+def read_adapter(folder: str | PathLike[str], base: str | PathLike[str] | None = None) -> dict[str, Any]: ...
 def tokenizer_folder(model: str | PathLike[str]) -> Path: ...
 def write_gguf(plan_path: str | PathLike[str], progress: Callable[[int, int, str], Any]) -> int: ...
 
@@ -329,6 +330,7 @@ def flatten(
     session: str | None,
     model: str | PathLike[str],
     *,
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -341,6 +343,7 @@ def flatten(
     Args:
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -354,6 +357,7 @@ def merge(
     model: str | PathLike[str],
     *,
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -367,6 +371,7 @@ def merge(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         dtype: Dtype of the merged model: auto keeps the base model's dtype. (one of auto, bf16, fp16, fp32; default auto)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -380,6 +385,7 @@ def quantize_model(
     model: str | PathLike[str],
     *,
     bits: Literal[4, 8, 16] = 4,
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -393,6 +399,7 @@ def quantize_model(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         bits: Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (cast to bf16). (one of 4, 8, 16; default 4)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -406,6 +413,7 @@ def convert_model_to_gguf(
     model: str | PathLike[str],
     *,
     outtype: Literal["f16", "bf16", "q8_0"] | Sequence[Literal["f16", "bf16", "q8_0"]] = "f16",
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -419,6 +427,7 @@ def convert_model_to_gguf(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         outtype: Data types of the matrices. One file is written for each. (a non-empty list of f16, bf16, q8_0; default f16)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -432,6 +441,7 @@ def convert_lora_to_gguf(
     adapter: str | PathLike[str],
     *,
     outtype: Literal["f16", "bf16", "q8_0"] | Sequence[Literal["f16", "bf16", "q8_0"]] = "f16",
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -445,6 +455,7 @@ def convert_lora_to_gguf(
         session: Name of the session; None creates a new one.
         adapter: LoRA adapter: a folder or a session's step. (a folder or a session's step; required)
         outtype: Data types of the matrices. One file is written for each. (a non-empty list of f16, bf16, q8_0; default f16)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -466,6 +477,7 @@ def inference(
     top_k: int | None = None,
     seed: int = 42,
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -487,6 +499,7 @@ def inference(
         top_k: Sample only from this many of the most likely tokens. If unset: the value in the model's generation config. (an integer from 1 to 1000000; unset by default)
         seed: Random seed for sampling. (an integer from 0 to 4294967295; default 42)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)

@@ -20,6 +20,6 @@ mod types;
 mod vocabulary;
 mod write;
 
-pub(crate) use safetensors_file::{TensorHeader, tensors};
+pub(crate) use safetensors_file::{TensorHeader, same_tensor, tensors};
 pub(crate) use types::{OUTTYPE, tensor_types};
 pub use write::write;

@@ -118,6 +118,13 @@ pub(crate) fn tensors(path: &Path) -> Result<Vec<TensorHeader>> {
     Ok(tensors.map(|(name, TensorSpan { shape, bytes, .. })| TensorHeader { name, shape, bytes }).collect())
 }
 
+/// Whether two tensors, each of a file and by its name, have the same dtype, shape and bytes.
+pub(crate) fn same_tensor(one: (&Path, &str), other: (&Path, &str)) -> Result<bool> {
+    let files = [SafetensorsFile::open(one.0)?, SafetensorsFile::open(other.0)?];
+    let [one, other] = [files[0].tensor(one.1)?, files[1].tensor(other.1)?];
+    Ok(one.stored == other.stored && one.shape == other.shape && one.data == other.data)
+}
+
 /// The span of each tensor of a safetensors file, from the file's bytes. The library checks that the tensors follow each other
 /// without gaps up to the end of the file, and that each has the length that its shape says.
 fn tensor_spans(bytes: &[u8]) -> Result<HashMap<String, TensorSpan>, SafeTensorError> {

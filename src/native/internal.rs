@@ -14,7 +14,7 @@ use crate::data::Transformers;
 use crate::python::convert::to_object;
 use crate::python::exceptions::to_python;
 use crate::python::transformers::PythonTransformers;
-use crate::{data, dataset, estimate, gguf, python};
+use crate::{adapter, data, dataset, estimate, gguf, python};
 
 /// One record of the log. `shown`: on which consoles, `always`, `off_terminal` or `verbose`.
 #[pyfunction]
@@ -154,6 +154,14 @@ fn weights_hash(py: Python<'_>, folder: PathBuf) -> PyResult<Option<String>> {
     .map_err(to_python)
 }
 
+/// An adapter in canonical form, as a dict. See [`adapter::read`].
+#[pyfunction]
+#[pyo3(signature = (folder, base=None))]
+fn read_adapter(py: Python<'_>, folder: PathBuf, base: Option<PathBuf>) -> PyResult<Py<PyAny>> {
+    let reading = py.detach(|| adapter::read(&folder, base.as_deref())).map_err(to_python)?;
+    to_object(py, &serde_json::to_value(reading).map_err(|error| to_python(error.into()))?)
+}
+
 /// The folder with the tokenizer of a model or adapter. See [`dataset::tokenizer_folder`].
 #[pyfunction]
 fn tokenizer_folder(py: Python<'_>, model: PathBuf) -> PyResult<PathBuf> {
@@ -204,6 +212,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(estimated_memory, module)?)?;
     module.add_function(wrap_pyfunction!(gguf_types, module)?)?;
     module.add_function(wrap_pyfunction!(weights_hash, module)?)?;
+    module.add_function(wrap_pyfunction!(read_adapter, module)?)?;
     module.add_function(wrap_pyfunction!(tokenizer_folder, module)?)?;
     module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())

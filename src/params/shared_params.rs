@@ -41,6 +41,16 @@ macro_rules! step_params {
     };
 }
 
+/// Adds the parameter of tasks that take an adapter.
+macro_rules! adapter_params {
+    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name { $($fields)*
+            /// Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name.
+            unset base_model: PathBuf = PathBuf::new(), ParamType::Model, Model;
+        } }
+    };
+}
+
 /// Adds the parameters that decide how a data set becomes rows.
 macro_rules! data_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {

@@ -5,8 +5,8 @@ use crate::params::prelude::*;
 use crate::session::Summary;
 use crate::tasks::call::run_task;
 
-step_params! {
-    []
+adapter_params! {
+    [step_params]
     /// Convert a LoRA adapter to GGUF files, which are loaded together with the base model.
     ConvertLoraToGgufParams {
         /// Data types of the matrices. One file is written for each.

@@ -5,8 +5,8 @@ use crate::params::prelude::*;
 use crate::session::Summary;
 use crate::tasks::call::run_task;
 
-step_params! {
-    []
+adapter_params! {
+    [step_params]
     /// Convert the model to GGUF files for llama.cpp and Ollama.
     ConvertModelToGgufParams {
         /// Data types of the matrices. One file is written for each.

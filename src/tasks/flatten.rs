@@ -4,8 +4,8 @@ use crate::params::prelude::*;
 use crate::session::Summary;
 use crate::tasks::call::run_task;
 
-step_params! {
-    []
+adapter_params! {
+    [step_params]
     /// Combine stacked adapters into one adapter that computes the same result.
     FlattenParams {}
 }

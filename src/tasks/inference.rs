@@ -4,8 +4,8 @@ use crate::params::prelude::*;
 use crate::session::Summary;
 use crate::tasks::call::run_task;
 
-step_params! {
-    []
+adapter_params! {
+    [step_params]
     /// Generate answers to prompts.
     InferenceParams {
         /// Prompt: a string or, in Python, Rust and pipeline.toml, a whole conversation. Several may be given.

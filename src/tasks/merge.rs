@@ -4,8 +4,8 @@ use crate::params::prelude::*;
 use crate::session::Summary;
 use crate::tasks::call::run_task;
 
-step_params! {
-    []
+adapter_params! {
+    [step_params]
     /// Merge an adapter into its base model.
     MergeParams {
         /// Dtype of the merged model: auto keeps the base model's dtype.

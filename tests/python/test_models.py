@@ -315,14 +315,14 @@ def test_an_adapter_whose_base_has_moved_says_where_to_write_the_new_place(adapt
     with pytest.raises(pyrust_nn.ModelError, match=r"/moved/away does not exist.*adapter_config.json"):
         adapter_folder.adapter_base(str(adapter))
     write_base(adapter, None)
-    with pytest.raises(pyrust_nn.ModelError, match="does not name its base"):
+    with pytest.raises(pyrust_nn.ModelError, match="does not name the base model"):
         adapter_folder.adapter_base(str(adapter))
 
 
 def test_an_adapter_for_another_model_is_refused(adapter: Path, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(transformers.Qwen2Config(**SMALL)).save_pretrained(tmp_path / "other")
     write_base(adapter, str(tmp_path / "other"))
-    with pytest.raises(pyrust_nn.ModelError, match="does not fit its base"):
+    with pytest.raises(pyrust_nn.InputError, match="does not fit its base"):
         loading.load_model(str(adapter), device=CPU, dtype=torch.float32)
 
 

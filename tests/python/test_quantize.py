@@ -102,7 +102,7 @@ def test_an_adapter_is_merged_before_it_is_quantized(trained: dict[str, str], ru
 
 def test_a_quantized_model_is_not_quantized_again(trained: dict[str, str], runs: Path) -> None:
     pyrust_nn.quantize_model("s", trained["full"], bits=8, step="once", runs_dir=runs)
-    with pytest.raises(pyrust_nn.ModelError, match=r"already quantized.*from which it was made"):
+    with pytest.raises(pyrust_nn.InputError, match=r"already quantized.*from which it was made"):
         pyrust_nn.quantize_model("s", runs / "s" / "once", bits=4, step="twice", runs_dir=runs)
     assert not (runs / "s" / "twice" / "model").exists()
 
@@ -116,5 +116,5 @@ def test_an_adapter_on_a_quantized_base_cannot_be_merged(trained: dict[str, str]
     config = json.loads((adapter / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = str(runs / "s" / "quantize_model" / "model")
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(pyrust_nn.ModelError, match=r"quantized.*plain weights"):
+    with pytest.raises(pyrust_nn.InputError, match=r"quantized.*plain weights"):
         pyrust_nn.merge("s", adapter, runs_dir=runs)

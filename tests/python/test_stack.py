@@ -241,13 +241,13 @@ def test_what_cannot_be_stacked_or_is_incomplete_is_refused_with_the_fix(home: P
 
     dora = edited(tower[0], "dora", use_dora=True)
     (dora / "lineage.json").unlink()
-    refused(pyrust_nn.ModelError, "cannot be part of a stack: it has magnitudes.*merge", **(stacked | {"checkpoint_lora": dora}))
+    refused(pyrust_nn.InputError, "cannot be part of a stack: it has magnitudes.*merge", **(stacked | {"checkpoint_lora": dora}))
 
-    with pytest.raises(pyrust_nn.ModelError, match=r"stacked on others.*flatten"):
+    with pytest.raises(pyrust_nn.InputError, match=r"stacked on others.*flatten"):
         pyrust_nn.convert_lora_to_gguf("s", tower[1], runs_dir=runs)
     for name, setting in (("DoRA", {"use_dora": True}), ("alora", {"alora_invocation_tokens": [1]})):
         of_variants = edited(tower[1], "variant" + name[:3], **setting)
-        with pytest.raises(pyrust_nn.ModelError, match=f"cannot be part of a stack: .*({name})"):
+        with pytest.raises(pyrust_nn.InputError, match=f"cannot be part of a stack: .*({name})"):
             pyrust_nn.flatten("s", of_variants, overwrite=True, runs_dir=runs)
 
     broken = Path(shutil.copytree(tower[1], runs / "broken"))

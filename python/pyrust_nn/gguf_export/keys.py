@@ -15,6 +15,7 @@ from gguf.constants import GGUFValueType
 from pyrust_nn.gguf_export.layout import LINEAR_ATTENTION, TensorLayout
 from pyrust_nn.gguf_export.tensor_types import OUTTYPES
 from pyrust_nn.gguf_export.vocab import TokenizerField
+from pyrust_nn.models.generation import usable_settings
 from pyrust_nn.models.tiny import TINY_MODEL
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def add_metadata(writer: gguf.GGUFWriter, folder: Path, name: ModelLabel, kind: 
         None if name.title else Path(name.stem),
         total,
     )
-    generation = gguf.Metadata.load_generation_config(folder)
+    generation, _ = usable_settings(gguf.Metadata.load_generation_config(folder))
     metadata.sampling_top_k = generation.get("top_k")
     metadata.sampling_top_p = generation.get("top_p")
     metadata.sampling_min_p = generation.get("min_p")

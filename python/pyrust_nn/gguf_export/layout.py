@@ -12,7 +12,7 @@ from typing import Any
 
 import gguf
 
-from pyrust_nn import ModelError
+from pyrust_nn import InputError, ModelError
 from pyrust_nn.gguf_export.tensor_types import OUTTYPES
 
 # llama.cpp's architectures by `model_type` of the text model's configuration.
@@ -231,3 +231,43 @@ def check_complete(names: set[str], layout: TensorLayout, folder: Any) -> None:
     if missing:
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(f"the weights in {folder} lack {some}; copy or download the model again")
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], layout: TensorLayout, folder: Any) -> None:
+    """Raise InputError for tensors whose shape is not what the configuration says: llama.cpp would refuse the file, or misread it."""
+    config = layout.config
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    head = config.get("head_dim") or hidden // heads
+    keys = (config.get("num_key_value_heads") or heads) * head
+    wide = config.get("intermediate_size")
+    embedding = shapes["token_embd.weight"]
+    expected = {"token_embd.weight": (embedding[0], hidden), "output.weight": (embedding[0], hidden), "output_norm.weight": (hidden,)}
+    if embedding[0] != config["vocab_size"]:
+        raise InputError(
+            f"the embedding in {folder} has {embedding[0]} tokens, but its config.json says vocab_size {config['vocab_size']}; "
+            "use the config.json that belongs to the weights"
+        )
+    for block in range(layout.layers):
+        stem = f"blk.{block}."
+        if layout.architecture not in LINEAR_ATTENTION:
+            expected |= {f"{stem}attn_q.weight": (heads * head, hidden), f"{stem}attn_output.weight": (hidden, heads * head)}
+        expected |= {f"{stem}attn_k.weight": (keys, hidden), f"{stem}attn_v.weight": (keys, hidden)}
+        expected |= {f"{stem}ffn_{name}.weight": (wide, hidden) for name in ("gate", "up")} | {f"{stem}ffn_down.weight": (hidden, wide)}
+    for name, shape in expected.items():
+        if (found := shapes.get(name, shape)) != shape:
+            raise InputError(
+                f"the weights in {folder} do not fit its config.json: {name} would have the shape {shape}, and has {found}; "
+                "use the config.json that belongs to them"
+            )
+
+
+def check_blocks(stored: list[str], layout: TensorLayout, folder: Any) -> None:
+    """Raise InputError if the weights have more layers than the configuration says."""
+    blocks = {
+        int(match[1]) for name in stored if (match := re.match(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.", name))
+    }
+    if blocks and max(blocks) >= layout.layers:
+        raise InputError(
+            f"the weights in {folder} have a layer {max(blocks)}, but its config.json says num_hidden_layers {layout.layers}; "
+            "use the config.json that belongs to them"
+        )

@@ -6,12 +6,13 @@ beginning of an answer. Format: https://github.com/ollama/ollama/blob/main/docs/
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyrust_nn.models.saving import END_TOKENS
+from pyrust_nn.models.generation import END_TOKENS, usable_settings
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +27,27 @@ _TEMPLATE = """\
 {{- if and $last (ne .Role "assistant") }}ANSWER{{ end }}
 {{- end }}"""
 
-# Ollama's parameter names by those of generation_config.json.
-_PARAMETERS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repeat_penalty",
+# Ollama's parameter names by those of generation_config.json, with transformers' defaults. All are stated, because Ollama's own defaults
+# differ (temperature 0.8, top_k 40, top_p 0.9, repeat_penalty 1.1).
+_PARAMETERS: dict[str, tuple[str, float]] = {
+    "temperature": ("temperature", 1.0),
+    "top_p": ("top_p", 1.0),
+    "top_k": ("top_k", 50),
+    "min_p": ("min_p", 0.0),
+    "repetition_penalty": ("repeat_penalty", 1.0),
 }
+# Without a value Ollama cuts conversations at 4096 tokens or fewer. It reserves memory for all of them.
+_MAX_CONTEXT = 32768
 
 
-def render_modelfile(gguf: Path, tokenizer: Any, generation: Mapping[str, Any]) -> str:
+def render_modelfile(
+    gguf: Path, tokenizer: Any, generation: Mapping[str, Any], *, end: str | None = None, positions: int | None = None
+) -> str:
     """The text of a Modelfile for the GGUF file in the same folder.
 
-    generation: the model's generation_config.json; {} if it has none. If the model's chat template is not ChatML, the
-    Modelfile has no template, and Ollama uses the one in the GGUF file if it knows it.
+    generation: the model's generation_config.json; {} if it has none. end: the token that closes a turn. positions: the most
+    tokens that the model can take. If the model's chat template is not ChatML, the Modelfile has no template, and Ollama
+    uses the one in the GGUF file if it knows it.
     """
     lines = [f"FROM ./{gguf.name}"]
     if (chat := _chatml(tokenizer)) is not None:
@@ -49,11 +56,16 @@ def render_modelfile(gguf: Path, tokenizer: Any, generation: Mapping[str, Any]) 
         if system:
             lines.append(f'SYSTEM """{system}"""')
     known = tokenizer.backend_tokenizer.token_to_id
-    lines += [f'PARAMETER stop "{token}"' for token in END_TOKENS if known(token) is not None]
-    if generation.get("do_sample"):
-        given = {ours: generation[theirs] for theirs, ours in _PARAMETERS.items() if generation.get(theirs) is not None}
-    else:
-        given = {"temperature": 0}
+    stops = dict.fromkeys(token for token in (end, *END_TOKENS) if token and known(token) is not None)
+    usable, _ = usable_settings(dict(generation))
+    strings = usable.get("stop_strings", [])
+    stops |= dict.fromkeys([strings] if isinstance(strings, str) else strings)
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
+    given = {ours: usable.get(theirs, default) for theirs, (ours, default) in _PARAMETERS.items()}
+    if not usable.get("do_sample"):
+        given |= {"temperature": 0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # greedy
+    if positions is not None:
+        given["num_ctx"] = min(positions, _MAX_CONTEXT)
     lines += [f"PARAMETER {name} {value}" for name, value in given.items()]
     return "\n".join(lines) + "\n"
 

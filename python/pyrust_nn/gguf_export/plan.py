@@ -10,7 +10,7 @@ import gguf
 
 from pyrust_nn import ModelError
 from pyrust_nn.gguf_export.keys import ModelLabel, add_hyperparameters, add_metadata
-from pyrust_nn.gguf_export.layout import TensorLayout, TensorMapping, check_complete, next_token_blocks
+from pyrust_nn.gguf_export.layout import TensorLayout, TensorMapping, check_blocks, check_complete, check_shapes, next_token_blocks
 from pyrust_nn.gguf_export.stored_tensors import StoredTensor, stored_tensors
 from pyrust_nn.gguf_export.vocab import add_vocabulary
 from pyrust_nn.gguf_export.writing import GgufPlan, assemble_plan
@@ -29,8 +29,10 @@ def model_plan(folder: Path, outtype: str, target: Path, name: ModelLabel) -> Gg
         )
     stored = stored_tensors(folder)
     layout = TensorLayout(config, next_token_blocks([tensor.name for tensor in stored]))
+    check_blocks([tensor.name for tensor in stored], layout, folder)
     tensors = list(_model_tensors(stored, layout, folder))
     check_complete({tensor["name"] for tensor in tensors}, layout, folder)
+    check_shapes({tensor["name"]: tuple(tensor["shape"]) for tensor in tensors}, layout, folder)
 
     def add_keys(writer: gguf.GGUFWriter) -> dict[str, Any]:
         add_metadata(writer, folder, name, gguf.GGUFType.MODEL)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyrust_nn import ModelError
-from pyrust_nn.models.model_folder import read_json
+from pyrust_nn.models.model_folder import INDEX, read_json, weight_files
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,19 @@ class StoredTensor:
     shape: tuple[int, ...]
 
 
-def stored_tensors(folder: Path, weights: str = "model") -> list[StoredTensor]:
-    """Every tensor of a folder's safetensors files, file by file and by name, in the order of llama.cpp's converter.
+def stored_tensors(folder: Path) -> list[StoredTensor]:
+    """Every tensor of a model's safetensors files, file by file and by name, in the order of llama.cpp's converter.
 
     Raises ModelError if a file is damaged, or if an index names tensors that no file has.
     """
-    index = folder / f"{weights}.safetensors.index.json"
-    listed: dict[str, str] = read_json(index).get("weight_map", {}) if index.is_file() else {}
-    names = sorted(set(listed.values())) or sorted(file.name for file in folder.glob(f"{weights}*.safetensors"))
+    files = weight_files(folder)
     found: dict[str, StoredTensor] = {}
-    for file in names:
-        found.update((tensor.name, tensor) for tensor in _file_tensors(folder / file))
+    for file in files:
+        found.update((tensor.name, tensor) for tensor in _file_tensors(file))
+    index = folder / INDEX
+    listed = read_json(index).get("weight_map", {}) if index.is_file() else {}
+    if set(listed.values()) != {file.name for file in files}:
+        listed = {}  # the index of other files; the single file is used
     if missing := sorted(set(listed) - set(found)):
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(f"{index} names {len(missing)} tensors that its files lack ({some}); copy or download the model again")

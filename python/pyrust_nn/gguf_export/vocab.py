@@ -16,7 +16,7 @@ import gguf
 
 from pyrust_nn import ModelError, _core
 from pyrust_nn.files import write_text
-from pyrust_nn.models.saving import END_TOKENS
+from pyrust_nn.models.generation import END_TOKENS, end_of_turn
 from pyrust_nn.models.tokenizers import shared_tokenizer
 
 # llama.cpp's names of the pre-tokenizers, by the regular expression in tokenizer.json.
@@ -118,7 +118,11 @@ def _add_special_tokens(writer: gguf.GGUFWriter, tokenizer: Any, folder: Path) -
         # Such a step adds no tokens to a text, whatever the configuration says. Newer versions of gguf do the same.
         special.add_special_token["bos"] = special.add_special_token["eos"] = False
 
-    ends = [index for token in END_TOKENS if (index := tokenizer.backend_tokenizer.token_to_id(token)) is not None]
+    known = tokenizer.backend_tokenizer.token_to_id
+    ends = [index for token in END_TOKENS if (index := known(token)) is not None]
+    if (end := end_of_turn(folder)) and (index := known(end)) is not None:
+        ends.insert(0, index)
+        special.special_token_ids["eot"] = index
     # llama.cpp's converter does not do this. Without these keys a reader guesses the end of a turn from the tokens' names,
     # and takes id 11, llama.cpp's default, as the end of the text.
     if ends:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pyrust_nn import ModelError
+from pyrust_nn import InputError, ModelError
 from pyrust_nn.models.model_folder import HUB_NAME, description, model_folder, read_json, refuse_pickle
 from pyrust_nn.models.tiny import TINY_MODEL
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MLX_WEIGHTS = "adapters.safetensors"
 LINEAGE = "lineage.json"
 
 
@@ -24,31 +25,44 @@ def checked_adapter_folder(path: str) -> Path:
     if not (folder / ADAPTER_CONFIG).is_file():
         kind = "is a whole model" if (folder / "config.json").is_file() else f"has no {ADAPTER_CONFIG}"
         raise ModelError(f"{description(path, folder)} {kind}; give an adapter, such as the output of finetune_lora")
-    if not (folder / ADAPTER_WEIGHTS).is_file():
+    if not any((folder / name).is_file() for name in (ADAPTER_WEIGHTS, MLX_WEIGHTS)):
         refuse_pickle(path, folder)
         raise ModelError(f"adapter {folder} has no {ADAPTER_WEIGHTS}; copy it again or train it again")
     return folder
 
 
-def adapter_base(path: str) -> str:
-    """The model that an adapter was trained on: an absolute folder, `builtin:tiny` or a hub name.
+def adapter_base(path: str, base_model: str | None = None) -> str:
+    """The model that an adapter is for: an absolute folder, `builtin:tiny` or a hub name. `base_model` wins over the recorded one.
 
     Raises ModelError if the adapter does not name it, or if it is a folder that no longer exists.
     """
-    config = model_folder(path) / ADAPTER_CONFIG
-    base = read_json(config).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise ModelError(f'{config} does not name its base model; add it there as "base_model_name_or_path"')
+    folder = model_folder(path)
+    base = base_model or recorded_base(folder)
+    if base is None:
+        raise ModelError(f"{folder / ADAPTER_CONFIG} does not name the base model of the adapter; give it as base_model")
     if base == TINY_MODEL:
         return base
     if Path(base).is_dir():
         base = str(Path(base).absolute())
         if (Path(base) / ADAPTER_CONFIG).is_file():
-            raise ModelError(f"the base of adapter {config.parent} is itself an adapter ({base}); merge that adapter first")
+            raise ModelError(f"the base of adapter {folder} is itself an adapter ({base}); merge that adapter first")
         return base
     if not Path(base).is_absolute() and HUB_NAME.fullmatch(base):
         return base
     raise ModelError(
-        f"the base model of adapter {config.parent} is missing: {base} does not exist; "
-        f'restore it, or set "base_model_name_or_path" in {config} to its new folder'
+        f"the base model of adapter {folder} is missing: {base} does not exist; give its new folder as base_model, "
+        f'or set "base_model_name_or_path" in {folder / ADAPTER_CONFIG}'
     )
+
+
+def recorded_base(folder: Path) -> str | None:
+    """The base model that an adapter's configuration names, by PEFT or mlx-lm; None if it names none."""
+    config = read_json(folder / ADAPTER_CONFIG)
+    base = config.get("base_model_name_or_path") or config.get("model")
+    return base if isinstance(base, str) and base else None
+
+
+def check_base_model(model: str, base_model: str | None) -> None:
+    """Raise InputError if `base_model` is given for a whole model."""
+    if base_model and not is_adapter(model):
+        raise InputError(f"base_model is the base of an adapter, but {model} is a whole model; leave it out")

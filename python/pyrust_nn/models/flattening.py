@@ -8,26 +8,23 @@ rank is the sum of their ranks, and s = alpha / rank with one alpha for all modu
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
-from pyrust_nn import ModelError
-from pyrust_nn.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from pyrust_nn import InputError
+from pyrust_nn.models.adapters import Adapter
 from pyrust_nn.models.lora_pairs import LORA_TENSOR, module_alpha
-from pyrust_nn.models.model_folder import read_json
 
 
-def flatten_adapters(folders: list[Path]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The adapter_config.json and the float32 tensors of the combined adapter. `folders` are the stack, the newest last.
+def flatten_adapters(stack: list[Adapter]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The adapter_config.json and the float32 tensors of the combined adapter. The newest of the stack is the last.
 
     Alpha keeps the newest adapter's scale, as far as an integer can; dropout is the newest's.
-    Raises ModelError for a tensor that does not belong to a low-rank pair.
+    Raises InputError for a tensor that does not belong to a low-rank pair.
     """
-    settings = [read_json(folder / ADAPTER_CONFIG) for folder in folders]
-    pairs = [_pairs(folder) for folder in folders]
+    settings = [adapter.settings for adapter in stack]
+    pairs = [_pairs(adapter) for adapter in stack]
     newest = settings[-1]
     modules = sorted(set().union(*pairs))
     ranks = {module: sum(own[module][0][1].shape[0] for own in pairs if module in own) for module in modules}
@@ -92,16 +89,15 @@ def _rank_pattern(ranks: dict[str, int], usual: int) -> dict[str, int]:
 _NamedTensor = tuple[str, torch.Tensor]
 
 
-def _pairs(folder: Path) -> dict[str, tuple[_NamedTensor, _NamedTensor]]:
-    """A and B of every adapted module, each with its name in the file."""
+def _pairs(adapter: Adapter) -> dict[str, tuple[_NamedTensor, _NamedTensor]]:
+    """A and B of every adapted module, each with its name."""
     halves: dict[str, dict[str, _NamedTensor]] = {}
-    for name, tensor in load_file(folder / ADAPTER_WEIGHTS).items():
+    for name, tensor in adapter.load_tensors().items():
         match = LORA_TENSOR.fullmatch(name)
         if match is None:
-            raise ModelError(
-                f"adapter {folder} cannot be flattened: its tensor {name} does not belong to a low-rank pair; merge it instead (task merge)"
+            raise InputError(
+                f"adapter {adapter.folder} cannot be flattened: its tensor {name} does not belong to a low-rank pair; "
+                "merge it instead (task merge)"
             )
         halves.setdefault(match[1], {})[match[2]] = name, tensor
-    if broken := next((module for module, half in halves.items() if len(half) != 2), None):
-        raise ModelError(f"adapter {folder} has only half of the pair of {broken}; copy it again or train it again")
     return {module: (half["A"], half["B"]) for module, half in halves.items()}

@@ -10,15 +10,35 @@ reads each file once per process.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from pyrust_nn import InputError, _core
 from pyrust_nn.files import write_json
-from pyrust_nn.models.adapter_folder import LINEAGE
-from pyrust_nn.models.model_folder import model_folder, read_json
+from pyrust_nn.models.adapter_folder import LINEAGE, recorded_base
+from pyrust_nn.models.model_folder import local_folder, model_folder, read_json
 from pyrust_nn.models.stack import parent_folders
-from pyrust_nn.models.tiny import TINY_MODEL
+
+logger = logging.getLogger(__name__)
+
+
+def compare_base(adapter: Path, base: str, *, given: bool) -> None:
+    """Say what is known of a base that was given for an adapter, instead of the one that the adapter names.
+
+    Its shapes are compared when the adapter is read. Weights can differ rightly: an adapter that was trained on quantized
+    weights is merged into the plain ones.
+    """
+    if not given:
+        return
+    named, known = recorded_base(adapter), read_lineage(str(adapter))
+    if named is not None and local_folder(base) is not None and Path(named).is_dir() and same_weights(named, base):
+        return
+    wanted = known["base"]["sha256"] if known else None
+    if wanted is None:
+        logger.info("adapter %s names %s as its base; %s has its shapes and is used", adapter, named or "no model", base)
+    elif _core.weights_hash(model_folder(base)) != wanted:
+        logger.warning("base_model %s has other weights than the base that adapter %s was trained on (SHA-256); it is used", base, adapter)
 
 
 def same_weights(one: str, other: str) -> bool:
@@ -34,20 +54,30 @@ def same_weights(one: str, other: str) -> bool:
     return hashes[0] is not None and hashes[0] == hashes[1]
 
 
-def local_folder(model: str) -> Path | None:
-    """The local folder of a model; None for a hub name that was never downloaded."""
-    if model == TINY_MODEL or Path(model).is_dir():
-        return model_folder(model)
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(model, "config.json")
-    return Path(cached).parent if isinstance(cached, str) else None
-
-
 def read_lineage(adapter: str) -> dict[str, Any] | None:
     """An adapter's lineage.json; None for an adapter of another tool or of a version that wrote none."""
     path = model_folder(adapter) / LINEAGE
     return read_json(path) if path.is_file() else None
+
+
+def check_trained_on(adapter: str, model: str) -> None:
+    """Raise InputError if an adapter was trained on other weights than the model's, by their SHA-256 as far as it is known.
+
+    The base that it names may be on another machine; then only its shapes can be compared, which reading it does.
+    """
+    known, named = read_lineage(adapter), recorded_base(model_folder(adapter))
+    there = named is not None and local_folder(named) is not None
+    if known is None or _core.weights_hash(model_folder(model)) != known["base"]["sha256"]:
+        differs = named is not None and there and not same_weights(named, model)
+    else:
+        differs = False
+    if differs:
+        raise InputError(f"checkpoint_lora: {adapter} was trained on {named}, but {model} has other weights; give {named} as model")
+    if known is None and not there:
+        logger.info(
+            "adapter %s names %s as its base, which is not here; %s has its shapes and is used", adapter, named or "no model", model
+        )
+    check_lineage(adapter, model)
 
 
 def check_lineage(adapter: str, model: str) -> None:

@@ -6,17 +6,28 @@ without the network. Any problem with a model is a ModelError that says what to 
 
 from __future__ import annotations
 
+import json
+import logging
+import re
+import struct
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyrust_nn import ModelError, _core
+from pyrust_nn import InputError, ModelError, _core
 from pyrust_nn.models.adapter_folder import adapter_base, checked_adapter_folder, is_adapter
-from pyrust_nn.models.model_folder import checked_model_folder, first_line, quantization
+from pyrust_nn.models.adapters import attach_adapter, read_adapter
+from pyrust_nn.models.generation import read_generation_config
+from pyrust_nn.models.lineage import compare_base
+from pyrust_nn.models.model_folder import checked_model_folder, first_line, quantization, weight_files
 from pyrust_nn.models.stack import add_parents, parent_folders
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
+
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(
@@ -26,18 +37,19 @@ def load_model(
     dtype: torch.dtype | None,
     load_in_4bit: bool = False,
     quantization_config: Any = None,
+    base_model: str | None = None,
 ) -> PreTrainedModel:
     """A causal language model, in evaluation mode, on `device`.
 
     For an adapter it is the base with the frozen adapter and its parents beside it (PeftModel). A quantized folder keeps
     its own dtypes, whatever `dtype` says; for others None means the dtype in which the weights are stored.
     `load_in_4bit` holds the linear layers in nf4 (QLoRA) and computes with them in `dtype`. Another
-    `quantization_config` (transformers') is for plain whole models.
+    `quantization_config` (transformers') is for plain whole models. `base_model` replaces the base that an adapter names.
 
     Raises ModelError if the model cannot be used.
     """
     if is_adapter(model):
-        return load_with_adapter(checked_adapter_folder(model), device, dtype, load_in_4bit)
+        return load_with_adapter(checked_adapter_folder(model), device, dtype, load_in_4bit, base_model)
 
     folder = checked_model_folder(model)
     stored = quantization(folder)
@@ -46,7 +58,9 @@ def load_model(
     if load_in_4bit and stored is None:
         quantization_config = nf4_config(dtype)
 
-    options: dict[str, Any] = {"dtype": "auto" if dtype is None or stored is not None else dtype}
+    if dtype is None and stored is None:
+        dtype = stored_dtype(str(folder))
+    options: dict[str, Any] = {"dtype": "auto" if stored is not None else dtype}
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     if stored is not None or quantization_config is not None or device.type != "cpu":
@@ -59,6 +73,8 @@ def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
     from transformers import AutoModelForCausalLM
 
     _core.status("loading the model")
+    if (generation := read_generation_config(folder)) is not None:
+        options["generation_config"] = generation  # transformers would fail on one that cannot be used
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -73,6 +89,10 @@ def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
             f"the model in {folder} does not fit into the memory of {device}; use a smaller or a quantized one, or load_in_4bit for LoRA"
         ) from cause
     except Exception as cause:
+        if "size mismatch" in str(cause) or "ignore_mismatched_sizes" in str(cause):
+            raise InputError(
+                f"the weights in {folder} do not have the shapes that its config.json says; use the config.json that belongs to them"
+            ) from cause
         raise ModelError(
             f"the model in {folder} cannot be loaded: {first_line(cause)}; "
             "if one of its files is truncated, copy or download the model again"
@@ -81,26 +101,45 @@ def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
         # transformers initializes them randomly and only warns.
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise ModelError(f"the model in {folder} lacks {len(missing)} of its weights ({some}); copy or download the model again")
+    _check_unused(sorted(report["unexpected_keys"]), model.config, folder)
     return model
 
 
-def load_with_adapter(folder: Path, device: torch.device, dtype: torch.dtype | None, load_in_4bit: bool = False) -> PreTrainedModel:
-    """The base of the adapter in `folder`, with the frozen adapter and its parents. Raises ModelError if they do not fit."""
-    from peft import PeftModel
-    from transformers import GenerationConfig
+def _check_unused(names: list[str], config: PretrainedConfig, folder: Path) -> None:
+    """Raise InputError if the configuration leaves layers out whose weights are there; other weights that are not loaded are named."""
+    blocks = {int(match[1]) for name in names if (match := re.search(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.", name)) and "mtp" not in name}
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if layers is not None and (beyond := sorted(block for block in blocks if block >= layers)) and not _is_vision(names, beyond[0]):
+        raise InputError(
+            f"the weights in {folder} have a layer {beyond[-1]}, but its config.json says num_hidden_layers {layers}; "
+            "use the config.json that belongs to them"
+        )
+    if names:
+        some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        logger.info("%d tensors in %s are not part of this model and are not loaded (%s)", len(names), folder, some)
 
-    base = adapter_base(str(folder))
+
+def _is_vision(names: list[str], block: int) -> bool:
+    own = [name for name in names if re.search(rf"(?:^|\.)(?:layers|h|blocks)\.{block}\.", name)]
+    return all("visual" in name or "vision" in name for name in own)
+
+
+def load_with_adapter(
+    folder: Path, device: torch.device, dtype: torch.dtype | None, load_in_4bit: bool = False, base_model: str | None = None
+) -> PreTrainedModel:
+    """The base of the adapter in `folder`, with the frozen adapter and its parents. Raises InputError if they do not fit."""
+    base = adapter_base(str(folder), base_model)
     parents = parent_folders(folder)
+    base_folder = checked_model_folder(base)
+    adapter = read_adapter(folder, base_folder)  # refused before the base is loaded
+    compare_base(folder, base, given=base_model is not None)
     model = load_model(base, device=device, dtype=dtype, load_in_4bit=load_in_4bit)
-    if (folder / "generation_config.json").is_file():
+    if (generation := read_generation_config(folder)) is not None:
         # The adapter was trained with stop tokens that its base may not have.
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    try:
-        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False, torch_device=str(device))
-        add_parents(adapted, parents, trainable=False)
-        return adapted.eval()
-    except Exception as cause:
-        raise ModelError(f"adapter {folder} does not fit its base model {base}: {first_line(cause)}") from cause
+        model.generation_config = generation
+    adapted: Any = attach_adapter(model, adapter)
+    add_parents(adapted, parents, base_folder, trainable=False)
+    return adapted.eval()
 
 
 def nf4_config(compute_dtype: torch.dtype | None) -> Any:
@@ -111,13 +150,32 @@ def nf4_config(compute_dtype: torch.dtype | None) -> Any:
 
 
 def stored_dtype(model: str) -> torch.dtype:
-    """The dtype in which a model's weights are stored, by its configuration."""
+    """The dtype in which most of a model's weights are stored, by their files: configurations are often wrong about it."""
     import torch
-    from transformers import AutoConfig
 
     folder = checked_model_folder(model)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).get_text_config()
-    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    names = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+    counts: Counter[str] = Counter()
+    for file in weight_files(folder):
+        for entry in _header(file).values():
+            start, end = entry["data_offsets"]
+            counts[entry["dtype"]] += end - start
+    counts = Counter({dtype: size for dtype, size in counts.items() if dtype in names})
+    return names[counts.most_common(1)[0][0]] if counts else torch.float32
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a model's folder, from the headers of its files."""
+    return {name: tuple(entry["shape"]) for file in weight_files(folder) for name, entry in _header(file).items()}
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file without its metadata."""
+    with file.open("rb") as stored:
+        (length,) = struct.unpack("<Q", stored.read(8))
+        header: dict[str, Any] = json.loads(stored.read(length))
+    header.pop("__metadata__", None)
+    return header
 
 
 def position_limit(config: PretrainedConfig) -> int | None:

@@ -8,16 +8,45 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
+
+from pyrust_nn import InputError
 
 LORA_TENSOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?")
 """A tensor's name in an adapter's file. Groups: the module, and `A` or `B`."""
+
+
+# Initializations of PEFT that subtract the new pair from the base's weights, so that the pair is not what is added to the base.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Of these, PEFT computes the same pair again from the base's weights alone.
+_REPEATABLE = ("pissa", "olora")
+
+
+def changed_base(settings: dict[str, Any]) -> str | None:
+    """The initialization with which an adapter changed its base's weights; None if it did not."""
+    how = settings.get("init_lora_weights")
+    return how if isinstance(how, str) and how.lower().startswith(_CHANGES_BASE) else None
+
+
+def check_rebuildable(settings: dict[str, Any], folder: Path, *, quantized: bool) -> None:
+    """Raise InputError for an adapter whose changed base cannot be computed again from the base's weights."""
+    how = changed_base(settings)
+    if how is None or (how.lower() in _REPEATABLE and not quantized):
+        return
+    why = "and that change cannot be computed again" if not quantized else "which 4-bit or 8-bit weights cannot express"
+    raise InputError(
+        f"adapter {folder} was initialized by {how}, which changes the weights of its base, {why}; save it with "
+        "save_pretrained(…, path_initial_model_for_weight_conversion=…) of peft, which makes it a plain LoRA adapter"
+        + (", or give the plain base" if quantized else "")
+    )
 
 
 def beyond_low_rank(settings: dict[str, Any]) -> str | None:
     """The first thing that an adapter has besides low-rank pairs, by its adapter_config.json; None if there is nothing else."""
     reasons = {
         f"it is of type {settings.get('peft_type')}": settings.get("peft_type") != "LORA",
+        f"its initialization ({settings.get('init_lora_weights')}) changed the base's weights": changed_base(settings),
         "it has magnitudes of its own (DoRA)": settings.get("use_dora"),
         "it trains biases": settings.get("bias", "none") != "none" or settings.get("lora_bias"),
         f"it holds whole modules ({', '.join(settings.get('modules_to_save') or [])})": settings.get("modules_to_save"),

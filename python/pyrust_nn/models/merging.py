@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyrust_nn import ModelError
+from pyrust_nn import InputError
 from pyrust_nn.models.adapter_folder import adapter_base, checked_adapter_folder
 from pyrust_nn.models.loading import load_with_adapter, stored_dtype
 from pyrust_nn.models.model_folder import checked_model_folder, quantization
@@ -14,24 +14,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def merged_model(adapter: str, device: torch.device, dtype: torch.dtype | None) -> PreTrainedModel:
+def merged_model(adapter: str, device: torch.device, dtype: torch.dtype | None, base_model: str | None = None) -> PreTrainedModel:
     """The plain model that computes what an adapter, its parents and its base compute together.
 
     The adapters' products are added in float32 and the sum is rounded once to `dtype` (None: the dtype in which the base
-    is stored). Adding in bfloat16 would lose part of the adapter's small change.
+    is stored). Adding in bfloat16 would lose part of the adapter's small change. `base_model` replaces the base that the
+    adapter names.
 
-    Raises ModelError if the base is quantized, or if adapter or base cannot be loaded.
+    Raises InputError if the base is quantized, or if the adapter does not fit; ModelError if one cannot be loaded.
     """
     import torch
 
     folder = checked_adapter_folder(adapter)
-    base = adapter_base(str(folder))
+    base = adapter_base(str(folder), base_model)
     if quantization(checked_model_folder(base)) is not None:
-        raise ModelError(
+        raise InputError(
             f"adapter {folder} cannot be merged: its base {base} is quantized, and merging needs the plain weights; "
-            'set "base_model_name_or_path" in its adapter_config.json to the plain model'
+            "give the plain model as base_model"
         )
-    adapted = load_with_adapter(folder, device, torch.float32)
+    adapted = load_with_adapter(folder, device, torch.float32, base_model=base_model)
     untie_adapted_embeddings(adapted)
     model = adapted.merge_and_unload(safe_merge=True)
     return model.to(stored_dtype(base) if dtype is None else dtype)

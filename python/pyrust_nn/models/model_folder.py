@@ -48,6 +48,16 @@ def model_folder(model: str) -> Path:
     return _record(model, _snapshot(model))
 
 
+def local_folder(model: str) -> Path | None:
+    """The local folder of a model; None for a hub name that was never downloaded."""
+    if model == TINY_MODEL or Path(model).is_dir():
+        return model_folder(model)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
 def resolved_folder(model: str, offline: bool) -> str:
     """`model_folder`, which uses no network if `offline`. Called by Rust."""
     with environment_variables({"HF_HUB_OFFLINE": "1"} if offline else {}):
@@ -96,16 +106,31 @@ def checked_model_folder(model: str) -> Path:
     return folder
 
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers loads from a model's folder: the single file, else those of the index.
+
+    A folder with neither has none, unless its files have other names.
+    """
+    if (folder / WEIGHTS).is_file():
+        if (folder / INDEX).is_file():
+            logger.info("%s has %s and %s; the single file is used, as by transformers", folder, WEIGHTS, INDEX)
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return [folder / shard for shard in sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))]
+    return sorted(folder.glob("*.safetensors"))
+
+
 def _check_weights(model: str, folder: Path) -> None:
-    if (index := folder / "model.safetensors.index.json").is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            raise ModelError(
-                f"{description(model, folder)} is incomplete: {index.name} names {', '.join(missing)}, which does not exist; "
-                "copy or download the model again"
-            )
-    elif not any(folder.glob("*.safetensors")):
+    files = weight_files(folder)
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ModelError(
+            f"{description(model, folder)} is incomplete: {INDEX} names {', '.join(missing)}, which does not exist; "
+            "copy or download the model again"
+        )
+    if not files:
         refuse_pickle(model, folder)
         raise ModelError(
             f"{description(model, folder)} has no safetensors weights, and no other format is read; "

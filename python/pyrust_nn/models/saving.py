@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pyrust_nn.models.stack import NEWEST_ADAPTER, copy_parents
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig
-
     from pyrust_nn.models.tokenizers import AnyTokenizer
 
 logger = logging.getLogger(__name__)
-
-# Qwen's models end an answer with one of these.
-END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
 def save_model(model: Any, tokenizer: AnyTokenizer, folder: Path) -> None:
@@ -49,27 +44,3 @@ def save_tokenizer(tokenizer: AnyTokenizer, folder: Path) -> None:
     mode = (folder / "tokenizer_config.json").stat().st_mode
     for weights in folder.glob("*.safetensors"):
         weights.chmod(mode)
-
-
-def set_stop_tokens(generation: GenerationConfig | None, tokenizer: AnyTokenizer) -> None:
-    """Make generation stop at every token that may end an answer, in addition to its present stop tokens.
-
-    Call it before training: a generation config that cannot be saved must not be discovered afterwards.
-    """
-    if generation is None:
-        return
-    known = generation.eos_token_id
-    known = [known] if isinstance(known, int) else list(known or [])
-    vocabulary = tokenizer.added_tokens_encoder
-    ends = [vocabulary[token] for token in END_TOKENS if token in vocabulary]
-    own = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    stops = list(dict.fromkeys([*ends, *own, *known]))
-    if stops:
-        generation.eos_token_id = stops
-    try:
-        generation.validate(strict=True)
-    except ValueError as cause:
-        # Published configs set a temperature for greedy decoding, which ignores it; transformers refuses to save that after a change.
-        logger.debug("sampling parameters were removed from the generation config: %s", cause)
-        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
-            setattr(generation, name, None)

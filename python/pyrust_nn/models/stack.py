@@ -15,9 +15,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pyrust_nn import ModelError
+from pyrust_nn import InputError, ModelError
 from pyrust_nn.files import copy_file
 from pyrust_nn.models.adapter_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE, checked_adapter_folder
+from pyrust_nn.models.adapters import attach_adapter, read_adapter
 from pyrust_nn.models.lora_pairs import beyond_low_rank
 from pyrust_nn.models.model_folder import read_json
 
@@ -29,7 +30,7 @@ NEWEST_ADAPTER = "default"
 def parent_folders(folder: Path) -> list[Path]:
     """The folders of an adapter's parents, oldest first. An adapter that is not stacked has none.
 
-    Raises ModelError if a parent is missing, or if an adapter of the stack has more than low-rank pairs.
+    Raises ModelError if a parent is missing, and InputError if an adapter of the stack has more than low-rank pairs.
     """
     recorded = read_json(folder / LINEAGE).get("stack") or [] if (folder / LINEAGE).is_file() else []
     for parent in recorded:
@@ -45,10 +46,10 @@ def parent_folders(folder: Path) -> list[Path]:
 
 
 def check_stackable(folder: Path) -> None:
-    """Raise ModelError for an adapter that has more than low-rank pairs."""
-    settings = read_json(folder / ADAPTER_CONFIG)
+    """Raise InputError for an adapter that has more than low-rank pairs."""
+    settings = read_adapter(folder, None).settings
     if reason := beyond_low_rank(settings) or _variant(settings):
-        raise ModelError(
+        raise InputError(
             f"adapter {folder} cannot be part of a stack: {reason}, so what it adds depends on more than its own low-rank product; "
             "merge it into its base (task merge) and train on the result"
         )
@@ -65,34 +66,31 @@ def _variant(settings: dict[str, Any]) -> str | None:
     return "it adapts parameters instead of layers (target_parameters)" if settings.get("target_parameters") else None
 
 
-def add_parents(model: Any, parents: list[Path], *, trainable: bool) -> None:
+def add_parents(model: Any, parents: list[Path], base: Path, *, trainable: bool) -> None:
     """Load `parents` into a PeftModel beside its newest adapter, frozen and without dropout, and activate all of them.
 
-    trainable: whether the newest adapter is trained. Raises ValueError for weights that do not match their configuration.
+    base: the folder of the base model. trainable: whether the newest adapter is trained. Raises InputError for weights that do
+    not fit.
     """
     if not parents:
         return
-    from peft import PeftConfig
-
     names = [f"parent_{number}" for number in range(1, len(parents) + 1)]
-    for name, folder in zip(names, parents, strict=True):
-        config = PeftConfig.from_pretrained(str(folder))
-        config.lora_dropout = 0.0  # dropout is for the weights that are trained
-        config.inference_mode = True
-        model.add_adapter(name, config)
-        loaded = model.load_adapter(str(folder), name, torch_device=str(model.device))
-        if differing := [*loaded.missing_keys, *loaded.unexpected_keys]:
-            raise ValueError(f"{folder} does not match its configuration; missing or unexpected: {', '.join(differing[:3])}")
+    adapters = [read_adapter(folder, base) for folder in parents]
+    for name, adapter in zip(names, adapters, strict=True):
+        attach_adapter(model, adapter, name=name, dropout=0.0)  # dropout is for the weights that are trained
     # The relevant part of PeftModel.set_adapter, which takes a single name.
     model.base_model.set_adapter([*names, NEWEST_ADAPTER], inference_mode=not trainable)
     model.set_requires_grad(names, False)
-    model.parent_folders = parents  # for `copy_parents`, which copies the files byte for byte
+    model.parent_adapters = adapters  # for `copy_parents`
 
 
 def copy_parents(model: Any, folder: Path) -> None:
-    """Copy the parents of a PeftModel's adapter into its saved `folder`."""
-    for number, parent in enumerate(getattr(model, "parent_folders", []), 1):
+    """Copy the parents of a PeftModel's adapter into its saved `folder`, byte for byte if they are in PEFT's form."""
+    for number, parent in enumerate(getattr(model, "parent_adapters", []), 1):
         target = folder / PARENTS / str(number)
         target.mkdir(parents=True, exist_ok=True)
+        if parent.converted:
+            parent.write(target)
+            continue
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-            copy_file(parent / name, target / name)
+            copy_file(parent.folder / name, target / name)

@@ -23,6 +23,7 @@ from transformers import PrinterCallback
 
 from pyrust_nn.cpu.packed_attention import packed_attention
 from pyrust_nn.cpu.patching import patched_layers
+from pyrust_nn.training.advice import warn_about_settings
 from pyrust_nn.training.arguments import training_arguments
 from pyrust_nn.training.batches import BatchLayout
 from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressCallback, TrainingMeter
@@ -68,6 +69,7 @@ def train(
     batching = choose_batching(params, model.config, device)
     saves = bool(params.save_steps or params.load_best_model_at_end)
     steps_per_epoch = math.ceil(len(data.train) / (params.batch_size * params.gradient_accumulation_steps))
+    warn_about_settings(model, params, math.ceil(steps_per_epoch * params.num_epochs))
     eval_steps = (params.eval_steps or steps_per_epoch) if data.evaluation else 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

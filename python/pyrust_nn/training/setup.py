@@ -13,6 +13,7 @@ from transformers import AutoConfig, set_seed
 
 from pyrust_nn import InputError, UsageError
 from pyrust_nn.cpu.packed_attention import can_pack
+from pyrust_nn.models.compared import is_compared
 from pyrust_nn.models.devices import pick_device, pick_dtype
 from pyrust_nn.models.loading import position_limit
 from pyrust_nn.models.model_folder import model_folder
@@ -91,7 +92,11 @@ def model_config(model: str) -> PretrainedConfig:
 def choose_batching(params: SimpleNamespace, config: PretrainedConfig, device: torch.device) -> MicroBatching:
     """How the rows of a step are batched. Raises InputError if packing is requested but would change the result."""
     obstacle = None
-    if not can_pack(config):
+    if not is_compared(config):
+        kind = config.get_text_config().model_type
+        obstacle = f"packed rows were not compared with transformers for model type {kind}"
+        logger.info("model type %s trains as transformers computes it: rows are not packed, and layers and loss are not replaced", kind)
+    elif not can_pack(config):
         obstacle = "some layers of this model are recurrent and would carry one row's state into the next"
     elif params.neftune_alpha:
         obstacle = "neftune_alpha scales its noise by the length of a row"

@@ -131,6 +131,9 @@ class ConversationTrainer(CheckpointTrainer):
         """The sum of a micro-batch's token losses, divided by `num_items_in_batch`, the target tokens of the whole step."""
         with self.target_loss:
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if num_items_in_batch is not None and not (self.target_loss.usable or self.model_accepts_loss_kwargs):
+            # The model's loss is a mean over the micro-batch.
+            loss = loss * ((inputs["labels"][:, 1:] != IGNORED).sum() / num_items_in_batch)
         if num_items_in_batch is not None and getattr(outputs, "aux_loss", None) is not None:
             # The model adds its router's whole loss. A micro-batch counts its share of it, an evaluation none.
             share = (inputs["labels"][:, 1:] != IGNORED).sum() / num_items_in_batch if torch.is_grad_enabled() else 0
