@@ -76,7 +76,15 @@ fn type_schema(param_type: ParamType) -> Value {
         ParamType::IntChoice(numbers) => json!({"enum": numbers}),
         ParamType::StringList => list(&text),
         ParamType::IntList => list(&json!({"type": "integer", "minimum": 0})),
-        ParamType::Paths => json!({"anyOf": [text, list(&text)]}),
+        ParamType::Paths => {
+            let weighted = json!({
+                "type": "object",
+                "required": ["path"],
+                "additionalProperties": false,
+                "properties": {"path": text, "weight": {"type": "number"}, "max_rows": {"type": "integer", "minimum": 1}}
+            });
+            json!({"anyOf": [text, weighted, list(&json!({"anyOf": [text, weighted]}))]})
+        }
         ParamType::ChoiceList(names) => json!({"anyOf": [{"enum": names}, list(&json!({"enum": names}))]}),
         ParamType::Prompts => {
             let message = json!({
@@ -87,6 +95,7 @@ fn type_schema(param_type: ParamType) -> Value {
             let conversation = list(&message);
             json!({"anyOf": [text, conversation, list(&json!({"anyOf": [text, conversation]}))]})
         }
-        ParamType::Object => json!({"type": "object"}),
+        ParamType::Object | ParamType::JsonObject => json!({"type": "object"}),
+        ParamType::Names(names) => json!({"type": "object", "propertyNames": {"enum": names}, "additionalProperties": text}),
     }
 }
