@@ -82,7 +82,7 @@ pub(crate) fn read(folder: &Path, base: Option<&Path>) -> Result<AdapterReading>
         )));
     }
     let base_tensors = base.map(BaseTensors::read).transpose()?.flatten();
-    let mut reader = Reader {
+    let mut reader = AdapterReader {
         folder,
         file,
         base: base_tensors,
@@ -105,7 +105,7 @@ pub(crate) fn read(folder: &Path, base: Option<&Path>) -> Result<AdapterReading>
     reader.lora(&config, settings)
 }
 
-struct Reader<'a> {
+struct AdapterReader<'a> {
     folder: &'a Path,
     file: PathBuf,
     base: Option<BaseTensors>,
@@ -114,7 +114,7 @@ struct Reader<'a> {
     mlx: bool,
 }
 
-impl Reader<'_> {
+impl AdapterReader<'_> {
     fn refuse<T>(&self, why: impl std::fmt::Display) -> Result<T> {
         Err(error::input(format!("adapter {} {why}", self.folder.display())))
     }

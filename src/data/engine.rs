@@ -54,7 +54,7 @@ pub struct Dataset {
 impl Dataset {
     /// Whether a conversation may be taken more than once, or not at all.
     pub(crate) fn is_weighted(&self) -> bool {
-        self.parts.iter().any(|part| part.weight != 1.0)
+        self.parts.iter().any(|part| DataPart { max_rows: None, ..*part } != DataPart::whole(part.files))
     }
 
     /// Hash of the files' content and of their shares.

@@ -180,7 +180,9 @@ fn read_message(
     if train == Some(true) && role != Role::Assistant {
         let given = object.0.iter().find(|(key, raw)| TRAIN_NAMES.contains(&&*key.0) && raw.get() != "null");
         let what = format!("only assistant turns are trained on, and this one is {}; remove it, or set it to false", role.as_str());
-        given.into_iter().for_each(|(key, value)| problems.add(value.get(), join_path(path, &key.0), &what));
+        if let Some((key, value)) = given {
+            problems.add(value.get(), join_path(path, &key.0), what);
+        }
     }
     let from_sender = object.get_non_null("role").is_none();
     let read = ["role", "content", "train", "loss", "weight", "function_call", "tool_calls"];
@@ -233,7 +235,9 @@ fn read_calls(object: &JsonObject, path: &str, message: &mut ChatMessage, proble
         }
         Ok(calls) => drop(message.fields.insert("tool_calls".into(), Value::Array(calls))),
         Err(faults) => {
-            faults.into_iter().for_each(|(below, what)| problems.add(raw.get(), format!("{}{below}", join_path(path, key)), what));
+            for (below, what) in faults {
+                problems.add(raw.get(), format!("{}{below}", join_path(path, key)), what);
+            }
         }
     };
     if let Some(raw) = object.get_non_null("tool_calls") {

@@ -102,7 +102,9 @@ fn held_out(conversations: &[RowOrigin], options: &Options) -> Result<HashSet<u3
         return Err(nothing_left(count, ""));
     }
     let mut equal: HashMap<u64, Vec<u32>> = HashMap::new();
-    conversations.iter().for_each(|one| equal.entry(one.hash).or_default().push(one.conversation));
+    for one in conversations {
+        equal.entry(one.hash).or_default().push(one.conversation);
+    }
     let groups: HashMap<u32, Vec<u32>> = equal.into_values().map(|numbers| (numbers[0], numbers)).collect();
     let mut held_out = HashSet::new();
     for first in drawn(groups.keys().copied().collect(), options.seed) {

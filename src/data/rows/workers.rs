@@ -253,7 +253,9 @@ impl Preparation<'_> {
                 unread.push(key);
             }
         }
-        unread.into_iter().for_each(|key| ignored(format!("messages[].{key}")));
+        for key in unread {
+            ignored(format!("messages[].{key}"));
+        }
     }
 
     /// The whole text as one target, with the token that ends a text.

@@ -185,7 +185,7 @@ impl Conversions {
             Conversion::Optimizer => match text.as_deref() {
                 Some("adamw_8bit" | "adamw_bnb_8bit" | "paged_adamw_8bit") => self.put(key, row.ours, json!("adamw_8bit")),
                 Some("adamw" | "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "paged_adamw_32bit") => {
-                    self.put(key, row.ours, json!("adamw"))
+                    self.put(key, row.ours, json!("adamw"));
                 }
                 _ => self.warn(not("optimizer is adamw or adamw_8bit; adamw is used")),
             },
@@ -196,7 +196,7 @@ impl Conversions {
             },
             Conversion::Modules => match value {
                 Value::String(all) if all == "all" || all == "all-linear" => {
-                    self.out.not_needed.push(format!("{key} (all linear layers are the default)"))
+                    self.out.not_needed.push(format!("{key} (all linear layers are the default)"));
                 }
                 Value::String(names) => self.put(key, row.ours, names.split(',').map(str::trim).collect()),
                 Value::Array(names) => {
