@@ -31,7 +31,7 @@ def ended(cli: Cli, runs: Path, tmp_path: Path) -> Path:
 
 def test_what_happened_is_a_line_and_no_traceback(ended: Path, cli: Cli) -> None:
     shown = {name: cli("status", name, "--runs-dir", ended).stdout for name in ENDINGS}
-    assert "script: interrupted (Ctrl-C or SIGTERM); " in shown["interrupted"] and "`pyrust-nn resume interrupted`" in shown["interrupted"]
+    assert "script: interrupted by Ctrl-C; " in shown["interrupted"] and "`pyrust-nn resume interrupted`" in shown["interrupted"]
     assert "script: " in shown["failure"] and "no such thing" in shown["failure"]
     for text in shown.values():
         assert "Traceback" not in text and "KeyboardInterrupt" not in text and "DEBUG" not in text
