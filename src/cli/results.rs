@@ -14,7 +14,7 @@ pub(crate) fn quality(summary: &Summary) -> String {
     let count = |name: &str| summary.metrics.get(name).and_then(Value::as_u64);
     let mut parts = Vec::new();
     if let Some(last) = number("last_loss") {
-        let first = number("first_loss").filter(|first| *first != last).map(|first| format!("{} → ", significant(first)));
+        let first = number("first_loss").map(significant).filter(|first| *first != significant(last)).map(|first| format!("{first} → "));
         parts.push(format!("loss {}{}", first.unwrap_or_default(), significant(last)));
     }
     if let Some(loss) = number("eval_loss") {
