@@ -10,6 +10,7 @@ import struct
 import subprocess
 import termios
 import time
+import weakref
 from pathlib import Path
 
 import pyte
@@ -30,6 +31,8 @@ class Terminal:
             [str(word) for word in words], stdin=child, stdout=child, stderr=child, cwd=cwd, env=env, start_new_session=True
         )
         os.close(child)
+        # A test that fails leaves no process behind.
+        weakref.finalize(self, self.process.kill)
 
     def read(self, seconds: float) -> bool:
         """Read what comes within `seconds`. False at the end of the program's output."""
