@@ -1,7 +1,11 @@
-//! Finds the interpreter that the binary links, lists the files that are embedded in it, and names the commit.
+//! Finds the interpreter that the binary links, lists the files that are embedded in it, names the commit, and hashes the sources of the
+//! data engine.
 //!
 //! The rpath of a build script does not reach a dependent crate. So Cargo.toml has `links = "pyrust_nn"`, and this script publishes the
 //! folder of libpython as `DEP_PYRUST_NN_LIBPYTHON`. A `build.rs` of the dependent crate sets the rpath from it (see docs/rust.md).
+
+#[path = "build/engine_version.rs"]
+mod engine_version;
 
 use std::path::Path;
 use std::process::Command;
@@ -9,6 +13,7 @@ use std::{env, fs};
 
 fn main() {
     embed_files();
+    export_engine_version();
     if env::var_os("PYO3_BUILD_EXTENSION_MODULE").is_none() {
         pyo3_build_config::add_libpython_rpath_link_args();
     }
@@ -40,6 +45,15 @@ fn export_commit() {
         hash.filter(|hash| hash.len() == 10 && hash.chars().all(|c| c.is_ascii_hexdigit()))
     };
     println!("cargo:rustc-env=PYRUST_NN_COMMIT={}", commit.map(|commit| format!(" ({commit})")).unwrap_or_default());
+}
+
+/// Passes on the version of the data engine, for the keys of the cache.
+fn export_engine_version() {
+    let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    for path in ["build", "src/data", "Cargo.lock"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    println!("cargo:rustc-env=PYRUST_NN_ENGINE={}", engine_version::engine_version(Path::new(&root)));
 }
 
 /// Passes on home, executable and version of the linked Python, so that the embedded interpreter never uses the library of another one.

@@ -26,7 +26,7 @@ from pyrust_nn.models.stack import NEWEST_ADAPTER, add_parents, check_stackable,
 from pyrust_nn.models.tokenizers import TokenizerFiles
 from pyrust_nn.training.forgetting import ForgettingTable
 from pyrust_nn.training.loop import train
-from pyrust_nn.training.setup import initialize_training, load_data, model_config
+from pyrust_nn.training.setup import choose_batching, initialize_training, load_data, model_config
 
 
 def run(params, session):
@@ -60,7 +60,8 @@ def run(params, session):
     add_parents(model, parents, model_folder(params.model), trainable=True)
 
     earlier = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
-    forgetting = ForgettingTable(earlier, params.model, device, dtype)
+    batching = choose_batching(params, model.config, device)
+    forgetting = ForgettingTable(earlier, params.model, device, dtype, batching=batching, rows=params.forgetting_rows)
     forgetting.measure(model, "before")
     with ThreadPoolExecutor(1) as executor:  # reading a large base takes long; it is the reading that the session began
         base_hash = executor.submit(_core.weights_hash, model_folder(params.model))

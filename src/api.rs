@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 
 use crate::base::logging;
 use crate::params::interface::Interface;
-use crate::pipeline::Pipeline;
 use crate::session::{ProcessGuard, Session, Summary, runs_dir};
 use crate::step::StepOutcome;
 use crate::{pipeline, python};
@@ -20,7 +19,7 @@ use crate::{pipeline, python};
 /// # Errors
 /// Kind `usage` if the file or one of its parameters is wrong; then no step has run. Otherwise the error of the step that failed.
 pub fn run_pipeline(session: &str, path: &Path, overrides: Map<String, Value>) -> Result<Vec<Summary>> {
-    let plan = Pipeline::read(path)?.with(overrides, Some(session.to_string()), Interface::Rust)?;
+    let plan = pipeline::open(path, overrides, Some(session.to_string()), Interface::Rust)?;
     plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()
 }
 

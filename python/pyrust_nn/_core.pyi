@@ -19,6 +19,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "check_dataset",
+    "clear_cache",
     "convert_lora_to_gguf",
     "convert_model_to_gguf",
     "finetune_full",
@@ -26,6 +27,7 @@ __all__ = [
     "flatten",
     "get_status",
     "inference",
+    "list_cache",
     "list_sessions",
     "main",
     "merge",
@@ -67,6 +69,12 @@ def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLi
 def list_sessions(*, runs_dir: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
     """Return every session with the state of its steps, oldest first."""
 
+def list_cache() -> dict[str, Any]:
+    """Return the content of the cache: folder, bytes, max_bytes, and entries with name, kind, bytes, used_at and in_use."""
+
+def clear_cache() -> dict[str, Any]:
+    """Remove everything from the cache that no process uses, and return what remains."""
+
 def set_console(on: bool) -> None:
     """Turn log lines and progress on stderr on (the default) or off."""
 
@@ -93,7 +101,16 @@ def read_prompts(prompts: str, prompts_file: str | PathLike[str] | None = None) 
 def tokenize(folder: str | PathLike[str], texts: Sequence[str]) -> tuple[bool, list[list[int]]]: ...
 def tokenizer_head(path: str | PathLike[str]) -> dict[str, Any]: ...
 def tokenize_by_library(folder: str | PathLike[str], texts: Sequence[str]) -> list[list[int]]: ...
-def softmax_pass(hidden: Any, weight: Any, threads: int, reference: Any, total: Any, sums: Any) -> None: ...
+def softmax_pass(
+    hidden: Any,
+    weight: Any,
+    targets: Sequence[int],
+    threads: int,
+    reference: Any,
+    total: Any,
+    target_logit: Any,
+    sums: Any,
+) -> None: ...
 def softmax_pass_usable(features: int) -> bool: ...
 def attention_usable(features: int) -> bool: ...
 def attention(
@@ -119,6 +136,7 @@ def swiglu(threads: int, gate: Any, up: Any, out: Any) -> None: ...
 def swiglu_backward(threads: int, grad: Any, gate: Any, up: Any, gate_grad: Any, up_grad: Any) -> None: ...
 def embedded_text(path: str) -> str: ...
 def cache_folder() -> Path: ...
+def hold_cache_entry(path: str | PathLike[str]) -> bool: ...
 def gguf_types() -> list[dict[str, Any]]: ...
 def lora_defaults() -> dict[str, Any]: ...
 def weights_hash(folder: str | PathLike[str]) -> str | None: ...
@@ -188,7 +206,7 @@ def finetune_full(
         num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
         gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
-        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
+        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed (and the balance of the router in a mixture of experts). If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
         packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
@@ -260,6 +278,7 @@ def finetune_lora(
     lora_dropout: float | None = None,
     checkpoint_lora: str | PathLike[str] | None = None,
     checkpoint_mode: Literal["continue", "stack"] = "continue",
+    forgetting_rows: int = 1000,
     use_rslora: bool | None = None,
     use_dora: bool | None = None,
     loraplus_ratio: float | None = None,
@@ -288,7 +307,7 @@ def finetune_lora(
         num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
         gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
-        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
+        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed (and the balance of the router in a mixture of experts). If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
         packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
@@ -315,6 +334,7 @@ def finetune_lora(
         lora_dropout: Dropout on the adapter's input. If unset: the value of checkpoint_lora, otherwise 0.05. (a number from 0 to 0.99; unset by default)
         checkpoint_lora: Existing adapter to start from: a folder or a session's step. (a folder or a session's step; unset by default)
         checkpoint_mode: How to use checkpoint_lora: continue trains that adapter further; stack freezes it, keeps it active and trains a new adapter on top. (one of continue, stack; default continue)
+        forgetting_rows: With checkpoint_lora: how many rows of each earlier stage's data set the loss is measured on, before and after training, to show what is forgotten. They are spread evenly over the data set. 0 measures nothing. (an integer from 0 to 1000000000; default 1000)
         use_rslora: Divide lora_alpha by the square root of the rank instead of the rank (rsLoRA, arXiv 2312.03732). If unset: the value of checkpoint_lora, otherwise off. (true or false; unset by default)
         use_dora: Train the direction and the magnitude of each weight separately (DoRA, arXiv 2402.09353). If unset: the value of checkpoint_lora, otherwise off. (true or false; unset by default)
         loraplus_ratio: Learning rate of the LoRA B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), for example 16. If unset: the same rate for A and B. (a number from 1 to 10000; unset by default)
@@ -616,7 +636,7 @@ def check_dataset(
         num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
         gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
-        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
+        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed (and the balance of the router in a mixture of experts). If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
         packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)

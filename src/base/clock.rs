@@ -1,12 +1,23 @@
 //! The current time, in the formats of logs, records and names.
 
+use std::time::SystemTime;
+
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 /// The time as RFC 3339 in UTC, to the millisecond.
 pub(crate) fn now() -> String {
+    rfc3339(OffsetDateTime::now_utc())
+}
+
+/// A file's time, in the same format.
+pub(crate) fn time(time: SystemTime) -> String {
+    rfc3339(time.into())
+}
+
+fn rfc3339(time: OffsetDateTime) -> String {
     let form = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::now_utc().format(form).unwrap_or_default()
+    time.format(form).unwrap_or_default()
 }
 
 /// Seconds from a time in RFC 3339 until now. `None` if it is not one.

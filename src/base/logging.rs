@@ -40,6 +40,18 @@ macro_rules! failure { ($($text:tt)+) => { $crate::base::logging::emit(log::Leve
 /// Writes records to `path` until the returned guard is dropped.
 pub fn attach(path: &Path) -> Result<Attached> {
     install();
+    *lock() = Some(file_log(path)?);
+    Ok(Attached(()))
+}
+
+/// Adds one record to the log `path`, and to nothing else.
+pub fn append(path: &Path, level: Level, origin: &str, text: &str) -> Result<()> {
+    let text = one_record(text);
+    file_log(path)?.log(&Record::builder().level(level).target(origin).args(format_args!("{text}")).build());
+    Ok(())
+}
+
+fn file_log(path: &Path) -> Result<Box<dyn Log>> {
     let file = files::Writer::append(path).with_context(|| format!("log {} cannot be opened", path.display()))?;
     let config = ConfigBuilder::new()
         .set_time_format_custom(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"))
@@ -50,8 +62,7 @@ pub fn attach(path: &Path) -> Result<Attached> {
         .set_level_padding(LevelPadding::Right)
         .build();
     // Line buffering: a record is written to the file at once.
-    *lock() = Some(WriteLogger::new(LevelFilter::Debug, config, LineWriter::with_capacity(1 << 16, file)));
-    Ok(Attached(()))
+    Ok(WriteLogger::new(LevelFilter::Debug, config, LineWriter::with_capacity(1 << 16, file)))
 }
 
 /// Closes the log file on drop.

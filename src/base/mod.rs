@@ -1,4 +1,4 @@
-//! The base of all other parts: errors, files, hashes, log, progress, signals, time, embedded files. It knows no tasks and no sessions.
+//! The base of all other parts: errors, files, cache, hashes, network, log, progress, signals, threads, time, embedded files. It knows no tasks and no sessions.
 
 pub mod assets;
 pub mod clock;
@@ -6,7 +6,10 @@ pub mod error;
 pub mod files;
 #[macro_use]
 pub mod logging;
+pub mod cache;
 pub mod hashes;
+pub mod offline;
 pub mod printable;
 pub mod progress;
 pub mod signals;
+pub mod threads;

@@ -5,8 +5,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::commands::{
-    CompletionsArgs, DatasetArgs, DoctorArgs, InitArgs, ManArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs,
-    pipeline_file,
+    CacheArgs, CompletionsArgs, DatasetArgs, DoctorArgs, InitArgs, ManArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs, StatusArgs,
+    TaskArgs, pipeline_file,
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
@@ -48,6 +48,7 @@ pub(crate) enum Command {
     #[command(flatten)]
     Dataset(DatasetArgs),
     Sessions(SessionsArgs),
+    Cache(CacheArgs),
     Setup(SetupArgs),
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),

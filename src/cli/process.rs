@@ -1,8 +1,9 @@
 //! The process of the command line: arguments, command, output, exit code.
 //!
-//! A usage error writes a summary too if the session was named, so that the reason can be found in the step's folder.
+//! A usage error of a task is also noted in the log of the session, if it was named and exists.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use anyhow::Result;
 use clap::FromArgMatches;
@@ -15,8 +16,10 @@ use crate::cli::args::{Command, CommandLine, command_line};
 use crate::cli::commands::{DoctorArgs, SessionsArgs, SetupArgs, TaskArgs};
 use crate::cli::global::GlobalArgs;
 use crate::cli::{console, output};
-use crate::python::{EnvironmentChoice, called_user_script, finish, use_environment};
+use crate::python::{EnvironmentChoice, called_user_script, deny_network, finish, use_environment};
 use crate::session::process::running;
+use crate::session::runs_dir;
+use crate::step::refusal;
 
 /// Runs the command line and ends the process. Python and libraries do not clean up at the end, unless a user's script ran: torch's
 /// cleanup takes a tenth of a second and has no effect beyond the process.
@@ -75,6 +78,9 @@ fn run(command: Command, global: &GlobalArgs) -> u8 {
         output::reserve_stdout();
     }
     use_environment(EnvironmentChoice { python_env: global.python_env.clone(), setup: !global.no_setup, offline: global.offline });
+    if global.offline {
+        deny_network();
+    }
     let result = dispatch(command, global);
     console::end();
     result.unwrap_or_else(|error| {
@@ -95,6 +101,7 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
         Command::Status(status) => status.run(global),
         Command::Dataset(command) => command.run(global),
         Command::Sessions(_) => SessionsArgs::run(global),
+        Command::Cache(cache) => cache.run(global),
         Command::Setup(_) => SetupArgs::run(global),
         Command::Doctor(_) => Ok(DoctorArgs::run(global)),
         Command::Init(init) => init.run(global),
@@ -103,7 +110,7 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
     }
 }
 
-/// Prints help, the version or a usage error. For a task with a session, a usage error also writes a Failure summary.
+/// Prints help, the version or a usage error. With --json a usage error of a task with a session is printed as its summary.
 fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         drop(error.print());
@@ -112,6 +119,16 @@ fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
     let message = error.to_string();
     let failure = Error::new(error::Kind::Usage, message.trim_start_matches("error: ").trim());
     let partial = command_line().ignore_errors(true).try_get_matches_from(argv).ok();
+    // Parsing stops at the first wrong word, so these are read from the words.
+    let value = |flag: &str| {
+        argv.iter().enumerate().find_map(|(i, word)| match word.strip_prefix(flag)? {
+            "" => argv.get(i + 1).map(String::as_str),
+            rest => rest.strip_prefix('='),
+        })
+    };
+    if let Some(session) = value("--session") {
+        refusal::note(&runs_dir(value("--runs-dir").map(Path::new)), session, "command line", &failure.clone().into());
+    }
     let summary = partial.and_then(|matches| {
         let task = TaskArgs::from_arg_matches(&matches).ok()?;
         let (_, own) = matches.subcommand()?;

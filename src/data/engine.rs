@@ -62,7 +62,8 @@ impl Dataset {
         if self.parts.iter().all(|part| *part == DataPart::whole(part.files)) {
             return Ok(files);
         }
-        Ok(xxh3_128(format!("{files:x} {}", serde_json::to_string(&self.parts)?).as_bytes()))
+        // The seed decides which rows of a share are taken.
+        Ok(xxh3_128(format!("{files:x} {} {}", self.options.seed, serde_json::to_string(&self.parts)?).as_bytes()))
     }
 }
 

@@ -30,7 +30,6 @@ pub(crate) use read::zip::{is_zip, unzip};
 pub(crate) use render::rendering::{PROBE, Render, RenderError, RenderText, Rendering, place};
 pub(crate) use render::turns::TurnFinder;
 pub use rows::cache::Prepared;
-pub(crate) use rows::cache::folder as cache_folder;
 pub use rows::counts::Counts;
 pub use rows::findings::TooLong;
 pub(crate) use rows::options::Options;

@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 use log::Level;
 
+use crate::base::cache as user_cache;
 use crate::base::logging::Shown;
-use crate::base::{files, logging};
+use crate::base::{files, logging, threads};
 use crate::data::engine::{DataEngine, Dataset, Transformers, warn_unchecked};
 use crate::data::rows::arrow::{FileCheck, RowsWriter, TokenRows, read_rows};
 use crate::data::rows::batch::{PreparedBatch, Row, Sink};
@@ -28,43 +29,47 @@ pub fn prepare_dataset(
     transformers: &dyn Transformers,
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Prepared> {
-    let (engine, files) = std::thread::scope(|scope| {
-        let digest = scope.spawn(|| crate::data::digest(&dataset.files));
-        (DataEngine::open(&dataset.model_folder, Some(cache)), digest.join())
-    });
-    let (mut engine, files) = (engine?, files.map_err(|_| anyhow::anyhow!("hashing the data set panicked"))??);
+    let (engine, files) = threads::join(|| DataEngine::open(&dataset.model_folder, Some(cache)), || crate::data::digest(&dataset.files));
+    let (mut engine, files) = (engine?, files?);
     let rows = dataset.identity(files)?;
     let entry = CacheEntry::new(cache, rows, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
-    if let Some((prepared, unchecked)) = entry.open() {
-        // An unchecked entry was prepared without Python; there may be Python now.
-        if !unchecked || transformers.renderer(&dataset.model_folder)?.is_none() {
-            let text = format!("{} rows are already in {}", prepared.counts.rows, prepared.path.display());
-            // The result of the command, or the overview of the training, has the numbers.
-            logging::emit_to(Level::Info, module_path!(), &text, Shown::OffTerminal);
-            log_findings(&prepared);
-            if unchecked {
-                warn_unchecked(&dataset.model_folder);
+    let max_bytes = user_cache::max_bytes()?;
+    let tell = RefCell::new(tell);
+    let options = &dataset.options;
+    loop {
+        if let Some((prepared, unchecked)) = entry.open() {
+            // An unchecked entry was prepared without Python; there may be Python now.
+            if !unchecked || transformers.renderer(&dataset.model_folder)?.is_none() {
+                let text = format!("{} rows are already in {}", prepared.counts.rows, prepared.path.display());
+                // The result of the command, or the overview of the training, has the numbers.
+                logging::emit_to(Level::Info, module_path!(), &text, Shown::OffTerminal);
+                log_findings(&prepared);
+                if unchecked {
+                    warn_unchecked(&dataset.model_folder);
+                }
+                return Ok(prepared);
             }
+        }
+        let made = entry.make(|folder| {
+            let path = folder.join(TRAIN);
+            let (mut counts, findings, sink, unchecked) = engine.run(dataset, transformers, false, || {
+                let origins = (options.eval_split > 0.0 || dataset.is_weighted()).then(Vec::new);
+                Ok(ArrowSink { writer: RowsWriter::create(&path)?, origins, tell: &tell })
+            })?;
+            let (train, origins) = (sink.writer.finish()?, sink.origins);
+            let (train, eval) = match origins {
+                None => (train, None),
+                Some(origins) => select(folder, &origins, dataset, &mut counts)?,
+            };
+            Ok(CacheReport { counts, train, eval, unchecked, notes: findings.notes(), warnings: findings.warnings() })
+        })?;
+        if let Some(prepared) = made {
+            log(&prepared, options);
+            // The rows are there, so a cache that cannot be made smaller is no error of theirs.
+            user_cache::shrink(cache, max_bytes).unwrap_or_else(|cause| warning!("{cause:#}"));
             return Ok(prepared);
         }
     }
-    let tell = RefCell::new(tell);
-    let options = &dataset.options;
-    let prepared = entry.make(|folder| {
-        let path = folder.join(TRAIN);
-        let (mut counts, findings, sink, unchecked) = engine.run(dataset, transformers, false, || {
-            let origins = (options.eval_split > 0.0 || dataset.is_weighted()).then(Vec::new);
-            Ok(ArrowSink { writer: RowsWriter::create(&path)?, origins, tell: &tell })
-        })?;
-        let (train, origins) = (sink.writer.finish()?, sink.origins);
-        let (train, eval) = match origins {
-            None => (train, None),
-            Some(origins) => select(folder, &origins, dataset, &mut counts)?,
-        };
-        Ok(CacheReport { counts, train, eval, unchecked, notes: findings.notes(), warnings: findings.warnings() })
-    })?;
-    log(&prepared, options);
-    Ok(prepared)
 }
 
 /// Logs what was converted and what may be a mistake, also if the rows were prepared before.

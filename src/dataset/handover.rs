@@ -11,7 +11,7 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::base::progress::Bytes;
-use crate::base::{error, progress};
+use crate::base::{cache, error, progress};
 use crate::data::{Dataset, NoTransformers, Options, Transformers};
 use crate::dataset::open::{Sources, paths};
 use crate::dataset::tokenizer::{own_tokenizer, tokenizer_folder};
@@ -147,8 +147,10 @@ fn options(params: &Map<String, Value>, name: &str) -> Result<Options> {
 
 fn prepare(dataset: &Dataset, transformers: &dyn Transformers, check: &dyn Fn() -> Result<()>) -> Result<Value> {
     let mut bytes = Bytes::new("prepare");
-    dataset.warnings.iter().for_each(|warning| warning!("{warning}"));
-    let prepared = data::prepare_dataset(dataset, &data::cache_folder(), transformers, &mut |done, total| {
+    for warning in &dataset.warnings {
+        warning!("{warning}");
+    }
+    let prepared = data::prepare_dataset(dataset, &cache::folder(), transformers, &mut |done, total| {
         bytes.report(done, total);
         check()
     });

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::base::{error, files};
+use crate::base::{cache, error, files};
 use crate::data::{DataPart, Dataset, Options};
 use crate::dataset::entry::Entry;
 use crate::dataset::tokenizer::tokenizer_folder;
@@ -56,7 +56,7 @@ impl Sources {
             let mut files = Vec::new();
             for file in entry_files(&entry, offline)? {
                 if file.is_file() && data::is_zip(&file) {
-                    files.extend(data::unzip(&file, &data::cache_folder())?);
+                    files.extend(data::unzip(&file, &cache::folder())?);
                 } else {
                     files.push(file);
                 }
@@ -143,9 +143,9 @@ fn standard_input() -> Result<PathBuf> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(error::input("standard input is empty; pipe a data set into it, or give a file instead of -"));
     }
-    let path = data::cache_folder().join("stdin").join(format!("{:032x}.json", xxh3_128(&bytes)));
+    let path = cache::folder().join("stdin").join(format!("{:032x}.json", xxh3_128(&bytes)));
     if !path.is_file() {
-        let folder = data::cache_folder().join("stdin");
+        let folder = cache::folder().join("stdin");
         files::create_folders(&folder).with_context(|| format!("the cache {} cannot be written; set PYRUST_NN_CACHE", folder.display()))?;
         files::write_whole(&path, &bytes)?;
     }
@@ -154,7 +154,7 @@ fn standard_input() -> Result<PathBuf> {
 
 /// The name of a file for the user: those unpacked or stored in the cache have none of their own there.
 fn shown(file: &Path) -> PathBuf {
-    let cache = data::cache_folder();
+    let cache = cache::folder();
     if let Ok(unpacked) = file.strip_prefix(cache.join("unzipped")) {
         return unpacked.components().skip(1).collect();
     }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::base::cache;
 use crate::data::{Bin, Counts, Dataset, Preview, PreviewSelection, Survey, TooLong, Transformers};
 use crate::estimate::{Estimate, EstimateSettings, RowCounts, TrainingTime};
 use crate::python::TimingProbe;
@@ -83,7 +84,7 @@ impl CheckReport {
         tell: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<CheckReport> {
         let settings: EstimateSettings = serde_json::from_value(Value::Object(params.clone()))?;
-        let survey = data::survey(dataset, &data::cache_folder(), transformers, &chosen(params)?, tell)?;
+        let survey = data::survey(dataset, &cache::folder(), transformers, &chosen(params)?, tell)?;
         let rows = RowCounts {
             train: survey.counts.rows - survey.eval_rows,
             longest: u64::from(survey.lengths.max()),

@@ -2,14 +2,14 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
-use rayon::prelude::*;
 
-use crate::base::error;
 use crate::base::files::Replacement;
+use crate::base::{error, threads};
 use crate::gguf::encode::all_finite;
 use crate::gguf::header::{ALIGNMENT, header};
 use crate::gguf::plan::{GgufPlan, PlannedTensor};
@@ -42,15 +42,30 @@ pub fn write(plan: &Path, progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>
     let cannot = || format!("{} cannot be written", plan.target.display());
     let mut file = Replacement::create(&plan.target).with_context(cannot)?;
     file.write_all(&header).with_context(cannot)?;
-    let to_file = &mut file;
+    let output = Mutex::new(&mut file);
+    let write = &|buffer: &[u8]| output.lock().unwrap_or_else(PoisonError::into_inner).write_all(buffer);
     let bytes = thread::scope(|scope| {
         let (full, to_write) = sync_channel::<Vec<u8>>(1);
         let (written, empty) = channel();
-        (0..BUFFERS).try_for_each(|_| written.send(Vec::new())).map_err(|_| anyhow!("no buffers"))?;
-        let writer = scope.spawn(move || write_batches(to_file, &to_write, &written));
-        let made = make_batches(&tensors, &sources, &full, &empty, progress);
-        drop(full);
-        let wrote = writer.join().map_err(|_| anyhow!("the writing thread panicked"))?;
+        // One more is with `make_batches`.
+        (1..BUFFERS).try_for_each(|_| written.send(Vec::new())).map_err(|_| anyhow!("no buffers"))?;
+        let (made, wrote) = match threads::spawn_scoped(scope, move || write_batches(write, &to_write, &written)) {
+            Ok(writer) => {
+                let mut submit = |buffer| full.send(buffer).ok().and_then(|()| empty.recv().ok());
+                let made = make_batches(&tensors, &sources, &mut submit, progress);
+                drop(full);
+                (made, writer.join().map_err(|_| anyhow!("the writing thread panicked"))?)
+            }
+            // Without a thread, each batch is written before the next one is made.
+            Err(_) => {
+                let mut wrote = Ok(());
+                let mut submit = |buffer: Vec<u8>| {
+                    wrote = write(&buffer);
+                    wrote.is_ok().then_some(buffer)
+                };
+                (make_batches(&tensors, &sources, &mut submit, progress), wrote)
+            }
+        };
         // If writing failed, converting stopped because of it: report the cause.
         wrote.with_context(cannot)?;
         made
@@ -68,18 +83,19 @@ struct Piece<'a> {
     padding: usize,
 }
 
-/// Converts all batches in order; returns their total bytes.
+/// Converts all batches in order; returns their total bytes. `submit` has a batch written and gives a buffer for another one, or `None` if
+/// writing failed.
 fn make_batches(
     tensors: &[TensorRows<'_>],
     sources: &[SafetensorsFile],
-    full: &SyncSender<Vec<u8>>,
-    empty: &Receiver<Vec<u8>>,
+    submit: &mut dyn FnMut(Vec<u8>) -> Option<Vec<u8>>,
     progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>,
 ) -> Result<u64> {
     let total = tensors.iter().map(|rows| rows.bytes().next_multiple_of(ALIGNMENT) as u64).sum();
     let mut done = 0;
     let mut batch = Vec::new();
     let mut size = 0;
+    let mut buffer = Vec::new();
     progress(done, total, tensors.first().map_or("", |rows| &rows.tensor.name))?;
     let mut pieces = tensors.iter().flat_map(pieces).peekable();
     while let Some(piece) = pieces.next() {
@@ -88,10 +104,10 @@ fn make_batches(
         if size < BATCH && pieces.peek().is_some() {
             continue;
         }
-        let Ok(mut buffer) = empty.recv() else { break };
         make(&batch, size, &mut buffer)?;
-        if full.send(buffer).is_err() {
-            break; // the writer stopped, and returns its error
+        match submit(buffer) {
+            Some(other) => buffer = other,
+            None => break,
         }
         done += size as u64;
         progress(done, total, batch.last().map_or("", |piece| &piece.rows.tensor.name))?;
@@ -122,13 +138,14 @@ fn make(batch: &[Piece<'_>], size: usize, buffer: &mut Vec<u8>) -> Result<()> {
         rest = after;
         places.push((piece, place));
     }
-    places.into_par_iter().try_for_each(|(piece, place)| {
+    let made = threads::map(places, threads::available(), |(piece, place)| {
         let (out, padding) = place.split_at_mut(piece.bytes);
         piece.rows.write(piece.first, out);
         padding.fill(0);
         let tensor = piece.rows.tensor;
         if all_finite(tensor.format, out) { Ok(()) } else { Err(not_finite(tensor)) }
-    })
+    });
+    made.into_iter().collect()
 }
 
 fn not_finite(tensor: &PlannedTensor) -> anyhow::Error {
@@ -140,9 +157,13 @@ fn not_finite(tensor: &PlannedTensor) -> anyhow::Error {
 }
 
 /// Writes the batches in order, and returns each buffer for reuse.
-fn write_batches(file: &mut Replacement<'_>, to_write: &Receiver<Vec<u8>>, written: &Sender<Vec<u8>>) -> std::io::Result<()> {
+fn write_batches(
+    write: &dyn Fn(&[u8]) -> std::io::Result<()>,
+    to_write: &Receiver<Vec<u8>>,
+    written: &Sender<Vec<u8>>,
+) -> std::io::Result<()> {
     for buffer in to_write {
-        file.write_all(&buffer)?;
+        write(&buffer)?;
         // The last buffers have no receiver.
         let _ = written.send(buffer);
     }

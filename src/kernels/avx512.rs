@@ -76,7 +76,8 @@ pub(crate) struct RhsMatrix {
 
 /// Computes one output tile [M, N * LANES] = lhs [M, depth] times rhs [depth, N * LANES], all of it in registers.
 ///
-/// The rows of `out` are `out_stride` values apart. With `accumulate` the product is added to `out`, otherwise it replaces `out`.
+/// The rows of `out` are `out_stride` values apart. With `accumulate` the product is added to `out`, otherwise it replaces `out`. It is added
+/// at the end, so that errors do not grow over the sum of several products as over one long chain.
 ///
 /// # Safety
 /// The three matrices must be valid memory of these shapes and strides.
@@ -93,11 +94,6 @@ pub(crate) unsafe fn matmul_tile<const M: usize, const N: usize>(
     let mut sums = [[_mm512_setzero_ps(); N]; M];
     // SAFETY: the caller guarantees the three matrices.
     unsafe {
-        if accumulate {
-            for (row, sums) in sums.iter_mut().enumerate() {
-                *sums = load(out.add(row * out_stride));
-            }
-        }
         for k in 0..depth {
             let rhs_row: [__m512; N] = load(rhs.data.add(k * rhs.row_stride));
             for (row, sums) in sums.iter_mut().enumerate() {
@@ -107,8 +103,15 @@ pub(crate) unsafe fn matmul_tile<const M: usize, const N: usize>(
                 }
             }
         }
-        for (row, sums) in sums.into_iter().enumerate() {
-            store(out.add(row * out_stride), sums);
+        for (row, mut sums) in sums.into_iter().enumerate() {
+            let out = out.add(row * out_stride);
+            if accumulate {
+                let before: [__m512; N] = load(out);
+                for (sum, before) in sums.iter_mut().zip(before) {
+                    *sum = _mm512_add_ps(before, *sum);
+                }
+            }
+            store(out, sums);
         }
     }
 }

@@ -6,6 +6,7 @@
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod shared_output;
 pub mod softmax;
 pub mod swiglu;
 

@@ -1,5 +1,7 @@
 //! SwiGLU, silu(gate) * up, and its gradients. Each is one pass over memory, which is what limits their speed.
 
+use crate::base::threads;
+
 #[cfg(target_arch = "x86_64")]
 use kernel::{backward_chunk, forward_chunk};
 
@@ -13,17 +15,9 @@ const MIN_VALUES_PER_THREAD: usize = 1 << 20;
 pub fn forward(gate: &[f32], up: &[f32], out: &mut [f32], threads: usize) {
     assert!(super::usable() && gate.len() == out.len() && up.len() == out.len());
     let chunk_size = chunk_size(out.len(), threads);
-    std::thread::scope(|scope| {
-        let mut chunks: Vec<_> = gate.chunks(chunk_size).zip(up.chunks(chunk_size)).zip(out.chunks_mut(chunk_size)).collect();
-        // SAFETY: the processor has AVX-512.
-        let run = |((gate, up), out): ((&[f32], &[f32]), &mut [f32])| unsafe { forward_chunk(gate, up, out) };
-        // The calling thread processes the last chunk.
-        let last = chunks.pop();
-        for chunk in chunks {
-            scope.spawn(move || run(chunk));
-        }
-        last.map(run);
-    });
+    let chunks = gate.chunks(chunk_size).zip(up.chunks(chunk_size)).zip(out.chunks_mut(chunk_size));
+    // SAFETY: the processor has AVX-512.
+    threads::for_each_item(chunks.collect(), threads, |((gate, up), out)| unsafe { forward_chunk(gate, up, out) });
 }
 
 /// Computes the gradients of gate and up from `[grad, gate, up]`, where `grad` is the gradient of the result.
@@ -35,20 +29,11 @@ pub fn forward(gate: &[f32], up: &[f32], out: &mut [f32], threads: usize) {
 pub fn backward([grad, gate, up]: [&[f32]; 3], [gate_grad, up_grad]: [&mut [f32]; 2], threads: usize) {
     assert!(super::usable() && [gate.len(), up.len(), gate_grad.len(), up_grad.len()] == [grad.len(); 4]);
     let chunk_size = chunk_size(grad.len(), threads);
-    std::thread::scope(|scope| {
-        let inputs = grad.chunks(chunk_size).zip(gate.chunks(chunk_size)).zip(up.chunks(chunk_size));
-        let outputs = gate_grad.chunks_mut(chunk_size).zip(up_grad.chunks_mut(chunk_size));
-        let mut chunks: Vec<_> =
-            inputs.zip(outputs).map(|(((grad, gate), up), (gate_grad, up_grad))| ([grad, gate, up], [gate_grad, up_grad])).collect();
-        // SAFETY: the processor has AVX-512.
-        let run = |(inputs, outputs): ([&[f32]; 3], [&mut [f32]; 2])| unsafe { backward_chunk(inputs, outputs) };
-        // The calling thread processes the last chunk.
-        let last = chunks.pop();
-        for chunk in chunks {
-            scope.spawn(move || run(chunk));
-        }
-        last.map(run);
-    });
+    let inputs = grad.chunks(chunk_size).zip(gate.chunks(chunk_size)).zip(up.chunks(chunk_size));
+    let outputs = gate_grad.chunks_mut(chunk_size).zip(up_grad.chunks_mut(chunk_size));
+    let chunks = inputs.zip(outputs).map(|(((grad, gate), up), (gate_grad, up_grad))| ([grad, gate, up], [gate_grad, up_grad]));
+    // SAFETY: the processor has AVX-512.
+    threads::for_each_item(chunks.collect(), threads, |(inputs, outputs)| unsafe { backward_chunk(inputs, outputs) });
 }
 
 /// Values of each thread's chunk, at least 1.

@@ -9,7 +9,7 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
 use crate::base::logging::Shown;
-use crate::base::{assets, error, files, hashes, logging, progress};
+use crate::base::{assets, cache, error, files, hashes, logging, progress};
 use crate::data::Transformers;
 use crate::python::convert::to_object;
 use crate::python::exceptions::to_python;
@@ -172,7 +172,13 @@ fn tokenizer_folder(py: Python<'_>, model: PathBuf) -> PyResult<PathBuf> {
 /// The cache folder. Everything in it can be recreated.
 #[pyfunction]
 fn cache_folder() -> PathBuf {
-    data::cache_folder()
+    cache::folder()
+}
+
+/// Marks an entry of the cache as used until the process ends. Returns false if there is no such entry.
+#[pyfunction]
+fn hold_cache_entry(py: Python<'_>, path: PathBuf) -> bool {
+    py.detach(|| cache::hold(&path))
 }
 
 /// The tensor types of GGUF files, as dicts.
@@ -208,6 +214,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
     module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
+    module.add_function(wrap_pyfunction!(hold_cache_entry, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(estimated_memory, module)?)?;
     module.add_function(wrap_pyfunction!(gguf_types, module)?)?;

@@ -11,12 +11,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyList, PyTuple};
 use serde_json::{Map, Value};
 
-use crate::base::error;
+use crate::base::cache::CacheContent;
+use crate::base::{cache, error};
 use crate::params::command::DatasetCommand;
 use crate::params::interface::Interface;
 use crate::params::param::MODEL;
 use crate::params::task::Task;
-use crate::pipeline::Pipeline;
 use crate::python::convert::{to_object, to_value};
 use crate::python::exceptions;
 use crate::python::exceptions::to_python;
@@ -130,6 +130,21 @@ fn list_sessions(py: Python<'_>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny
 }
 
 #[pyfunction]
+fn list_cache(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    cache_content(py, cache::list_cache)
+}
+
+#[pyfunction]
+fn clear_cache(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    cache_content(py, cache::clear_cache)
+}
+
+fn cache_content(py: Python<'_>, read: fn() -> anyhow::Result<CacheContent>) -> PyResult<Py<PyAny>> {
+    let content = py.detach(read).map_err(to_python)?;
+    to_object(py, &serde_json::to_value(content).map_err(|error| to_python(error.into()))?)
+}
+
+#[pyfunction]
 #[pyo3(signature = (path=None, *, session=None, **overrides))]
 fn run_pipeline(
     py: Python<'_>,
@@ -144,7 +159,7 @@ fn run_pipeline(
     show_console();
     let path = path.unwrap_or_else(|| Path::new(pipeline::FILE).to_path_buf());
     let results = py.detach(|| {
-        let plan = Pipeline::read(&path)?.with(overrides, session, Interface::Python)?;
+        let plan = pipeline::open(&path, overrides, session, Interface::Python)?;
         plan.run(|_| {})
     });
     summaries(py, results.map_err(to_python)?)
@@ -197,6 +212,8 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(resume, module)?)?;
     module.add_function(wrap_pyfunction!(get_status, module)?)?;
     module.add_function(wrap_pyfunction!(list_sessions, module)?)?;
+    module.add_function(wrap_pyfunction!(list_cache, module)?)?;
+    module.add_function(wrap_pyfunction!(clear_cache, module)?)?;
     module.add_function(wrap_pyfunction!(set_console, module)?)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
     let public = module.index()?.as_sequence().to_list()?;

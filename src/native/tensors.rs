@@ -14,38 +14,45 @@ fn softmax_pass_usable(features: usize) -> bool {
     softmax::usable(features)
 }
 
-/// Reads `hidden` [rows, features] and `weight` [vocabulary, features]. Writes `reference` and `total` [rows] and, if given, `sums`
-/// [rows, features]. See [`softmax::Softmax`].
+/// Reads `hidden` [rows, features], `weight` [vocabulary, features] and `targets`, one token for each row. Writes `reference`, `total` and
+/// `target_logit` [rows] and, if given, `sums` [rows, features]. See [`softmax::Softmax`].
 #[pyfunction]
-#[pyo3(signature = (hidden, weight, threads, reference, total, sums))]
+#[pyo3(signature = (hidden, weight, targets, threads, reference, total, target_logit, sums))]
+#[allow(clippy::too_many_arguments)]
 fn softmax_pass(
     py: Python<'_>,
     hidden: PyBuffer<f32>,
     weight: PyBuffer<f32>,
+    targets: Vec<usize>,
     threads: usize,
     reference: PyBuffer<f32>,
     total: PyBuffer<f32>,
+    target_logit: PyBuffer<f32>,
     sums: Option<PyBuffer<f32>>,
 ) -> PyResult<()> {
     let [rows, features] = *hidden.shape() else { return Err(argument_error()) };
     let [vocabulary, weight_features] = *weight.shape() else { return Err(argument_error()) };
     let fits = |buffer: &PyBuffer<f32>, shape: &[usize]| buffer.shape() == shape && buffer.is_c_contiguous();
-    let outputs = [(&reference, vec![rows]), (&total, vec![rows])].into_iter().chain(sums.iter().map(|sums| (sums, vec![rows, features])));
+    let of_rows = [&reference, &total, &target_logit];
+    let outputs = of_rows.map(|output| (output, vec![rows])).into_iter().chain(sums.iter().map(|sums| (sums, vec![rows, features])));
     let outputs_fit = outputs.into_iter().all(|(buffer, shape)| fits(buffer, &shape) && !buffer.readonly());
     if weight_features != features
         || !softmax::usable(features)
         || !fits(&hidden, &[rows, features])
         || !fits(&weight, &[vocabulary, features])
         || !outputs_fit
+        || targets.len() != rows
+        || targets.iter().any(|target| *target >= vocabulary)
     {
         return Err(argument_error());
     }
-    let outputs: Vec<&PyBuffer<f32>> = [&reference, &total].into_iter().chain(&sums).collect();
+    let outputs: Vec<&PyBuffer<f32>> = of_rows.into_iter().chain(&sums).collect();
     writable(&[&hidden, &weight], &outputs)?;
     let (inputs, matrix) = (values(&hidden), values(&weight));
-    let result = py.detach(|| softmax::softmax(inputs, matrix, features, threads, sums.is_some()));
+    let result = py.detach(|| softmax::softmax(inputs, matrix, features, &targets, threads, sums.is_some()));
     reference.copy_from_slice(py, &result.reference)?;
     total.copy_from_slice(py, &result.total)?;
+    target_logit.copy_from_slice(py, &result.target_logit)?;
     sums.map_or(Ok(()), |sums| sums.copy_from_slice(py, &result.sums))
 }
 

@@ -90,7 +90,7 @@ macro_rules! loop_params {
             default batch_size: u32 = 4, int(1, 65_536), Training;
             /// Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations.
             default gradient_accumulation_steps: u32 = 1, int(1, 65_536), Training;
-            /// Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error.
+            /// Maximum number of tokens in one micro-batch. It affects only memory and speed (and the balance of the router in a mixture of experts). If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error.
             unset max_tokens_per_batch: Option<u32> = None, int(1, 16_777_216), Memory;
             /// Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it.
             default packing: String = "auto".to_string(), ParamType::Choice(&["auto", "on", "off"]), Memory;

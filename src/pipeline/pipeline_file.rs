@@ -29,9 +29,9 @@ pub const FILE: &str = "pipeline.toml";
 pub struct Pipeline {
     /// The file, for messages.
     file: String,
-    session: Option<String>,
+    pub(super) session: Option<String>,
     /// Parameters for every step whose task has them.
-    common: Map<String, Value>,
+    pub(super) common: Map<String, Value>,
     /// `[for."<model>".<step>]`: parameters of a step that apply to one model only.
     per_model: Map<String, Value>,
     steps: Vec<(&'static Task, Map<String, Value>)>,

@@ -16,10 +16,10 @@ use crate::session::names::runs_dir;
 use crate::session::record::{Session, read_record};
 use crate::session::status::existing_session;
 use crate::session::summary::{Status, Summary};
-use crate::step::folder;
 use crate::step::folder::StepFolder;
 use crate::step::inputs::StepInputs;
 use crate::step::request::Request;
+use crate::step::{folder, refusal};
 use crate::tasks::task_named;
 
 /// The steps to run: `step` if given, otherwise the remaining steps of the session's pipeline, otherwise the last attempt that did not succeed.
@@ -30,6 +30,10 @@ use crate::tasks::task_named;
 /// Kind `usage` if there is no such session or step, or nothing to do; `busy` while the session is in use; `input` if the pipeline's
 /// parameters have changed.
 pub fn remaining(runs: Option<&Path>, session: &str, step: Option<&str>, interface: Interface) -> Result<ExecutionPlan> {
+    find(runs, session, step, interface).inspect_err(|error| refusal::note(&runs_dir(runs), session, "resume", error))
+}
+
+fn find(runs: Option<&Path>, session: &str, step: Option<&str>, interface: Interface) -> Result<ExecutionPlan> {
     let folder = existing_session(&runs_dir(runs), session)?;
     let held = Session::open(&runs_dir(runs), session)?; // fails if another process uses the session
     folder::complete_replacements(&folder)?;

@@ -20,7 +20,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::base::signals::Handlers;
-use crate::base::{assets, error, signals};
+use crate::base::{assets, error, offline, signals};
 use crate::python::environment;
 use crate::python::environment::{Environment, PYTHON_HOME};
 use crate::python::exceptions::from_python;
@@ -47,6 +47,9 @@ static START: Mutex<StartState> = Mutex::new(StartState::NotYet);
 
 /// Whether this crate started the interpreter. Set just before the start.
 static EMBEDDED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the start failed. Then the interpreter may be half made, and counts as initialized.
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     /// The init function of the module `_core`. `native/` defines it, but uses every other part, so a `use` of it here would be a circle.
@@ -95,6 +98,7 @@ fn start_in(environment: impl FnOnce(&EnvironmentChoice) -> Result<Environment>)
     *start = match &started {
         Ok(()) => StartState::Done,
         Err(cause) => {
+            FAILED.store(true, Ordering::Relaxed);
             EMBEDDED.store(false, Ordering::Relaxed);
             StartState::Failed(format!("{cause:#}"))
         }
@@ -228,8 +232,65 @@ pub(crate) fn host_prefix() -> Option<PathBuf> {
     hosted_by_python().then(|| Python::attach(prefix).ok()).flatten()
 }
 
+/// Denies the network to this process and its children, unless Python is the host: then only its own connections are refused, while an
+/// offline step runs.
+pub(crate) fn deny_network() {
+    if !hosted_by_python() {
+        offline::deny_network();
+    }
+}
+
 /// Whether Python is the host and this crate a module in it.
 pub(crate) fn hosted_by_python() -> bool {
     // SAFETY: may be called at any time.
-    !started() && unsafe { ffi::Py_IsInitialized() } != 0
+    !started() && !FAILED.load(Ordering::Relaxed) && unsafe { ffi::Py_IsInitialized() } != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::base::error::{Error, Kind};
+
+    /// Set in the child process of the test: an environment in which Python cannot start.
+    const BROKEN: &str = "PYRUST_NN_TEST_BROKEN_ENVIRONMENT";
+
+    #[test]
+    fn a_failed_start_is_an_error_and_so_is_the_next_one() {
+        if let Some(folder) = std::env::var_os(BROKEN) {
+            return start_twice(folder.into());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let packages = folder.path().join("site-packages");
+        let library = format!("lib/python{}/site-packages", environment::PYTHON_VERSION);
+        std::fs::create_dir_all(folder.path().join(&library).parent().unwrap()).unwrap();
+        std::fs::create_dir(&packages).unwrap();
+        std::os::unix::fs::symlink(&packages, folder.path().join(&library)).unwrap();
+        std::fs::create_dir(folder.path().join("bin")).unwrap();
+        std::os::unix::fs::symlink(environment::PYTHON_EXECUTABLE, folder.path().join("bin/python")).unwrap();
+        std::fs::write(folder.path().join("pyvenv.cfg"), format!("home = {PYTHON_HOME}/bin\nversion = {}\n", environment::PYTHON_VERSION))
+            .unwrap();
+        // Python ends its start with an error if this raises anything but an Exception.
+        std::fs::write(packages.join("sitecustomize.py"), "raise SystemExit('broken on purpose')\n").unwrap();
+        let name = std::thread::current().name().unwrap().to_string();
+        let child =
+            Command::new(std::env::current_exe().unwrap()).args(["--exact", &name, "--nocapture"]).env(BROKEN, folder.path()).output();
+        let child = child.unwrap();
+        assert!(child.status.success(), "{}\n{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    }
+
+    fn start_twice(folder: PathBuf) {
+        let given = || Ok(Environment { folder: folder.clone(), from: "the test".into() });
+        let first = Error::of(&start_in(|_| given()).unwrap_err());
+        assert_eq!(first.kind, Kind::Setup);
+        assert!(first.message.starts_with("Python cannot start from") && first.message.contains("doctor"), "{}", first.message);
+        let second = Error::of(&start_in(|_| given()).unwrap_err());
+        assert_eq!(second.kind, Kind::Setup);
+        assert!(second.message.contains("failed to start before in this process") && second.message.contains(&first.message));
+        // Nothing takes the half-made interpreter for one that works.
+        assert!(!started() && !hosted_by_python() && host_prefix().is_none());
+        drop(note_signals().unwrap());
+        finish();
+    }
 }

@@ -14,7 +14,9 @@ pub(crate) mod transformers;
 pub use pyo3;
 
 pub(crate) use exceptions::from_python;
-pub(crate) use interpreter::{EnvironmentChoice, check_signals, finish, host_prefix, note_signals, started, use_environment, with_python};
+pub(crate) use interpreter::{
+    EnvironmentChoice, check_signals, deny_network, finish, host_prefix, note_signals, started, use_environment, with_python,
+};
 pub(crate) use package::{adapter_base, hub_dataset, json_lines, model_folder};
 pub(crate) use probe::{TimingProbe, time_rows};
 pub(crate) use script::{ScriptCall, call_script, called_user_script};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use pyo3::prelude::*;
 
+use crate::base::cache;
 use crate::python::exceptions::from_python;
 use crate::python::interpreter;
 
@@ -21,7 +22,13 @@ pub(crate) fn adapter_base(adapter: &Path) -> Result<String> {
 /// Converts Parquet, Arrow or a folder of the `datasets` library to a JSON lines file in the cache. Returns its path, and the
 /// columns that were not read because they are not in `columns`.
 pub(crate) fn json_lines(path: &Path, split: Option<&str>, columns: &[&str]) -> Result<(PathBuf, Vec<String>)> {
-    call("hf_datasets", "json_lines", (path, split, columns.to_vec()))
+    loop {
+        let (lines, unread): (PathBuf, Vec<String>) = call("hf_datasets", "json_lines", (path, split, columns.to_vec()))?;
+        // Another process may have removed it at once, because the cache was too large.
+        if cache::hold(&lines) {
+            return Ok((lines, unread));
+        }
+    }
 }
 
 /// Downloads a data set of the hub by name, as a folder in the cache that [`json_lines`] reads. `options`: name, split, revision.

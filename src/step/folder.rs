@@ -1,7 +1,7 @@
 //! The folder of a step, and what happens to earlier results of the same step.
 //!
 //! A step that replaces an earlier success runs in `<step>.new`. A success then replaces the earlier one. A failure becomes
-//! `<step>.failed`, and the earlier success stays. A refused attempt has its summary in `<step>.failed` too.
+//! `<step>.failed`, and the earlier success stays. A refused attempt changes nothing.
 //!
 //! The rename itself is in `base/files/folders.rs`.
 //!
@@ -16,6 +16,7 @@ use crate::base::error::{Error, Kind};
 use crate::base::{error, files};
 use crate::params::interface::Interface;
 use crate::session::summary::{Status, Summary};
+use crate::step::request::Request;
 use crate::step::{checkpoints, inputs};
 
 /// The folder in which a step runs, and its final place.
@@ -23,14 +24,25 @@ use crate::step::{checkpoints, inputs};
 pub(crate) struct StepFolder {
     pub(crate) working: PathBuf,
     target: PathBuf,
+    /// Where the attempt to resume is. `enter` renames it to `working`.
+    unfinished: Option<PathBuf>,
 }
 
 impl StepFolder {
-    /// Prepares the folder for a new attempt.
+    /// Finds the folder for an attempt. Changes nothing.
     ///
     /// # Errors
-    /// Kind `usage` if a success or checkpoints would be lost without `overwrite`, or if the folder is not a step's.
-    pub(crate) fn prepare(session: &Path, step: &str, overwrite: bool, interface: Interface) -> Result<StepFolder> {
+    /// Kind `usage` if a success or checkpoints would be lost without `overwrite`, if the folder is not a step's, or if there is nothing to
+    /// resume.
+    pub(crate) fn find(session: &Path, request: &Request) -> Result<StepFolder> {
+        if request.resume {
+            return StepFolder::to_resume(session, request.step());
+        }
+        let overwrite = request.given.get("overwrite") == Some(&Value::Bool(true));
+        StepFolder::new(session, request.step(), overwrite, request.interface)
+    }
+
+    fn new(session: &Path, step: &str, overwrite: bool, interface: Interface) -> Result<StepFolder> {
         let target = session.join(step);
         let written = target.join("summary.json").exists();
         // A damaged summary may belong to a success.
@@ -46,9 +58,7 @@ impl StepFolder {
                     if interface == Interface::Toml { resume.as_str() } else { "" }
                 )));
             }
-            let working = session.join(format!("{step}.new"));
-            remove_attempt(&working)?;
-            return Ok(StepFolder { working, target });
+            return Ok(StepFolder { working: session.join(format!("{step}.new")), target, unfinished: None });
         }
         if let (false, Some(newest)) = (overwrite, checkpoints::all(&target).first()) {
             return Err(error::usage(format!(
@@ -65,8 +75,7 @@ impl StepFolder {
         if target.exists() && !is_step && !empty {
             return Err(error::usage(format!("{} exists and is not the folder of a step; choose another step name", target.display())));
         }
-        remove_attempt(&target)?;
-        Ok(StepFolder { working: target.clone(), target })
+        Ok(StepFolder { working: target.clone(), target, unfinished: None })
     }
 
     /// The folder of an unfinished attempt: the step's own, or one beside the earlier success that it was to replace.
@@ -77,21 +86,22 @@ impl StepFolder {
         names.into_iter().map(|name| session.join(name)).find(|folder| folder.join(inputs::FILE).is_file())
     }
 
-    /// Reopens the folder of an unfinished attempt, to resume it.
-    ///
-    /// # Errors
-    /// Kind `usage` if there is none.
-    pub(crate) fn reopen(session: &Path, step: &str) -> Result<StepFolder> {
+    fn to_resume(session: &Path, step: &str) -> Result<StepFolder> {
         let target = session.join(step);
         let found = StepFolder::unfinished(session, step)
             .ok_or_else(|| error::usage(format!("step {step} in {} has nothing to resume", session.display())))?;
         let working = if found == target { target.clone() } else { session.join(format!("{step}.new")) };
-        if found != working {
-            files::rename(&found, &working).with_context(|| format!("{} cannot be renamed", found.display()))?;
+        Ok(StepFolder { working, target, unfinished: Some(found) })
+    }
+
+    /// Removes the remains of an earlier attempt, or reopens the one to resume.
+    pub(crate) fn enter(&self) -> Result<()> {
+        let Some(unfinished) = &self.unfinished else { return remove_attempt(&self.working) };
+        if *unfinished != self.working {
+            files::rename(unfinished, &self.working).with_context(|| format!("{} cannot be renamed", unfinished.display()))?;
         }
-        files::remove(&working.join("summary.json"))?;
-        files::sweep_partial(&working)?;
-        Ok(StepFolder { working, target })
+        files::remove(&self.working.join("summary.json"))?;
+        files::sweep_partial(&self.working)
     }
 
     /// Converts the output paths of the script to paths relative to the session, with the step's final name.
@@ -131,7 +141,7 @@ impl StepFolder {
             // The earlier success stays. The failed attempt is kept beside it.
             if !self.working.join(inputs::FILE).is_file() {
                 files::remove(&self.working)?;
-                return write_refusal(session, summary);
+                return write_failure_beside(session, summary);
             }
             let failed = session.join(format!("{}.failed", summary.step));
             files::create_folders(&self.working)?;
@@ -163,16 +173,16 @@ pub(crate) fn complete_replacements(session: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes an earlier attempt. One with checkpoints stays until the new attempt has started, so that an invalid parameter does not lose them.
+/// Removes an earlier attempt. One with checkpoints stays until the new attempt has started, so that an error in its input does not lose them.
 fn remove_attempt(folder: &Path) -> Result<()> {
     if checkpoints::all(folder).is_empty() { files::remove(folder) } else { Ok(()) }
 }
 
-/// Writes the summary of a refused attempt, which has no folder of its own, to `<step>.failed`.
-pub(crate) fn write_refusal(session: &Path, summary: &Summary) -> Result<()> {
+/// Writes the summary of an attempt that failed before it had a folder of its own, to `<step>.failed`.
+fn write_failure_beside(session: &Path, summary: &Summary) -> Result<()> {
     let failed = session.join(format!("{}.failed", summary.step));
     if !checkpoints::all(&failed).is_empty() {
-        return Ok(()); // it can be resumed; the refusal is in the log only
+        return Ok(()); // it can be resumed; the failure is in the log only
     }
     files::remove(&failed)?;
     files::create_folders(&failed)?;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::base::{error, files, hashes, signals};
+use crate::base::{error, files, hashes, signals, threads};
 
 /// The file's name in a step's folder and in a checkpoint.
 pub const FILE: &str = "begun.json";
@@ -184,7 +184,7 @@ impl InputsRecorder {
 
     fn hash(&self, name: String, paths: Vec<PathBuf>) {
         let (recorded, active, kept) = (Arc::clone(&self.recorded), Arc::clone(&self.active), self.path.clone());
-        let thread = std::thread::spawn(move || {
+        let thread = threads::spawn(move || {
             let check = || if active.load(Ordering::Relaxed) { Ok(()) } else { Err(signals::interrupted(None).into()) };
             let hashed = hashes::each_file(paths, &check, &mut |path, hash| {
                 let mut recorded = recorded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -198,7 +198,10 @@ impl InputsRecorder {
             // If this fails, the step itself fails to write too and reports it.
             drop(files::write_json(&kept, &*recorded.lock().unwrap_or_else(PoisonError::into_inner)));
         });
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        match thread {
+            Ok(thread) => self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread),
+            Err(work) => work(),
+        }
     }
 
     /// Writes the current state into a checkpoint's folder.

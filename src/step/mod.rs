@@ -4,8 +4,10 @@ pub(crate) mod checkpoints;
 pub(crate) mod folder;
 pub(crate) mod host;
 pub(crate) mod inputs;
+pub(crate) mod refusal;
 pub(crate) mod request;
+pub(crate) mod resolved_inputs;
 pub(crate) mod run;
 
 pub(crate) use request::{Request, StepOutcome};
-pub(crate) use run::{RUN_ORIGIN, record_refusal, run_step};
+pub(crate) use run::{RUN_ORIGIN, run_step};

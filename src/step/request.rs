@@ -1,10 +1,13 @@
 //! The request to run a step, and its outcome.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::params::interface::Interface;
 use crate::params::task::Task;
+use crate::session::names::{new_session_id, runs_dir};
 use crate::session::summary::Summary;
 
 /// The step to run.
@@ -44,9 +47,20 @@ impl Request {
     pub fn step(&self) -> &str {
         self.given.get("step").and_then(Value::as_str).filter(|text| !text.is_empty()).unwrap_or(self.task.name)
     }
+
+    /// The folder of all sessions.
+    pub(crate) fn runs(&self) -> PathBuf {
+        runs_dir(self.given.get("runs_dir").and_then(Value::as_str).map(Path::new))
+    }
+
+    /// The summary of a step that has not started.
+    pub(crate) fn new_summary(&self) -> Summary {
+        let session = self.session.clone().unwrap_or_else(new_session_id);
+        Summary { params: self.given.clone(), ..Summary::new(self.task.name, session, self.step()) }
+    }
 }
 
-/// The summary of a step, and the error if it failed. If the session could not be opened, the summary is not on disk.
+/// The summary of a step, and the error if it failed. The summary of a refused step is not on disk, nor if the session could not be opened.
 #[derive(Debug)]
 pub struct StepOutcome {
     pub summary: Summary,

@@ -6,28 +6,26 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use log::Level;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::base::clock::now;
 use crate::base::error::{Error, Kind};
 use crate::base::logging::Shown;
-use crate::base::{error, files, logging, progress, signals};
-use crate::dataset::{DATASETS, StepDatasets};
+use crate::base::{error, files, logging, offline, progress, signals};
 use crate::params::interface::Interface;
-use crate::params::param_type::ParamType;
 use crate::params::validate::resolve;
 use crate::python;
 use crate::python::{ScriptCall, note_signals};
-use crate::session::artifact::{ArtifactKind, resolve_artifact};
-use crate::session::names::{check_name, new_session_id, runs_dir};
+use crate::session::names::check_name;
 use crate::session::process::ProcessGuard;
 use crate::session::record::Session;
 use crate::session::summary::{Status, Summary};
-use crate::step::folder::{StepFolder, write_refusal};
+use crate::step::folder::StepFolder;
 use crate::step::host::StepHost;
 use crate::step::inputs::{InputsRecorder, StepInputs};
 use crate::step::request::{Request, StepOutcome};
-use crate::step::{checkpoints, folder};
+use crate::step::resolved_inputs::{ResolvedInputs, resolve_inputs};
+use crate::step::{checkpoints, folder, refusal};
 
 /// The origin of the log record with a failed step's error.
 pub(crate) const RUN_ORIGIN: &str = module_path!();
@@ -35,13 +33,8 @@ pub(crate) const RUN_ORIGIN: &str = module_path!();
 /// Runs one step.
 pub fn run_step(request: Request) -> StepOutcome {
     let started = Instant::now();
-    let session = request.session.clone().unwrap_or_else(new_session_id);
-    let text = |name: &str| request.given.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let step = request.step().to_string();
-    let runs = runs_dir(text("runs_dir").map(Path::new));
-    let mut summary = Summary::new(request.task.name, &session, &step);
-    summary.params = request.given.clone();
-
+    let runs = request.runs();
+    let mut summary = request.new_summary();
     let result = if request.is_dry() { dry_run(&request, &runs, &mut summary) } else { in_session(&request, &runs, &mut summary, started) };
     let error = result.err();
     if let Some(error) = &error {
@@ -61,33 +54,32 @@ fn dry_run(request: &Request, runs: &Path, summary: &mut Summary) -> Result<()> 
 }
 
 fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: Instant) -> Result<()> {
-    check_name("session", &summary.session)?;
-    check_name("step", &summary.step)?;
+    let note = |error: &anyhow::Error| refusal::note(runs, &summary.session, &format!("step {}", summary.step), error);
+    refusal::check(request, runs, &summary.session).inspect_err(note)?;
     let _one_at_a_time = ProcessGuard::begin(&summary.session, &summary.step)?;
     let mut session = Session::open(runs, &summary.session)?;
     folder::complete_replacements(&session.folder)?;
+    // Again, because another process may have run the step before the session was locked.
+    let step_folder = StepFolder::find(&session.folder, request).inspect_err(note)?;
     let _log = logging::attach(&session.log_path())?;
     let argv = argv();
     debug!("pyrust-nn {} in {}: {}", env!("CARGO_PKG_VERSION"), std::env::current_dir().unwrap_or_default().display(), argv.join(" "));
     // Needed in the binary and in a Rust host. A Python host has its own handlers.
     let _handlers = note_signals();
-    let step_folder = if request.resume {
-        StepFolder::reopen(&session.folder, &summary.step)
-    } else {
-        StepFolder::prepare(&session.folder, &summary.step, request.given.get("overwrite") == Some(&Value::Bool(true)), request.interface)
-    };
-    // If the step is refused, session.json keeps the plan of the pipeline that can be resumed.
-    if let (Some(plan), Ok(_)) = (&request.plan, &step_folder) {
+    if request.given.get("offline") == Some(&Value::Bool(true)) {
+        offline::log_scope();
+    }
+    if let Some(plan) = &request.plan {
         session.note("plan", plan.clone());
     }
     session.begin(&summary.task, &summary.step, &argv)?;
-    let result = step_folder.as_ref().map_err(|error| Error::of(error).into()).and_then(|step_folder| {
+    let result = step_folder.enter().and_then(|()| {
         let verb = if request.resume { "resumes" } else { "starts" };
         let text = format!("step {} of session {} {verb}: {}", summary.step, summary.session, request.task.about);
         // A pipeline has a heading for each step.
         let shown = if request.plan.is_some() || request.resume { Shown::OffTerminal } else { Shown::Always };
         logging::emit_to(Level::Info, module_path!(), &text, shown);
-        execute(request, &mut session, runs, step_folder, summary)
+        execute(request, &mut session, runs, &step_folder, summary)
     });
     let result = result.map_err(|error| with_resume_command(error, &summary.session));
     progress::clear();
@@ -103,10 +95,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         failure!("step {} failed ({}): {}{causes}", summary.step, error.kind.name(), error.message);
         summary.error = Some(error);
     }
-    let written = match &step_folder {
-        Ok(step_folder) => step_folder.commit(&session.folder, summary),
-        Err(_) => write_refusal(&session.folder, summary),
-    };
+    let written = step_folder.commit(&session.folder, summary);
     match &written {
         // The outputs may be complete, but without a summary the step has not succeeded.
         Err(error) if result.is_ok() => {
@@ -204,75 +193,6 @@ fn resume_point(folder: &Path) -> Result<(StepInputs, Option<PathBuf>)> {
         info!("there is no complete checkpoint, so the step restarts");
     }
     Ok((step_inputs, checkpoint))
-}
-
-/// The inputs of a step, resolved and read before Python starts.
-struct ResolvedInputs {
-    /// The parameters for the script.
-    for_script: Map<String, Value>,
-    /// The files that the step depends on, by parameter.
-    files: Vec<(&'static str, Vec<PathBuf>)>,
-    datasets: StepDatasets,
-}
-
-fn resolve_inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: &str) -> Result<ResolvedInputs> {
-    let mut for_script = params.clone();
-    let mut files = Vec::new();
-    for param in request.task.all_params() {
-        let Some(given) = params[param.name].as_str() else { continue };
-        match param.value_type {
-            // In a dry run of a pipeline, its earlier steps have made nothing yet.
-            ParamType::Model | ParamType::Adapter
-                if request.is_dry() && given.strip_prefix('@').is_some_and(|step| request.follows(step)) => {}
-            ParamType::Model | ParamType::Adapter => {
-                let kind = if param.value_type == ParamType::Model { ArtifactKind::Model } else { ArtifactKind::Adapter };
-                let found = resolve_artifact(given, runs, session, kind)?;
-                if found != given {
-                    debug!("{} {given} is {found}", param.name);
-                }
-                files.push((param.name, vec![PathBuf::from(&found)]));
-                for_script.insert(param.name.into(), found.into());
-            }
-            ParamType::Path if param.name == "prompts_file" && !Path::new(given).is_file() => {
-                return Err(error::input(format!("there is no prompts file {given}; check {}", request.interface.spell("prompts_file"))));
-            }
-            _ => {}
-        }
-    }
-    let datasets = StepDatasets::new(for_script.clone(), runs, session);
-    for name in DATASETS {
-        if params.get(name).is_some_and(|given| !given.is_null()) {
-            files.push((name, datasets.prepare_ahead(name)?));
-        }
-    }
-    Ok(ResolvedInputs { for_script, files, datasets })
-}
-
-/// Writes a Failure summary for a step whose command line is invalid.
-pub fn record_refusal(request: &Request, error: Error) -> Summary {
-    let mut summary = Summary::new(request.task.name, request.session.clone().unwrap_or_default(), request.task.name);
-    let text = |name: &str| request.given.get(name).and_then(Value::as_str);
-    summary.step = text("step").unwrap_or(request.task.name).to_string();
-    summary.params = request.given.clone();
-    summary.status = Status::Failure;
-    let runs = runs_dir(text("runs_dir").map(Path::new));
-    let written = (|| -> Result<()> {
-        check_name("step", &summary.step)?;
-        let mut session = Session::open(&runs, &summary.session)?;
-        let _log = logging::attach(&session.log_path())?;
-        session.begin(&summary.task, &summary.step, &argv())?;
-        failure!("step {} failed (usage): {}", summary.step, error.message);
-        summary.error = Some(error.clone());
-        match StepFolder::prepare(&session.folder, &summary.step, false, request.interface) {
-            Ok(step_folder) => step_folder.commit(&session.folder, &summary)?,
-            Err(_) => write_refusal(&session.folder, &summary)?,
-        }
-        session.end(Status::Failure, Some(error.kind))
-    })();
-    // If the summary cannot be written, the caller still reports `error`.
-    drop(written);
-    summary.error = Some(error);
-    summary
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ lora_params! {
         unset checkpoint_lora: PathBuf = PathBuf::new(), ParamType::Adapter, Lora;
         /// How to use checkpoint_lora: continue trains that adapter further; stack freezes it, keeps it active and trains a new adapter on top.
         default checkpoint_mode: String = "continue".to_string(), ParamType::Choice(&["continue", "stack"]), Lora;
+        /// With checkpoint_lora: how many rows of each earlier stage's data set the loss is measured on, before and after training, to show what is forgotten. They are spread evenly over the data set. 0 measures nothing.
+        default forgetting_rows: u32 = 1000, int(0, 1_000_000_000), Evaluation;
         /// Divide lora_alpha by the square root of the rank instead of the rank (rsLoRA, arXiv 2312.03732).
         unset use_rslora: Option<bool> = None, ParamType::Bool, Lora, else false;
         /// Train the direction and the magnitude of each weight separately (DoRA, arXiv 2402.09353).

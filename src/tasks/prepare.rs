@@ -1,7 +1,7 @@
 //! Prepares a data set: rows of token ids and labels, stored in the cache.
 
-use crate::base::progress;
 use crate::base::progress::Bytes;
+use crate::base::{cache, progress};
 use crate::data::Prepared;
 use crate::dataset::open;
 use crate::params::command::DatasetCommand;
@@ -61,7 +61,7 @@ fn prepare(given: Map<String, Value>, interface: Interface, on_progress: &mut dy
     let dataset = open(&params)?;
     dataset.warnings.iter().for_each(|warning| warning!("{warning}"));
     let mut bytes = Bytes::new(COMMAND.name);
-    let prepared = data::prepare_dataset(&dataset, &data::cache_folder(), &PythonTransformers, &mut |done, total| {
+    let prepared = data::prepare_dataset(&dataset, &cache::folder(), &PythonTransformers, &mut |done, total| {
         bytes.report(done, total);
         on_progress(done, total)
     });

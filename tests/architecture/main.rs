@@ -1,6 +1,9 @@
 //! The structure of the code, checked so that it stays as ARCHITECTURE.md describes it.
 
 mod arrows;
+mod engine;
+#[path = "../../build/engine_version.rs"]
+mod engine_version;
 mod writes;
 
 use std::collections::BTreeSet;

@@ -6,6 +6,7 @@ import fcntl
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,3 +79,40 @@ def test_the_texts_of_an_error_are_kept_even_with_the_word_SESSION(cli: Cli, tmp
     command = "interrupted by Ctrl-C; finished steps stay, `pyrust-nn resume stopped` resumes this one"
     assert errors["stopped"]["message"] == command
     assert cause in errors["stopped"]["causes"]
+
+
+@pytest.mark.parametrize("how", ["exits", "has no packages", "is another Python"])
+def test_an_environment_in_which_python_cannot_start(how: str, tmp_path: Path, runs: Path, data_json: str, cli: Cli) -> None:
+    """The step fails with the kind `setup` and says what to do. The next step with a good environment succeeds."""
+    folder = tmp_path / "env"
+    packages = folder / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    packages.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin/python").symlink_to(sys.executable)
+    version = "3.6.1" if how == "is another Python" else ".".join(map(str, sys.version_info[:3]))
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\nversion = {version}\n")
+    if how != "has no packages":
+        for entry in Path(pytest.__file__).parents[1].iterdir():
+            if entry.name != "sitecustomize.py":
+                (packages / entry.name).symlink_to(entry)
+        (packages / "sitecustomize.py").write_text("raise SystemExit('broken on purpose')\n")
+    words = [
+        "finetune-lora",
+        "--model",
+        "builtin:tiny",
+        "--dataset-path",
+        data_json,
+        "--num-epochs",
+        "1",
+        "--session",
+        "s",
+        "--runs-dir",
+        runs,
+    ]
+    done = cli(*words, "--python-env", folder, "--no-setup")
+    assert done.returncode == 1, done.stderr
+    assert "panicked" not in done.stderr and str(folder) in done.stderr
+    assert ("pyrust-nn doctor" if how == "exits" else "pyrust-nn setup") in done.stderr
+    assert json.loads((runs / "s/finetune_lora/summary.json").read_text())["error"]["kind"] == "setup"
+    again = cli(*words)
+    assert again.returncode == 0, again.stderr

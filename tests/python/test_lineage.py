@@ -61,6 +61,22 @@ def test_each_stage_records_its_parents_and_measures_what_it_forgets(runs: Path,
     assert json.loads((runs / "s/stage1/summary.json").read_text())["result"] is None
 
 
+@pytest.mark.parametrize(("rows", "used"), [(2, [0, 2]), (3, [0, 1, 2]), (1000, [0, 1, 2, 3]), (0, [])])
+def test_forgetting_is_measured_on_so_many_rows(rows: int, used: list[int], tmp_path: Path, runs: Path, base: Path) -> None:
+    """They are spread over the data set. Questions and answers have different lengths, so that packing has something to do."""
+    pairs = [(f"What is {n}? " * (1 + n), "Well, " * (3 - n) + f"{n}.") for n in range(4)]
+    whole, some = write(tmp_path / "whole.json", pairs), write(tmp_path / "some.json", [pairs[n] for n in used])
+    made = pyrust_nn.finetune_lora("s", base, dataset_path=whole, step="first", **GIVEN, runs_dir=runs)
+    adapter = runs / "s" / made["outputs"]["adapter"]
+    more = {"checkpoint_lora": adapter, "forgetting_rows": rows, "max_tokens_per_batch": 100}
+    made = pyrust_nn.finetune_lora("s", base, dataset_path=whole, step="next", **GIVEN, **more, runs_dir=runs)
+    table = made["result"]["forgetting"]
+    assert [row["rows"] for row in table] == ([len(used)] if used else [])
+    for row in table:
+        assert row["loss_before"] == pytest.approx(plain_loss(base, adapter, some), rel=1e-4)
+        assert row["loss_after"] == pytest.approx(plain_loss(base, runs / "s" / made["outputs"]["adapter"], some), rel=1e-4)
+
+
 def test_measuring_changes_nothing_in_what_is_learned(runs: Path, base: Path, stages: list[Path]) -> None:
     made = pyrust_nn.finetune_lora("s", base, dataset_path=stages[0], step="first", **GIVEN, runs_dir=runs)
     adapter = runs / "s" / made["outputs"]["adapter"]

@@ -1,5 +1,6 @@
 """The cache of prepared data sets: reused, never incomplete, never wrong."""
 
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from data_engine import assistant, model_folder, rows, user, write
 import pyrust_nn
 from pyrust_nn import PyrustNNError
 from pyrust_nn.models.tokenizers import load_tokenizer
+from pyrust_nn.training.rows import PreparedRows
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +44,10 @@ def plain(report):
     return [(sample.input_ids.tolist(), sample.labels.tolist()) for sample in rows(report["path"])]
 
 
-def state(folder):
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
+def state(cache):
+    """The files of the entries. The time of an entry's folder is that of its last use."""
+    files = [path for path in (cache / "data").rglob("*") if path.is_file()]
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_size) for path in files}
 
 
 def entries(cache):
@@ -74,9 +78,10 @@ def test_the_rows_are_those_of_the_very_data_tokenizer_template_and_parameters(m
         {"thinking": "mask"},
         {"drop_duplicates": True},
         {"eval_split": 0.1},
-        {"seed": 7},
+        {"eval_split": 0.1, "seed": 7},
     ):
         new(prepare(model, path, **params))
+    assert prepare(model, path, seed=7)["cached"], "nothing is drawn without a split"
     new(prepare(model, write(many(21))))
     for name, old, changed in (("chat_template.jinja", "helpful", "hopeful"), ("tokenizer.json", '"special": true', '"special": false')):
         other = tmp_path / name
@@ -242,3 +247,72 @@ def test_a_cache_that_cannot_be_written_says_so(model, tmp_path, monkeypatch):
     with pytest.raises(PyrustNNError, match="PYRUST_NN_CACHE") as caught:
         prepare(model, write(many(5)))
     assert str(tmp_path / "file") in str(caught.value) and caught.value.kind == "io"
+
+
+def held(cache, path, model):
+    """A process that has prepared `path` and lives on; the entry's folder."""
+    code = (
+        "import sys, pyrust_nn\n"
+        "print(pyrust_nn.prepare_dataset(sys.argv[1], dataset_path=sys.argv[2])['path'], flush=True)\n"
+        "sys.stdin.read()"
+    )
+    process = disturbed.start(
+        [sys.executable, "-c", code, model, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYRUST_NN_CACHE": str(cache)},
+    )
+    return process, Path(process.stdout.readline().decode().strip()).parent
+
+
+def test_the_oldest_are_removed_and_one_in_use_by_another_process_never(model, cache, cli):
+    size = sum(path.stat().st_size for path in Path(prepare(model, write(many(1)))["path"]).parent.iterdir())
+    process, first = held(cache, write(many(2)), model)
+    # Each is made by a process that ends, so that only one is in use.
+    others = []
+    for count in (3, 4, 5):
+        done = cli("prepare", write(many(count)), "--model", model, "--json")
+        others.append(Path(json.loads(done.stdout)["path"]).parent)
+    again = cli("prepare", write(many(3)), "--model", model, "--json")
+    assert json.loads(again.stdout)["cached"], "now the first of them is the newest"
+    listed = {entry["name"]: entry for entry in json.loads(cli("cache", "list", "--json").stdout)["entries"]}
+    assert listed[f"data/{first.name}"]["in_use"] and not listed[f"data/{others[0].name}"]["in_use"]
+    rows_only = [name for name in listed if name.startswith("data/")]
+    assert rows_only.index(f"data/{others[0].name}") == len(rows_only) - 1
+
+    total = pyrust_nn.list_cache()["bytes"]
+    limit = {**os.environ, "PYRUST_NN_CACHE_MAX": str(total - size // 2)}
+    new = Path(json.loads(cli("prepare", write(many(6)), "--model", model, "--json", env=limit).stdout)["path"]).parent
+    assert first.is_dir() and new.is_dir() and others[0].is_dir()
+    assert not others[1].exists(), "it was used longest ago"
+
+    left = json.loads(cli("cache", "clear", "--json").stdout)["entries"]
+    assert f"data/{first.name}" in {entry["name"] for entry in left} and all(entry["in_use"] for entry in left)
+    assert len(list(PreparedRows(first / "train.arrow"))) == 2
+    process.communicate(b"", timeout=60)
+    assert cli("cache", "clear").returncode == 0
+    assert not first.exists()
+
+
+def test_a_killed_user_holds_nothing(model, cache, cli):
+    process, entry = held(cache, write(many(2)), model)
+    process.kill()
+    process.wait()
+    assert cli("cache", "clear").returncode == 0
+    assert not entry.exists() and not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_limit_below_one_entry_keeps_the_one_in_use(model, cache, monkeypatch):
+    monkeypatch.setenv("PYRUST_NN_CACHE_MAX", "0")
+    first = prepare(model, write(many(5)))
+    assert len(plain(first)) == 5
+    assert prepare(model, write(many(5)))["cached"]
+
+
+def test_a_limit_that_is_not_a_size_is_refused(model, cache, runs, cli, monkeypatch):
+    monkeypatch.setenv("PYRUST_NN_CACHE_MAX", "plenty")
+    with pytest.raises(pyrust_nn.UsageError, match=r"PYRUST_NN_CACHE_MAX=plenty.*20GiB"):
+        prepare(model, write(many(5)))
+    assert cli("cache", "list").returncode == 2
+    done = cli("finetune-lora", "--model", "builtin:tiny", "--dataset-path", write(many(5)), "--session", "s", "--runs-dir", runs)
+    assert done.returncode == 2 and not runs.exists()

@@ -154,13 +154,13 @@ def test_a_killed_step_reads_as_interrupted_and_frees_the_session(binary: Path, 
 
 
 def test_offline_lets_nothing_out(runs: Path, tmp_path: Path, cli: Cli) -> None:
-    (tmp_path / "net.py").write_text(
-        "import socket\ndef run(params, session):\n    socket.create_connection(('127.0.0.1', 9), timeout=1)\n"
-    )
+    script = "import socket\ndef run(params, session):\n    socket.create_connection(({host!r}, 9), timeout=1)\n"
+    for name, host in (("net.py", "203.0.113.1"), ("own.py", "127.0.0.1")):
+        (tmp_path / name).write_text(script.format(host=host))
     done = cli("script", "net.py", "--session", "s", "--runs-dir", runs, "--offline")
     assert done.returncode == 1 and "offline" in done.stderr
     assert json.loads((runs / "s/script/summary.json").read_text())["error"]["kind"] == "model"
-    done = cli("script", "net.py", "--session", "t", "--runs-dir", runs)
+    done = cli("script", "own.py", "--session", "t", "--runs-dir", runs, "--offline")
     assert json.loads((runs / "t/script/summary.json").read_text())["error"]["message"].startswith("ConnectionRefusedError")
 
 

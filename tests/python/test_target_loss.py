@@ -132,14 +132,63 @@ def test_a_frozen_head_has_one_answer_by_our_kernel_and_by_torch(monkeypatch, ro
         torch.testing.assert_close(LinearCrossEntropy.apply(hidden, weight, None, targets, torch.tensor(1.0), 16, None), got.detach())
 
 
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("features", [256, 1024, 4096])
+def test_a_frozen_head_is_as_exact_as_torch_at_any_size(monkeypatch, features, native):
+    """Errors of losses and gradients against fp64. A chain of `features` additions in the kernel would have ten times torch's."""
+    if native and not _core.softmax_pass_usable(features):
+        pytest.skip("this processor has no AVX-512")
+    monkeypatch.setattr(chunked_cross_entropy._core, "softmax_pass_usable", lambda features: native)
+    torch.manual_seed(features)
+    # Values of one sign have sums that grow with the chain.
+    hidden, weight = torch.rand(96, features), torch.rand(2000, features) * (8 / features)
+    targets = torch.randint(0, 2000, (96,))
+    exact = hidden.double().requires_grad_()
+    torch.nn.functional.cross_entropy(exact @ weight.double().T, targets, reduction="sum").backward()
+    expected = torch.nn.functional.cross_entropy(hidden.double() @ weight.double().T, targets, reduction="none")
+
+    def errors(loss_of):
+        rows = hidden.clone().requires_grad_()
+        losses = loss_of(rows)
+        losses.sum().backward()
+        return float((losses.detach().double() - expected).abs().max()), float((rows.grad.double() - exact.grad).abs().max())
+
+    plain = errors(lambda rows: torch.nn.functional.cross_entropy(rows @ weight.T, targets, reduction="none"))
+    one = torch.tensor(1.0)
+    ours = errors(
+        lambda rows: torch.stack(
+            [LinearCrossEntropy.apply(rows[at : at + 1], weight, None, targets[at : at + 1], one, 16, None) for at in range(len(rows))]
+        )
+    )
+    assert ours[0] <= 2 * plain[0] + 2e-6 and ours[1] <= 2 * plain[1] + 1e-7, (ours, plain)
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_no_loss_is_negative(monkeypatch, native, trained):
+    """Targets that are nearly certain: their losses are as small as the rounding of a logit computed apart."""
+    monkeypatch.setattr(chunked_cross_entropy._core, "softmax_pass_usable", lambda features: native and _core.kernels_usable())
+    torch.manual_seed(1)
+    weight = torch.randn(5000, 512, requires_grad=trained)
+    targets = torch.randint(0, 5000, (200,))
+    hidden = (weight.detach()[targets] * 0.9).requires_grad_()
+    expected = torch.nn.functional.cross_entropy(hidden.double() @ weight.double().T, targets, reduction="none")
+    for at in range(len(targets)):
+        loss = LinearCrossEntropy.apply(hidden[at : at + 1], weight, None, targets[at : at + 1], torch.tensor(1.0), 16, None)
+        assert 0 <= float(loss) <= float(expected[at]) + 1e-4, at
+
+
 def test_the_kernels_refuse_what_does_not_fit():
     if not _core.kernels_usable():
         pytest.skip("this processor has no AVX-512")
-    good = [torch.zeros(3, 8).numpy(), torch.zeros(5, 8).numpy(), 2, torch.zeros(3).numpy(), torch.zeros(3).numpy(), None]
+    good = [torch.zeros(3, 8).numpy(), torch.zeros(5, 8).numpy(), [0, 4, 1], 2, *(torch.zeros(3).numpy() for _ in range(3)), None]
     _core.softmax_pass(*good)
-    for at, wrong in ((0, torch.zeros(3, 16)), (1, torch.zeros(8, 5).T), (3, torch.zeros(4)), (5, torch.zeros(3, 9))):
+    for at, wrong in ((0, torch.zeros(3, 16)), (1, torch.zeros(8, 5).T), (4, torch.zeros(4)), (6, torch.zeros(2)), (7, torch.zeros(3, 9))):
         with pytest.raises(ValueError, match="kernels need contiguous fp32"):
             _core.softmax_pass(*good[:at], wrong.numpy(), *good[at + 1 :])
+    for targets in ([0, 5, 1], [0, 1], []):
+        with pytest.raises(ValueError, match="kernels need contiguous fp32"):
+            _core.softmax_pass(*good[:2], targets, *good[3:])
     with pytest.raises(ValueError, match="kernels need contiguous fp32"):
         _core.swiglu(1, *(torch.zeros(size).numpy() for size in (4, 4, 5)))
 
@@ -154,7 +203,7 @@ def test_the_kernels_refuse_outputs_that_share_memory():
         lambda: _core.swiglu(1, x, y, x),
         lambda: _core.swiglu(1, x, x, shifted),
         lambda: _core.swiglu_backward(1, x, x, x, y, y),
-        lambda: _core.softmax_pass(torch.zeros(4, 8).numpy(), torch.zeros(5, 8).numpy(), 1, x, shifted, None),
+        lambda: _core.softmax_pass(torch.zeros(4, 8).numpy(), torch.zeros(5, 8).numpy(), [0] * 4, 1, x, shifted, y, None),
     ]
     heads = torch.zeros(6, 2, 2, 16)
     query, key, value, out, grad, query_grad = (heads[i].numpy() for i in range(6))

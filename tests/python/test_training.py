@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -457,6 +458,37 @@ def test_how_a_step_is_computed_does_not_change_what_is_learned(tokenizer, sampl
     assert second["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-5)
     assert_close(one, other)
     assert one.config._attn_implementation == small_model().config._attn_implementation
+
+
+def linear_attention_model():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    delta = {"linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 1, "linear_num_value_heads": 2}
+    layers = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 16}
+    return transformers.Qwen3_5ForCausalLM(transformers.Qwen3_5TextConfig(vocab_size=1280, **sizes, **delta, **layers))
+
+
+def dora_model():
+    torch.manual_seed(0)
+    return peft.get_peft_model(small_model(), peft.LoraConfig(r=2, use_dora=True, target_modules=["q_proj", "down_proj"]))
+
+
+@pytest.mark.parametrize(
+    ("make", "flat", "ratio"),
+    [(linear_attention_model, "A_log", None), (dora_model, "magnitude", None), (dora_model, "magnitude", 4.0)],
+    ids=["A_log", "DoRA", "DoRA and LoRA+"],
+)
+def test_weight_decay_leaves_one_dimensional_weights_alone(make, flat, ratio, tokenizer, samples, tmp_path):
+    """After one step the weights with and without decay differ by the decay alone."""
+    trained = {}
+    for decay in (0.0, 10.0):
+        model = make()
+        run_training(model, tokenizer, samples[:4], tmp_path, weight_decay=decay, loraplus_ratio=ratio)
+        trained[decay] = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    assert any(flat in name for name in trained[0.0])
+    for name, weight in trained[10.0].items():
+        if "lora_B" not in name:  # it starts at zero, where decay has no effect
+            assert torch.equal(weight, trained[0.0][name]) == (weight.ndim < 2), name
 
 
 def test_an_evaluation_that_needs_too_much_memory_takes_fewer_rows_at_once(tokenizer, samples, tmp_path):

@@ -45,10 +45,11 @@ def loss_and_gradients(
         views = None if weight_grad is None or kept is None else _views(kept, len(inputs), weight)
         tops: list[torch.Tensor] = []
         if views is None and _core.softmax_pass_usable(weight.shape[1]) and weight.is_contiguous():
-            largest, total = _native_pass(inputs, weight, sums)
+            largest, total, target_logits = _native_pass(inputs, weight, target, sums)
         else:
-            largest, total, tops = _one_pass(inputs, weight, sums, views)
-        loss += (largest + total.log()).sum() - (inputs * target_weights).sum()
+            largest, total, target_logits, tops = _one_pass(inputs, weight, target, sums, views)
+        # Not negative except for the rounding of exp and log, since the target's logit is one of those in `total`.
+        loss += ((largest - target_logits) + total.log()).clamp_min_(0).sum()
         if sums is not None and hidden_grad is not None:
             hidden_grad[rows] += sums.div_(total).sub_(target_weights).mul_(scale)
         if views is not None and weight_grad is not None:
@@ -60,26 +61,32 @@ def loss_and_gradients(
     return loss
 
 
-def _native_pass(inputs: torch.Tensor, weight: torch.Tensor, sums: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """`_one_pass` by the native kernel, which needs AVX-512: the reference logits and the sums, [rows, 1]."""
-    reference, total = inputs.new_empty(len(inputs)), inputs.new_empty(len(inputs))
+def _native_pass(
+    inputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, sums: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`_one_pass` by the native kernel, which needs AVX-512: the reference logits, the sums and the targets' logits, [rows, 1]."""
+    reference, total, target_logits = (inputs.new_empty(len(inputs)) for _ in range(3))
     matrices = inputs.detach().contiguous().numpy(), weight.detach().numpy()
-    results = reference.numpy(), total.numpy(), None if sums is None else sums.numpy()
-    _core.softmax_pass(*matrices, torch.get_num_threads(), *results)
-    return reference[:, None], total[:, None]
+    results = reference.numpy(), total.numpy(), target_logits.numpy(), None if sums is None else sums.numpy()
+    _core.softmax_pass(*matrices, targets.tolist(), torch.get_num_threads(), *results)
+    return reference[:, None], total[:, None], target_logits[:, None]
 
 
 def _one_pass(
-    inputs: torch.Tensor, weight: torch.Tensor, sums: torch.Tensor | None, kept: list[torch.Tensor] | None
-) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """The largest logits [rows, 1], Σ exp(logits - largest) [rows, 1], and for each block the largest logits so far.
+    inputs: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, sums: torch.Tensor | None, kept: list[torch.Tensor] | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """The largest logits, Σ exp(logits - largest) and the targets' logits, [rows, 1], and for each block the largest logits so far.
 
     Σ exp(logits - largest) W is added to `sums`, [rows, features]. `kept` receives each block's exp(logits - largest so far).
     """
     largest, total = inputs.new_full((len(inputs), 1), -torch.inf), inputs.new_zeros(len(inputs), 1)
+    target_logits = torch.zeros_like(total)
     tops = []
     for number, block in enumerate(_blocks(weight)):
         logits = linear(inputs, block, few_rows=True)
+        within = targets - number * BLOCK_TOKENS
+        mine = ((within >= 0) & (within < len(block))).nonzero()[:, 0]
+        target_logits[mine] = logits[mine, within[mine]][:, None]
         top = torch.maximum(largest, logits.amax(1, keepdim=True))
         if not torch.equal(top, largest):
             shrink = (largest - top).exp_()
@@ -94,7 +101,7 @@ def _one_pass(
         if kept is not None:
             kept[number].copy_(exponentials)
             tops.append(largest)
-    return largest, total, tops
+    return largest, total, target_logits, tops
 
 
 def _blocks(matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -106,12 +106,10 @@ def tiny_model_folder() -> Path:
     """
     texts = _texts(_core.embedded_text("data.json"))
     folder = _core.cache_folder() / f"tiny-{_content_key(texts)}"
-    if folder.is_dir():
-        return folder
-
-    with new_cache_folder(folder) as partial:
-        _write(partial, texts)
-    logger.info("generated %s in %s", TINY_MODEL, folder)
+    while not _core.hold_cache_entry(folder):  # it may be removed from a cache that is too large
+        with new_cache_folder(folder) as partial:
+            _write(partial, texts)
+        logger.info("generated %s in %s", TINY_MODEL, folder)
     return folder
 
 

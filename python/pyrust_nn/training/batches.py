@@ -1,7 +1,8 @@
 """Divides the rows of a training step into micro-batches.
 
 A training step is a set of rows. `split` divides it into micro-batches of at most `max_tokens` tokens, and the step's
-gradient is the sum of theirs. So the budget affects memory and speed, but not the result. `BatchLayout` says how the rows
+gradient is the sum of theirs. So the budget affects memory and speed, but not the result (except for the router's loss of a
+mixture of experts, which each micro-batch has for itself). `BatchLayout` says how the rows
 of a micro-batch are arranged.
 """
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from pyrust_nn import InputError, _core
+from pyrust_nn.cpu.packed_attention import packed_attention
+from pyrust_nn.cpu.patching import patched_layers
 from pyrust_nn.models.model_folder import model_folder
+from pyrust_nn.training.batches import BatchLayout, MicroBatching, row_length, target_tokens
 from pyrust_nn.training.evaluation import set_eval_mode
-from pyrust_nn.training.rows import IGNORED, PreparedRows
+from pyrust_nn.training.memory import release_memory
+from pyrust_nn.training.rows import PreparedRows, Row
+from pyrust_nn.training.target_loss import TargetLoss
 
 logger = logging.getLogger(__name__)
 
@@ -18,12 +25,24 @@ logger = logging.getLogger(__name__)
 class ForgettingTable:
     """A result for each earlier stage whose data set still exists unchanged; the log names the others."""
 
-    def __init__(self, stages: list[dict[str, Any]], model: str, device: torch.device, dtype: torch.dtype) -> None:
-        """`stages` are those of lineage.json, `model` is the base, `dtype` is what the loss is computed in."""
-        self.device, self.dtype = device, dtype
+    def __init__(
+        self,
+        stages: list[dict[str, Any]],
+        model: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        batching: MicroBatching,
+        rows: int,
+    ) -> None:
+        """`stages` are those of lineage.json, `model` is the base, `dtype` is what the loss is computed in.
+
+        rows: how many rows of each data set are used at most, spread evenly over it.
+        """
+        self.device, self.dtype, self.batching = device, dtype, batching
         self.rows: list[dict[str, Any]] = []
-        self._datasets: list[PreparedRows] = []
-        for number, stage in enumerate(stages, 1):
+        self._datasets: list[list[Row]] = []
+        for number, stage in enumerate(stages if rows else [], 1):
             path = ", ".join(stage["dataset_path"])
             try:
                 prepared = _core.prepare_dataset(
@@ -35,8 +54,10 @@ class ForgettingTable:
             if prepared["digest"] != stage["digest"]:
                 logger.warning("forgetting of stage %d is not measured: %s has changed", number, path)
                 continue
-            self.rows.append({"stage": number, "dataset_path": path})
-            self._datasets.append(PreparedRows(prepared["path"]))
+            dataset = PreparedRows(prepared["path"])
+            count = min(rows, len(dataset))
+            self.rows.append({"stage": number, "dataset_path": path, "rows": count})
+            self._datasets.append([dataset[at * len(dataset) // count] for at in range(count)])
 
     def measure(self, model: Any, when: str) -> None:
         """Measure the mean loss per target token of every stage as `loss_<when>`, and the difference once both exist.
@@ -46,7 +67,7 @@ class ForgettingTable:
         training = model.training
         set_eval_mode(model)
         for row, dataset in zip(self.rows, self._datasets, strict=True):
-            row[f"loss_{when}"] = mean_loss(model, dataset, self.device, self.dtype)
+            row[f"loss_{when}"] = mean_loss(model, dataset, self.device, self.dtype, self.batching)
             if "loss_before" in row and "loss_after" in row:
                 row["forgotten"] = row["loss_after"] - row["loss_before"]
                 logger.info(
@@ -59,15 +80,32 @@ class ForgettingTable:
         model.train(training)
 
 
-def mean_loss(model: Any, rows: PreparedRows, device: torch.device, dtype: torch.dtype) -> float:
-    """The mean loss over all target tokens, row by row; logits are computed at target positions only."""
-    total, count = 0.0, 0
-    for row in rows:
-        labels = torch.from_numpy(row.labels.astype("int64")).to(device)[1:]
-        positions = (labels != IGNORED).nonzero().squeeze(1)  # the position before a target predicts it
-        ids = torch.from_numpy(row.input_ids.astype("int64")).to(device)[None]
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = model(input_ids=ids, logits_to_keep=positions, use_cache=False).logits[0]
-        total += float(torch.nn.functional.cross_entropy(logits.float(), labels[positions], reduction="sum"))
-        count += len(positions)
-    return total / count
+def mean_loss(model: Any, rows: list[Row], device: torch.device, dtype: torch.dtype, batching: MicroBatching) -> float:
+    """The mean loss over all target tokens, computed in micro-batches as in an evaluation.
+
+    If memory runs out, fewer rows are computed at once.
+    """
+    target_loss = TargetLoss(model)
+    packed = packed_attention(model, dtype) if batching.layout is BatchLayout.PACKED else nullcontext()
+    layers = patched_layers(model) if device.type == "cpu" else nullcontext()
+    mixed = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with packed, layers, target_loss, torch.no_grad(), mixed:
+        while True:
+            parts = batching.split(rows)
+            try:
+                return sum(_loss_sum(model, target_loss, batching.inputs(part), device) for part in parts) / target_tokens(rows)
+            except torch.OutOfMemoryError:
+                if len(parts) == len(rows):
+                    raise
+            largest = max(sum(map(row_length, part)) for part in parts)
+            batching = replace(batching, max_tokens=max(1, largest // 2))
+            release_memory()
+
+
+def _loss_sum(model: Any, target_loss: TargetLoss, inputs: dict[str, Any], device: torch.device) -> float:
+    tensors = {name: value.to(device) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    outputs = model(**(inputs | tensors), num_items_in_batch=1)
+    loss = outputs.loss
+    if getattr(outputs, "aux_loss", None) is not None:  # the router's, which the model adds
+        loss = loss - target_loss.base.router_aux_loss_coef * outputs.aux_loss
+    return float(loss)

@@ -2,8 +2,10 @@
 
 A training step is `batch_size` x `gradient_accumulation_steps` rows, in an order that `seed` decides. Its loss is the mean
 over all target tokens of the step, so the result does not depend on how the rows are divided into micro-batches (without
-dropout); `batches` divides them by a budget of tokens. A row is a conversation, or one of its turns if the chat template
-rewrites earlier messages (see `chat.renderer`). Every row occurs once in each epoch; the last step of an epoch has the rest.
+dropout); `batches` divides them by a budget of tokens. The exception is the router's loss of a mixture of experts: it is not a
+sum over tokens, so each micro-batch has its own, weighted by its share of the target tokens. A row is a conversation, or one of
+its turns if the chat template rewrites earlier messages (see `chat.renderer`). Every row occurs once in each epoch; the last step
+of an epoch has the rest.
 
 Precision: fp32 computes in fp32. bf16 and fp16 compute by autocast, while the trained weights stay in fp32 (updates of
 1e-5 vanish in 8 bits of mantissa); fp16 scales its loss. So full fine-tuning takes 16 bytes per parameter in every dtype.

@@ -17,6 +17,8 @@ def loraplus_optimizer(
 
     As in peft's and the authors' code, the same holds for one-dimensional weights (DoRA's magnitudes, biases); an
     embedding's pair has the rate of the A matrices. `options` are those of `kind`, with the A matrices' rate as `lr`.
+
+    Weight decay does not apply to one-dimensional weights.
     """
     from peft.optimizers import create_loraplus_optimizer
 
@@ -28,4 +30,8 @@ def loraplus_optimizer(
         loraplus_weight_decay=weight_decay,
         **options,
     )
+    if weight_decay:
+        *_, decayed, plain = made.param_groups
+        plain["params"] += [parameter for parameter in decayed["params"] if parameter.ndim < 2]
+        decayed["params"] = [parameter for parameter in decayed["params"] if parameter.ndim >= 2]
     return made

@@ -108,6 +108,14 @@ class ConversationTrainer(CheckpointTrainer):
         """Not counted: Trainer would visit all parameters for every micro-batch."""
         return 0
 
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Trainer's (no norms, no biases) without weights of one dimension, such as DoRA's magnitudes and `A_log`."""
+        names: list[str] = super().get_decay_parameter_names(model)
+        if not self.args.weight_decay:
+            return names  # it makes no difference, and checkpoints of earlier builds have these groups
+        flat = {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
+        return [name for name in names if name not in flat]
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, or LoRA+."""
         if self.loraplus_ratio and self.optimizer is None:

@@ -10,4 +10,4 @@ pub use folders::{create_folder, create_folders, publish_folder, remove, rename,
 pub use lock::LockFile;
 #[cfg(test)]
 pub(crate) use operation::with_fault;
-pub use write::{Replacement, Writer, append_line, beside, is_partial, sweep_partial, sync, write_json, write_whole};
+pub use write::{Replacement, Writer, append_line, beside, is_partial, set_modified_now, sweep_partial, sync, write_json, write_whole};

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
@@ -141,6 +142,11 @@ pub fn sweep_partial(folder: &Path) -> Result<()> {
 /// Whether it is the temporary name of a [`Replacement`], or of `files.py`'s.
 pub fn is_partial(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with('.') && (name.ends_with(".partial") || name.contains(".partial-")))
+}
+
+/// Sets the modification time of an open file or folder to now. It is not counted as a change: nothing is lost if it fails.
+pub fn set_modified_now(file: &File) -> io::Result<()> {
+    file.set_modified(SystemTime::now())
 }
 
 /// `name` as `.name.word` in the same folder.

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments and implementation. Each `run` returns the exit code.
 
+mod cache;
 mod check;
 mod completions;
 mod dataset;
@@ -15,6 +16,7 @@ mod setup;
 mod status;
 mod task;
 
+pub(crate) use cache::CacheArgs;
 pub(crate) use completions::CompletionsArgs;
 pub(crate) use dataset::DatasetArgs;
 pub(crate) use doctor::DoctorArgs;

@@ -15,7 +15,7 @@ use crate::cli::param_args::{command_params, flags, given};
 use crate::params::group::Group;
 use crate::params::interface::Interface;
 use crate::params::param::Param;
-use crate::pipeline::{FILE, Pipeline};
+use crate::pipeline::{FILE, open};
 use crate::step::Request;
 use crate::tasks::{DATASET_COMMANDS, TASKS};
 
@@ -43,7 +43,7 @@ impl RunArgs {
         let file = self.file.unwrap_or_else(|| PathBuf::from(FILE));
         let mut overrides = global.given();
         overrides.extend(self.overrides.0);
-        let plan = Pipeline::read(&file)?.with(overrides, self.session, Interface::Cli)?;
+        let plan = open(&file, overrides, self.session, Interface::Cli)?;
         if plan.steps.iter().all(Request::is_dry) { show_plan(plan, global) } else { run_plan(plan, global) }
     }
 }
@@ -53,7 +53,7 @@ pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
     if word.ends_with(".toml") || Path::new(word).is_file() {
         return Ok(word.into());
     }
-    let own = ["run", "init", "resume", "status", "sessions", "setup", "doctor", "completions", "man"].map(String::from);
+    let own = ["run", "init", "resume", "status", "sessions", "cache", "setup", "doctor", "completions", "man"].map(String::from);
     let datasets = DATASET_COMMANDS.iter().map(|command| command.name.to_string());
     let commands: Vec<String> = TASKS.iter().map(|task| task.command()).chain(datasets).chain(own).collect();
     let near = error::did_you_mean(word, commands.iter().map(String::as_str)).map(|near| format!("; did you mean the command {near}?"));

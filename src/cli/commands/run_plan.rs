@@ -8,10 +8,15 @@ use crate::cli::results::{next_command, quality};
 use crate::cli::text::Style;
 use crate::cli::{console, output};
 use crate::pipeline::ExecutionPlan;
+use crate::python::deny_network;
 use crate::session::runs_dir;
 use crate::step::StepOutcome;
 
 pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
+    // A filter cannot be removed, so a pipeline with other steps has none.
+    if plan.steps.iter().all(|step| step.given.get("offline") == Some(&true.into())) {
+        deny_network();
+    }
     let session = plan.session.clone();
     let total = plan.steps.len();
     let names: Vec<String> = plan.steps.iter().map(|one| one.step().to_string()).collect();

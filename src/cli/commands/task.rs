@@ -13,8 +13,8 @@ use crate::cli::text::Style;
 use crate::cli::{console, output};
 use crate::params::interface::Interface;
 use crate::params::task::Task;
-use crate::session::{Summary, runs_dir};
-use crate::step::{Request, record_refusal, run_step};
+use crate::session::{Status, Summary, runs_dir};
+use crate::step::{Request, run_step};
 use crate::tasks::TASKS;
 
 /// A task and the given parameters.
@@ -40,10 +40,10 @@ impl TaskArgs {
         })
     }
 
-    /// Writes and returns the Failure summary of a task whose command line is invalid, if a session was given.
+    /// Returns the Failure summary of a task whose command line is invalid, if a session was given.
     pub(crate) fn refuse(self, global: &GlobalArgs, error: Error) -> Option<Summary> {
         self.session.as_ref()?;
-        Some(record_refusal(&self.request(global), error))
+        Some(Summary { status: Status::Failure, error: Some(error), ..self.request(global).new_summary() })
     }
 
     /// The parameters as the step would use them.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
+use crate::base::threads;
 use crate::data::parse::columns::Layout;
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
@@ -42,15 +43,15 @@ pub fn check_files(files: &[PathBuf], layout: &Layout) -> Result<FileCounts> {
             }
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let parts: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    let parts = Mutex::new(Vec::new());
+    threads::on_threads(threads::available(), || {
+        let part = work();
+        parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
     });
     let mut sum = FileCounts { files: files.len(), ..FileCounts::default() };
     let mut problems = Problems::default();
     let mut failed = None;
-    for part in parts {
+    for part in parts.into_inner().unwrap_or_else(PoisonError::into_inner) {
         match part {
             Ok((count, found)) => {
                 sum.conversations += count.conversations;

@@ -6,10 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::base::{error, signals};
+use crate::base::{error, signals, threads};
 
 /// The files of a data set, in the given order. Each argument is a file or a glob pattern, whose files are sorted by name. An argument that
 /// is the exact name of an existing file is that file, even if it contains pattern characters.
@@ -106,8 +105,8 @@ pub fn digest(files: &[PathBuf]) -> Result<u128> {
         let file = File::open(path).map_err(|cause| unreadable(path, &cause))?;
         let length = file.metadata().map_err(|cause| unreadable(path, &cause))?.len();
         let part = |part: u64| part_digest(path, &file, part * PART, length.min((part + 1) * PART));
-        for part in (0..length.div_ceil(PART)).into_par_iter().map(part).collect::<Result<Vec<u128>>>()? {
-            hash.update(&part.to_le_bytes());
+        for part in threads::map((0..length.div_ceil(PART)).collect(), threads::available(), part) {
+            hash.update(&part?.to_le_bytes());
         }
         hash.update(&length.to_le_bytes());
     }

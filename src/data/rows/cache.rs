@@ -3,6 +3,7 @@
 //! `<cache>/data/<key>/` has `train.arrow`, `eval.arrow` with `eval_split`, and `report.json` with the sizes and hashes of the others.
 //! A folder is made under a temporary name and renamed, so processes that prepare the same data do not interfere. An incomplete entry is
 //! made again. While a folder is made, its process holds a lock on it (`flock`), so other processes can tell which folders were abandoned.
+//! A process that was given an entry's files holds a shared lock (`base/cache.rs`).
 //!
 //! Prepared rows are not synced to disk, because syncing 400 MB would take longer than preparing them. They have checksums instead, and
 //! files that are incomplete after a power loss are made again.
@@ -16,7 +17,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::base::{files, signals};
+use crate::base::{cache, files, signals};
 use crate::data::rows::arrow::FileCheck;
 use crate::data::rows::counts::Counts;
 use crate::data::rows::options::Options;
@@ -60,18 +61,6 @@ pub(crate) struct CacheReport {
 pub(crate) const TRAIN: &str = "train.arrow";
 pub(crate) const EVAL: &str = "eval.arrow";
 
-/// The user's cache folder as an absolute path: `PYRUST_NN_CACHE` (with `~` for the home folder), otherwise `pyrust-nn` in
-/// `XDG_CACHE_HOME` or `~/.cache`. It may not exist yet.
-pub fn folder() -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = || set("HOME").unwrap_or_else(std::env::temp_dir);
-    let folder = match set("PYRUST_NN_CACHE") {
-        Some(own) => own.strip_prefix("~").map(|rest| home().join(rest)).unwrap_or(own),
-        None => set("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache")).join("pyrust-nn"),
-    };
-    std::path::absolute(&folder).unwrap_or(folder)
-}
-
 /// The cache entry of one prepared data set.
 #[derive(Debug)]
 pub(crate) struct CacheEntry {
@@ -82,12 +71,17 @@ pub(crate) struct CacheEntry {
 impl CacheEntry {
     /// `files`, `tokenizer` and `template` are digests.
     pub(crate) fn new(cache: &Path, files: u128, tokenizer: u128, template: u128, options: &Options) -> Result<CacheEntry> {
-        let all = format!("{} {files:x} {tokenizer:x} {template:x} {}", env!("CARGO_PKG_VERSION"), serde_json::to_string(options)?);
+        // Without a split nothing is drawn.
+        let options = Options { seed: if options.eval_split > 0.0 { options.seed } else { 0 }, ..options.clone() };
+        let all = format!("{} {files:x} {tokenizer:x} {template:x} {}", env!("PYRUST_NN_ENGINE"), serde_json::to_string(&options)?);
         Ok(CacheEntry { folder: cache.join("data").join(format!("{:032x}", xxh3_128(all.as_bytes()))), files })
     }
 
-    /// The data set, if the entry exists and is complete, and whether its template is unchecked.
+    /// The data set, if the entry exists and is complete, and whether its template is unchecked. The entry is in use until the process ends.
     pub(crate) fn open(&self) -> Option<(Prepared, bool)> {
+        if !cache::hold(&self.folder) {
+            return None;
+        }
         let report: CacheReport = serde_json::from_slice(&std::fs::read(self.folder.join("report.json")).ok()?).ok()?;
         let complete = is_complete(&self.folder.join(TRAIN), &report.train)
             && report.eval.as_ref().is_none_or(|eval| is_complete(&self.folder.join(EVAL), eval));
@@ -107,8 +101,9 @@ impl CacheEntry {
         }
     }
 
-    /// Makes the entry: `work` fills an empty folder and returns the report. On an error nothing is left.
-    pub(crate) fn make(&self, work: impl FnOnce(&Path) -> Result<CacheReport>) -> Result<Prepared> {
+    /// Makes the entry: `work` fills an empty folder and returns the report. On an error nothing is left. The entry is in use until the
+    /// process ends. `None`: another process removed it at once, because the cache was too large.
+    pub(crate) fn make(&self, work: impl FnOnce(&Path) -> Result<CacheReport>) -> Result<Option<Prepared>> {
         let parent = self.folder.parent().unwrap_or(&self.folder);
         let cannot = || format!("the cache {} cannot be written; set PYRUST_NN_CACHE to a writable folder", parent.display());
         files::create_folders(parent).with_context(cannot)?;
@@ -121,8 +116,9 @@ impl CacheEntry {
             Ok(self.prepared(&report, false))
         })();
         drop(files::remove(&partial));
-        drop(lock);
-        prepared
+        // Explicitly, because a forked process has the file open too.
+        drop(lock.unlock());
+        Ok(Some(prepared?).filter(|_| cache::hold(&self.folder)))
     }
 
     /// A new temporary folder beside the entry, locked.

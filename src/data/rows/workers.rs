@@ -7,7 +7,6 @@
 //! error is one in ten million.
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -16,7 +15,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use anyhow::Result;
 
 use crate::base::error::{Error, Kind};
-use crate::base::signals;
+use crate::base::{signals, threads};
 use crate::data::parse::conversation::{Conversation, SampleKind};
 use crate::data::parse::item_keys::{is_plain_field, is_provenance};
 use crate::data::read::problem::Problems;
@@ -91,13 +90,21 @@ pub fn prepare(work: &Preparation<'_>, sink: &mut dyn Sink) -> Result<Ending> {
     let mut reader = Reader::open(work.files.clone(), &work.options.layout)?;
     reader.limit(work.parts.iter().map(|part| (part.files, part.max_rows)));
     let total = reader.bytes_total();
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let count = threads::available();
     let shared = PreparationState { work, reader: Mutex::new(reader), window: Mutex::default(), moved: Condvar::new() };
     std::thread::scope(|scope| {
         let (sender, results) = channel();
-        for _ in 0..threads {
+        let mut started = 0;
+        for _ in 0..count {
             let (sender, shared) = (sender.clone(), &shared);
-            scope.spawn(move || shared.batches(threads as u64 * 4, &sender));
+            match threads::spawn_scoped(scope, move || shared.batches(count as u64 * 4, &sender)) {
+                Ok(_) => started += 1,
+                Err(_) => break,
+            }
+        }
+        if started == 0 {
+            // Without any thread, all batches are prepared before the first is written, so they need memory for all rows.
+            shared.batches(u64::MAX / 2, &sender);
         }
         drop(sender);
         let ending = collect(&shared, &results, total, sink);

@@ -27,7 +27,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Result;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-use crate::base::files;
+use crate::base::{cache, files};
 use bpe_vocabulary::BpeVocabulary;
 use hf_tokenizer::HfTokenizer;
 use tokenizer_file::AddedToken;
@@ -97,18 +97,19 @@ impl TokenMatcher {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in `folder`. With a `cache`, the parsed form is read from it or written to it.
+    /// Reads `tokenizer.json` in `folder`. With a `cache_folder`, the parsed form is read from it or written to it.
     ///
     /// # Errors
     /// Kind `model`: no tokenizer.json, or one that cannot be read.
-    pub fn open(folder: &Path, cache: Option<&Path>) -> Result<Tokenizer> {
+    pub fn open(folder: &Path, cache_folder: Option<&Path>) -> Result<Tokenizer> {
         let path = folder.join("tokenizer.json");
         let file = TokenizerFile::read(&path)?;
         let added = |special: bool| file.added.iter().filter(move |token| token.special == special);
         let control = TokenMatcher::new(added(true))?;
         let plain = TokenMatcher::new(added(false))?;
-        let cached = cache.map(|cache| cache.join("tokenizers").join(format!("{:032x}.{}", file.digest, bpe_vocabulary::EXTENSION)));
-        let mut vocabulary = cached.as_deref().and_then(BpeVocabulary::read);
+        let cached =
+            cache_folder.map(|folder| folder.join("tokenizers").join(format!("{:032x}.{}", file.digest, bpe_vocabulary::EXTENSION)));
+        let mut vocabulary = cached.as_deref().filter(|cached| cache::hold(cached)).and_then(BpeVocabulary::read);
         if vocabulary.is_none() {
             vocabulary = file.parse()?.as_ref().and_then(BpeVocabulary::build);
             if let (Some(made), Some(cached)) = (&vocabulary, &cached) {

@@ -5,8 +5,8 @@
 //! library returns the same ids. An n-gram filter decides what may occur. It has false positives, but no false negatives.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use unicode_normalization_alignments::UnicodeNormalization;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
+use crate::base::threads;
 use crate::data::parse::json::JsonString;
 use crate::data::tokenizer::bpe_vocabulary::ByteSpelling;
 use crate::data::tokenizer::hf_tokenizer::HfTokenizer;
@@ -24,18 +25,31 @@ use crate::data::tokenizer::tokenizer_file::Merge;
 #[derive(Debug)]
 pub struct SubsetTokenizer {
     texts: Sender<NgramFilter>,
-    reading: JoinHandle<Result<HfTokenizer>>,
+    reading: Reading,
+}
+
+/// The work of the thread, or what `wait` must do because no thread could be started.
+enum Reading {
+    Running(JoinHandle<Result<HfTokenizer>>),
+    Postponed(Mutex<Box<dyn FnOnce() -> Result<HfTokenizer> + Send>>),
+}
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Reading::Running(_)) { "Running" } else { "Postponed" })
+    }
 }
 
 impl SubsetTokenizer {
     /// Starts reading. `file`: the content of tokenizer.json.
     pub(crate) fn read(file: Arc<String>) -> SubsetTokenizer {
         let (texts, wanted) = channel::<NgramFilter>();
-        let reading = std::thread::spawn(move || {
+        let reading = threads::spawn(move || {
             let mut file_parts: SubsetFile = serde_json::from_str(&file)?;
             file_parts.keep(&wanted.recv().context("nothing to compare")?)?;
             HfTokenizer::of_json(&serde_json::to_vec(&file_parts)?)
         });
+        let reading = reading.map_or_else(|work| Reading::Postponed(Mutex::new(Box::new(work))), Reading::Running);
         SubsetTokenizer { texts, reading }
     }
 
@@ -47,7 +61,10 @@ impl SubsetTokenizer {
 
     /// Waits for the tokenizer, which is valid only for the texts that were sent.
     pub fn wait(self) -> Result<HfTokenizer> {
-        self.reading.join().map_err(|_| anyhow::anyhow!("the tokenizers library panicked"))?
+        match self.reading {
+            Reading::Running(thread) => thread.join().map_err(|_| anyhow::anyhow!("the tokenizers library panicked"))?,
+            Reading::Postponed(work) => (work.into_inner().unwrap_or_else(PoisonError::into_inner))(),
+        }
     }
 }
 

@@ -18,7 +18,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use head::AttentionHead;
 use head::ThreadBuffers;
 
+use crate::base::threads;
+use crate::kernels::shared_output::SharedOutput;
+
 pub use head::{Attention, usable};
+
+/// Values that one thread sums at a time when gradients of query heads are summed: 1 MiB.
+const SUMMED_AT_ONCE: usize = 1 << 18;
 
 impl Attention<'_> {
     /// The number of tokens of all rows, or `None` if it overflows.
@@ -48,7 +54,7 @@ impl Attention<'_> {
     /// If [`Attention::fits`] is false for these tensors, or `logsumexp` has another length.
     pub fn forward(&self, [queries, keys, values]: [&[f32]; 3], out: &mut [f32], logsumexp: &mut [f32], threads: usize) {
         assert!(self.fits(&[queries.len(), out.len()], &[keys.len(), values.len()]) && logsumexp.len() * self.features == out.len());
-        let (out, logsumexp) = (SharedOutput(out.as_mut_ptr()), SharedOutput(logsumexp.as_mut_ptr()));
+        let (out, logsumexp) = (SharedOutput::new(out.as_mut_ptr()), SharedOutput::new(logsumexp.as_mut_ptr()));
         self.for_each_head(threads, |head, buffers| {
             let query_offset = head.offset(self.heads, head.index);
             let key_offset = head.offset(self.key_heads, head.key_head(self));
@@ -83,9 +89,9 @@ impl Attention<'_> {
         let per_head_size = if one_key_head_each { 0 } else { queries.len() };
         let mut per_head_grads = [vec![0.0; per_head_size], vec![0.0; per_head_size]];
         let [per_head_keys, per_head_values] = &mut per_head_grads;
-        let keys_target = SharedOutput(if one_key_head_each { keys_grad.as_mut_ptr() } else { per_head_keys.as_mut_ptr() });
-        let values_target = SharedOutput(if one_key_head_each { values_grad.as_mut_ptr() } else { per_head_values.as_mut_ptr() });
-        let queries_target = SharedOutput(queries_grad.as_mut_ptr());
+        let keys_target = SharedOutput::new(if one_key_head_each { keys_grad.as_mut_ptr() } else { per_head_keys.as_mut_ptr() });
+        let values_target = SharedOutput::new(if one_key_head_each { values_grad.as_mut_ptr() } else { per_head_values.as_mut_ptr() });
+        let queries_target = SharedOutput::new(queries_grad.as_mut_ptr());
         self.for_each_head(threads, |head, buffers| {
             let query_offset = head.offset(self.heads, head.index);
             let key_offset = head.offset(self.key_heads, head.key_head(self));
@@ -100,20 +106,24 @@ impl Attention<'_> {
         });
         if !one_key_head_each {
             for (sums, per_head) in [keys_grad, values_grad].into_iter().zip(&per_head_grads) {
-                self.sum_over_query_heads(per_head, sums);
+                self.sum_over_query_heads(per_head, sums, threads);
             }
         }
     }
 
     /// Sums the gradients of the query heads that share a key head: [tokens, heads, features] to [tokens, key heads, features].
-    fn sum_over_query_heads(&self, per_head: &[f32], sums: &mut [f32]) {
+    fn sum_over_query_heads(&self, per_head: &[f32], sums: &mut [f32], threads: usize) {
         let group_size = self.heads / self.key_heads * self.features;
-        for (group, sums) in per_head.chunks(group_size).zip(sums.chunks_mut(self.features)) {
-            sums.copy_from_slice(&group[..self.features]);
-            for head in group.chunks(self.features).skip(1) {
-                sums.iter_mut().zip(head).for_each(|(sum, value)| *sum += value);
+        let groups_at_once = (SUMMED_AT_ONCE / group_size).max(1);
+        let parts = per_head.chunks(groups_at_once * group_size).zip(sums.chunks_mut(groups_at_once * self.features));
+        threads::for_each_item(parts.collect(), threads, |(per_head, sums)| {
+            for (group, sums) in per_head.chunks(group_size).zip(sums.chunks_mut(self.features)) {
+                sums.copy_from_slice(&group[..self.features]);
+                for head in group.chunks(self.features).skip(1) {
+                    sums.iter_mut().zip(head).for_each(|(sum, value)| *sum += value);
+                }
             }
-        }
+        });
     }
 
     /// Runs `work` on each head of each row. Threads take the heads from one queue, those of the longest rows first.
@@ -127,17 +137,11 @@ impl Attention<'_> {
         heads.retain(|head| head.length > 0);
         heads.sort_by_key(|head| std::cmp::Reverse(head.length));
         let next = AtomicUsize::new(0);
-        let run = || {
+        threads::on_threads(threads.min(heads.len()), || {
             let mut buffers = ThreadBuffers::default();
             while let Some(head) = heads.get(next.fetch_add(1, Ordering::Relaxed)) {
                 work(head, &mut buffers);
             }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.min(heads.len()) {
-                scope.spawn(run);
-            }
-            run();
         });
     }
 }
@@ -162,22 +166,5 @@ impl AttentionHead {
 
     unsafe fn backward(&self, _: &Attention<'_>, _: [*const f32; 5], _: *const f32, _: [*mut f32; 3], _: &mut ThreadBuffers) {
         unreachable!("`usable` is false here: {self:?}");
-    }
-}
-
-/// An output tensor that several threads write to. Each thread writes to separate elements.
-#[derive(Clone, Copy)]
-struct SharedOutput(*mut f32);
-
-// SAFETY: sending or sharing the pointer itself is safe; where it is written to, no two threads write to the same element.
-unsafe impl Send for SharedOutput {}
-unsafe impl Sync for SharedOutput {}
-
-impl SharedOutput {
-    /// # Safety
-    /// `offset` must be within the tensor.
-    unsafe fn offset(self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller guarantees that the offset is within the tensor.
-        unsafe { self.0.add(offset) }
     }
 }

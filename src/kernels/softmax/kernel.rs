@@ -8,23 +8,34 @@ use crate::kernels::LANES;
 use crate::kernels::avx512::{LhsMatrix, RhsMatrix, exp, load, matmul_tile, store};
 use crate::kernels::softmax::panel::{PANEL_REGISTERS, RowPanel, RunningSoftmax, TILE_ROWS};
 
+/// Features that one chain of additions covers in a product; the chains' results are added. The error of an fp32 sum grows with its chain.
+const CHAIN: usize = 256;
+
 /// The reference grows if a logit exceeds it by more than this. Until then terms of the sums are at most exp(8), far below fp32's maximum.
 const REFERENCE_SLACK: f32 = 8.0;
 
 /// Adds a block of the vocabulary to the panel's running softmax.
 ///
-/// `block` is [tokens, features] of the output matrix. `logits` is a buffer for at least [tokens, registers * LANES].
-pub(crate) fn accumulate_block(block: &[f32], features: usize, panel: &RowPanel, running: &mut RunningSoftmax, logits: &mut [f32]) {
+/// `block` is [tokens, features] of the output matrix, from token `first_token` on. `logits` is a buffer for at least [tokens, registers * LANES].
+pub(crate) fn accumulate_block(
+    block: &[f32],
+    first_token: usize,
+    features: usize,
+    panel: &RowPanel,
+    running: &mut RunningSoftmax,
+    logits: &mut [f32],
+) {
     let tokens = block.len() / features;
     assert!(logits.len() >= tokens * panel.registers * LANES && panel.values.len() == features * panel.registers * LANES);
     assert!(running.sums.is_empty() || running.sums.len() == panel.values.len());
+    assert!(panel.targets.len() <= panel.registers * LANES);
     assert!(features.is_multiple_of(TILE_ROWS) && std::arch::is_x86_feature_detected!("avx512f"));
     // SAFETY: the processor has AVX-512, and the sizes are those that the products need.
     unsafe {
         match panel.registers {
-            1 => accumulate_block_avx512::<1>(block, tokens, features, &panel.values, running, logits),
-            2 => accumulate_block_avx512::<2>(block, tokens, features, &panel.values, running, logits),
-            PANEL_REGISTERS => accumulate_block_avx512::<PANEL_REGISTERS>(block, tokens, features, &panel.values, running, logits),
+            1 => accumulate_block_avx512::<1>(block, first_token, features, panel, running, logits),
+            2 => accumulate_block_avx512::<2>(block, first_token, features, panel, running, logits),
+            PANEL_REGISTERS => accumulate_block_avx512::<PANEL_REGISTERS>(block, first_token, features, panel, running, logits),
             other => unreachable!("a panel of {other} registers"),
         }
     }
@@ -33,31 +44,40 @@ pub(crate) fn accumulate_block(block: &[f32], features: usize, panel: &RowPanel,
 /// [`accumulate_block`] for a panel of N registers.
 ///
 /// # Safety
-/// `block` must be [tokens, features], `rows` [features, N * LANES] and `logits` at least [tokens, N * LANES]. `running.sums` must be
-/// empty or have the size of `rows`, and `features` must be a multiple of `TILE_ROWS`.
+/// `block` must be [tokens, features], the panel's values [features, N * LANES] and `logits` at least [tokens, N * LANES]. `running.sums` must be
+/// empty or have the size of the panel's values, and `features` must be a multiple of `TILE_ROWS`.
 #[target_feature(enable = "avx512f")]
 unsafe fn accumulate_block_avx512<const N: usize>(
     block: &[f32],
-    tokens: usize,
+    first_token: usize,
     features: usize,
-    rows: &[f32],
+    panel: &RowPanel,
     running: &mut RunningSoftmax,
     logits: &mut [f32],
 ) {
+    let (tokens, rows, targets) = (block.len() / features, &panel.values, &panel.targets);
     let (weight, rows, logits) = (block.as_ptr(), rows.as_ptr(), logits.as_mut_ptr());
+    let chains = (0..features).step_by(CHAIN).map(|first| (first, CHAIN.min(features - first)));
     // SAFETY: `block` is [tokens, features], `rows` [features, N * LANES], `logits` [tokens, N * LANES] at least.
     unsafe {
         let (stride, rhs) = (N * LANES, |data: *const f32| RhsMatrix { data, row_stride: N * LANES });
         let mut token = 0;
         while token < tokens {
-            let lhs = LhsMatrix { data: weight.add(token * features), row_stride: features, column_stride: 1 };
+            let whole = token + TILE_ROWS <= tokens;
             let out = logits.add(token * stride);
-            if token + TILE_ROWS <= tokens {
-                matmul_tile::<TILE_ROWS, N>(lhs, rhs(rows), out, stride, features, false);
-                token += TILE_ROWS;
-            } else {
-                matmul_tile::<1, N>(lhs, rhs(rows), out, stride, features, false);
-                token += 1;
+            for (first, depth) in chains.clone() {
+                let lhs = LhsMatrix { data: weight.add(token * features + first), row_stride: features, column_stride: 1 };
+                if whole {
+                    matmul_tile::<TILE_ROWS, N>(lhs, rhs(rows.add(first * stride)), out, stride, depth, first > 0);
+                } else {
+                    matmul_tile::<1, N>(lhs, rhs(rows.add(first * stride)), out, stride, depth, first > 0);
+                }
+            }
+            token += if whole { TILE_ROWS } else { 1 };
+        }
+        for (lane, target) in targets.iter().enumerate() {
+            if let Some(token) = target.checked_sub(first_token).filter(|token| *token < tokens) {
+                running.target_logit[lane] = *logits.add(token * stride + lane);
             }
         }
         exponentiate_logits::<N>(logits, tokens, running);

@@ -1,3 +1,4 @@
+use crate::base::threads::tests::without_threads;
 use crate::kernels::softmax::{softmax, usable};
 
 /// Pseudorandom values from a seed, uniform between -1 and 1.
@@ -34,10 +35,21 @@ fn the_softmax_matches_the_definition() {
         for (threads, scale) in [(1, 1.0), (2, 30.0), (5, 0.01)] {
             let hidden: Vec<f32> = random_values(rows * features, seed as u64).iter().map(|value| value * scale).collect();
             let weight = random_values(vocabulary * features, 99 + seed as u64);
-            let result = softmax(&hidden, &weight, features, threads, true);
-            let without_sums = softmax(&hidden, &weight, features, threads, false);
+            let targets: Vec<usize> = (0..rows).map(|row| row * 31 % vocabulary).collect();
+            let result = softmax(&hidden, &weight, features, &targets, threads, true);
+            let without_sums = softmax(&hidden, &weight, features, &targets, threads, false);
             assert!(without_sums.sums.is_empty() && without_sums.total == result.total && without_sums.reference == result.reference);
-            assert_eq!(result, softmax(&hidden, &weight, features, threads, true));
+            assert_eq!(result, softmax(&hidden, &weight, features, &targets, threads, true));
+            assert_eq!(
+                result,
+                without_threads(|| softmax(&hidden, &weight, features, &targets, threads, true)),
+                "the same without threads"
+            );
+            for (row, target) in targets.iter().enumerate() {
+                let [row_values, token] = [&hidden[row * features..], &weight[target * features..]].map(|values| &values[..features]);
+                let logit: f64 = row_values.iter().zip(token).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                assert!((f64::from(result.target_logit[row]) - logit).abs() < 1e-6 * (1.0 + f64::from(scale)));
+            }
             for (row, (logsumexp, means)) in reference_softmax(&hidden, &weight, features).into_iter().enumerate() {
                 let actual = f64::from(result.reference[row]) + f64::from(result.total[row]).ln();
                 assert!(
@@ -65,7 +77,7 @@ fn nan_stays_nan_and_very_large_logits_stay_finite() {
     let mut hidden = random_values(3 * 8, 3);
     hidden[8] = f32::NAN;
     hidden[16..24].fill(1e30);
-    let result = softmax(&hidden, &weight, 8, 2, true);
+    let result = softmax(&hidden, &weight, 8, &[0, 20, 39], 2, true);
     let row_logsumexp = |row: usize| result.reference[row] + result.total[row].ln();
     assert!(row_logsumexp(0).is_finite() && row_logsumexp(1).is_nan());
     assert!(
