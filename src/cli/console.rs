@@ -42,11 +42,9 @@ pub fn set_console(on: bool) {
     }
 }
 
-/// Like `set_console(true)`, unless the program has called `set_console` already.
-pub(crate) fn show_by_default() {
-    if !*configured() {
-        set_console(true);
-    }
+/// Whether the console is still as it was at the start of the process; from now on it is not.
+pub(crate) fn first_use() -> bool {
+    !std::mem::replace(&mut *configured(), true)
 }
 
 /// Prints a heading between steps.

@@ -14,7 +14,7 @@ mod process;
 mod results;
 mod text;
 
+pub(crate) use console::first_use;
 pub use console::set_console;
-pub(crate) use console::show_by_default;
 pub use process::process;
 pub(crate) use process::run_command_line;

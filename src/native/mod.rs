@@ -1,11 +1,13 @@
 //! Python calls Rust: the native module `pyrust_nn._core` and its public functions. Those of the tasks are made from their parameter tables.
 
 mod internal;
+mod notebook;
 mod tensors;
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
+use log::LevelFilter;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyList, PyTuple};
@@ -69,10 +71,20 @@ fn command_function<'py>(py: Python<'py>, command: &'static DatasetCommand) -> P
 }
 
 /// Shows the console unless the program decided otherwise. A script of a step must not turn it on for its host, which may be a Rust program.
-fn show_console() {
-    if !crate::python::started() && !ProcessGuard::is_held() {
-        cli::show_by_default();
+fn show_console(py: Python<'_>) -> PyResult<()> {
+    if !crate::python::started() && !ProcessGuard::is_held() && cli::first_use() {
+        show(py, true, LevelFilter::Warn)?;
     }
+    Ok(())
+}
+
+/// Turns the console on or off. `level`: of the log lines in a notebook.
+fn show(py: Python<'_>, on: bool, level: LevelFilter) -> PyResult<()> {
+    if on && notebook::is_notebook(py)? {
+        return notebook::show(py, level);
+    }
+    py.detach(|| cli::set_console(on));
+    Ok(())
 }
 
 /// `call` as a Python function with the name and docstring of `function`.
@@ -84,7 +96,7 @@ fn python_function<'py>(
     let name: &'static std::ffi::CStr = Box::leak(CString::new(function.name)?.into_boxed_c_str());
     let doc: &'static std::ffi::CStr = Box::leak(CString::new(function.docstring())?.into_boxed_c_str());
     PyCFunction::new_closure(py, Some(name), Some(doc), move |args: &Bound<'_, PyTuple>, keywords: Option<&Bound<'_, PyDict>>| {
-        show_console();
+        show_console(args.py())?;
         call(args.py(), args, keywords)
     })
 }
@@ -156,7 +168,7 @@ fn run_pipeline(
         Some(Value::Object(map)) => map,
         _ => Map::new(),
     };
-    show_console();
+    show_console(py)?;
     let path = path.unwrap_or_else(|| Path::new(pipeline::FILE).to_path_buf());
     let results = py.detach(|| {
         let plan = pipeline::open(&path, overrides, session, Interface::Python)?;
@@ -168,7 +180,7 @@ fn run_pipeline(
 #[pyfunction]
 #[pyo3(signature = (session, step=None, *, runs_dir=None))]
 fn resume(py: Python<'_>, session: &str, step: Option<&str>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny>> {
-    show_console();
+    show_console(py)?;
     let results = py.detach(|| pipeline::remaining(runs_dir.as_deref(), session, step, Interface::Python)?.run(|_| {}));
     summaries(py, results.map_err(to_python)?)
 }
@@ -193,8 +205,9 @@ fn main(py: Python<'_>, argv: Option<Vec<String>>) -> PyResult<i32> {
 }
 
 #[pyfunction]
-fn set_console(on: bool) {
-    cli::set_console(on);
+fn set_console(py: Python<'_>, on: bool) -> PyResult<()> {
+    cli::first_use();
+    show(py, on, LevelFilter::Info)
 }
 
 #[pymodule]

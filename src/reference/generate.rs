@@ -159,7 +159,15 @@ fn write_row(text: &mut String, param: &Param) {
     };
     let expected =
         if matches!(param.value_type, ParamType::Prompts) { "a string or a conversation".into() } else { param.value_type.expected() };
-    writeln!(text, "| `{}` | {expected} | {default} | {} |", param.name, param.full_help().replace('|', "\\|")).unwrap_or_default();
+    let help = in_a_cell(&param.full_help());
+    writeln!(text, "| `{}` | {} | {default} | {help} |", param.name, in_a_cell(&expected)).unwrap_or_default();
+}
+
+/// Text for a cell of a Markdown table. Outside of code, Markdown takes `<think>` for an HTML tag and hides it.
+fn in_a_cell(text: &str) -> String {
+    let spans = text.split('`').enumerate();
+    let escaped = spans.map(|(i, span)| if i % 2 == 0 { span.replace('<', "&lt;") } else { span.to_string() });
+    escaped.collect::<Vec<_>>().join("`").replace('|', "\\|")
 }
 
 /// Compares a generated file with the repository's. With PYRUST_NN_GENERATE, which `make generate` sets, writes it first.
@@ -190,4 +198,9 @@ fn generated_other_tools_page() {
 #[test]
 fn generated_tasks_page() {
     compare_or_write("docs/tasks.md", &tasks_page());
+}
+
+#[test]
+fn a_tag_in_a_help_text_stays_text() {
+    assert_eq!(in_a_cell("a <think> and `<think>` | b"), "a &lt;think> and `<think>` \\| b");
 }

@@ -18,6 +18,9 @@ pub(crate) fn report(report: &CheckReport, verbose: bool) {
 
 impl ReportPage {
     fn draw(self, report: &CheckReport) -> String {
+        if !report.ok {
+            return self.draw_faulty(report);
+        }
         let mut parts = vec![self.statistics(report)];
         if report.counts.rows > 0 || report.too_long.count > 0 {
             parts.push(self.lengths(report));
@@ -25,6 +28,18 @@ impl ReportPage {
         parts.extend(report.previews.iter().map(|one| self.preview(one)));
         parts.push(self.estimate(&report.estimate, report));
         parts.push(self.verdict(report));
+        parts.join("\n\n")
+    }
+
+    /// Wrong data: what is wrong comes first, and there is no estimate. A long report ends with a reminder.
+    fn draw_faulty(self, report: &CheckReport) -> String {
+        let mut parts = vec![self.verdict(report)];
+        if report.counts.rows > 0 || report.too_long.count > 0 {
+            parts.extend([self.statistics(report), self.lengths(report)]);
+            parts.extend(report.previews.iter().map(|one| self.preview(one)));
+            let count = report.problem_count + report.errors.len() as u64;
+            parts.push(self.style.error(&format!("not ready: {}, listed first", plural(count, "error"))));
+        }
         parts.join("\n\n")
     }
 
@@ -145,7 +160,7 @@ impl ReportPage {
         lines.join("\n")
     }
 
-    /// Warnings, problems and errors come last, where they stay visible on the screen.
+    /// Warnings, problems and errors. Of good data it comes last, where it stays visible on the screen.
     fn verdict(self, report: &CheckReport) -> String {
         let mut lines = Vec::new();
         lines.extend(report.notes.iter().map(|note| format!("{}: {}", self.style.dim("note"), visible(note))));

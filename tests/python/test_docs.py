@@ -1,0 +1,70 @@
+"""The documentation as HTML: nothing that was meant as text is taken for a tag, and a table's cells know their columns."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+TAGS = """
+a b article aside body br button code dd del div dl dt em form h1 h2 h3 h4 h5 h6 head header footer hr html i img input ins kbd label li
+link main mark meta nav ol p path pre s script section small span strong style sub summary sup svg table tbody td th thead title tr ul
+details noscript circle g rect
+"""
+
+
+class Page(HTMLParser):
+    """The tags and the text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.text = ""
+        self.unlabelled = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "td" and "data-label" not in dict(attrs) and not dict(attrs).get("class"):
+            self.unlabelled += 1
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built pages."""
+    pytest.importorskip("mkdocs")
+    folder = tmp_path_factory.mktemp("site")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    done = subprocess.run(words, cwd=CHECKOUT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_no_text_became_a_tag(site: Path) -> None:
+    """`<think>` in a help text, or a place to fill in such as `<session>`."""
+    pages = sorted(site.glob("*.html"))
+    assert len(pages) > 10
+    for path in pages:
+        assert not Page(path.read_text(encoding="utf-8")).tags - set(TAGS.split()), path.name
+    assert "<think>" in Page((site / "tasks.html").read_text(encoding="utf-8")).text
+
+
+def test_no_page_needs_the_network(site: Path) -> None:
+    for path in site.glob("*.html"):
+        loaded = re.findall(r"<(?:script|link|img)[^>]*?(?:src|href)=\"(https?://[^\"]*)", path.read_text(encoding="utf-8"))
+        assert not loaded, path.name
+
+
+def test_each_cell_of_a_table_has_its_columns_heading(site: Path) -> None:
+    for path in site.glob("*.html"):
+        assert not Page(path.read_text(encoding="utf-8")).unlabelled, path.name
