@@ -6,7 +6,7 @@ PY := $(PYTHON_ENV)/bin/python
 .DEFAULT_GOAL := help
 # The peers' own environments, 8 GB, made on first use; outside of the checkout.
 ENVIRONMENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pyrust-nn-benchmarks
-BENCHES := bench-data bench-training bench-trl-settings bench-whole-way bench-startup bench-scaling
+BENCHES := bench-data bench-export bench-training bench-trl-settings bench-whole-way bench-startup bench-scaling
 .PHONY: help build setup dev test test-rust test-python lint docs bench $(BENCHES) generate lock clean
 
 help:            ## Show these words
@@ -56,6 +56,9 @@ bench: $(BENCHES)  ## All of them, one behind the other, an hour
 generate:        ## Write what is made from the definition of the parameters
 	PYRUST_NN_GENERATE=1 cargo test --quiet --lib generated
 
+bench-export: build dev  ## Encoding of GGUF's block formats beside ggml_quantize_chunk, a few minutes
+	$(PY) benchmarks/export.py
+
 bench-training: wheel  ## Training beside TRL's and LLaMA-Factory's (speed, memory, losses), needs ../shared and a quiet machine
 	$(PY) benchmarks/training.py --environments $(ENVIRONMENTS)
 
@@ -72,8 +75,8 @@ bench-scaling: wheel  ## Seconds a token of the training loop at 1,000 to 100,00
 	$(PY) benchmarks/scaling.py
 
 lock: dev        ## Lock pyproject.toml's packages with their hashes
-	echo uv | $(PY) -m uv pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet -o requirements.txt
-	$(PY) -m uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --constraint requirements.txt -o requirements-dev.txt
+	echo uv | $(PY) -m uv pip compile pyproject.toml - --extra llama --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet -o requirements.txt
+	$(PY) -m uv pip compile pyproject.toml --extra llama --group dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --constraint requirements.txt -o requirements-dev.txt
 
 clean:           ## Remove what was built (not the environment, not the sessions)
 	cargo clean

@@ -12,8 +12,9 @@ from transformers import AutoConfig
 
 from pyrust_nn.files import write_text
 from pyrust_nn.gguf_export.keys import model_label
+from pyrust_nn.gguf_export.mix import TypeChoices
 from pyrust_nn.gguf_export.modelfile import render_modelfile
-from pyrust_nn.gguf_export.plan import model_plan
+from pyrust_nn.gguf_export.plan import Importance, model_plan
 from pyrust_nn.gguf_export.writing import write_gguf_files
 from pyrust_nn.models.adapter_folder import check_base_model, is_adapter
 from pyrust_nn.models.devices import pick_device
@@ -27,9 +28,11 @@ from pyrust_nn.models.tokenizers import TokenizerFiles, shared_tokenizer
 
 def run(params, session):
     """Plan every file, which finds nearly all errors; then write them."""
+    choices = TypeChoices.checked(params.token_embedding_type, params.output_tensor_type, params.tensor_type)
+    importance = Importance.read(params.imatrix)
     with whole_model(params, session) as (folder, name):
         targets = {outtype: session.step_folder / f"{name.stem}.{outtype}.gguf" for outtype in params.outtype}
-        plans = {outtype: model_plan(folder, outtype, target, name) for outtype, target in targets.items()}
+        plans = {outtype: model_plan(folder, outtype, target, name, choices, importance) for outtype, target in targets.items()}
         sizes = write_gguf_files(plans, session)
         write_modelfiles(folder, list(targets.values()), params.outtype)
 

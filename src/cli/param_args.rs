@@ -77,7 +77,9 @@ fn flag(param: &Param, of_run: bool) -> Arg {
         _ => String::new(),
     };
     let choices = match param.value_type {
-        ParamType::Choice(names) | ParamType::ChoiceList(names) => format!(" [{}]", names.join(", ")),
+        ParamType::Choice(names) | ParamType::ChoiceList(names) | ParamType::Caseless(names) | ParamType::CaselessList { names, .. } => {
+            format!(" [{}]", names.join(", "))
+        }
         _ => String::new(),
     };
     let mut arg = Arg::new(param.name).long(long).help(format!("{}{choices}{note}", param.full_help())).allow_negative_numbers(true);
@@ -88,7 +90,7 @@ fn flag(param: &Param, of_run: bool) -> Arg {
     match param.value_type {
         // `--overwrite` or `--overwrite=false`.
         ParamType::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true),
-        ParamType::StringList | ParamType::ChoiceList(_) | ParamType::IntList | ParamType::Paths => {
+        ParamType::StringList | ParamType::ChoiceList(_) | ParamType::CaselessList { .. } | ParamType::IntList | ParamType::Paths => {
             arg.num_args(1..).action(ArgAction::Append)
         }
         ParamType::Prompts => arg.action(ArgAction::Append).allow_hyphen_values(true),

@@ -11,6 +11,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+use crate::gguf::quants::{self, Form, Rows};
 use crate::gguf::safetensors_file::StoredType;
 use crate::gguf::types::Format;
 
@@ -35,16 +36,20 @@ pub(crate) fn encode(stored: StoredType, data: &[u8], format: Format, out: &mut 
     encode_staged(stored, data, format, out);
 }
 
-/// As `encode`, for numbers that are float32 already.
-pub(crate) fn encode_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
-    debug_assert_eq!(format.bytes(numbers.len()), Some(out.len()));
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
-        unsafe { encode_numbers_avx2(numbers, format, out) };
+/// Encodes rows of float32 numbers in any format.
+pub(crate) fn encode_rows(format: Format, rows: Rows<'_>, form: Form, out: &mut [u8]) {
+    debug_assert_eq!(format.bytes(rows.numbers.len()), Some(out.len()));
+    if quants::is_searched(format) {
+        quants::encode_rows(format, rows, form, out);
         return;
     }
-    write_numbers(numbers, format, out);
+    #[cfg(target_arch = "x86_64")]
+    if form != Form::Plain {
+        // SAFETY: all forms but the plain one need AVX2.
+        unsafe { encode_numbers_avx2(rows.numbers, format, out) };
+        return;
+    }
+    write_numbers(rows.numbers, format, out);
 }
 
 /// Whether a tensor's bytes have no infinity and no NaN; for blocks, in their scales.
@@ -58,10 +63,23 @@ pub(crate) fn all_finite(format: Format, bytes: &[u8]) -> bool {
         }
         Format::F16 => halves(0x7c00),
         Format::BF16 => halves(0x7f80),
-        Format::Q8_0 => {
-            let blocks = bytes.as_chunks::<Q8_0_BYTES>().0.iter();
-            blocks.fold(true, |finite, block| finite & (u16::from_le_bytes([block[0], block[1]]) & 0x7c00 != 0x7c00))
+        // Where a block has two scales, the second follows the first.
+        _ => {
+            let (size, at) = (format.block().1, format.scale_offset());
+            let two = matches!(format, Format::Q4_1 | Format::Q5_1 | Format::Q2_K | Format::Q4_K | Format::Q5_K);
+            let finite = |block: &[u8], at: usize| u16::from_le_bytes([block[at], block[at + 1]]) & 0x7c00 != 0x7c00;
+            bytes.chunks_exact(size).all(|block| finite(block, at) && (!two || finite(block, at + 2)))
         }
+    }
+}
+
+/// Rounds numbers to float16 and back.
+pub(crate) fn round_to_half(numbers: &mut [f32]) {
+    let mut halves = [f16::ZERO; STAGE];
+    for numbers in numbers.chunks_mut(STAGE) {
+        let halves = &mut halves[..numbers.len()];
+        halves.convert_from_f32_slice(numbers);
+        halves.convert_to_f32_slice(numbers);
     }
 }
 
@@ -144,7 +162,9 @@ fn write_numbers(numbers: &[f32], format: Format, out: &mut [u8]) {
                 }
             }
         }
-        Format::Q8_0 => {
+        // The others are encoded row by row, in `quants`.
+        _ => {
+            debug_assert_eq!(format, Format::Q8_0);
             for (out, numbers) in out.as_chunks_mut().0.iter_mut().zip(numbers.as_chunks().0) {
                 q8_0(numbers, out);
             }

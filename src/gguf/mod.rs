@@ -11,7 +11,10 @@
 
 mod encode;
 mod header;
+mod imatrix;
 mod plan;
+mod quants;
+mod reader;
 mod rows;
 mod safetensors_file;
 #[cfg(test)]
@@ -20,6 +23,10 @@ mod types;
 mod vocabulary;
 mod write;
 
+pub(crate) use encode::encode_rows;
+pub(crate) use imatrix::ImportanceMatrix;
+pub(crate) use quants::{Form, Rows, decode};
+pub(crate) use reader::describe;
 pub(crate) use safetensors_file::{TensorHeader, same_tensor, tensors};
-pub(crate) use types::{OUTTYPE, tensor_types};
+pub(crate) use types::{ADAPTER_OUTTYPE, FILE_TYPES, Format, OUTTYPE, TENSOR_TYPE, tensor_types};
 pub use write::write;

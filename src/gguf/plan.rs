@@ -23,6 +23,9 @@
 //! columns or the given ranges. `transpose` swaps rows and columns of a matrix before that. `add` is added to every element.
 //! `values` are the elements themselves, for a tensor without parts.
 //!
+//! `half`: numbers are rounded to float16 before they are encoded in blocks, since llama-quantize reads a file of float16. `imatrix`: a file
+//! with the importance of each column (see `imatrix.rs`).
+//!
 //! The values `tokens`, `types` and `merges` come from the vocabulary: the tokens of its `tokenizer.json`, replaced by added tokens
 //! with the same id, each with its `llama_token_type`; `size` ids in total.
 
@@ -43,6 +46,12 @@ pub(crate) struct GgufPlan {
     pub files: Vec<PathBuf>,
     #[serde(default)]
     pub vocabulary: Option<PlannedVocabulary>,
+    /// Numbers are rounded to float16 before they are encoded in blocks.
+    #[serde(default)]
+    pub half: bool,
+    /// A file with the importance of columns.
+    #[serde(default)]
+    pub imatrix: Option<PathBuf>,
     pub keys: Vec<KeyValue>,
     pub tensors: Vec<PlannedTensor>,
 }

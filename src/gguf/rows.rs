@@ -2,9 +2,15 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::gguf::encode::{decode, encode, encode_numbers};
+use crate::base::error;
+use crate::gguf::encode::{all_finite, decode, encode, encode_rows, round_to_half};
+use crate::gguf::imatrix::ImportanceMatrix;
 use crate::gguf::plan::{IndexRange, PlannedTensor, TensorPart};
+use crate::gguf::quants::{Form, Rows, is_searched};
 use crate::gguf::safetensors_file::{SafetensorsFile, StoredTensor, StoredType};
+
+/// Numbers decoded at a time: enough for all lanes of an encoder, and few enough for a core's cache.
+const NUMBERS_AT_ONCE: usize = 64 << 10;
 
 /// A tensor of the plan, checked against the stored tensors that it is made of.
 pub(crate) struct TensorRows<'a> {
@@ -13,6 +19,10 @@ pub(crate) struct TensorRows<'a> {
     /// Bytes of one row in the file to be written.
     pub row_bytes: usize,
     columns: usize,
+    /// Numbers are rounded to float16 before they are encoded in blocks.
+    half: bool,
+    /// The importance of columns: one expert's after another's.
+    importance: Option<&'a [f32]>,
     /// Consecutive rows of a source, in the order of the target's rows.
     runs: Vec<Run<'a>>,
 }
@@ -48,8 +58,39 @@ struct Matrix<'a> {
 
 impl<'a> TensorRows<'a> {
     /// Checks everything that the plan says about a tensor. After this check, no row is outside its source.
-    pub fn bind(tensor: &'a PlannedTensor, sources: &'a [SafetensorsFile]) -> Result<TensorRows<'a>> {
-        TensorRows::checked(tensor, sources).with_context(|| format!("tensor {} of the GGUF plan does not match its source", tensor.name))
+    pub fn bind(
+        tensor: &'a PlannedTensor,
+        sources: &'a [SafetensorsFile],
+        half: bool,
+        imatrix: Option<&'a ImportanceMatrix>,
+    ) -> Result<TensorRows<'a>> {
+        let mut rows = TensorRows::checked(tensor, sources)
+            .with_context(|| format!("tensor {} of the GGUF plan does not match its source", tensor.name))?;
+        rows.half = half && tensor.format.block().0 > 1;
+        if is_searched(tensor.format) {
+            rows.importance = rows.importance_of(imatrix)?;
+        }
+        Ok(rows)
+    }
+
+    /// The importance of this tensor's columns. An importance matrix of another model is refused.
+    fn importance_of(&self, imatrix: Option<&'a ImportanceMatrix>) -> Result<Option<&'a [f32]>> {
+        let (name, wanted) = (&self.tensor.name, self.columns * (self.count / self.rows_of_expert()));
+        match imatrix.and_then(|imatrix| imatrix.of(name)) {
+            Some(importance) if importance.len() == wanted => Ok(Some(importance)),
+            // llama-imatrix may store one of the output matrix under this name.
+            Some(_) if name == "token_embd.weight" => Ok(None),
+            Some(importance) => Err(error::model(format!(
+                "the importance matrix has {} columns for {name}, which has {wanted}: it was computed on another model; compute it on this one",
+                importance.len()
+            ))),
+            None => Ok(None),
+        }
+    }
+
+    /// The rows of one matrix, of which experts have several.
+    fn rows_of_expert(&self) -> usize {
+        self.tensor.shape.iter().rev().nth(1).copied().unwrap_or(1)
     }
 
     fn checked(tensor: &'a PlannedTensor, sources: &'a [SafetensorsFile]) -> Result<TensorRows<'a>> {
@@ -60,7 +101,7 @@ impl<'a> TensorRows<'a> {
             row_bytes.with_context(|| format!("its rows of {columns} elements are not a multiple of the block of {:?}", tensor.format))?;
         ensure!(count.checked_mul(row_bytes).is_some(), "its shape {:?} is too large", tensor.shape);
 
-        let mut rows = TensorRows { tensor, count, row_bytes, columns, runs: Vec::new() };
+        let mut rows = TensorRows { tensor, count, row_bytes, columns, half: false, importance: None, runs: Vec::new() };
         let mut found = 0;
         if let Some(values) = &tensor.values {
             ensure!(tensor.parts.is_empty() && Some(values.len()) == count.checked_mul(columns), "it has {} values", values.len());
@@ -109,8 +150,9 @@ impl<'a> TensorRows<'a> {
         self.count * self.row_bytes
     }
 
-    /// Writes the bytes of the rows from `first` on, as many as fit into `out`.
-    pub fn write(&self, mut first: usize, mut out: &mut [u8]) {
+    /// Writes the bytes of the rows from `first` on, as many as fit into `out`. Returns whether all numbers are finite.
+    pub fn write(&self, mut first: usize, mut out: &mut [u8]) -> bool {
+        let mut finite = true;
         let mut picked = Vec::new();
         let at = self.runs.partition_point(|run| run.first + run.count <= first);
         for run in &self.runs[at..] {
@@ -121,26 +163,66 @@ impl<'a> TensorRows<'a> {
             let count = (run.count - skipped).min(out.len() / self.row_bytes);
             let (now, rest) = out.split_at_mut(count * self.row_bytes);
             match &run.from {
+                RowSource::Contiguous(stored, data) if self.half || is_searched(self.tensor.format) => {
+                    let row = self.columns * stored.bytes();
+                    let at_once = (NUMBERS_AT_ONCE / self.columns).max(1);
+                    let data = &data[skipped * row..(skipped + count) * row];
+                    let pieces = data.chunks(at_once * row).zip(now.chunks_mut(at_once * self.row_bytes));
+                    for (index, (data, out)) in pieces.enumerate() {
+                        picked.resize(data.len() / stored.bytes(), 0.0);
+                        decode(*stored, data, &mut picked);
+                        finite &= self.encode(first + index * at_once, &mut picked, out);
+                    }
+                }
                 RowSource::Contiguous(stored, data) => {
                     let row = self.columns * stored.bytes();
                     encode(*stored, &data[skipped * row..(skipped + count) * row], self.tensor.format, now);
+                    finite &= all_finite(self.tensor.format, now);
                 }
                 RowSource::Gathered { matrix, row, columns } => {
                     for (index, out) in now.chunks_exact_mut(self.row_bytes).enumerate() {
                         picked.clear();
                         matrix.pick(row + skipped + index, columns, &mut picked);
-                        self.finish(matrix.stored, &mut picked, out);
+                        finite &= self.finish(matrix.stored, first + index, &mut picked, out);
                     }
                 }
                 RowSource::Values(numbers) => {
-                    encode_numbers(&numbers[skipped * self.columns..(skipped + count) * self.columns], self.tensor.format, now);
+                    let mut numbers = numbers[skipped * self.columns..(skipped + count) * self.columns].to_vec();
+                    finite &= self.encode(first, &mut numbers, now);
                 }
             }
             (first, out) = (first + count, rest);
         }
+        finite
     }
 
-    fn finish(&self, stored: StoredType, numbers: &mut [f32], out: &mut [u8]) {
+    /// Encodes rows from the row `first` on. Returns whether all numbers are finite.
+    fn encode(&self, mut first: usize, numbers: &mut [f32], mut out: &mut [u8]) -> bool {
+        let format = self.tensor.format;
+        if self.half {
+            round_to_half(numbers);
+        }
+        if is_searched(format) && !numbers.iter().fold(true, |finite, number| finite & number.is_finite()) {
+            return false;
+        }
+        let mut rest = &*numbers;
+        while !rest.is_empty() {
+            // Each expert has an importance of its own.
+            let expert = first / self.rows_of_expert();
+            let count = ((expert + 1) * self.rows_of_expert() - first).min(rest.len() / self.columns);
+            let importance = self.importance.map(|importance| &importance[expert * self.columns..(expert + 1) * self.columns]);
+            let (numbers, after) = rest.split_at(count * self.columns);
+            let (now, later) = out.split_at_mut(count * self.row_bytes);
+            encode_rows(format, Rows { numbers, columns: self.columns, importance }, Form::fastest(), now);
+            if !all_finite(format, now) {
+                return false;
+            }
+            (first, rest, out) = (first + count, after, later);
+        }
+        true
+    }
+
+    fn finish(&self, stored: StoredType, row: usize, numbers: &mut [f32], out: &mut [u8]) -> bool {
         if let Some(add) = self.tensor.add {
             // llama.cpp's converter adds in float16 if the tensor is stored in float16, otherwise in float32.
             let round = |sum: f32| if stored == StoredType::F16 { half::f16::from_f32(sum).to_f32() } else { sum };
@@ -148,7 +230,7 @@ impl<'a> TensorRows<'a> {
                 *number = round(*number + add);
             }
         }
-        encode_numbers(numbers, self.tensor.format, out);
+        self.encode(row, numbers, out)
     }
 }
 

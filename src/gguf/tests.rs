@@ -272,7 +272,8 @@ fn wrong_plans_are_refused_and_nothing_is_written() {
             "twice",
         ),
         (json!([{"name": "t".repeat(64), "type": "F32", "shape": [1], "values": [1.0]}]), "more than the 63 bytes"),
-        (json!([{"name": "t", "type": "Q4_K", "shape": [1], "values": [1.0]}]), "not a valid GGUF plan"),
+        (json!([{"name": "t", "type": "Q4_K", "shape": [32], "values": [1.0]}]), "not a multiple of the block of Q4_K"),
+        (json!([{"name": "t", "type": "Q4_9", "shape": [1], "values": [1.0]}]), "not a valid GGUF plan"),
     ] {
         let error = format!("{:#}", model.write(tensors.clone()).expect_err(says));
         assert!(error.contains(says), "{tensors}: {error}");

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::base::files::Replacement;
 use crate::base::{error, threads};
-use crate::gguf::encode::all_finite;
 use crate::gguf::header::{ALIGNMENT, header};
+use crate::gguf::imatrix::ImportanceMatrix;
 use crate::gguf::plan::{GgufPlan, PlannedTensor};
 use crate::gguf::rows::TensorRows;
 use crate::gguf::safetensors_file::SafetensorsFile;
@@ -36,7 +36,9 @@ const BUFFERS: usize = 3;
 pub fn write(plan: &Path, progress: &mut dyn FnMut(u64, u64, &str) -> Result<()>) -> Result<u64> {
     let plan = GgufPlan::read(plan)?;
     let sources = plan.files.iter().map(|file| SafetensorsFile::open(file)).collect::<Result<Vec<_>>>()?;
-    let tensors = plan.tensors.iter().map(|tensor| TensorRows::bind(tensor, &sources)).collect::<Result<Vec<_>>>()?;
+    let imatrix = plan.imatrix.as_deref().map(ImportanceMatrix::read).transpose()?;
+    let bind = |tensor| TensorRows::bind(tensor, &sources, plan.half, imatrix.as_ref());
+    let tensors = plan.tensors.iter().map(bind).collect::<Result<Vec<_>>>()?;
     let header = header(&plan, &tensors)?;
 
     let cannot = || format!("{} cannot be written", plan.target.display());
@@ -140,18 +142,16 @@ fn make(batch: &[Piece<'_>], size: usize, buffer: &mut Vec<u8>) -> Result<()> {
     }
     let made = threads::map(places, threads::available(), |(piece, place)| {
         let (out, padding) = place.split_at_mut(piece.bytes);
-        piece.rows.write(piece.first, out);
         padding.fill(0);
-        let tensor = piece.rows.tensor;
-        if all_finite(tensor.format, out) { Ok(()) } else { Err(not_finite(tensor)) }
+        if piece.rows.write(piece.first, out) { Ok(()) } else { Err(not_finite(piece.rows.tensor)) }
     });
     made.into_iter().collect()
 }
 
 fn not_finite(tensor: &PlannedTensor) -> anyhow::Error {
     let cause = match tensor.format {
-        Format::F16 | Format::Q8_0 => "or values too large for f16 (above 65504); use outtype bf16 for those",
         Format::BF16 | Format::F32 => "as after a diverged training",
+        _ => "or values too large for f16 (above 65504); use outtype bf16 for those",
     };
     error::model(format!("tensor {} has infinite values or NaN, {cause}", tensor.name))
 }

@@ -14,7 +14,7 @@ use crate::data::Transformers;
 use crate::python::convert::to_object;
 use crate::python::exceptions::to_python;
 use crate::python::transformers::PythonTransformers;
-use crate::{adapter, data, dataset, estimate, gguf, python};
+use crate::{adapter, data, dataset, estimate, python};
 
 /// One record of the log. `shown`: on which consoles, `always`, `off_terminal` or `verbose`.
 #[pyfunction]
@@ -181,24 +181,6 @@ fn hold_cache_entry(py: Python<'_>, path: PathBuf) -> bool {
     py.detach(|| cache::hold(&path))
 }
 
-/// The tensor types of GGUF files, as dicts.
-#[pyfunction]
-fn gguf_types(py: Python<'_>) -> PyResult<Py<PyAny>> {
-    to_object(py, &serde_json::to_value(gguf::tensor_types()).map_err(|error| to_python(error.into()))?)
-}
-
-#[pyfunction]
-fn write_gguf(py: Python<'_>, plan_path: PathBuf, progress: Py<PyAny>) -> PyResult<u64> {
-    let mut on_progress = |done: u64, total: u64, name: &str| {
-        Python::attach(|py| {
-            py.check_signals()?;
-            progress.call1(py, (done, total, name)).map(drop)
-        })
-        .map_err(anyhow::Error::from)
-    };
-    py.detach(|| gguf::write(&plan_path, &mut on_progress)).map_err(to_python)
-}
-
 /// Adds the functions to the module.
 pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(log_record, module)?)?;
@@ -217,10 +199,8 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(hold_cache_entry, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(estimated_memory, module)?)?;
-    module.add_function(wrap_pyfunction!(gguf_types, module)?)?;
     module.add_function(wrap_pyfunction!(weights_hash, module)?)?;
     module.add_function(wrap_pyfunction!(read_adapter, module)?)?;
     module.add_function(wrap_pyfunction!(tokenizer_folder, module)?)?;
-    module.add_function(wrap_pyfunction!(write_gguf, module)?)?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Python calls Rust: the native module `pyrust_nn._core` and its public functions. Those of the tasks are made from their parameter tables.
 
+mod gguf_files;
 mod internal;
 mod notebook;
 mod tensors;
@@ -232,6 +233,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let public = module.index()?.as_sequence().to_list()?;
     module.add("EMBEDDED", crate::python::started())?;
     internal::add_to(module)?;
+    gguf_files::add_to(module)?;
     tensors::add_to(module)?;
     // The public names, imported by `from pyrust_nn._core import *`.
     module.setattr("__all__", public)

@@ -205,7 +205,7 @@ fn same_length(inputs: &[&PyBuffer<f32>], outputs: &[&PyBuffer<f32>]) -> PyResul
 }
 
 /// The values of an input buffer. The caller has checked that it is contiguous.
-fn values(buffer: &PyBuffer<f32>) -> &[f32] {
+pub(super) fn values(buffer: &PyBuffer<f32>) -> &[f32] {
     // SAFETY: the buffer is contiguous fp32, and its memory lives as long as the borrow. As with torch's functions, the caller must not
     // write to a tensor during the call.
     unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.item_count()) }

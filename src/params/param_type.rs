@@ -55,6 +55,13 @@ pub enum ParamType {
     /// One path, or several.
     Paths,
     ChoiceList(&'static [&'static str]),
+    /// A name in either case. The value becomes lower case.
+    Caseless(&'static [&'static str]),
+    /// Names in either case, and other words for some of them. The values become the names in lower case.
+    CaselessList {
+        names: &'static [&'static str],
+        aliases: &'static [(&'static str, &'static str)],
+    },
     /// Strings or conversations.
     Prompts,
     /// Names and values.
@@ -92,13 +99,13 @@ impl ParamType {
             ParamType::Int { min, max } => format!("an integer from {min} to {max}"),
             ParamType::Float { min, max, above: false } => format!("a number from {min} to {max}"),
             ParamType::Float { min, max, above: true } => format!("a number above {min} and at most {max}"),
-            ParamType::Choice(names) => format!("one of {}", names.join(", ")),
+            ParamType::Choice(names) | ParamType::Caseless(names) => format!("one of {}", names.join(", ")),
             ParamType::IntChoice(numbers) => {
                 format!("one of {}", numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
             }
             ParamType::StringList => "a non-empty list of non-empty strings".into(),
             ParamType::IntList => "a list of integers, each at least 0".into(),
-            ParamType::ChoiceList(names) => format!("a non-empty list of {}", names.join(", ")),
+            ParamType::ChoiceList(names) | ParamType::CaselessList { names, .. } => format!("a non-empty list of {}", names.join(", ")),
             ParamType::Prompts => {
                 "a non-empty string, or a list of such strings and of conversations ([{\"role\": …, \"content\": …}, …])".into()
             }
@@ -158,6 +165,23 @@ impl ParamType {
                     Value::Array(once)
                 })
             }
+            (ParamType::Caseless(names), Value::String(text)) => {
+                let text = text.to_lowercase();
+                names.contains(&text.as_str()).then_some(Value::String(text))
+            }
+            (ParamType::CaselessList { names, aliases }, value) => {
+                let named = |text: &str| {
+                    let text = text.to_lowercase();
+                    let name = aliases.iter().find(|(alias, _)| *alias == text).map_or(text.as_str(), |(_, name)| name);
+                    Value::from(name)
+                };
+                let value = match value {
+                    Value::String(text) => named(&text),
+                    Value::Array(items) => items.iter().map(|item| item.as_str().map_or(Value::Null, named)).collect(),
+                    other => other,
+                };
+                ParamType::ChoiceList(names).accept(value)
+            }
             (ParamType::Prompts, Value::String(text)) => (!text.is_empty()).then(|| json!([text])),
             (ParamType::Prompts, Value::Array(items)) if is_conversation(&items) => Some(json!([items])),
             (ParamType::Prompts, Value::Array(items)) => (!items.is_empty() && items.iter().all(is_prompt)).then_some(Value::Array(items)),
@@ -173,7 +197,7 @@ impl ParamType {
             ParamType::Int { .. } | ParamType::IntChoice(_) => text.parse::<i64>().map_or_else(|_| raw(), Value::from),
             ParamType::Float { .. } => text.parse::<f64>().ok().filter(|x| x.is_finite()).map_or_else(raw, Value::from),
             ParamType::Bool => text.parse::<bool>().map_or_else(|_| raw(), Value::from),
-            ParamType::StringList | ParamType::ChoiceList(_) => {
+            ParamType::StringList | ParamType::ChoiceList(_) | ParamType::CaselessList { .. } => {
                 texts.iter().flat_map(|text| text.split(',')).map(|item| Value::from(item.trim())).collect()
             }
             ParamType::IntList => {
@@ -203,6 +227,7 @@ impl ParamType {
                 | ParamType::StringList
                 | ParamType::IntList
                 | ParamType::ChoiceList(_)
+                | ParamType::CaselessList { .. }
                 | ParamType::Prompts
                 | ParamType::Object
                 | ParamType::JsonObject

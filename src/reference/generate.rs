@@ -72,7 +72,8 @@ fn python_type(param_type: ParamType) -> String {
     let literal = |items: Vec<String>| format!("Literal[{}]", items.join(", "));
     match param_type {
         ParamType::Path | ParamType::Model | ParamType::Adapter => "str | PathLike[str]".into(),
-        ParamType::String | ParamType::Device => "str".into(),
+        ParamType::String | ParamType::Device | ParamType::Caseless(_) => "str".into(),
+        ParamType::CaselessList { .. } => "str | Sequence[str]".into(),
         ParamType::Bool => "bool".into(),
         ParamType::Int { .. } => "int".into(),
         ParamType::Float { .. } => "float".into(),

@@ -61,6 +61,12 @@ fn property(param: &Param) -> Value {
     Value::Object(property)
 }
 
+/// One of the names, in lower or upper case.
+fn any_case(names: &[&str]) -> Value {
+    let upper: Vec<String> = names.iter().map(|name| name.to_uppercase()).collect();
+    json!({"enum": names.iter().copied().chain(upper.iter().map(String::as_str)).collect::<Vec<_>>()})
+}
+
 /// What [`ParamType::accept`] accepts. A path is never empty.
 fn type_schema(param_type: ParamType) -> Value {
     let text = json!({"type": "string", "minLength": 1});
@@ -86,6 +92,12 @@ fn type_schema(param_type: ParamType) -> Value {
             json!({"anyOf": [text, weighted, list(&json!({"anyOf": [text, weighted]}))]})
         }
         ParamType::ChoiceList(names) => json!({"anyOf": [{"enum": names}, list(&json!({"enum": names}))]}),
+        // In either case.
+        ParamType::Caseless(names) => any_case(names),
+        ParamType::CaselessList { names, aliases } => {
+            let known: Vec<&str> = names.iter().copied().chain(aliases.iter().map(|(alias, _)| *alias)).collect();
+            json!({"anyOf": [any_case(&known), list(&any_case(&known))]})
+        }
         ParamType::Prompts => {
             let message = json!({
                 "type": "object",

@@ -1,6 +1,6 @@
 //! Converts a LoRA adapter to GGUF.
 
-use crate::gguf::OUTTYPE;
+use crate::gguf::ADAPTER_OUTTYPE;
 use crate::params::prelude::*;
 use crate::session::Summary;
 use crate::tasks::call::run_task;
@@ -10,7 +10,7 @@ adapter_params! {
     /// Convert a LoRA adapter to GGUF files, which are loaded together with the base model.
     ConvertLoraToGgufParams {
         /// Data types of the matrices. One file is written for each.
-        default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE, Output;
+        default outtype: Vec<String> = vec!["f16".to_string()], ADAPTER_OUTTYPE, Output;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Converts a model to GGUF.
 
-use crate::gguf::OUTTYPE;
+use crate::gguf::{OUTTYPE, TENSOR_TYPE};
 use crate::params::prelude::*;
 use crate::session::Summary;
 use crate::tasks::call::run_task;
@@ -9,8 +9,16 @@ adapter_params! {
     [step_params]
     /// Convert the model to GGUF files for llama.cpp and Ollama.
     ConvertModelToGgufParams {
-        /// Data types of the matrices. One file is written for each.
+        /// Types of the files, as llama-quantize names them, in either case. One file is written for each. In those of 6 bits and fewer, some matrices get more bits.
         default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE, Output;
+        /// Importance matrix, a file of llama-imatrix: how much each column of each matrix matters. It makes files of 6 bits and fewer more accurate.
+        unset imatrix: PathBuf = PathBuf::new(), ParamType::Path, Output;
+        /// Tensor type of the token embedding. If unset: by outtype.
+        unset token_embedding_type: String = String::new(), TENSOR_TYPE, Output;
+        /// Tensor type of the output matrix. If unset: by outtype.
+        unset output_tensor_type: String = String::new(), TENSOR_TYPE, Output;
+        /// Tensor types by name: PATTERN=TYPE, such as `ffn_down=q6_k`. The pattern is a regular expression, searched in the tensor's name; the first that matches decides.
+        unset tensor_type: Map<String, Value> = Map::new(), ParamType::Object, Output;
     }
 }
 

@@ -196,14 +196,14 @@ def test_every_tensor_is_the_model_s(make: Callable[..., Path], runs: Path, kind
 
 
 def test_the_table_of_types_is_ggmls() -> None:
-    types = {kind["name"]: kind for kind in _core.gguf_types()}
-    assert set(types) == {"F32", "F16", "BF16", "Q8_0"}
-    for name, kind in types.items():
-        constant = gguf.GGMLQuantizationType[name]
+    for kind in _core.gguf_types():
+        constant = gguf.GGMLQuantizationType[kind["name"]]
         assert kind["id"] == constant.value
         assert (kind["block"], kind["block_bytes"]) == gguf.GGML_QUANT_SIZES[constant]
-        assert kind["file_type"] == (None if kind["outtype"] is None else gguf.LlamaFileType[f"MOSTLY_{name}"].value)
-    assert [kind["outtype"] for kind in types.values()] == [None, "f16", "bf16", "q8_0"]
+    for file in _core.gguf_file_types():
+        name = "ALL_F32" if file["name"] == "f32" else f"MOSTLY_{file['name'].upper()}"
+        assert file["id"] == gguf.LlamaFileType[name].value
+        assert file["tensor_type"] == file["name"].upper().removesuffix("_S").removesuffix("_M").removesuffix("_L")
 
 
 def test_rows_that_are_no_whole_blocks_are_stored_in_16_bits(make: Callable[..., Path], runs: Path) -> None:
@@ -455,11 +455,19 @@ def test_a_tokenizer_that_does_not_fit_is_refused(make: Callable[..., Path], run
     (small / "tokenizer.json").unlink()
     assert "no tokenizer.json" in refused(pyrust_nn.convert_model_to_gguf, small, runs, overwrite=True)
 
-    # (For Qwen2 and Qwen3 transformers takes its own expression, whatever the file says.)
-    other = make("qwen3_5_text")
-    tokenizer = (other / "tokenizer.json").read_text(encoding="utf-8")
-    (other / "tokenizer.json").write_text(tokenizer.replace(r"|\\p{N}|", r"|\\p{N}{1,3}|"), encoding="utf-8")
-    assert "neither Qwen2's nor Qwen3.5's" in refused(pyrust_nn.convert_model_to_gguf, other, runs, overwrite=True)
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "qwen3_5_text"])
+def test_the_pre_tokenizer_is_that_of_the_file(make: Callable[..., Path], runs: Path, kind: str) -> None:
+    """For Qwen2 and Qwen3 transformers takes its own expression, whatever the file says."""
+    folder = make(kind)
+    tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(tokenizer.replace(r"|\\p{N}|", r"|\\p{N}{1,3}|"), encoding="utf-8")
+    (path,) = converted(pyrust_nn.convert_model_to_gguf("s", folder, runs_dir=runs), runs)
+    assert File(path).keys["tokenizer.ggml.pre"] == "llama-bpe"
+
+    (folder / "tokenizer.json").write_text(tokenizer.replace(r"|\\p{N}|", r"|\\p{N}{1,5}|"), encoding="utf-8")
+    says = refused(pyrust_nn.convert_model_to_gguf, folder, runs, overwrite=True)
+    assert "llama.cpp has no name for" in says and r"\p{N}{1,5}" in says
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import gguf
 
 from pyrust_nn import InputError
 from pyrust_nn.gguf_export.keys import ModelLabel, add_metadata
-from pyrust_nn.gguf_export.layout import Ranges, TensorLayout
+from pyrust_nn.gguf_export.layout import Ranges, TensorLayout, tensor_type
 from pyrust_nn.gguf_export.plan import text_config
 from pyrust_nn.gguf_export.writing import GgufPlan, assemble_plan
 from pyrust_nn.models.adapter_folder import adapter_base, checked_adapter_folder
@@ -49,7 +49,9 @@ def adapter_plan(adapter: str, outtype: str, target: Path, name: ModelLabel, bas
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         return {}
 
-    return assemble_plan(layout, list(_tensors(pairs, layout, folder)), outtype, target, add_keys)
+    tensors = list(_tensors(pairs, layout, folder))
+    types = {tensor["name"]: tensor_type(tensor["name"], tensor["shape"], outtype) for tensor in tensors}
+    return assemble_plan(layout, tensors, types, target, add_keys)
 
 
 def _check(settings: dict[str, Any], folder: Path) -> None:

@@ -98,7 +98,7 @@ def add_hyperparameters(writer: gguf.GGUFWriter, layout: TensorLayout, outtype: 
     if (width := config.get("head_dim")) is not None:
         writer.add_key_length(width)
         writer.add_value_length(width)
-    writer.add_file_type(OUTTYPES[outtype].file_type)
+    writer.add_file_type(OUTTYPES[outtype].id)
     if (width := config.get("moe_intermediate_size")) is not None:
         writer.add_expert_feed_forward_length(width)
     if (width := config.get("shared_expert_intermediate_size")) is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 
 from pyrust_nn import InputError, ModelError
-from pyrust_nn.gguf_export.tensor_types import OUTTYPES
+from pyrust_nn.gguf_export.tensor_types import OUTTYPES, TENSOR_TYPES
 
 # llama.cpp's architectures by `model_type` of the text model's configuration.
 ARCHITECTURES = {
@@ -213,7 +213,7 @@ def tensor_type(name: str, shape: tuple[int, ...], outtype: str) -> str:
     is_norm = name.endswith("_norm.weight")
     if len(shape) <= 1 or is_norm or keeps or not name.endswith((".weight", ".lora_a", ".lora_b")):
         return "F32"
-    requested = OUTTYPES[outtype]
+    requested = TENSOR_TYPES[OUTTYPES[outtype].tensor_type]
     return requested.name if shape[-1] % requested.block == 0 else "F16"
 
 

@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 
-from pyrust_nn import ModelError
+from pyrust_nn import ModelError, _core
 from pyrust_nn.gguf_export.keys import ModelLabel, add_hyperparameters, add_metadata
-from pyrust_nn.gguf_export.layout import TensorLayout, TensorMapping, check_blocks, check_complete, check_shapes, next_token_blocks
+from pyrust_nn.gguf_export.layout import (
+    TensorLayout,
+    TensorMapping,
+    check_blocks,
+    check_complete,
+    check_shapes,
+    next_token_blocks,
+    tensor_type,
+)
+from pyrust_nn.gguf_export.mix import CONVERTER_TYPES, Mix, ModelShape, TypeChoices, check_importance, visiting_order
 from pyrust_nn.gguf_export.stored_tensors import StoredTensor, stored_tensors
 from pyrust_nn.gguf_export.vocab import add_vocabulary
 from pyrust_nn.gguf_export.writing import GgufPlan, assemble_plan
 from pyrust_nn.models.model_folder import checked_model_folder, first_line, is_offline
 
 
-def model_plan(folder: Path, outtype: str, target: Path, name: ModelLabel) -> GgufPlan:
+@dataclass(frozen=True)
+class Importance:
+    """An importance matrix: its file, and what `_core.imatrix_header` says of it."""
+
+    file: Path
+    header: dict[str, Any]
+
+    @classmethod
+    def read(cls, file: str | None) -> Importance | None:
+        """Read a file's names. Raises ModelError if it is not an importance matrix."""
+        return cls(Path(file), _core.imatrix_header(file)) if file else None
+
+
+def model_plan(
+    folder: Path,
+    outtype: str,
+    target: Path,
+    name: ModelLabel,
+    choices: TypeChoices | None = None,
+    importance: Importance | None = None,
+) -> GgufPlan:
     """The plan for the model in a folder. Raises ModelError if it cannot be converted to GGUF."""
     checked_model_folder(str(folder))
     config = text_config(str(folder), folder)
@@ -38,9 +68,48 @@ def model_plan(folder: Path, outtype: str, target: Path, name: ModelLabel) -> Gg
         add_metadata(writer, folder, name, gguf.GGUFType.MODEL)
         add_hyperparameters(writer, layout, outtype)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        return {"vocabulary": add_vocabulary(writer, folder, config["vocab_size"])}
+        entries: dict[str, Any] = {"vocabulary": add_vocabulary(writer, folder, config["vocab_size"])}
+        if outtype not in CONVERTER_TYPES:
+            entries["half"] = True
+        if importance is not None and outtype not in CONVERTER_TYPES:
+            _add_importance(writer, importance)
+            entries["imatrix"] = str(importance.file)
+        return entries
 
-    return assemble_plan(layout, tensors, outtype, target, add_keys)
+    types = _types(tensors, layout, outtype, choices or TypeChoices(), importance)
+    return assemble_plan(layout, tensors, types, target, add_keys)
+
+
+def _types(
+    tensors: list[dict[str, Any]], layout: TensorLayout, outtype: str, choices: TypeChoices, importance: Importance | None
+) -> dict[str, str]:
+    """The type of each tensor, by name."""
+    shapes = {tensor["name"]: tensor["shape"] for tensor in tensors}
+    unmixed = outtype if outtype in CONVERTER_TYPES else "f16"
+    types = {name: tensor_type(name, shape, unmixed) for name, shape in shapes.items()}
+    if outtype in CONVERTER_TYPES and choices == TypeChoices():
+        return types
+    config = layout.config
+    model = ModelShape(
+        gguf.MODEL_ARCH_NAMES[layout.architecture],
+        layout.blocks,
+        layout.experts,
+        config["num_attention_heads"] // config["num_key_value_heads"],
+    )
+    mix = Mix(outtype, model, list(shapes), importance is not None, choices)
+    types |= {name: mix.type_of(name, shapes[name], types[name]) for name in sorted(shapes, key=visiting_order)}
+    check_importance(outtype, types, set(importance.header["entries"]) if importance else None)
+    return types
+
+
+def _add_importance(writer: gguf.GGUFWriter, importance: Importance) -> None:
+    """The keys by which llama-quantize notes the importance matrix."""
+    writer.add_string("quantize.imatrix.file", importance.file.name)
+    if datasets := importance.header["datasets"]:
+        writer.add_string("quantize.imatrix.dataset", datasets[0])
+    writer.add_uint32("quantize.imatrix.entries_count", len(importance.header["entries"]))
+    if chunks := importance.header["chunks"]:
+        writer.add_uint32("quantize.imatrix.chunks_count", chunks)
 
 
 def text_config(model: str, place: Path | str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The types of tensors in GGUF files, as the native core lists them (src/gguf/types.rs)."""
+"""The types of GGUF tensors and files, as the native core lists them (src/gguf/types.rs)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,9 @@ from pyrust_nn import _core
 
 @dataclass(frozen=True)
 class TensorType:
-    """A type, with ggml's name and number (`id`), and the elements (`block`) and bytes (`block_bytes`) of a block.
-
-    `outtype` is the parameter's value for files with matrices of this type and `file_type` their `general.file_type`; both are
-    None if there are no such files.
-    """
+    """A type, with ggml's name and number (`id`), and the elements (`block`) and bytes (`block_bytes`) of a block."""
 
     name: str
-    outtype: str | None
-    file_type: int | None
     id: int
     block: int
     block_bytes: int
@@ -28,5 +22,14 @@ class TensorType:
         return math.prod(shape) // self.block * self.block_bytes
 
 
+@dataclass(frozen=True)
+class FileType:
+    """The type of a file: the parameter's value, `general.file_type` (`id`), and the name of most matrices' type."""
+
+    name: str
+    id: int
+    tensor_type: str
+
+
 TENSOR_TYPES = {kind.name: kind for kind in (TensorType(**fields) for fields in _core.gguf_types())}
-OUTTYPES = {kind.outtype: kind for kind in TENSOR_TYPES.values() if kind.outtype is not None}
+OUTTYPES = {kind.name: kind for kind in (FileType(**fields) for fields in _core.gguf_file_types())}

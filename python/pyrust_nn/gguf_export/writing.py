@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from pyrust_nn import ModelError, _core
 from pyrust_nn.files import write_text
 from pyrust_nn.gguf_export.keys import plan_keys
-from pyrust_nn.gguf_export.layout import TensorLayout, tensor_type
+from pyrust_nn.gguf_export.layout import TensorLayout
 from pyrust_nn.gguf_export.tensor_types import TENSOR_TYPES
 
 GgufPlan = dict[str, Any]
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 def assemble_plan(
     layout: TensorLayout,
     tensors: list[dict[str, Any]],
-    outtype: str,
+    types: Mapping[str, str],
     target: Path,
     add_keys: Callable[[gguf.GGUFWriter], dict[str, Any]],
 ) -> GgufPlan:
-    """A plan from its tensors, whose parts name files by path. `add_keys` adds the keys once the tensors are known.
+    """A plan from its tensors, whose parts name files by path, and the type of each. `add_keys` adds the keys once the tensors are known.
 
     `add_keys` returns further entries of the plan, to which its keys refer.
     """
@@ -42,7 +42,7 @@ def assemble_plan(
     files: dict[str, int] = {}
     for tensor in tensors:
         name, shape = tensor["name"], tensor["shape"]
-        tensor["type"] = tensor_type(name, shape, outtype)
+        tensor["type"] = types[name]
         for part in tensor.get("parts", ()):
             part["file"] = files.setdefault(part["file"], len(files))
         stored = TENSOR_TYPES[tensor["type"]]

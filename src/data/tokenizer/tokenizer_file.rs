@@ -132,6 +132,8 @@ pub(crate) struct TokenizerHead {
     #[serde(default)]
     added_tokens: Vec<Value>,
     #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
     post_processor: Value,
 }
 
