@@ -1,5 +1,5 @@
-//! Parses a conversation in the messages format in a single pass. It accepts exactly the items in which [`crate::data::parse::diagnostic`]
-//! finds no problem, and gives no reason when it rejects one.
+//! Parses a conversation in the messages format in a single pass. It accepts the items in which [`crate::data::parse::diagnostic`] finds no
+//! problem and nothing to convert, and gives no reason when it rejects one.
 
 use std::collections::HashSet;
 use std::fmt;

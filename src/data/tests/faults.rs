@@ -212,7 +212,7 @@ fn a_list_whose_item_does_not_close_is_not_held_in_memory() {
 
 proptest! {
     #[test]
-    fn the_fast_parser_accepts_exactly_the_items_without_a_fault_and_gives_the_same_conversations(at in 0_usize..400, with in "[\\[\\]{}\",:a0\\\\ ]{0,3}", cut in 0_usize..4) {
+    fn the_fast_parser_accepts_the_items_without_a_fault_or_a_conversion_and_gives_the_same_conversations(at in 0_usize..400, with in "[\\[\\]{}\",:a0\\\\ ]{0,3}", cut in 0_usize..4) {
         let mut item = r#"{"messages": [{"role": "system", "content": [{"type": "text", "text": "a\n"}]}, {"role": "user", "content": "é", "n": null, "m": [1.5, {"a": 1e2}]},
             {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": {"x": -1}}}], "train": null}], "tools": [{"a": 1}], "weight": null, "x": 18446744073709551615, "documents": [], "chat_template_kwargs": {"a": true}, "id": [7]}"#
             .to_string();
@@ -223,6 +223,10 @@ proptest! {
         let mut found = 0;
         let slow = diagnostic::parse_conversation(item.as_bytes(), "[0]", DatasetFormat::Messages, &Layout::default(), true, &mut |_, _, _| found += 1);
         prop_assert_eq!(slow.is_none(), found > 0);
-        prop_assert_eq!(fast::parse_conversation(item), slow, "{}", item);
+        match fast::parse_conversation(item) {
+            // What must be converted is left to the slow parser, which notes it.
+            None => prop_assert!(slow.is_none_or(|slow| slow.remarks.made().next().is_some()), "{}", item),
+            fast => prop_assert_eq!(fast, slow, "{}", item),
+        }
     }
 }
