@@ -19,6 +19,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "check_dataset",
+    "clear_cache",
     "convert_lora_to_gguf",
     "convert_model_to_gguf",
     "finetune_full",
@@ -26,6 +27,7 @@ __all__ = [
     "flatten",
     "get_status",
     "inference",
+    "list_cache",
     "list_sessions",
     "main",
     "merge",
@@ -67,6 +69,12 @@ def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLi
 def list_sessions(*, runs_dir: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
     """Return every session with the state of its steps, oldest first."""
 
+def list_cache() -> dict[str, Any]:
+    """Return the content of the cache: folder, bytes, max_bytes, and entries with name, kind, bytes, used_at and in_use."""
+
+def clear_cache() -> dict[str, Any]:
+    """Remove everything from the cache that no process uses, and return what remains."""
+
 def set_console(on: bool) -> None:
     """Turn log lines and progress on stderr on (the default) or off."""
 
@@ -77,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 EMBEDDED: bool
 
-def log(level: int, origin: str, text: str) -> None: ...
+def log(level: int, origin: str, text: str, shown: str = "always") -> None: ...
+def status(text: str) -> None: ...
+def estimated_memory(folder: Path, settings: str, rows: str) -> int | None: ...
 def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...
 def digest(files: Sequence[str | PathLike[str]]) -> str: ...
 def render_chat(
@@ -86,11 +96,21 @@ def render_chat(
 def render_chat_by_transformers(
     folder: str | PathLike[str], conversations: Sequence[str]
 ) -> list[list[tuple[str, list[tuple[int, int, int]], int | None]] | str]: ...
-def read_prompts(prompts: str, prompts_file: str | PathLike[str] | None = None) -> list[list[dict[str, Any]]]: ...
+def known_columns() -> list[str]: ...
+def read_prompts(prompts: str, prompts_file: str | PathLike[str] | None = None) -> list[dict[str, Any]]: ...
 def tokenize(folder: str | PathLike[str], texts: Sequence[str]) -> tuple[bool, list[list[int]]]: ...
 def tokenizer_head(path: str | PathLike[str]) -> dict[str, Any]: ...
 def tokenize_by_library(folder: str | PathLike[str], texts: Sequence[str]) -> list[list[int]]: ...
-def softmax_pass(hidden: Any, weight: Any, threads: int, reference: Any, total: Any, sums: Any) -> None: ...
+def softmax_pass(
+    hidden: Any,
+    weight: Any,
+    targets: Sequence[int],
+    threads: int,
+    reference: Any,
+    total: Any,
+    target_logit: Any,
+    sums: Any,
+) -> None: ...
 def softmax_pass_usable(features: int) -> bool: ...
 def attention_usable(features: int) -> bool: ...
 def attention(
@@ -116,6 +136,7 @@ def swiglu(threads: int, gate: Any, up: Any, out: Any) -> None: ...
 def swiglu_backward(threads: int, grad: Any, gate: Any, up: Any, gate_grad: Any, up_grad: Any) -> None: ...
 def embedded_text(path: str) -> str: ...
 def cache_folder() -> Path: ...
+def hold_cache_entry(path: str | PathLike[str]) -> bool: ...
 def gguf_types() -> list[dict[str, Any]]: ...
 def gguf_file_types() -> list[dict[str, Any]]: ...
 def gguf_header(path: str | PathLike[str]) -> dict[str, Any]: ...
@@ -124,6 +145,7 @@ def gguf_encode(tensor_type: str, numbers: Any, importance: Any = None, form: st
 def gguf_decode(tensor_type: str, data: Any) -> bytes: ...
 def lora_defaults() -> dict[str, Any]: ...
 def weights_hash(folder: str | PathLike[str]) -> str | None: ...
+def read_adapter(folder: str | PathLike[str], base: str | PathLike[str] | None = None) -> dict[str, Any]: ...
 def tokenizer_folder(model: str | PathLike[str]) -> Path: ...
 def write_gguf(plan_path: str | PathLike[str], progress: Callable[[int, int, str], Any]) -> int: ...
 
@@ -132,6 +154,9 @@ def finetune_full(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -173,7 +198,10 @@ def finetune_full(
     Args:
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
-        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -183,7 +211,7 @@ def finetune_full(
         num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
         gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
-        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
+        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed (and the balance of the router in a mixture of experts). If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
         packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
@@ -216,6 +244,9 @@ def finetune_lora(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -252,6 +283,7 @@ def finetune_lora(
     lora_dropout: float | None = None,
     checkpoint_lora: str | PathLike[str] | None = None,
     checkpoint_mode: Literal["continue", "stack"] = "continue",
+    forgetting_rows: int = 1000,
     use_rslora: bool | None = None,
     use_dora: bool | None = None,
     loraplus_ratio: float | None = None,
@@ -267,7 +299,10 @@ def finetune_lora(
     Args:
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
-        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -277,7 +312,7 @@ def finetune_lora(
         num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
         gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
-        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
+        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed (and the balance of the router in a mixture of experts). If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
         packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
@@ -304,6 +339,7 @@ def finetune_lora(
         lora_dropout: Dropout on the adapter's input. If unset: the value of checkpoint_lora, otherwise 0.05. (a number from 0 to 0.99; unset by default)
         checkpoint_lora: Existing adapter to start from: a folder or a session's step. (a folder or a session's step; unset by default)
         checkpoint_mode: How to use checkpoint_lora: continue trains that adapter further; stack freezes it, keeps it active and trains a new adapter on top. (one of continue, stack; default continue)
+        forgetting_rows: With checkpoint_lora: how many rows of each earlier stage's data set the loss is measured on, before and after training, to show what is forgotten. They are spread evenly over the data set. 0 measures nothing. (an integer from 0 to 1000000000; default 1000)
         use_rslora: Divide lora_alpha by the square root of the rank instead of the rank (rsLoRA, arXiv 2312.03732). If unset: the value of checkpoint_lora, otherwise off. (true or false; unset by default)
         use_dora: Train the direction and the magnitude of each weight separately (DoRA, arXiv 2402.09353). If unset: the value of checkpoint_lora, otherwise off. (true or false; unset by default)
         loraplus_ratio: Learning rate of the LoRA B matrices as a multiple of learning_rate (LoRA+, arXiv 2402.12354), for example 16. If unset: the same rate for A and B. (a number from 1 to 10000; unset by default)
@@ -319,6 +355,7 @@ def flatten(
     session: str | None,
     model: str | PathLike[str],
     *,
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -331,6 +368,7 @@ def flatten(
     Args:
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -344,6 +382,7 @@ def merge(
     model: str | PathLike[str],
     *,
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -357,6 +396,7 @@ def merge(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         dtype: Dtype of the merged model: auto keeps the base model's dtype. (one of auto, bf16, fp16, fp32; default auto)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -370,6 +410,7 @@ def quantize_model(
     model: str | PathLike[str],
     *,
     bits: Literal[4, 8, 16] = 4,
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -383,6 +424,7 @@ def quantize_model(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         bits: Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (cast to bf16). (one of 4, 8, 16; default 4)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -400,6 +442,7 @@ def convert_model_to_gguf(
     token_embedding_type: str | None = None,
     output_tensor_type: str | None = None,
     tensor_type: Mapping[str, Any] | None = None,
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -417,6 +460,7 @@ def convert_model_to_gguf(
         token_embedding_type: Tensor type of the token embedding. If unset: by outtype. (one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs; unset by default)
         output_tensor_type: Tensor type of the output matrix. If unset: by outtype. (one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs; unset by default)
         tensor_type: Tensor types by name: PATTERN=TYPE, such as `ffn_down=q6_k`. The pattern is a regular expression, searched in the tensor's name; the first that matches decides. (names and values (NAME=VALUE); unset by default)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -430,6 +474,7 @@ def convert_lora_to_gguf(
     adapter: str | PathLike[str],
     *,
     outtype: str | Sequence[str] = "f16",
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -443,6 +488,7 @@ def convert_lora_to_gguf(
         session: Name of the session; None creates a new one.
         adapter: LoRA adapter: a folder or a session's step. (a folder or a session's step; required)
         outtype: Data types of the matrices. One file is written for each. (a non-empty list of f32, f16, bf16, q8_0; default f16)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -457,12 +503,14 @@ def inference(
     *,
     prompt: str | Sequence[str | Sequence[Message]] | Sequence[Message] | None = None,
     prompts_file: str | PathLike[str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_new_tokens: int = 256,
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
     seed: int = 42,
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    base_model: str | PathLike[str] | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -476,13 +524,15 @@ def inference(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         prompt: Prompt: a string or, in Python, Rust and pipeline.toml, a whole conversation. Several may be given. (a non-empty string, or a list of such strings and of conversations ([{"role": …, "content": …}, …]); unset by default)
-        prompts_file: File of prompts: a JSON list or JSON Lines of strings or conversations, or a .txt file with one prompt per line. (a path; unset by default)
+        prompts_file: File of prompts: a JSON list or JSON Lines of strings or conversations, any data set, or a .txt file with one prompt per line. (a path; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_new_tokens: Maximum number of generated tokens per answer. (an integer from 1 to 1048576; default 256)
         temperature: Sampling temperature; 0 is greedy decoding. If unset: the value in the model's generation config. (a number from 0 to 100; unset by default)
         top_p: Nucleus sampling: use only the most likely tokens whose probabilities sum to this. If unset: the value in the model's generation config. (a number above 0 and at most 1; unset by default)
         top_k: Sample only from this many of the most likely tokens. If unset: the value in the model's generation config. (an integer from 1 to 1000000; unset by default)
         seed: Random seed for sampling. (an integer from 0 to 4294967295; default 42)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -521,6 +571,9 @@ def prepare_dataset(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -534,7 +587,10 @@ def prepare_dataset(
 
     Args:
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
-        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -549,6 +605,9 @@ def check_dataset(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -577,7 +636,10 @@ def check_dataset(
 
     Args:
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
-        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path or a list of paths; required)
+        dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -587,7 +649,7 @@ def check_dataset(
         num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
         gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
-        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed. If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
+        max_tokens_per_batch: Maximum number of tokens in one micro-batch. It affects only memory and speed (and the balance of the router in a mixture of experts). If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error. (an integer from 1 to 16777216; unset by default)
         packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
