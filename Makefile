@@ -32,7 +32,7 @@ test-rust:       ## Rust tests
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --no-fail-fast; else cargo test --lib --bins --tests; fi
 
 test-python: build dev wheel  ## Tests through Python, the binary and a dependent crate
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: wheel
 wheel: dev       ## Install this checkout as a package into the environment, as `pip install .` does

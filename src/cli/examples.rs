@@ -10,7 +10,7 @@ pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
 ];
 
 /// Examples of the commands that are neither tasks nor dataset commands.
-const OTHER_COMMANDS: [(&str, Examples); 9] = [
+const OTHER_COMMANDS: [(&str, Examples); 10] = [
     (
         "run",
         [
@@ -65,6 +65,13 @@ const OTHER_COMMANDS: [(&str, Examples); 9] = [
         [
             ("Find the Python environment, or create it:", "pyrust-nn setup"),
             ("Use an environment that exists:", "pyrust-nn setup --python-env /opt/venv --no-setup"),
+        ],
+    ),
+    (
+        "cache",
+        [
+            ("List what the cache holds, with the one used longest ago first:", "pyrust-nn cache list"),
+            ("Remove everything that no process uses:", "pyrust-nn cache clear"),
         ],
     ),
     ("doctor", [("Report what is missing and how to fix it:", "pyrust-nn doctor"), ("The same as JSON:", "pyrust-nn doctor --json")]),

@@ -13,7 +13,7 @@ pub(crate) struct Rows<'a> {
 }
 
 /// A block in each lane.
-pub(super) struct Group<'a, V> {
+pub(super) struct BlockGroup<'a, V> {
     /// By element.
     pub x: &'a [V],
     pub importance: Option<&'a [V]>,
@@ -36,7 +36,7 @@ pub(super) trait BlockEncoder {
     fn encode_directly(_numbers: &[f32], _out: &mut [u8]) {}
 
     /// Encodes as many blocks as `out` has room for, from the first lane on; returns the lanes whose search left the exact range.
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask;
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask;
 }
 
 /// Encodes the blocks of all rows.
@@ -52,7 +52,7 @@ pub(super) fn encode_groups<V: Lanes, B: BlockEncoder>(rows: Rows<'_>, out: &mut
         rows.importance.map(|importance| &importance[first..first + B::ELEMENTS])
     };
     let plainly = |block: usize, numbers: &[f32], out: &mut [u8]| {
-        let _ = B::encode::<f32>(&Group { x: numbers, importance: importance(block), row_energy: energy(block), numbers }, out);
+        let _ = B::encode::<f32>(&BlockGroup { x: numbers, importance: importance(block), row_energy: energy(block), numbers }, out);
     };
     let at_once = V::COUNT;
     let mut places = vec![0.0; B::ELEMENTS * at_once];
@@ -72,7 +72,7 @@ pub(super) fn encode_groups<V: Lanes, B: BlockEncoder>(rows: Rows<'_>, out: &mut
             transpose(|lane| importance(first + block(lane)).unwrap_or(&[]), &mut places, weights);
         }
         let energies: [f32; MOST] = std::array::from_fn(|lane| energy(first + block(lane)));
-        let group = Group { x: &x, importance: weights.as_deref(), row_energy: V::read(&energies), numbers };
+        let group = BlockGroup { x: &x, importance: weights.as_deref(), row_energy: V::read(&energies), numbers };
         let refused = V::bits(B::encode(&group, out));
         if refused != 0 {
             for (lane, (numbers, out)) in numbers.chunks(B::ELEMENTS).zip(out.chunks_mut(B::BYTES)).enumerate() {

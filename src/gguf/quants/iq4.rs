@@ -6,7 +6,7 @@
 use half::f16;
 
 use crate::gguf::quants::fit::{ZERO, importance_weights, largest, products, sum_of_squares};
-use crate::gguf::quants::groups::{BlockEncoder, Group};
+use crate::gguf::quants::groups::{BlockEncoder, BlockGroup};
 use crate::gguf::quants::lanes::{Lanes, lane, nearest, table};
 use crate::gguf::quants::symmetric::largest_scale;
 
@@ -86,7 +86,7 @@ fn fit<V: Lanes>(x: &[V; 32], weights: &[V; 32], refused: &mut V::Mask) -> V {
 
 /// The scales of all blocks of 32 numbers in a (super-)block.
 #[inline(always)]
-fn fits<V: Lanes, const S: usize>(group: &Group<'_, V>, refused: &mut V::Mask) -> [V; S] {
+fn fits<V: Lanes, const S: usize>(group: &BlockGroup<'_, V>, refused: &mut V::Mask) -> [V; S] {
     let energy = sum_of_squares(group.x).mul(V::splat(2.0 / (32 * S) as f32));
     let mut scales = [V::splat(0.0); S];
     for (block, (x, scale)) in group.x.as_chunks::<32>().0.iter().zip(&mut scales).enumerate() {
@@ -121,7 +121,7 @@ impl BlockEncoder for Iq4Nl {
     const BYTES: usize = 18;
 
     #[inline(always)]
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
         let mut refused = V::none();
         let scales = table(&fits::<V, 1>(group, &mut refused));
         for (index, (numbers, out)) in group.numbers.as_chunks().0.iter().zip(out.as_chunks_mut::<18>().0).enumerate() {
@@ -138,7 +138,7 @@ impl BlockEncoder for Iq4Xs {
     const BYTES: usize = 136;
 
     #[inline(always)]
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
         let mut refused = V::none();
         let scales = table(&fits::<V, 8>(group, &mut refused));
         for (index, (numbers, out)) in group.numbers.as_chunks::<256>().0.iter().zip(out.as_chunks_mut::<136>().0).enumerate() {

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use half::f16;
 
 use crate::gguf::quants::fit::{Trials, fit_min, fit_symmetric, importance_weights};
-use crate::gguf::quants::groups::{BlockEncoder, Group};
+use crate::gguf::quants::groups::{BlockEncoder, BlockGroup};
 use crate::gguf::quants::lanes::{Lanes, lane, nearest, table};
 
 const N: usize = 32;
@@ -31,7 +31,7 @@ impl<const FIVE: bool> BlockEncoder for Scaled<FIVE> {
     }
 
     #[inline(always)]
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
         let mut refused = V::none();
         let top = if FIVE { 16 } else { 8 };
         let fit = fit_symmetric(x(group), &weights(group), top as f32, &mut refused);
@@ -62,7 +62,7 @@ impl<const FIVE: bool> BlockEncoder for WithMin<FIVE> {
     }
 
     #[inline(always)]
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
         let mut refused = V::none();
         let top = if FIVE { 31 } else { 15 };
         let trials = Trials { top: top as f32, first: -0.9, step: 0.05, last: 36, absolute: false };
@@ -81,12 +81,12 @@ impl<const FIVE: bool> BlockEncoder for WithMin<FIVE> {
 }
 
 #[inline(always)]
-fn x<'a, V>(group: &Group<'a, V>) -> &'a [V; N] {
+fn x<'a, V>(group: &BlockGroup<'a, V>) -> &'a [V; N] {
     &group.x.as_chunks().0[0]
 }
 
 #[inline(always)]
-fn weights<V: Lanes>(group: &Group<'_, V>) -> [V; N] {
+fn weights<V: Lanes>(group: &BlockGroup<'_, V>) -> [V; N] {
     importance_weights(group.importance.unwrap_or(&[]), group.row_energy, x(group))
 }
 

@@ -6,7 +6,7 @@
 use half::f16;
 
 use crate::gguf::quants::fit::{SymmetricFit, ZERO, fit_refined, fit_symmetric, importance_weights, products, sum, sum_of_squares};
-use crate::gguf::quants::groups::{BlockEncoder, Group};
+use crate::gguf::quants::groups::{BlockEncoder, BlockGroup};
 use crate::gguf::quants::lanes::{Lanes, MOST, Pair, Table, lane, nearest, table};
 use crate::gguf::quants::with_min::pack_two_bits;
 
@@ -20,7 +20,7 @@ impl BlockEncoder for Q6K {
     const BYTES: usize = 210;
 
     #[inline(always)]
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
         let mut refused = V::none();
         let mut fits = [SymmetricFit { scale: V::splat(0.0), inverse: V::splat(0.0) }; SUBS];
         for (sub, x) in group.x.as_chunks::<16>().0.iter().enumerate() {
@@ -118,13 +118,13 @@ impl BlockEncoder for Q3K {
     const BYTES: usize = 110;
 
     #[inline(always)]
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
         if let Some(importance) = group.importance { q3_by_importance(group, importance, out) } else { q3_refined(group, out) }
     }
 }
 
 #[inline(always)]
-fn q3_refined<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+fn q3_refined<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
     let mut refused = V::none();
     let mut scales = [V::splat(0.0); SUBS];
     let mut own: Vec<Table<16>> = vec![[[0.0; MOST]; 16]; SUBS];
@@ -163,7 +163,7 @@ fn q3_refined<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
 }
 
 #[inline(always)]
-fn q3_by_importance<V: Lanes>(group: &Group<'_, V>, importance: &[V], out: &mut [u8]) -> V::Mask {
+fn q3_by_importance<V: Lanes>(group: &BlockGroup<'_, V>, importance: &[V], out: &mut [u8]) -> V::Mask {
     let (mut refused, zero) = (V::none(), V::splat(0.0));
     let energy = sum_of_squares(group.x).mul(V::splat(2.0)).mul(V::splat(1.0 / 256.0));
     let mut fits = [SymmetricFit { scale: zero, inverse: zero }; SUBS];

@@ -8,7 +8,7 @@ use std::array;
 use half::f16;
 
 use crate::gguf::quants::fit::{MinFit, Trials, fit_min, fit_scales, importance_weights, sum, sum_of_squares};
-use crate::gguf::quants::groups::{BlockEncoder, Group};
+use crate::gguf::quants::groups::{BlockEncoder, BlockGroup};
 use crate::gguf::quants::lanes::{Lanes, lane, nearest, table};
 
 /// The numbers in which the three formats differ.
@@ -30,7 +30,7 @@ impl BlockEncoder for Q2K {
     const BYTES: usize = 84;
 
     #[inline(always)]
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
         let trials = Trials { top: 3.0, first: -0.5, step: 0.1, last: 15, absolute: true };
         let settings = Settings { trials, scale_top: 15.0, energy: 1.0 };
         encode::<V, 16, 16>(group, &settings, |numbers, block| pack_q2(numbers, block, out))
@@ -42,7 +42,7 @@ impl BlockEncoder for Q4K {
     const BYTES: usize = 144;
 
     #[inline(always)]
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
         let trials = Trials { top: 15.0, first: -1.0, step: 0.1, last: 20, absolute: false };
         let settings = Settings { trials, scale_top: 63.0, energy: 2.0 };
         encode::<V, 32, 8>(group, &settings, |numbers, block| pack_q4(numbers, block, out))
@@ -54,7 +54,7 @@ impl BlockEncoder for Q5K {
     const BYTES: usize = 176;
 
     #[inline(always)]
-    fn encode<V: Lanes>(group: &Group<'_, V>, out: &mut [u8]) -> V::Mask {
+    fn encode<V: Lanes>(group: &BlockGroup<'_, V>, out: &mut [u8]) -> V::Mask {
         let trials = Trials { top: 31.0, first: -0.5, step: 0.1, last: 15, absolute: false };
         let settings = Settings { trials, scale_top: 63.0, energy: 2.0 };
         encode::<V, 32, 8>(group, &settings, |numbers, block| pack_q5(numbers, block, out))
@@ -79,7 +79,7 @@ struct Fitted<const S: usize> {
 
 #[inline(always)]
 fn encode<V: Lanes, const N: usize, const S: usize>(
-    group: &Group<'_, V>,
+    group: &BlockGroup<'_, V>,
     settings: &Settings,
     mut pack: impl FnMut(&[f32; 256], &Fitted<S>),
 ) -> V::Mask {
