@@ -165,7 +165,7 @@ def test_micro_batches_change_nothing(runs, few, task):
 
 def test_evaluation_loss_is_the_mean_over_target_tokens(runs, same):
     summary = pyrust_nn.finetune_full(
-        "s", TINY, dataset_path=same, num_epochs=1, learning_rate=1e-3, eval_split=0.25, batch_size=2, runs_dir=runs
+        "s", TINY, dataset_path=same, num_epochs=1, learning_rate=1e-3, eval_dataset_path=same, batch_size=2, runs_dir=runs
     )
     model = AutoModelForCausalLM.from_pretrained(folder(runs, summary, "model"))
     assert summary["metrics"]["first_loss"] == pytest.approx(plain_loss(tiny_model(), same), rel=1e-4)
@@ -174,7 +174,7 @@ def test_evaluation_loss_is_the_mean_over_target_tokens(runs, same):
 
 def test_an_adapter_loads_in_plain_peft_and_computes_what_was_trained(runs, same):
     summary = pyrust_nn.finetune_lora(
-        "s", TINY, dataset_path=same, num_epochs=3, learning_rate=5e-3, lora_rank=4, eval_split=0.25, runs_dir=runs
+        "s", TINY, dataset_path=same, num_epochs=3, learning_rate=5e-3, lora_rank=4, eval_dataset_path=same, runs_dir=runs
     )
     saved = folder(runs, summary, "adapter")
     assert summary["metrics"]["eval_loss"] < summary["metrics"]["first_loss"]
@@ -395,7 +395,7 @@ def test_fp16_without_a_gpu_is_refused(runs, few):
 
 def test_qlora_trains_an_adapter_on_a_model_in_4_bit(runs, same):
     summary = pyrust_nn.finetune_lora(
-        "s", TINY, dataset_path=same, num_epochs=4, learning_rate=5e-3, load_in_4bit=True, eval_split=0.25, runs_dir=runs
+        "s", TINY, dataset_path=same, num_epochs=4, learning_rate=5e-3, load_in_4bit=True, eval_dataset_path=same, runs_dir=runs
     )
     figures = summary["metrics"]
     assert figures["last_loss"] < figures["first_loss"]
