@@ -10,6 +10,7 @@ use crate::dataset::{DATASETS, StepDatasets};
 use crate::params::param::Param;
 use crate::params::param_type::ParamType;
 use crate::session::artifact::{ArtifactKind, resolve_artifact};
+use crate::session::summary::{Status, Summary};
 use crate::step::request::Request;
 
 pub(crate) struct ResolvedInputs {
@@ -61,8 +62,11 @@ pub(crate) fn resolve_artifacts(
             _ => continue,
         };
         let Some(given) = params[param.name].as_str() else { continue };
-        // In a dry run of a pipeline, its earlier steps have made nothing yet.
-        let not_made = request.is_dry() && given.strip_prefix('@').is_some_and(|step| request.follows(step));
+        // When a pipeline is checked, and in its dry run, its earlier steps have made nothing yet.
+        let step = given.strip_prefix('@').or_else(|| given.strip_prefix(session).and_then(|rest| rest.strip_prefix('/')));
+        let made =
+            |step: &str| matches!(Summary::read(&runs.join(session).join(step)), Ok(Some(summary)) if summary.status == Status::Success);
+        let not_made = step.is_some_and(|step| request.follows(step) && (request.is_dry() || !made(step)));
         if !not_made {
             found.push((param, resolve_artifact(given, runs, session, kind)?));
         }

@@ -189,7 +189,7 @@ def test_prompts_come_before_the_files(trained: dict[str, str], runs: Path, tmp_
         ("a.json", b"[]", ["no prompts"]),
         ("a.json", b"", ["no prompts"]),
         ("a.json", b"[5]", ["[0]", "number"]),
-        ("a.jsonl", b'"one"\n\n{"text": "x"}', ["line 3", "messages"]),
+        ("a.jsonl", b'"one"\n\n{"words": "x"}', ["line 3", "messages"]),
         ("a.json", b'["x", [{"role": "human", "content": "x"}]]', ["[1][0].role", "human", "user"]),
         ("a.json", b'[{"messages": [{"role": "user", "content": 5}]}]', ["[0].messages[0].content", "number"]),
         ("a.json", b'["  "]', ["[0]", "empty"]),
