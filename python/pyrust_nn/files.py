@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,19 @@ def open_json_lines(path: Path) -> Iterator[Callable[[Any], None]]:
             file.flush()
 
         yield append
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> int:
+    """Write each value as one line of JSON, into a file that `new_cache_file` renames. Returns their number.
+
+    Raises ValueError for a number that JSON cannot hold.
+    """
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for value in values:
+            file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
 
 
 def copy_file(source: Path, target: Path) -> None:

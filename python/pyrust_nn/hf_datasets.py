@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrust_nn import InputError, _core
-from pyrust_nn.files import new_cache_file, new_cache_folder
+from pyrust_nn.files import new_cache_file, new_cache_folder, write_json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +41,8 @@ def json_lines(path: str | os.PathLike[str], split: str | None, known: Sequence[
         key = hashlib.sha256(json.dumps([VERSION, wanted]).encode()).hexdigest()[:12]
         target = _core.cache_folder() / "json" / f"{_core.digest(files)}-{key}.jsonl"
         if not target.is_file():
-            with new_cache_file(target) as partial, partial.open("w", encoding="utf-8") as lines:
-                count = 0
-                for file in files:
-                    for batch in batches(file, wanted):
-                        columns = [(name, converted(batch.column(name), name)) for name in batch.schema.names]
-                        for row in zip(*(values for _, values in columns), strict=True):
-                            item = {name: value for (name, _), value in zip(columns, row, strict=True) if value is not None}
-                            lines.write(json.dumps(item, ensure_ascii=False, allow_nan=False) + "\n")
-                            count += 1
+            with new_cache_file(target) as partial:
+                count = write_json_lines(partial, (item for file in files for item in items(file, wanted)))
             logger.info("%s: %d rows, read by Arrow", path, count)
     except (arrow.ArrowException, OSError, KeyError, UnicodeError) as cause:
         raise InputError(f"{path} cannot be read by Arrow: {cause}; check the file, or export it as JSON lines") from cause
@@ -134,6 +127,15 @@ def batches(file: Path, columns: list[str]) -> Iterator[Any]:
             with arrow.OSFile(str(file)) as opened, arrow.ipc.open_stream(opened, options=options) as reader:
                 for batch in reader:
                     yield from slices(batch)
+
+
+def items(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Each row as a JSON object, without the columns that are null in it."""
+    for batch in batches(file, columns):
+        names = batch.schema.names
+        values = [converted(batch.column(name), name) for name in names]
+        for row in zip(*values, strict=True):
+            yield {name: value for name, value in zip(names, row, strict=True) if value is not None}
 
 
 def slices(batch: Any) -> Iterator[Any]:

@@ -6,7 +6,9 @@ use anyhow::Result;
 
 use crate::base::error;
 use crate::data::engine::DataEngine;
-use crate::data::parse::fast;
+use crate::data::parse::columns::Layout;
+use crate::data::parse::dataset_format::DatasetFormat;
+use crate::data::parse::{diagnostic, fast};
 use crate::data::render::rendering::{Render, RenderError, Rendering};
 use crate::data::tokenizer::{Tokenizer, WordCache};
 
@@ -26,7 +28,12 @@ pub fn render_chat(folder: &Path, conversations: &[String]) -> Result<Vec<Result
 pub fn render_chat_by(renderer: &dyn Render, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
     let mut all = Vec::with_capacity(conversations.len());
     for text in conversations {
-        let conversation = fast::parse_conversation(text).ok_or_else(|| error::input(format!("not a valid conversation: {text}")))?;
+        let slow = || {
+            let (format, layout) = (DatasetFormat::Messages, Layout::default());
+            diagnostic::parse_conversation(text.as_bytes(), "[0]", format, &layout, true, &mut |_, _, _| {})
+        };
+        let conversation = fast::parse_conversation(text).or_else(slow);
+        let conversation = conversation.ok_or_else(|| error::input(format!("not a valid conversation: {text}")))?;
         all.push(renderer.renderings(&conversation).map_err(|error| match error {
             RenderError::Failed(error) => error.to_string(),
             RenderError::Unsupported(why) => why,

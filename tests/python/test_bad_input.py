@@ -32,7 +32,7 @@ def as_file(folder: Path, text: str) -> Path:
 DATA = {
     "invalid JSON": ('[\n  {"messages": [}\n]', ["line 2, column 17", "invalid JSON"]),
     "truncated": ('[{"messages": [', ["line 1", "invalid JSON", "EOF"]),
-    "no known format": ('{"a": 1}', ["has the keys \"a\", which are no known format"]),
+    "no known format": ('{"a": 1}', ['has the keys "a", which are no known format']),
     "a number": ("12", ["not a list"]),
     "empty list": ("[]", ["contains no conversations"]),
     "no assistant": (json.dumps([{"messages": [USER]}]), ["[0]", "no assistant turn"]),

@@ -91,6 +91,9 @@ def test_what_rust_alone_cannot_prepare_is_prepared_once_as_well(runs: Path, bas
     assert made["metrics"]["rows"] == 6 and len(preparations(runs)) == 3
 
 
+OTHERS = {"shape": "auto", "columns": {}, "template_kwargs": {}}
+
+
 def test_a_stage_records_the_options_that_rust_prepared_with(runs: Path, base: Path, data: Path) -> None:
     given = {"max_length": 100, "overlong": "truncate_left", "thinking": "mask", "drop_duplicates": True, "seed": 7}
     made = pyrust_nn.finetune_lora("s", base, dataset_path=data, eval_split=0.2, **given, **SHORT, runs_dir=runs)
@@ -98,7 +101,7 @@ def test_a_stage_records_the_options_that_rust_prepared_with(runs: Path, base: P
     prepared = pyrust_nn.prepare_dataset(base, dataset_path=data, eval_split=0.2, **given)
     assert prepared["cached"]
     assert lineage["stages"] == [
-        {"dataset_path": [str(data)], "digest": prepared["digest"], "eval_split": 0.2, "options": given},
+        {"dataset_path": [str(data)], "digest": prepared["digest"], "eval_split": 0.2, "options": given | OTHERS},
     ]
 
 
@@ -113,7 +116,7 @@ def test_a_user_s_script_gets_what_its_parameters_name(runs: Path, base: Path, d
     own = script(tmp_path, "{'model': 'builtin:tiny', 'dataset_path': str, 'max_length': 300, 'words': [1, 2], 'seed': 1}")
     made = pyrust_nn.run_script("s", own, params={"model": str(base), "dataset_path": str(data), "seed": 3}, runs_dir=runs)
     expected = pyrust_nn.prepare_dataset(base, dataset_path=data, max_length=300, seed=3)
-    options = {"max_length": 300, "overlong": "error", "thinking": "keep", "drop_duplicates": False, "eval_split": 0.0, "seed": 3}
+    options = {"max_length": 300, "overlong": "error", "thinking": "keep", "drop_duplicates": False, "eval_split": 0.0, "seed": 3, **OTHERS}
     assert {**made["result"], "cached": True} == {**expected, "options": options}
     assert len(PreparedRows(made["result"]["path"])) == 6
     assert len(preparations(runs)) == 1

@@ -118,8 +118,10 @@ def tools(draw):
 @st.composite
 def calls(draw):
     arguments = draw(objects)
-    # Arguments that are JSON text are decoded before they reach a template: see test_cases.
-    function = {"name": draw(texts()), "arguments": arguments}
+    function = {
+        "name": draw(texts().filter(bool)),
+        "arguments": json.dumps(arguments, ensure_ascii=False) if draw(st.booleans()) else arguments,
+    }
     return {"type": "function", "id": "c1", "function": function} if draw(st.booleans()) else function
 
 
@@ -182,6 +184,10 @@ def check_turns(tokenizer, conversation, renderings):
     """Checks texts and places of turns by what transformers alone writes: whole conversations, and the prompts of inference."""
     options = {name: conversation[name] for name in ("tools",) if conversation.get(name)} | conversation.get("chat_template_kwargs", {})
     shown = [{name: value for name, value in message.items() if name != "train"} for message in conversation["messages"]]
+    for call in [call for message in shown for call in message.get("tool_calls", [])]:
+        function = call.get("function", call)
+        if isinstance(function["arguments"], str):  # JSON text is decoded
+            function["arguments"] = json.loads(function["arguments"])
     ends = (*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special))
 
     def apply(count, prompt=False):
@@ -203,10 +209,10 @@ def check_turns(tokenizer, conversation, renderings):
             thought = OPENED_THINKING.search(prompt)
             opened = thought.start() if thought else len(prompt)
             assert text.startswith(prompt[:opened]), "the turn stands behind the prompt of inference"
-            assert prompt_end == (len(prompt) if text.startswith(prompt) else opened)
+            start = len(prompt) if text.startswith(prompt) else opened
             empty = EMPTY_THINKING.match(text, opened)
             own = conversation["messages"][i]["content"].lstrip().startswith("<think>")
-            assert target_start == (max(prompt_end, empty.end()) if empty and not own else prompt_end)
+            assert prompt_end == target_start == (max(start, empty.end()) if empty and not own else start)
         target = text[target_start:target_end]
         alone = apply(i + 1).rstrip()
         assert target.endswith(ends) and any(alone.endswith(end) and alone.endswith(target) for end in ends)

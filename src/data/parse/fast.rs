@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::parse::item_keys::{is_plain_field, is_provenance, train_misspelled};
-use crate::data::parse::json::JsonString;
+use crate::data::parse::json::{JsonString, decoded_text};
 use crate::data::parse::tool_calls::are_plain;
 use crate::data::parse::unique_keys::UniqueKeys;
 
@@ -185,7 +185,7 @@ pub(crate) struct WrongType;
 
 /// A list of objects, also as JSON text and with JSON text as its elements; `None` if empty. The flag: whether anything was decoded.
 pub(crate) fn parse_tools(value: Value) -> Result<(Option<Value>, bool), WrongType> {
-    let decode = |text: &str| serde_json::from_str::<UniqueKeys>(text).map(|value| value.0).map_err(|_| WrongType);
+    let decode = |text: &str| decoded_text(text).ok_or(WrongType);
     match value {
         Value::Null => Ok((None, false)),
         Value::String(text) if text.trim().is_empty() => Ok((None, false)),

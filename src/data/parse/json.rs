@@ -90,6 +90,14 @@ pub(crate) fn string_value(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
+/// The value of JSON text in a string; `None` if it is not valid or has a problem of [`check_value`].
+pub(crate) fn decoded_text(text: &str) -> Option<Value> {
+    let raw: &RawValue = serde_json::from_str(text).ok()?;
+    let mut problems = 0;
+    check_value(raw.get(), "", 0, &mut |_, _, _| problems += 1);
+    if problems == 0 { serde_json::from_str(raw.get()).ok() } else { None }
+}
+
 /// The type of a value for messages: "a number", "a list", …
 pub(crate) fn json_type_name(raw: &RawValue) -> &'static str {
     match raw.get().as_bytes().first() {

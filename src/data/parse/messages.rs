@@ -6,13 +6,11 @@ use serde_json::{Map, Value};
 
 use crate::base::error::did_you_mean;
 use crate::data::parse::conversation::{ChatMessage, Role};
-use crate::data::parse::item_keys::TRAIN_NAMES;
-use crate::data::parse::json::{JsonObject, array_elements, check_value, join_path, string_value};
+use crate::data::parse::json::{JsonObject, array_elements, check_value, decoded_text, join_path, string_value};
 use crate::data::parse::problem_collector::ProblemCollector;
 use crate::data::parse::remarks::{Remark, Remarks};
 use crate::data::parse::tool_calls;
 use crate::data::parse::train_flag::read_train;
-use crate::data::parse::unique_keys::UniqueKeys;
 
 /// Names that other tools use for the roles.
 const ALIASES: [(&str, &str); 5] =
@@ -178,11 +176,7 @@ fn read_message(
     let train = read_train(&object, path, problems);
     message.train = train != Some(false);
     if train == Some(true) && role != Role::Assistant {
-        let given = object.0.iter().find(|(key, raw)| TRAIN_NAMES.contains(&&*key.0) && raw.get() != "null");
-        let what = format!("only assistant turns are trained on, and this one is {}; remove it, or set it to false", role.as_str());
-        if let Some((key, value)) = given {
-            problems.add(value.get(), join_path(path, &key.0), what);
-        }
+        remarks.add(Remark::OthersTrained);
     }
     let from_sender = object.get_non_null("role").is_none();
     let read = ["role", "content", "train", "loss", "weight", "function_call", "tool_calls"];
@@ -243,9 +237,9 @@ fn read_calls(object: &JsonObject, path: &str, message: &mut ChatMessage, proble
     if let Some(raw) = object.get_non_null("tool_calls") {
         let value = serde_json::from_str::<Value>(raw.get()).unwrap_or_default();
         let value = match &value {
-            Value::String(text) => serde_json::from_str::<UniqueKeys>(text).map_or(value, |decoded| {
+            Value::String(text) => decoded_text(text).map_or(value, |decoded| {
                 remarks.add(Remark::DecodedJsonText);
-                decoded.0
+                decoded
             }),
             _ => value,
         };
@@ -267,7 +261,7 @@ fn read_calls(object: &JsonObject, path: &str, message: &mut ChatMessage, proble
 /// A value that is a call, or several: JSON text, or the objects themselves.
 fn read_call_value(raw: &RawValue, path: &str, message: &mut ChatMessage, problems: &mut ProblemCollector, remarks: &mut Remarks) {
     let value = match string_value(raw) {
-        Some(text) => serde_json::from_str::<UniqueKeys>(&text).ok().map(|value| value.0),
+        Some(text) => decoded_text(&text),
         None => serde_json::from_str(raw.get()).ok(),
     };
     let value = value.filter(|value| value.is_object() || value.is_array());

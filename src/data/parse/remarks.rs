@@ -14,10 +14,11 @@ pub enum Remark {
     EmptySystem,
     PlainText,
     Context,
+    OthersTrained,
 }
 
 impl Remark {
-    pub const ALL: [Remark; 11] = [
+    pub const ALL: [Remark; 12] = [
         Remark::DecodedArguments,
         Remark::DecodedJsonText,
         Remark::FunctionCall,
@@ -29,11 +30,12 @@ impl Remark {
         Remark::EmptySystem,
         Remark::PlainText,
         Remark::Context,
+        Remark::OthersTrained,
     ];
 
     /// Whether it may be a mistake, and not only another way to write the same.
     pub fn is_warning(self) -> bool {
-        self == Remark::EmptySystem
+        matches!(self, Remark::EmptySystem | Remark::OthersTrained)
     }
 
     /// Words that follow "3 conversations: ".
@@ -51,6 +53,7 @@ impl Remark {
             Remark::PlainText => {
                 "plain text, without a chat template: all of it is trained on, special tokens in it count, and the end-of-text token is added"
             }
+            Remark::OthersTrained => "train, loss or weight asks to train on turns of others; only the assistant's turns are trained on",
             Remark::Context => "the input or context is appended to the question, after a line break",
         }
     }

@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::data::parse::json::decoded_text;
 use crate::data::parse::remarks::{Remark, Remarks};
-use crate::data::parse::unique_keys::UniqueKeys;
 
 /// Whether every call has a name and its arguments as an object, so that nothing must be converted.
 pub(crate) fn are_plain(calls: &Value) -> bool {
@@ -47,11 +47,11 @@ fn decode_call(function: &mut Map<String, Value>, remarks: &mut Remarks) -> Opti
     let wrong = |what: &str| Some((".arguments".to_string(), what.to_string()));
     let object = match function.get("arguments") {
         Some(Value::Object(_)) => return None,
-        Some(Value::String(text)) => match serde_json::from_str::<UniqueKeys>(text).map(|value| value.0) {
-            Ok(Value::Object(object)) => object,
-            Ok(_) => return wrong("is JSON text, but not of an object; write {\"name\": value, …}, or {} for none"),
-            Err(_) if text.trim().is_empty() => return wrong("is empty; write {} for a call without arguments"),
-            Err(_) => return wrong("is a string, but not valid JSON; write the arguments as an object, or as JSON text of one"),
+        Some(Value::String(text)) => match decoded_text(text) {
+            Some(Value::Object(object)) => object,
+            Some(_) => return wrong("is JSON text, but not of an object; write {\"name\": value, …}, or {} for none"),
+            None if text.trim().is_empty() => return wrong("is empty; write {} for a call without arguments"),
+            None => return wrong("is a string, but not valid JSON; write the arguments as an object, or as JSON text of one"),
         },
         None => return Some((String::new(), "has no \"arguments\"; write {} for a call without arguments".into())),
         Some(Value::Null) => return wrong("is null; write {} for a call without arguments"),

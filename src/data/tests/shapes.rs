@@ -150,13 +150,13 @@ fn loss_and_weight_are_flags_in_every_shape() {
         assert!(got.len() == 1 && got[0].contains("misspelled"), "{got:#?}");
     }
     let user = json!({"messages": [{"role": "user", "content": "q", "train": true}, {"role": "assistant", "content": "a"}]});
-    assert!(faults(&format!("[{user}]"))[0].contains("only assistant turns are trained on"));
+    assert_eq!(one(&user).remarks.made().collect::<Vec<_>>(), [crate::data::parse::remarks::Remark::OthersTrained]);
 }
 
 #[test]
 fn calls_are_decoded_converted_and_joined() {
-    let call = json!({"type": "function", "function": {"name": "f", "arguments": {"a": 41.902_783_512_345, "b": [1]}}});
-    let text = r#"{"a": 41.902783512345, "b": [1]}"#;
+    let call = json!({"type": "function", "function": {"name": "f", "arguments": {"a": 41.902_783_512_345, "b": [1, 1e300]}}});
+    let text = r#"{"a": 41.902783512345, "b": [1, 1e300]}"#;
     let answer = |more: serde_json::Value| {
         let mut answer = json!({"role": "assistant", "content": null});
         answer.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
