@@ -32,10 +32,7 @@ impl TaskArgs {
         } else if outcome.error.is_none() {
             print_summary(&outcome.summary);
         }
-        outcome.summary.error.as_ref().map_or(0, |error| {
-            output::error(error);
-            error.exit_code()
-        })
+        output::exit_code(outcome.summary.error.as_ref())
     }
 
     /// Writes and returns the Failure summary of a task whose command line is invalid, if a session was given.
