@@ -19,7 +19,6 @@ from typing import Any
 
 from pyrust_nn import _core
 
-EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LITTLE_SPACE = 1 << 16
 """Bytes. With less left on the disk, a failed write is taken for one that the full disk stopped."""
 
@@ -58,7 +57,7 @@ def exhausted(error: BaseException, folder: Path) -> str | None:
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        for number in EXHAUSTED:
+        for number in _core.EXHAUSTED:
             text = os.strerror(number)
             if (isinstance(link, OSError) and link.errno == number) or text in str(link):
                 return text

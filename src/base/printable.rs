@@ -18,7 +18,7 @@ pub(crate) fn printable_line(text: &str) -> Cow<'_, str> {
 }
 
 fn escaped(text: &str, stays: impl Fn(char) -> bool) -> Cow<'_, str> {
-    let unsafe_symbol = |symbol: char| controls(symbol) && !stays(symbol);
+    let unsafe_symbol = |symbol: char| steers_terminal(symbol) && !stays(symbol);
     if !text.contains(unsafe_symbol) {
         return Cow::Borrowed(text);
     }
@@ -33,7 +33,8 @@ fn escaped(text: &str, stays: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-fn controls(symbol: char) -> bool {
+/// Whether a terminal, or a viewer of text, would obey the character instead of showing it.
+pub(crate) fn steers_terminal(symbol: char) -> bool {
     symbol.is_control() || matches!(symbol, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -57,7 +58,7 @@ mod tests {
         #[test]
         fn nothing_that_a_terminal_obeys_is_left(text in any::<String>()) {
             let safe = printable(&text).into_owned();
-            prop_assert!(safe.chars().all(|symbol| matches!(symbol, '\n' | '\t') || !controls(symbol)));
+            prop_assert!(safe.chars().all(|symbol| matches!(symbol, '\n' | '\t') || !steers_terminal(symbol)));
             prop_assert!(!printable_line(&text).contains('\n'));
         }
     }

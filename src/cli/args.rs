@@ -72,8 +72,9 @@ impl CommandLine {
     /// Parses the arguments; the first is the program's name.
     pub(crate) fn parse(argv: &[String]) -> Result<CommandLine, clap::Error> {
         let mut command = command_line();
-        let matches =
-            command.try_get_matches_from_mut(argv).map_err(|error| unknown_command(argv).unwrap_or_else(|| with_our_name(error, argv)))?;
+        let matches = command
+            .try_get_matches_from_mut(argv)
+            .map_err(|error| unknown_command(argv).unwrap_or_else(|| with_our_name(error, &command, argv)))?;
         // clap assigns arguments before a command to the default command, which does not run then. They would be ignored silently.
         if let (Some(name), Some(argument)) = (matches.subcommand_name(), first_run_argument(&command, &matches)) {
             let message = format!("{argument} is before the command {name}; write it after {name}");
@@ -104,9 +105,8 @@ fn unknown_command(argv: &[String]) -> Option<clap::Error> {
 }
 
 /// For an unknown flag that is another tool's name of a parameter of the command, suggests ours instead of a similarly spelled one.
-fn with_our_name(mut error: clap::Error, argv: &[String]) -> clap::Error {
-    let root = command_line();
-    let command = argv.iter().skip(1).find_map(|word| root.find_subcommand(word)).unwrap_or(&root);
+fn with_our_name(mut error: clap::Error, root: &clap::Command, argv: &[String]) -> clap::Error {
+    let command = argv.iter().skip(1).find_map(|word| root.find_subcommand(word)).unwrap_or(root);
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
     let name = flag.trim_start_matches('-').replace('-', "_");
     let ours = our_name(&name).filter(|ours| command.get_arguments().any(|arg| arg.get_id() == ours));

@@ -82,6 +82,14 @@ pub(crate) fn error(error: &Error) {
     }
 }
 
+/// The exit code of a command: that of its error, which is written to stderr, otherwise 0.
+pub(crate) fn exit_code(failure: Option<&Error>) -> u8 {
+    failure.map_or(0, |failure| {
+        error(failure);
+        failure.exit_code()
+    })
+}
+
 /// Writes the fields of an object, one per line.
 pub(crate) fn names_and_values(value: &Value) {
     let lines = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());

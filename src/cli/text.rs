@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
+use crate::base::printable::steers_terminal;
+
 /// Styles text if `colors` is set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
@@ -67,9 +69,8 @@ pub(crate) fn visible(text: &str) -> String {
             '\n' | '\t' => c.to_string(),
             '\0'..='\x1f' => char::from_u32(0x2400 + c as u32).unwrap_or_default().to_string(),
             '\x7f' => '\u{2421}'.to_string(),
-            '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}' => {
-                format!("\\u{{{:x}}}", c as u32)
-            }
+            // Marks of a direction are usual in text, but a preview shows every character.
+            c if steers_terminal(c) || matches!(c, '\u{200e}' | '\u{200f}' | '\u{61c}') => c.escape_unicode().to_string(),
             c => c.to_string(),
         })
         .collect()

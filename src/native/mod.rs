@@ -232,6 +232,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(main, module)?)?;
     let public = module.index()?.as_sequence().to_list()?;
     module.add("EMBEDDED", crate::python::started())?;
+    module.add("EXHAUSTED", crate::base::files::EXHAUSTED)?;
     internal::add_to(module)?;
     gguf_files::add_to(module)?;
     tensors::add_to(module)?;

@@ -8,6 +8,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::base::error::{Error, Kind};
+use crate::base::files::EXHAUSTED;
 use crate::base::signals;
 
 /// Exception classes by kind. `interrupted` is Python's own KeyboardInterrupt.
@@ -98,17 +99,11 @@ pub(crate) fn own_kind(py: Python<'_>, raised: &PyErr) -> Option<Kind> {
 
 /// Converts a Python exception to an error with kind, message, causes and traceback.
 pub(crate) fn from_python(py: Python<'_>, raised: PyErr) -> anyhow::Error {
-    let kind = match own_kind(py, &raised) {
-        _ if raised.is_instance_of::<PyKeyboardInterrupt>(py) => Kind::Interrupted,
-        Some(kind) => kind,
-        None if storage_exhausted(py, &raised) => Kind::Io,
-        None => Kind::Script,
-    };
     let text = raised.value(py).str().map(|text| text.to_string()).unwrap_or_default();
-    let error = match kind {
-        Kind::Interrupted => signals::interrupted(signals::number(&text)),
-        Kind::Script | Kind::Io if own_kind(py, &raised).is_none() => Error::new(kind, one_line(py, &raised)),
-        _ => Error::new(kind, text),
+    let error = match own_kind(py, &raised) {
+        _ if raised.is_instance_of::<PyKeyboardInterrupt>(py) => signals::interrupted(signals::number(&text)),
+        Some(kind) => Error::new(kind, text),
+        None => Error::new(if storage_exhausted(py, &raised) { Kind::Io } else { Kind::Script }, one_line(py, &raised)),
     };
     let mut causes = Vec::new();
     let mut link = raised.clone_ref(py);
@@ -125,8 +120,8 @@ pub(crate) fn from_python(py: Python<'_>, raised: PyErr) -> anyhow::Error {
 
 /// Whether the disk, the quota or the limit of a file's size was exhausted. That is no fault of the script.
 fn storage_exhausted(py: Python<'_>, raised: &PyErr) -> bool {
-    let number = raised.is_instance_of::<PyOSError>(py).then(|| raised.value(py).getattr("errno").and_then(|errno| errno.extract::<i32>()));
-    matches!(number, Some(Ok(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)))
+    raised.is_instance_of::<PyOSError>(py)
+        && raised.value(py).getattr("errno").and_then(|errno| errno.extract()).is_ok_and(|errno: i32| EXHAUSTED.contains(&errno))
 }
 
 /// `Type: text`.

@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # Internal: for the package's own modules, scripts and tests; not in __all__.
 
 EMBEDDED: bool
+EXHAUSTED: list[int]
 
 def log(level: int, origin: str, text: str, shown: str = "always") -> None: ...
 def status(text: str) -> None: ...

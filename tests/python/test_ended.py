@@ -8,13 +8,13 @@ import pty
 import resource
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import disturbed
 import pytest
+from disturbed import wait_for
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -26,14 +26,6 @@ def summary_of(step: Path) -> dict[str, Any]:
     """The step's summary."""
     summary: dict[str, Any] = json.loads((step / "summary.json").read_text(encoding="utf-8"))
     return summary
-
-
-def wait_for(path: Path) -> None:
-    """Wait until `path` exists."""
-    until = time.monotonic() + 600
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} does not appear"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -14,6 +14,7 @@ import disturbed
 import numpy as np
 import pytest
 import torch
+from disturbed import wait_for
 from safetensors.torch import load_file, save_file
 
 import pyrust_nn
@@ -38,13 +39,6 @@ def tiny_of_its_own(folder: Path) -> Path:
     for file in Path(model_folder("builtin:tiny")).iterdir():
         (folder / file.name).symlink_to(file)
     return folder
-
-
-def wait_for(path: Path) -> None:
-    until = time.monotonic() + 600
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} never came"
-        time.sleep(0.01)
 
 
 def test_a_connection_that_the_other_side_closed_is_an_error_and_no_end(tmp_path: Path, runs: Path, cli: Cli) -> None:

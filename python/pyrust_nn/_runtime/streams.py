@@ -12,6 +12,7 @@ import sysconfig
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
@@ -182,11 +183,8 @@ class StreamBridge:
         self.levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
         for name in NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
-        self.signals: dict[int, Any] = {}
-        if _core.EMBEDDED and threading.current_thread() is threading.main_thread():
-            for number in STOPPING_SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self.signals[number] = signal.signal(number, interrupt)
+        if _core.EMBEDDED:
+            handle_signals(STOPPING_SIGNALS, interrupt)  # Rust restores the earlier ones
 
     def close(self) -> None:
         """Record unfinished lines and restore everything."""
@@ -201,6 +199,16 @@ class StreamBridge:
         logging.captureWarnings(False)
         warnings.showwarning = self.showwarning
         warnings.filters[:] = self.filters  # type: ignore[index]
+
+
+def handle_signals(numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], Any]) -> dict[signal.Signals, Any]:
+    """Make `handler` handle those of the signals that are not ignored, and return the handlers before.
+
+    Only the main thread can: in others nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pyrust_nn import _core
-from pyrust_nn._runtime.streams import STOPPING_SIGNALS
+from pyrust_nn._runtime.streams import STOPPING_SIGNALS, handle_signals
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +41,7 @@ class StopCallback(TrainerCallback):
         Raises KeyboardInterrupt at the end if a stop was requested. Outside of the main thread signals are left alone.
         """
         numbers = STOPPING_SIGNALS if _core.EMBEDDED else (signal.SIGINT,)
-        before = {}
-        if threading.current_thread() is threading.main_thread():
-            noticed = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-            before = {number: signal.signal(number, self._request) for number in noticed}
+        before = handle_signals(numbers, self._request)
         try:
             yield
         finally:

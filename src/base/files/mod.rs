@@ -1,6 +1,9 @@
 //! All writes of the Rust core. Files and folders are made under a temporary name, synced to disk and renamed; lines are appended in one
 //! write. Every change of the file system passes `operation`, where tests can inject errors.
 
+/// Error numbers of a full disk, an exhausted quota and a file beyond the limit of its size.
+pub(crate) const EXHAUSTED: [i32; 3] = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
+
 mod folders;
 mod lock;
 mod operation;

@@ -19,10 +19,7 @@ pub(crate) fn show_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> 
         let checked = outcomes.iter().filter(|one| one.error.is_none());
         output::line(&checked.map(|one| step_text(&one.summary)).collect::<Vec<_>>().join("\n\n"));
     }
-    Ok(outcomes.iter().find_map(|one| one.summary.error.as_ref()).map_or(0, |error| {
-        output::error(error);
-        error.kind.exit_code()
-    }))
+    Ok(output::exit_code(outcomes.iter().find_map(|one| one.summary.error.as_ref())))
 }
 
 /// The resolved parameters of a step that was only checked.

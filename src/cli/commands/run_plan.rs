@@ -32,10 +32,7 @@ pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
     } else {
         print_end(&session, global, &outcomes, &names);
     }
-    Ok(outcomes.iter().find_map(|one| one.summary.error.as_ref()).map_or(0, |error| {
-        output::error(error);
-        error.exit_code()
-    }))
+    Ok(output::exit_code(outcomes.iter().find_map(|one| one.summary.error.as_ref())))
 }
 
 fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names: &[String]) {

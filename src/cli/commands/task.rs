@@ -34,10 +34,7 @@ impl TaskArgs {
         } else if outcome.error.is_none() {
             print_summary(&outcome.summary, global);
         }
-        outcome.summary.error.as_ref().map_or(0, |error| {
-            output::error(error);
-            error.exit_code()
-        })
+        output::exit_code(outcome.summary.error.as_ref())
     }
 
     /// Returns the Failure summary of a task whose command line is invalid, if a session was given.
