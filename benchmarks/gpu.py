@@ -140,13 +140,19 @@ def main() -> None:
         sys.exit("torch sees no CUDA device here (nvidia-smi shows whether the driver does); --device cpu --tiny only tries the script")
     os.environ.setdefault("PYRUST_NN_CACHE", tempfile.mkdtemp(prefix="pyrust-nn-gpu-"))
     results: dict[str, Any] = {"machine": described(), "device": arguments.device, "liger": has_liger()}
+    output = arguments.output or (None if arguments.tiny else RESULTS / "gpu.json")
+
+    def keep() -> None:
+        # After each part: what was measured stays if a later part is cut off.
+        if output:
+            output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
     with tempfile.TemporaryDirectory() as folder:
         results["checks"] = check_tasks(arguments.device, "builtin:tiny", Path(folder))
+    keep()
     for name, (shape, tasks, rows) in (TINY_SHAPES if arguments.tiny else SHAPES).items():
         results[name] = measure(name, shape, tasks, rows, arguments)
-    output = arguments.output or (None if arguments.tiny else RESULTS / "gpu.json")
-    if output:
-        output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        keep()
     failed = [row["check"] for row in results["checks"] if not row["held"]]
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 

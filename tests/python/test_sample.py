@@ -31,7 +31,7 @@ def session(tmp_path_factory: pytest.TempPathFactory, binary: Path) -> Path:
         "ask_continued",
         "ask_8bit",
     ]
-    assert table[-1] == "next: pyrust-nn inference --model sample/quantize_model --prompt Hello"
+    assert table[-1] == "next: ollama create sample-convert_model_to_gguf -f runs/sample/convert_model_to_gguf/Modelfile.f16"
     return folder / "runs/sample"
 
 
