@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -51,9 +51,24 @@ TINY = {
     "num_key_value_heads": 1,
     "tie_word_embeddings": True,
 }
-# Name: shape, tasks, and the rows of a run's data set. Batches are of 4 rows, as training_inputs has them.
-SHAPES: dict[str, tuple[dict[str, Any], tuple[str, ...], int]] = {"0.5B": (SMALL, ("lora", "full"), 160), "7B": (LARGE, ("lora",), 80)}
-TINY_SHAPES: dict[str, tuple[dict[str, Any], tuple[str, ...], int]] = {"tiny": (TINY, ("lora", "full"), 8)}
+
+
+class Case(NamedTuple):
+    """What one comparison trains."""
+
+    shape: dict[str, Any]
+    tasks: tuple[str, ...]
+    rows: int  # of the data set, which is trained on once
+    batch: int  # rows of a step
+
+
+# In steps of 4 rows a GPU waits for the process that starts its kernels; in steps of 32 it computes.
+CASES = {
+    "0.5B, 4 rows a step": Case(SMALL, ("lora", "full"), 160, 4),
+    "0.5B, 32 rows a step": Case(SMALL, ("lora", "full"), 640, 32),
+    "7B, 4 rows a step": Case(LARGE, ("lora",), 80, 4),
+}
+TINY_CASES = {"tiny": Case(TINY, ("lora", "full"), 8, 4)}
 
 
 def install(wheel: Path | None) -> None:
@@ -69,8 +84,11 @@ def has_liger() -> bool:
     return bool(is_liger_kernel_available())
 
 
-def run_side(task: str, side: str, folder: Path, device: str) -> dict[str, Any]:
+def run_side(task: str, side: str, folder: Path, batch: int, device: str) -> dict[str, Any]:
     """One training in this process: ours, or TRL's SFTTrainer with Liger where it is."""
+    import training_inputs
+
+    training_inputs.BATCH = batch  # before both sides take it from there
     import our_side
     import torch
     import trl_side
@@ -86,20 +104,20 @@ def run_side(task: str, side: str, folder: Path, device: str) -> dict[str, Any]:
     return figures
 
 
-def measure(name: str, shape: dict[str, Any], tasks: tuple[str, ...], rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both sides in turn on one shape."""
+def measure(name: str, case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both sides in turn."""
     from training_inputs import TOKENIZER, make
 
     results: dict[str, Any] = {}
     cuda = arguments.device == "cuda"
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        make(folder, rows, shape, TOKENIZER, "bfloat16" if cuda else "float32", arguments.device)
-        for task in tasks:
+        make(folder, case.rows, case.shape, TOKENIZER, "bfloat16" if cuda else "float32", arguments.device)
+        for task in case.tasks:
             runs = []
             for _ in range(arguments.rounds):
                 for side in ("ours", "trl"):
-                    child = [sys.executable, __file__, "--device", arguments.device, "--child", task, side, str(folder)]
+                    child = [sys.executable, __file__, "--device", arguments.device, "--child", task, side, str(folder), str(case.batch)]
                     subprocess.run(child, check=True, stdout=subprocess.DEVNULL)
                     runs.append({"side": side, **json.loads((folder / "figures.json").read_text())})
                     print(name, task, json.dumps({key: value for key, value in runs[-1].items() if key != "params"}), flush=True)
@@ -122,11 +140,12 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small shapes, and no results file unless --output names one")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each side")
     parser.add_argument("--output", type=Path, help="where the results go")
-    parser.add_argument("--child", nargs=3, metavar=("TASK", "SIDE", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=("checks", *CASES), help="this part alone; the rest of the output file stays")
+    parser.add_argument("--child", nargs=4, metavar=("TASK", "SIDE", "FOLDER", "BATCH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        task, side, folder = arguments.child
-        figures = run_side(task, side, Path(folder), arguments.device)
+        task, side, folder, batch = arguments.child
+        figures = run_side(task, side, Path(folder), int(batch), arguments.device)
         (Path(folder) / "figures.json").write_text(json.dumps(figures))
         return
     if not arguments.no_install:
@@ -139,21 +158,25 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("torch sees no CUDA device here (nvidia-smi shows whether the driver does); --device cpu --tiny only tries the script")
     os.environ.setdefault("PYRUST_NN_CACHE", tempfile.mkdtemp(prefix="pyrust-nn-gpu-"))
-    results: dict[str, Any] = {"machine": described(), "device": arguments.device, "liger": has_liger()}
     output = arguments.output or (None if arguments.tiny else RESULTS / "gpu.json")
+
+    results: dict[str, Any] = json.loads(output.read_text()) if arguments.only and output and output.is_file() else {}
+    results |= {"machine": described(), "device": arguments.device, "liger": has_liger()}
 
     def keep() -> None:
         # After each part: what was measured stays if a later part is cut off.
         if output:
             output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
-    with tempfile.TemporaryDirectory() as folder:
-        results["checks"] = check_tasks(arguments.device, "builtin:tiny", Path(folder))
-    keep()
-    for name, (shape, tasks, rows) in (TINY_SHAPES if arguments.tiny else SHAPES).items():
-        results[name] = measure(name, shape, tasks, rows, arguments)
+    if arguments.only in (None, "checks"):
+        with tempfile.TemporaryDirectory() as folder:
+            results["checks"] = check_tasks(arguments.device, "builtin:tiny", Path(folder))
         keep()
-    failed = [row["check"] for row in results["checks"] if not row["held"]]
+    for name, case in (TINY_CASES if arguments.tiny else CASES).items():
+        if arguments.only in (None, name):
+            results[name] = measure(name, case, arguments)
+            keep()
+    failed = [row["check"] for row in results.get("checks", ()) if not row["held"]]
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 

@@ -74,6 +74,15 @@ def check_tasks(device: str, model: str, folder: Path) -> list[dict[str, Any]]:
         run(f"quantize_{bits}", pyrust_nn.quantize_model, step("merge"), made, bits=bits, **common)
     run("gguf", pyrust_nn.convert_model_to_gguf, step("merge"), made, outtype=["f16", "q8_0"], **common)
     run("gguf_lora", pyrust_nn.convert_lora_to_gguf, step("lora_fp32"), made, **common)
+    if cuda:
+        # What CUDA's kernels replaced must not reach a model on the CPU of the same process.
+        run(
+            "cpu_after_cuda",
+            pyrust_nn.finetune_lora,
+            model,
+            lambda summary: summary["params"]["device"] == "cpu",
+            **teach | {"device": "cpu"},
+        )
     ask = common | {"prompt": QUESTION, "max_new_tokens": 16, "temperature": 0.0}
     for name in ("full_bf16", "lora_fp32", "lora_qlora", "merge", "quantize_4", "quantize_8", "quantize_16"):
         run(f"ask_{name}", pyrust_nn.inference, step(name), answered, **ask)

@@ -2,8 +2,8 @@
 
 While `packed_attention` is entered, a model's forward takes `row_lengths`, a list of the number of tokens of each row of
 its one sequence, [1, tokens]; `position_ids` restart with each row. Projections, MLPs and norms process all tokens at once.
-Attention processes each row separately by the plain causal kernel, so there is neither padding nor a mask. On CUDA
-flash-attention's kernel for variable lengths does the same if it is installed.
+Attention processes each row separately by the plain causal kernel, so there is neither padding nor a mask. On CUDA in half
+precision one kernel does this for all rows: flash-attention's if it is installed, otherwise torch's (`cuda.varlen_attention`).
 
 On a CPU the kernel is `src/kernels/attention` if the processor has AVX-512, otherwise torch's. Models with recurrent
 layers are not packed, nor is training with NEFTune, whose noise depends on the length of a row.
@@ -19,6 +19,8 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
+
+from pyrust_nn.cuda.varlen_attention import varlen_attention, varlen_usable
 
 # The name of this implementation in transformers, which builds no mask for implementations without a mask function.
 PACKED_ATTENTION = "pyrust_nn_rows"
@@ -41,6 +43,10 @@ def rows_attention(
     """
     if sliding_window is None:
         sliding_window = getattr(module, "sliding_window", None)  # Qwen2-MoE passes it only to its mask
+    ends = kwargs.get("cu_seq_lens_q")
+    if ends is not None and varlen_usable(query, kwargs.get("dropout") or 0.0):
+        longest = kwargs["max_length_q"]
+        return varlen_attention(query, key, value, ends=ends, longest=longest, scale=kwargs.get("scaling"), window=sliding_window), None
     outputs = []
     lengths = row_lengths or [query.shape[2]]
     # split, because the gradient of each slice would be a tensor of all tokens

@@ -1,8 +1,9 @@
-"""Replaces the `forward` of a model's modules by `fused_ops` while it trains on a CPU in fp32.
+"""Replaces the `forward` of a model's modules by `fused_ops` while it trains: all of them on a CPU in fp32, adapters also on CUDA.
 
 `patched_layers` replaces the `forward` of modules whose class it knows, and restores them. A replacement decides at every
-call whether it applies, so settings may change; otherwise (another dtype, autocast, an adapter with more than low-rank
-pairs, a quantized layer) it calls the module's own `forward`.
+call whether it applies, so settings may change; otherwise (another dtype, an adapter with more than low-rank pairs, a
+quantized layer) it calls the module's own `forward`. On CUDA peft's forward starts twice as many kernels, and a small model
+spends its time starting them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers.models.qwen3 import modeling_qwen3 as qwen3
 from pyrust_nn.cpu.fused_ops import LoraLinear, PackedAttention, RMSNorm, RotaryEmbedding, SwiGLU
 from pyrust_nn.cpu.matmul import is_cpu_fp32
 from pyrust_nn.cpu.packed_attention import PACKED_ATTENTION, rows_attention
+from pyrust_nn.cuda.varlen_attention import compute_dtype
 
 Forward = Callable[..., Any]
 NORMS = (qwen2.Qwen2RMSNorm, qwen3.Qwen3RMSNorm)
@@ -48,10 +50,12 @@ def _replacement(module: nn.Module) -> Forward | None:
     if "forward" in module.__dict__:
         return None
     kind = type(module)
-    if kind is nn.Linear:
-        return _linear(module)
     if kind is lora.Linear:
         return _lora(module)
+    if next(module.parameters(), torch.empty(0)).is_cuda:
+        return None
+    if kind is nn.Linear:
+        return _linear(module)
     if kind in NORMS:
         return _norm(module)
     if kind in MLPS:
@@ -80,7 +84,12 @@ def _lora(module: Any) -> Forward:
         if args or kwargs or not is_plain or module.disable_adapters or module.merged or not all(_is_pair(module, name) for name in names):
             return original(inputs, *args, **kwargs)
         matrices = [part[name].weight for name in names for part in (module.lora_A, module.lora_B)]
-        if not is_cpu_fp32(inputs, base.weight, base.bias, *matrices):
+        if base.weight.is_cuda:
+            dtype = compute_dtype(inputs)
+            if base.weight.requires_grad or base.weight.dtype != dtype:
+                return original(inputs)
+            inputs, *matrices = (tensor.to(dtype) for tensor in (inputs, *matrices))
+        elif not is_cpu_fp32(inputs, base.weight, base.bias, *matrices):
             return original(inputs)
         pairs: list[torch.Tensor | None] = []
         for number, name in enumerate(names):

@@ -36,7 +36,8 @@ def training_arguments(
         neftune_noise_alpha=params.neftune_alpha,
         activation_checkpointing=params.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
-        use_liger_kernel=device.type == "cuda" and is_liger_kernel_available(),
+        # torch.compile makes such kernels itself, and fails on Liger's.
+        use_liger_kernel=device.type == "cuda" and not params.compile and is_liger_kernel_available(),
         # Liger's fused loss would replace the output layer, as `TargetLoss` does.
         liger_kernel_config={"fused_linear_cross_entropy": False, "cross_entropy": False},
         bf16=dtype == torch.bfloat16,

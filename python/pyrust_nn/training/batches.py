@@ -84,7 +84,8 @@ class MicroBatching:
         """A micro-batch as arguments of the model's forward: int64 tensors on the CPU, and lists where stated.
 
         It has `input_ids` and `labels`, and `use_cache` is off, since rows would see each other through a cache. Packed:
-        both [1, tokens], with `position_ids`, `shift_labels`, `row_lengths` (a list) and flash-attention's equivalents.
+        both [1, tokens], with `position_ids`, `shift_labels`, `target_positions` (where `shift_labels` are targets), `row_lengths`
+        (a list) and flash-attention's equivalents.
         Stacked: both [rows, longest], with an `attention_mask` if there is padding.
         """
         if self.layout is BatchLayout.PACKED:
@@ -124,11 +125,13 @@ def _balance(rows: Sequence[Row], count: int) -> list[list[Row]]:
 def _packed_inputs(rows: Sequence[Row]) -> dict[str, Any]:
     lengths = [row_length(row) for row in rows]
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-    shifted = [np.append(row.labels[1:], IGNORED) for row in rows]
+    shifted = np.concatenate([np.append(row.labels[1:], IGNORED) for row in rows])
     return {
         "input_ids": _concatenated([row.input_ids for row in rows]),
         "labels": _concatenated([row.labels for row in rows]),
-        "shift_labels": _concatenated(shifted),
+        "shift_labels": _concatenated([shifted]),
+        # Found here: on a GPU the search would wait for everything before it.
+        "target_positions": torch.from_numpy(np.flatnonzero(shifted != IGNORED)),
         "position_ids": _concatenated([np.arange(size) for size in lengths]),
         "use_cache": False,
         "row_lengths": lengths,

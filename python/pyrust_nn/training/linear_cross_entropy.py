@@ -18,8 +18,8 @@ from pyrust_nn.cpu import chunked_cross_entropy
 from pyrust_nn.cpu.autograd_ops import first_order_only
 from pyrust_nn.cpu.matmul import is_cpu_fp32
 
-# Bytes of fp32 logits at a time. On a CPU these are 165 rows of Qwen's 151,936 tokens.
-CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 512 << 20}
+# Bytes of fp32 logits at a time. On a CPU these are 165 rows of Qwen's 151,936 tokens, on a GPU 220.
+CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 128 << 20}
 
 
 class Workspace:
@@ -122,8 +122,9 @@ def _by_row_chunks(
     device, dtype = hidden.device.type, hidden.dtype
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-    # Most gradients of logits are near 1 / vocabulary, where fp16 has few bits left.
-    fp16_scale = 1024.0 if dtype == torch.float16 else 1.0
+    # Most gradients of logits are near 1 / vocabulary, where fp16 has few bits left: they are scaled after the products.
+    lifted = dtype == torch.float16
+    factor = 1024.0 if lifted else scale
     loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
     with torch.autocast(device, enabled=False):
         matrix = weight.to(dtype)
@@ -131,43 +132,30 @@ def _by_row_chunks(
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
             inputs, target = hidden[rows].to(dtype), targets[rows, None]
-            logits = functional.linear(inputs, matrix, offset).float()
-            # In place on a CPU, where allocating a matrix of this size takes longer than computing it.
-            probabilities = torch.softmax(logits, -1, out=logits if device == "cpu" else None)
-            loss += _negative_log_likelihood(probabilities.gather(1, target), inputs, target, matrix, offset)
+            logs = torch.log_softmax(functional.linear(inputs, matrix, offset), -1, dtype=torch.float32)
+            loss -= logs.gather(1, target).sum()
             if all(grad is None for grad in grads):
                 continue
-            grad = probabilities.scatter_add_(1, target, probabilities.new_full((1, 1), -1.0).expand_as(target))
+            exact = logs.exp_().scatter_add_(1, target, logs.new_full((1, 1), -1.0).expand_as(target)).mul_(factor)
             if bias_grad is not None:
-                bias_grad.add_(grad.sum(0) * scale)
-            grad = (grad * fp16_scale if fp16_scale != 1 else grad).to(dtype)
+                bias_grad.add_(exact.sum(0))
+            grad = exact.to(dtype)
             if hidden_grad is not None:
-                hidden_grad[rows] = grad @ matrix
+                hidden_grad[rows] = _fp32_product(grad, matrix)
             if weight_grad is not None:
-                # Scales the smaller matrix, [rows, features] instead of [vocabulary, features]. fp16 lacks the range for it.
-                weight_grad += grad.t() @ (inputs if fp16_scale != 1 else inputs * scale.to(dtype))
-            del logits, probabilities, grad
-        if weight_grad is not None and fp16_scale != 1:
-            weight_grad *= scale / fp16_scale
-        if hidden_grad is not None:
-            hidden_grad *= scale / fp16_scale
+                weight_grad += _fp32_product(grad.t(), inputs)
+            del logs, exact, grad
+        if lifted:
+            for grad in filter(lambda grad: grad is not None, grads):
+                grad *= scale / factor
     return loss
 
 
-def _negative_log_likelihood(
-    probabilities: torch.Tensor, inputs: torch.Tensor, target: torch.Tensor, matrix: torch.Tensor, offset: torch.Tensor | None
-) -> torch.Tensor:
-    """The sum of -log(probabilities).
-
-    `probabilities` and `target` are [rows, 1]; they were computed from `inputs` [rows, features], `matrix` and `offset`. A
-    probability that underflows fp32 would have an infinite loss, so such rows are computed again by log_softmax.
-    """
-    losses = probabilities.log().neg_()
-    lost = (probabilities[:, 0] < 1e-30).nonzero()[:, 0]
-    if len(lost):
-        logs = torch.log_softmax(functional.linear(inputs[lost], matrix, offset).float(), -1)
-        losses[lost] = -logs.gather(1, target[lost])
-    return losses.sum()
+def _fp32_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`left` [rows, inner] times `right` [inner, columns]. On a GPU it is fp32, as the sum is: a lifted one could overflow in fp16."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left @ right
 
 
 def rows_per_chunk(vocabulary: int, device: str) -> int:

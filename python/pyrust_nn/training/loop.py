@@ -25,6 +25,7 @@ from transformers import PrinterCallback
 
 from pyrust_nn.cpu.packed_attention import packed_attention
 from pyrust_nn.cpu.patching import patched_layers
+from pyrust_nn.cuda.liger import restored_globals
 from pyrust_nn.training.advice import warn_about_settings
 from pyrust_nn.training.arguments import training_arguments
 from pyrust_nn.training.batches import BatchLayout
@@ -102,13 +103,14 @@ def train(
     layers: AbstractContextManager[None] = nullcontext()
     if params.compile:
         layers = compiled_layers(model, checkpointing=params.gradient_checkpointing)
-    elif device.type == "cpu" and trainer.args.world_size == 1:
+    elif trainer.args.world_size == 1:
         layers = patched_layers(model)
     signals = stop.handling_signals() if saves else nullcontext()
     with (
         report_callbacks(params.report_to or [], session) as reports,
         packed,
         layers,
+        restored_globals(model),
         signals,
         restored(trainer, checkpoint, session.step_folder),
     ):

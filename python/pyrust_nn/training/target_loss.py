@@ -121,6 +121,7 @@ class TargetLoss:
         vocab_size: int,
         num_items_in_batch: torch.Tensor | int | None = None,
         shift_labels: torch.Tensor | None = None,
+        target_positions: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Replaces `ForCausalLMLoss`. `logits` are hidden states, [rows, length, features] or [1, targets, features]."""
@@ -133,7 +134,7 @@ class TargetLoss:
         if shift_labels is None:
             shift_labels = functional.pad(labels, (0, 1), value=IGNORED)[..., 1:]
         targets = shift_labels.reshape(-1).to(logits.device)
-        positions = (targets != IGNORED).nonzero().squeeze(1)
+        positions = (targets != IGNORED).nonzero().squeeze(1) if target_positions is None else target_positions.to(logits.device)
         hidden = logits.flatten(0, -2)
         if len(hidden) == len(targets):
             hidden = hidden.index_select(0, positions)

@@ -15,16 +15,14 @@ import torch
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from pyrust_nn.training.rows import IGNORED
-
 # Layers of exactly this form: residual plus attention of a norm, then residual plus MLP of a norm.
 SUPPORTED_LAYERS = (Qwen2DecoderLayer, Qwen3DecoderLayer)
 
 
 class TargetRows:
-    """While entered, a model's last layer returns only the positions whose `shift_labels` are targets.
+    """While entered, a model's last layer returns only the `target_positions` that its forward is given.
 
-    This applies to packed rows (one sequence with `shift_labels`) that have a target. The hidden states are then
+    This applies to packed rows (one sequence) that have a target. The hidden states are then
     [1, targets, features], which the consumer must expect (`TargetLoss` does).
     """
 
@@ -51,8 +49,7 @@ class TargetRows:
 
     def _forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """`hidden_states` [1, tokens, features] to [1, targets, features]."""
-        labels = kwargs.get("shift_labels")
-        self._targets = None if labels is None or len(labels) != 1 else (labels[0] != IGNORED).nonzero()[:, 0].to(hidden_states.device)
+        self._targets = kwargs.get("target_positions")
         if self._targets is None or len(self._targets) in (0, hidden_states.shape[1]):
             self._targets = None
             result: torch.Tensor = self._original_forward(hidden_states, **kwargs)

@@ -1,0 +1,1 @@
+"""What training on a GPU replaces in the libraries' models, and puts back."""
