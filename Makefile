@@ -7,7 +7,7 @@ PY := $(PYTHON_ENV)/bin/python
 # The peers' own environments, 8 GB, made on first use; outside of the checkout.
 ENVIRONMENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pyrust-nn-benchmarks
 BENCHES := bench-data bench-export bench-training bench-trl-settings bench-whole-way bench-startup bench-scaling
-.PHONY: help build setup dev test test-rust test-python lint docs bench $(BENCHES) generate lock clean
+.PHONY: help build setup dev test test-rust test-python lint docs bench $(BENCHES) examples generate lock clean
 
 help:            ## Show these words
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -52,6 +52,9 @@ bench-data: build dev  ## Data preparation against TRL, some 6 minutes (needs ..
 	$(PY) benchmarks/data.py
 
 bench: $(BENCHES)  ## All of them, one behind the other, an hour
+
+examples: build dev  ## Write the numbers that the documentation's examples show
+	PYRUST_NN_GENERATE=1 $(PY) -m pytest tests/python/test_examples.py
 
 generate:        ## Write what is made from the definition of the parameters
 	PYRUST_NN_GENERATE=1 cargo test --quiet --lib generated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -23,6 +24,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["PYRUST_NN_CACHE"] = str(folder)
     os.environ.pop("PYRUST_NN_RUNS", None)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard_signals() -> None:
+    """Signals that whoever started pytest ignores (nohup, a job in the background) reach the children, which would ignore them too."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
