@@ -74,11 +74,12 @@ impl StepInputs {
         }
     }
 
-    /// The parameters in which two maps differ: `learning_rate (was 0.001, is 0.1)`.
+    /// The parameters in which two maps differ: `learning_rate (was 0.001, is 0.1)`. One that is not recorded is of a later build, has its
+    /// default, and is not compared: all parameters of a build are recorded.
     pub(crate) fn changed_params(&self, now: &Map<String, Value>) -> Vec<String> {
         let null = Value::Null;
-        let names = self.params.keys().chain(now.keys().filter(|name| !self.params.contains_key(*name)));
-        names
+        self.params
+            .keys()
             .filter(|name| !RUN_PARAMS.contains(&name.as_str()))
             .filter_map(|name| {
                 let (old, new) = (self.params.get(name).unwrap_or(&null), now.get(name).unwrap_or(&null));

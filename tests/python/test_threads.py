@@ -47,7 +47,7 @@ def test_prepare_with_few_threads(threads: int, open_folder: Path, binary: Path)
     rows = [{"messages": [user(f"What is {i}? " + "Why? " * (i % 40)), assistant(f"It is {i}.")]} for i in range(3000)]
     (open_folder / "data.json").write_text(json.dumps(rows))
     program = shutil.copy(binary, open_folder)
-    for path in (open_folder / "model").rglob("*"):
+    for path in (open_folder / "model", *(open_folder / "model").rglob("*")):
         path.chmod(0o755)
     digests = []
     for name, limit in (("all", None), ("few", limited(threads))):

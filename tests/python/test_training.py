@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -413,6 +414,13 @@ def small_model(**more):
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=1280, **sizes | more))
 
 
+class RowList(list):
+    """Rows in memory, with what `PreparedRows` has besides."""
+
+    def lengths(self):
+        return np.array([len(row.input_ids) for row in self], np.int32)
+
+
 def run_training(model, tokenizer, samples, folder, held_out=(), loraplus_ratio=None, **given):
     """`train` with the parameters' defaults, but fast and for one epoch."""
     params = SimpleNamespace(**{
@@ -423,7 +431,7 @@ def run_training(model, tokenizer, samples, folder, held_out=(), loraplus_ratio=
         "early_stopping_patience": 0, "load_best_model_at_end": False, "compile": False,
     } | given)  # fmt: skip
     session = SimpleNamespace(step_folder=folder, offline=True, progress=lambda *a: None, metric=lambda r: None)
-    data = TrainingData(samples, list(held_out), "", {}, {})
+    data = TrainingData(RowList(samples), RowList(held_out), "", {}, {})
     cpu, fp32 = torch.device("cpu"), torch.float32
     return train(model, tokenizer, data, params, session, device=cpu, dtype=fp32, loraplus_ratio=loraplus_ratio)
 
