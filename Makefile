@@ -2,6 +2,8 @@
 PYTHON_ENV := .venv
 BIN := target/release/pyrust-nn
 PY := $(PYTHON_ENV)/bin/python
+# Cargo's profile of the package; tests take one that is built in less time.
+WHEEL_PROFILE := release
 
 .DEFAULT_GOAL := help
 # The peers' own environments, 8 GB, made on first use; outside of the checkout.
@@ -31,12 +33,14 @@ test-rust:       ## Rust tests
 	cargo test --quiet --doc
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --no-fail-fast; else cargo test --lib --bins --tests; fi
 
+test-python: WHEEL_PROFILE := quick
 test-python: build dev wheel  ## Tests through Python, the binary and a dependent crate
 	$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: wheel
 wheel: dev       ## Install this checkout as a package into the environment, as `pip install .` does
-	CARGO_TARGET_DIR=target/wheel $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation .
+	CARGO_TARGET_DIR=target/wheel $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--config-settings=build-args="--profile $(WHEEL_PROFILE)" .
 
 lint: dev        ## Formats, lints and types
 	cargo fmt --check

@@ -424,7 +424,8 @@ class RowList(list):
 def run_training(model, tokenizer, samples, folder, held_out=(), loraplus_ratio=None, **given):
     """`train` with the parameters' defaults, but fast and for one epoch."""
     params = SimpleNamespace(**{
-        "num_epochs": 1, "batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-3, "scheduler": "constant",
+        "model": TINY, "num_epochs": 1, "batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-3,
+        "scheduler": "constant",
         "warmup": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 7, "save_steps": 0, "logging_steps": 1,
         "packing": "auto", "max_tokens_per_batch": None, "optimizer": "adamw", "neftune_alpha": None,
         "gradient_checkpointing": False, "report_to": None, "save_total_limit": 0, "eval_steps": 0,
