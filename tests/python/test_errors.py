@@ -41,7 +41,11 @@ def documented() -> dict[str, tuple[int, str]]:
 
 
 def test_every_kind_is_met_below_and_has_its_class() -> None:
-    classes = {value.kind: name for name, value in vars(pyrust_nn).items() if isinstance(value, type) and hasattr(value, "kind") and name != "PyrustNNError"}
+    classes = {
+        value.kind: name
+        for name, value in vars(pyrust_nn).items()
+        if isinstance(value, type) and hasattr(value, "kind") and name != "PyrustNNError"
+    }
     classes["interrupted"] = "KeyboardInterrupt"
     assert {kind: name for kind, (_, name) in documented().items()} == classes
     assert set(WORDS) == set(classes)

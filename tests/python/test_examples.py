@@ -156,9 +156,7 @@ def test_the_pages_show_what_the_program_prints(folder: Path, binary: Path) -> N
                 new = matched(one.shown, real, numbers=True) or without_log(real)
                 wrong.append(f"{name}: $ {one.command}\n" + "\n".join(f"  {line}" for line in real[:60]))
                 if os.environ.get("PYRUST_NN_GENERATE") == "1":
-                    old, made = (
-                        "\n".join(indent + line for line in ["$ " + one.command, *lines]) + "\n" for lines in (one.shown, new)
-                    )
+                    old, made = ("\n".join(indent + line for line in ["$ " + one.command, *lines]) + "\n" for lines in (one.shown, new))
                     page.write_text(page.read_text(encoding="utf-8").replace(old, made), encoding="utf-8")
     shutil.rmtree(folder / "runs")
     assert not wrong, "these outputs differ; `make examples` writes the new numbers:\n\n" + "\n\n".join(wrong)
