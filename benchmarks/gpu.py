@@ -3,10 +3,10 @@
     python benchmarks/gpu.py --wheel pyrust_nn-0.1.0-….whl    # without --wheel it is built from this checkout
     python benchmarks/gpu.py --device cpu --tiny              # the same code on small shapes, to see that it runs
 
-Shapes of Qwen2.5-0.5B (steps of 4 rows and of 32) and of a 7B, with random weights made there and the vocabulary of ../shared/qwen2-tokenizer: LoRA of
-rank 16 in bf16 for both, full fine-tuning for the small one. TRL runs with the Liger kernels if liger-kernel is installed
-(it is asked for) and from the same rows, weights and rates. Both sides in turn, each run a process of its own; the clock
-counts optimizer steps, memory is torch's peak on the device. Results go to results/gpu.json with the device named.
+Shapes of Qwen2.5-0.5B (steps of 4 rows and of 32) and of a 7B, with random weights made there and the vocabulary of
+../shared/qwen2-tokenizer: LoRA of rank 16 in bf16 for both, full fine-tuning for the small one. TRL runs with the Liger kernels if
+liger-kernel is installed (it is asked for) and from the same rows, weights and rates. Both sides in turn, each run a process of its
+own; the clock counts optimizer steps, memory is torch's peak on the device. Results go to results/gpu.json with the device named.
 Without CUDA the script says so and ends.
 """
 
