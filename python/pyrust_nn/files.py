@@ -78,7 +78,8 @@ def new_cache_folder(folder: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp's 0o700 would keep out other users of a shared cache
+        if os.environ.get("PYRUST_NN_SHARED") == "1":
+            temporary.chmod(0o755)  # mkdtemp's 0o700 would keep out other users
         try:
             temporary.rename(folder)
         except OSError:

@@ -52,7 +52,7 @@ pub struct Memory {
 }
 
 /// MiB of fp32 logits per chunk, on a CPU and on CUDA: `CHUNK_BYTES` in `linear_cross_entropy.py`.
-pub(crate) const CHUNK_MIB: [u64; 2] = [96, 512];
+pub(crate) const CHUNK_MIB: [u64; 2] = [96, 128];
 
 /// Maximum tokens of a micro-batch, on a CPU and on CUDA: `MAX_TOKENS` in `batches.py`.
 pub(crate) const MAX_TOKENS: [u64; 2] = [768, 16_384];

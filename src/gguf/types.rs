@@ -1,5 +1,5 @@
 //! The types of GGUF tensors and files: one table each, for the parameter `outtype`, the plan, the encoders and Python
-//! (`_core.gguf_types`, `_core.gguf_outtypes`). What encodes and decodes a type is in `quants` and `encode.rs`.
+//! (`_core.gguf_types`, `_core.gguf_file_types`). What encodes and decodes a type is in `quants` and `encode.rs`.
 //!
 //! Numbers and blocks are ggml's: `enum ggml_type` and its `type_traits` in `ggml.h` and `ggml.c`, `enum llama_ftype` in `llama.h`.
 
@@ -42,7 +42,7 @@ pub(crate) struct TensorType {
     pub block_bytes: usize,
 }
 
-/// The type of a GGUF file: the type of most of its matrices. Others depend on the mix (`mix.rs`).
+/// The type of a GGUF file: the type of most of its matrices. Others depend on the mix (`gguf_export/mix.py`).
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct FileType {
     /// llama-quantize's name, in lower case: the parameter's value.

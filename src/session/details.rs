@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::base::files;
 use crate::session::summary::Summary;
 
 /// What is known of a step from its folder.
@@ -35,7 +36,7 @@ impl StepDetails {
             };
         }
         let begun: Value =
-            fs::read(folder.join("begun.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+            files::read_own(&folder.join("begun.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         StepDetails {
             model: text(&begun["params"]["model"]).or_else(|| text(&begun["params"]["adapter"])),
             loss: last_of(folder, "loss"),
@@ -47,7 +48,7 @@ impl StepDetails {
 
 /// The last number of that name in metrics.jsonl.
 fn last_of(folder: &Path, name: &str) -> Option<f64> {
-    let text = fs::read_to_string(folder.join("metrics.jsonl")).ok()?;
+    let text = String::from_utf8(files::read_own(&folder.join("metrics.jsonl")).ok()?).ok()?;
     text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok()?.get(name)?.as_f64())
 }
 

@@ -1,8 +1,7 @@
 //! The lock of a session: one process at a time. It is the operating system's lock on the file `lock`, so it ends with its process. The
 //! content of the file only names the owner.
 
-use std::fs;
-use std::fs::{File, TryLockError};
+use std::fs::{self, TryLockError};
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,11 +11,11 @@ use serde_json::{Value, json};
 
 use crate::base::clock::now;
 use crate::base::error;
-use crate::base::files::LockFile;
+use crate::base::files::{LockFile, open_own};
 
 /// The owner of a session's lock as `{pid, host, start}`. `None` if it is not locked.
 pub fn lock_owner(folder: &Path) -> Option<Value> {
-    let mut file = File::open(folder.join("lock")).ok()?;
+    let mut file = open_own(&folder.join("lock")).ok()?;
     match file.try_lock_shared() {
         Ok(()) => None,
         Err(_) => {
@@ -33,7 +32,7 @@ pub fn lock_owner(folder: &Path) -> Option<Value> {
 /// Kind `busy`, with the owner, if another process holds the lock.
 pub(crate) fn lock(folder: &Path, id: &str) -> Result<LockFile> {
     let path = folder.join("lock");
-    let mut file = LockFile::open(&path)?;
+    let mut file = LockFile::open(&path).with_context(|| format!("{} cannot be opened", path.display()))?;
     // `lock_owner` takes the lock for a moment, so retry for a while.
     let until = Instant::now() + Duration::from_millis(300);
     loop {

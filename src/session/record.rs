@@ -95,7 +95,7 @@ impl Session {
 /// The record of a session. `None` if it does not exist.
 pub fn read_record(folder: &Path) -> Result<Option<Map<String, Value>>> {
     let path = folder.join("session.json");
-    match fs::read(&path) {
+    match files::read_own(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
             error::input(format!("{} is damaged ({cause}); move it away to continue, the steps are not affected", path.display()))
         }),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::base::clock::seconds_since;
-use crate::base::error;
+use crate::base::{error, files};
 use crate::session::details::{StepDetails, folder_bytes};
 use crate::session::lock::lock_owner;
 use crate::session::names::{check_name, runs_dir};
@@ -29,7 +29,7 @@ pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<Stri
     let folder = existing_session(runs, session)?;
     let path = folder.join("pipeline.log");
     let read = match lines {
-        None => fs::read(&path),
+        None => files::read_own(&path),
         Some(count) => last_lines(&path, count),
     };
     match read {
@@ -43,7 +43,7 @@ pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<Stri
 pub(crate) fn log_after(runs: &Path, session: &str, offset: u64) -> Result<(String, u64)> {
     let path = existing_session(runs, session)?.join("pipeline.log");
     let read = || -> std::io::Result<Vec<u8>> {
-        let file = fs::File::open(&path)?;
+        let file = files::open_own(&path)?;
         let mut block = vec![0; file.metadata()?.len().saturating_sub(offset) as usize];
         file.read_exact_at(&mut block, offset)?;
         Ok(block)
@@ -66,7 +66,7 @@ pub(crate) fn log_bytes(runs: &Path, session: &str) -> u64 {
 /// The last `count` lines of a file, read in blocks from its end: a log can have many gigabytes.
 fn last_lines(path: &Path, count: usize) -> std::io::Result<Vec<u8>> {
     const BLOCK: u64 = 1 << 16;
-    let file = fs::File::open(path)?;
+    let file = files::open_own(path)?;
     let mut start = file.metadata()?.len();
     let mut blocks = Vec::new();
     let mut breaks = 0;

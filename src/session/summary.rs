@@ -72,7 +72,7 @@ impl Summary {
     /// Reads `<folder>/summary.json`. `None` if it does not exist.
     pub fn read(folder: &Path) -> Result<Option<Summary>> {
         let path = folder.join("summary.json");
-        let bytes = match std::fs::read(&path) {
+        let bytes = match files::read_own(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),

@@ -55,7 +55,7 @@ fn list_files(root: &Path, folder: &Path, found: &mut BTreeMap<String, ManifestE
 
 /// Describes what is wrong with a checkpoint. `None` if it is complete.
 fn defect(folder: &Path) -> Result<Option<String>> {
-    let Ok(text) = std::fs::read(folder.join(MANIFEST)) else { return Ok(Some(format!("it has no {MANIFEST}"))) };
+    let Ok(text) = files::read_own(&folder.join(MANIFEST)) else { return Ok(Some(format!("it has no {MANIFEST}"))) };
     let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return Ok(Some(format!("its {MANIFEST} is damaged"))) };
     for (name, entry) in &manifest.files {
         signals::check()?;
@@ -102,7 +102,7 @@ pub(crate) fn newest(step: &Path, inputs: &StepInputs) -> Result<Option<PathBuf>
 
 /// The device that the training used. `auto` might choose a different one now.
 pub(crate) fn device(checkpoint: &Path) -> Option<String> {
-    let text = std::fs::read(checkpoint.join(STATE)).ok()?;
+    let text = files::read_own(&checkpoint.join(STATE)).ok()?;
     let state: serde_json::Value = serde_json::from_slice(&text).ok()?;
     state["device"].as_str().map(ToString::to_string)
 }

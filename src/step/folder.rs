@@ -133,6 +133,12 @@ impl StepFolder {
 
     /// Writes the summary and moves the step to its final place.
     pub(crate) fn commit(&self, session: &Path, summary: &Summary) -> Result<()> {
+        if self.working.is_dir()
+            && let Err(cause) = files::make_private(&self.working)
+        {
+            // A file system without modes must not fail a step.
+            log::warn!("the files of step {} cannot be made private: {cause}", summary.step);
+        }
         if self.working == self.target {
             files::create_folders(&self.working)?;
             return files::write_json(&self.working.join("summary.json"), summary);

@@ -65,7 +65,7 @@ impl StepInputs {
     /// Kind `input` if it is damaged, `io` if it cannot be read.
     pub fn read(folder: &Path) -> Result<Option<StepInputs>> {
         let path = folder.join(FILE);
-        match std::fs::read(&path) {
+        match files::read_own(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
                 error::input(format!("{} is damaged ({cause}), so the step cannot be resumed; run it again with overwrite", path.display()))
             }),

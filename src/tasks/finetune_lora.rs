@@ -50,7 +50,7 @@ pub(crate) static TASK: Task = Task {
     ],
     input: &MODEL,
     params: FinetuneLoraParams::params,
-    script: Some("finetuning_lora.py"),
+    script: Some("finetune_lora.py"),
 };
 
 /// Trains a LoRA adapter on the frozen model, continues one, or stacks a new one on it.

@@ -133,6 +133,13 @@ def test_a_circle_is_found_and_shown() -> None:
     assert circle_through(graph, component) == ["a", "c", "a"]
 
 
+def test_each_folder_is_named_on_the_page() -> None:
+    page = (CHECKOUT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    folders = [path.parent.name for path in (CHECKOUT / "python/pyrust_nn").glob("*/__init__.py")]
+    assert len(folders) > 5
+    assert [name for name in folders if f"`{name}/`" not in page] == []
+
+
 def test_scripts_are_imported_by_nobody() -> None:
     for name, targets in import_graph(sources()).items():
         assert not any(target.startswith("scripts.") for target in targets), f"{name} imports a script"

@@ -1,23 +1,25 @@
 //! Creates, renames, removes and publishes folders.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::operation::{Operation, operation};
+use super::own::folder_mode;
 
 /// Creates a folder. Its parent must exist.
 pub fn create_folder(path: &Path) -> io::Result<()> {
     operation(Operation::CreateFolder, path)?;
-    fs::create_dir(path)
+    DirBuilder::new().mode(folder_mode()).create(path)
 }
 
 /// Creates a folder and its missing parents.
 pub fn create_folders(path: &Path) -> io::Result<()> {
     operation(Operation::CreateFolder, path)?;
-    fs::create_dir_all(path)
+    DirBuilder::new().mode(folder_mode()).recursive(true).create(path)
 }
 
 /// Renames a file or folder. The new name survives a power loss only after the parent folder is synced.

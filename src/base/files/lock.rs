@@ -5,6 +5,7 @@ use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::operation::{Operation, operation};
+use super::own::opened;
 
 /// An open lock file. The lock ends on drop, unless a forked process has the file open too.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ impl LockFile {
     /// Opens the file, or creates it. It is not locked yet.
     pub fn open(path: &Path) -> io::Result<LockFile> {
         operation(Operation::Open, path)?;
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+        let file = opened(OpenOptions::new().create(true).truncate(false).read(true).write(true), path)?;
         Ok(LockFile { path: path.to_path_buf(), file })
     }
 

@@ -7,10 +7,12 @@ pub(crate) const EXHAUSTED: [i32; 3] = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG]
 mod folders;
 mod lock;
 mod operation;
+mod own;
 mod write;
 
 pub use folders::{create_folder, create_folders, publish_folder, remove, rename, replace_folder};
 pub use lock::LockFile;
 #[cfg(test)]
 pub(crate) use operation::with_fault;
+pub use own::{make_private, open_own, read_own};
 pub use write::{Replacement, Writer, append_line, beside, is_partial, set_modified_now, sweep_partial, sync, write_json, write_whole};

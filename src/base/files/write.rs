@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use super::folders::{remove, rename, sync_one, sync_parent};
 use super::operation::{Operation, operation};
+use super::own::opened;
 
 /// A file open for writing. It is unbuffered, and synced to disk only by `sync`.
 #[derive(Debug)]
@@ -29,9 +30,9 @@ impl Writer {
         Writer::open(path, OpenOptions::new().create(true).append(true))
     }
 
-    fn open(path: &Path, options: &OpenOptions) -> io::Result<Writer> {
+    fn open(path: &Path, options: &mut OpenOptions) -> io::Result<Writer> {
         operation(Operation::Open, path)?;
-        Ok(Writer { path: path.to_path_buf(), file: options.open(path)? })
+        Ok(Writer { path: path.to_path_buf(), file: opened(options, path)? })
     }
 
     /// Syncs it to disk.
