@@ -171,6 +171,7 @@ def finetune_full(
     packing: Literal["auto", "on", "off"] = "auto",
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
     save_steps: int = 0,
+    eval_dataset_path: str | PathLike[str] | None = None,
     warmup: float = 0.0,
     scheduler: Literal["cosine", "linear", "constant"] = "cosine",
     weight_decay: float = 0.0,
@@ -181,7 +182,6 @@ def finetune_full(
     max_grad_norm: float = 1.0,
     logging_steps: int = 10,
     save_total_limit: int = 0,
-    eval_dataset_path: str | PathLike[str] | None = None,
     eval_steps: int = 0,
     early_stopping_patience: int = 0,
     load_best_model_at_end: bool = False,
@@ -216,6 +216,7 @@ def finetune_full(
         packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
+        eval_dataset_path: Conversations for evaluation, in the same formats as dataset_path. (a path; unset by default)
         warmup: Warm-up of the learning rate from 0: a number of steps or, if below 1, a fraction of all steps. (a number from 0 to 10000000; default 0.0)
         scheduler: Learning rate schedule after the warm-up. (one of cosine, linear, constant; default cosine)
         weight_decay: Decoupled weight decay of AdamW. (a number from 0 to 10; default 0.0)
@@ -226,7 +227,6 @@ def finetune_full(
         max_grad_norm: Clip gradients to this norm; 0 disables clipping. (a number from 0 to 1000000; default 1.0)
         logging_steps: Number of steps between lines of metrics.jsonl. (an integer from 1 to 1000000; default 10)
         save_total_limit: Maximum number of checkpoints to keep, always including the newest and the best; 0 keeps all. (an integer from 0 to 1000000; default 0)
-        eval_dataset_path: Conversations for evaluation, in the same formats as dataset_path. (a path; unset by default)
         eval_steps: Number of steps between evaluations; 0 evaluates after each epoch. (an integer from 0 to 1000000000; default 0)
         early_stopping_patience: Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping. (an integer from 0 to 1000000; default 0)
         load_best_model_at_end: Save the weights with the lowest evaluation loss instead of the last ones. (true or false; default off)
@@ -261,6 +261,7 @@ def finetune_lora(
     packing: Literal["auto", "on", "off"] = "auto",
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
     save_steps: int = 0,
+    eval_dataset_path: str | PathLike[str] | None = None,
     warmup: float = 0.0,
     scheduler: Literal["cosine", "linear", "constant"] = "cosine",
     weight_decay: float = 0.0,
@@ -271,7 +272,6 @@ def finetune_lora(
     max_grad_norm: float = 1.0,
     logging_steps: int = 10,
     save_total_limit: int = 0,
-    eval_dataset_path: str | PathLike[str] | None = None,
     eval_steps: int = 0,
     early_stopping_patience: int = 0,
     load_best_model_at_end: bool = False,
@@ -317,6 +317,7 @@ def finetune_lora(
         packing: Concatenate samples into one sequence, without attention between them, instead of padding them: auto does so if the model's layers support it. (one of auto, on, off; default auto)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         save_steps: Number of steps between checkpoints; 0 writes none. (an integer from 0 to 1000000000; default 0)
+        eval_dataset_path: Conversations for evaluation, in the same formats as dataset_path. (a path; unset by default)
         warmup: Warm-up of the learning rate from 0: a number of steps or, if below 1, a fraction of all steps. (a number from 0 to 10000000; default 0.0)
         scheduler: Learning rate schedule after the warm-up. (one of cosine, linear, constant; default cosine)
         weight_decay: Decoupled weight decay of AdamW. (a number from 0 to 10; default 0.0)
@@ -327,7 +328,6 @@ def finetune_lora(
         max_grad_norm: Clip gradients to this norm; 0 disables clipping. (a number from 0 to 1000000; default 1.0)
         logging_steps: Number of steps between lines of metrics.jsonl. (an integer from 1 to 1000000; default 10)
         save_total_limit: Maximum number of checkpoints to keep, always including the newest and the best; 0 keeps all. (an integer from 0 to 1000000; default 0)
-        eval_dataset_path: Conversations for evaluation, in the same formats as dataset_path. (a path; unset by default)
         eval_steps: Number of steps between evaluations; 0 evaluates after each epoch. (an integer from 0 to 1000000000; default 0)
         early_stopping_patience: Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping. (an integer from 0 to 1000000; default 0)
         load_best_model_at_end: Save the weights with the lowest evaluation loss instead of the last ones. (true or false; default off)
@@ -615,6 +615,7 @@ def check_dataset(
     drop_duplicates: bool = False,
     eval_split: float = 0.0,
     seed: int = 42,
+    eval_dataset_path: str | PathLike[str] | None = None,
     num_epochs: float = 3.0,
     batch_size: int = 4,
     gradient_accumulation_steps: int = 1,
@@ -628,6 +629,7 @@ def check_dataset(
     task: Literal["finetune_full", "finetune_lora"] = "finetune_lora",
     show: int = 1,
     show_index: Sequence[int] | None = None,
+    html: str | PathLike[str] | None = None,
     probe: bool = False,
     device: str = "auto",
     offline: bool = False,
@@ -647,6 +649,7 @@ def check_dataset(
         drop_duplicates: Omit conversations that are identical to an earlier one. (true or false; default off)
         eval_split: Fraction of the conversations, chosen with the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
         seed: Random seed for the data order, dropout, new weights and the evaluation split. (an integer from 0 to 4294967295; default 42)
+        eval_dataset_path: Conversations for evaluation, in the same formats as dataset_path. (a path; unset by default)
         num_epochs: Number of passes over the data set. (a number above 0 and at most 100000; default 3.0)
         batch_size: Conversations per forward and backward pass. (an integer from 1 to 65536; default 4)
         gradient_accumulation_steps: Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations. (an integer from 1 to 65536; default 1)
@@ -660,6 +663,7 @@ def check_dataset(
         task: Fine-tuning method whose memory, disk space and time are estimated. (one of finetune_full, finetune_lora; default finetune_lora)
         show: Number of conversations to show, from the first, with the trained tokens marked. (an integer from 0 to 1000; default 1)
         show_index: Show these conversations instead, by index from 0. (a list of integers, each at least 0; unset by default)
+        html: Also write the report to this file as a page for a browser, which needs no network. (a path; unset by default)
         probe: Estimate the training time by timing two layers of the model's size. This starts Python. (true or false; default off)
         device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
         offline: Do not use the network: the model must be a local folder, builtin:tiny or already downloaded. (true or false; default off)

@@ -157,6 +157,30 @@ class SamplePreview(TypedDict):
     pieces: list[Piece]
 
 
+class TurnTokens(TypedDict):
+    """What one kind of turn contributes to the rows; a turn includes its header and the token that ends it."""
+
+    kind: Literal["system", "user", "tool", "thought", "answer", "text"]
+    tokens: int
+    target_tokens: int
+
+
+class Leak(TypedDict):
+    """A conversation of the evaluation data that is in the training data too, by its indices."""
+
+    evaluation: int
+    training: int
+
+
+class EvaluationReport(TypedDict):
+    """The data set of `eval_dataset_path`."""
+
+    files: list[str]
+    counts: Counts
+    leaked: int
+    first_leaked: list[Leak]
+
+
 class MemoryEstimate(TypedDict):
     """Bytes of memory by purpose; the formulas are in docs/check.md."""
 
@@ -216,6 +240,8 @@ class CheckReport(TypedDict):
     counts: Counts
     eval_rows: int
     roles: dict[str, int]
+    turns: list[TurnTokens]
+    evaluation: EvaluationReport | None
     lengths: Lengths
     too_long: TooLong
     previews: list[SamplePreview]

@@ -8,6 +8,7 @@ pub mod files;
 pub mod logging;
 pub mod cache;
 pub mod hashes;
+pub mod numbers;
 pub mod offline;
 pub mod printable;
 pub mod progress;

@@ -57,8 +57,13 @@ impl Dataset {
         self.parts.iter().any(|part| DataPart { max_rows: None, ..*part } != DataPart::whole(part.files))
     }
 
-    /// Hash of the files' content and of their shares.
-    pub(crate) fn identity(&self, files: u128) -> Result<u128> {
+    /// Hash of the files' content, of their shares and, if the tokenizer has more tokens than the model, of the model's number.
+    pub(crate) fn identity(&self, files: u128, tokenizer: &Tokenizer) -> Result<u128> {
+        // Only with such a tokenizer can one model refuse rows that another accepts.
+        let files = match self.options.embedding_rows.filter(|rows| *rows < tokenizer.id_count()) {
+            Some(rows) => xxh3_128(format!("{files:x} {rows}").as_bytes()),
+            None => files,
+        };
         if self.parts.iter().all(|part| *part == DataPart::whole(part.files)) {
             return Ok(files);
         }

@@ -34,6 +34,8 @@ pub use rows::counts::Counts;
 pub use rows::findings::TooLong;
 pub(crate) use rows::options::Options;
 pub(crate) use rows::selection::DataPart;
+pub(crate) use rows::text_checks::each_symbol;
+pub use survey::collect::TurnTokens;
 pub(crate) use survey::collect::{PreviewSelection, Survey, survey};
 pub use survey::lengths::Bin;
 pub use survey::preview::Preview;

@@ -31,7 +31,7 @@ pub fn prepare_dataset(
 ) -> Result<Prepared> {
     let (engine, files) = threads::join(|| DataEngine::open(&dataset.model_folder, Some(cache)), || crate::data::digest(&dataset.files));
     let (mut engine, files) = (engine?, files?);
-    let rows = dataset.identity(files)?;
+    let rows = dataset.identity(files, &engine.tokenizer)?;
     let entry = CacheEntry::new(cache, rows, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
     let max_bytes = user_cache::max_bytes()?;
     let tell = RefCell::new(tell);

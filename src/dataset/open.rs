@@ -12,6 +12,7 @@ use crate::base::{cache, error, files};
 use crate::data::{DataPart, Dataset, Options};
 use crate::dataset::entry::Entry;
 use crate::dataset::tokenizer::tokenizer_folder;
+use crate::estimate::embedding_rows;
 use crate::params::param::MODEL;
 use crate::session::artifact::{ArtifactKind, resolve_artifact};
 use crate::session::names::runs_dir;
@@ -25,6 +26,17 @@ pub(crate) fn open(params: &Map<String, Value>) -> Result<Dataset> {
     let options = Options::of(params)?;
     let sources = Sources::named(&paths(&params["dataset_path"]), offline)?.converted(&options)?;
     Ok(sources.dataset(model_folder(model, &runs, offline)?, options))
+}
+
+/// The data set for evaluation beside `dataset`, if the parameters name one.
+pub(crate) fn open_evaluation(params: &Map<String, Value>, dataset: &Dataset) -> Result<Option<Dataset>> {
+    let paths = paths(&params["eval_dataset_path"]);
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    let options = Options { eval_split: 0.0, ..dataset.options.clone() };
+    let sources = Sources::named(&paths, params.get("offline") == Some(&Value::Bool(true)))?.converted(&options)?;
+    Ok(Some(sources.dataset(dataset.model_folder.clone(), options)))
 }
 
 /// The paths of a parameter whose value is one path or a list.
@@ -89,7 +101,8 @@ impl Sources {
         self.files.iter().any(|file| is_foreign(file))
     }
 
-    pub(crate) fn dataset(self, model_folder: PathBuf, options: Options) -> Dataset {
+    pub(crate) fn dataset(self, model_folder: PathBuf, mut options: Options) -> Dataset {
+        options.embedding_rows = embedding_rows(&model_folder);
         Dataset { files: self.files, names: self.names, parts: self.parts, warnings: self.warnings, model_folder, options }
     }
 }

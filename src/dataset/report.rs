@@ -1,5 +1,6 @@
 //! The report of `check`: a data set's statistics and problems, and an estimate of the training.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -7,10 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::base::cache;
-use crate::data::{Bin, Counts, Dataset, Preview, PreviewSelection, Survey, TooLong, Transformers};
+use crate::data::{Bin, Counts, Dataset, Preview, PreviewSelection, Survey, TooLong, Transformers, TurnTokens};
 use crate::estimate::{Estimate, EstimateSettings, RowCounts, TrainingTime};
 use crate::python::TimingProbe;
 use crate::{data, estimate, python};
+
+/// Leaks in the report, and in the words of its warning.
+const LEAKS: usize = 20;
+const LEAKS_NAMED: usize = 5;
 
 /// Everything that `check` found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,10 +40,32 @@ pub struct CheckReport {
     pub eval_rows: u64,
     /// Messages by role.
     pub roles: Map<String, Value>,
+    /// What each kind of turn contributes to the rows, without kinds that do not occur.
+    pub turns: Vec<TurnTokens>,
+    /// The data set of `eval_dataset_path`.
+    pub evaluation: Option<EvaluationReport>,
     pub lengths: LengthReport,
     pub too_long: TooLongReport,
     pub previews: Vec<Preview>,
     pub estimate: Estimate,
+}
+
+/// The data set for evaluation. Its problems, errors and warnings are among those of the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvaluationReport {
+    pub files: Vec<PathBuf>,
+    pub counts: Counts,
+    /// Number of its conversations that are in the training data too.
+    pub leaked: u64,
+    /// The first of them.
+    pub first_leaked: Vec<Leak>,
+}
+
+/// A conversation of both data sets, by its indices from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leak {
+    pub evaluation: usize,
+    pub training: usize,
 }
 
 /// A fault in a file.
@@ -73,18 +100,20 @@ pub struct TooLongReport {
 }
 
 impl CheckReport {
-    /// Makes the report. `params`: the resolved parameters of `check`. `tell` gets the bytes done and the total bytes.
+    /// Makes the report. `params`: the resolved parameters of `check`; `evaluation`: the data set for evaluation. `tell` gets the bytes
+    /// done and the total bytes.
     ///
     /// # Errors
     /// Those of [`data::survey`] and of the estimate; with `probe`, those that Python raises.
     pub(crate) fn of(
         dataset: &Dataset,
+        evaluation: Option<&Dataset>,
         params: &Map<String, Value>,
         transformers: &dyn Transformers,
         tell: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<CheckReport> {
         let settings: EstimateSettings = serde_json::from_value(Value::Object(params.clone()))?;
-        let survey = data::survey(dataset, &cache::folder(), transformers, &chosen(params)?, tell)?;
+        let survey = data::survey(dataset, &cache::folder(), transformers, &chosen(params)?, evaluation.is_some(), tell)?;
         let rows = RowCounts {
             train: survey.counts.rows - survey.eval_rows,
             longest: u64::from(survey.lengths.max()),
@@ -93,28 +122,38 @@ impl CheckReport {
             targets: survey.counts.target_tokens,
         };
         let (mut estimate, refusals) = estimate::estimate(&dataset.model_folder, &settings, rows)?;
-        let mut errors = survey.errors.clone();
-        errors.extend(refusals);
-        let ok = survey.problem_count == 0 && errors.is_empty();
+        let mut survey = survey;
+        survey.errors.extend(refusals);
+        let mut problems = faults(dataset, &survey);
+        let evaluation = match evaluation {
+            Some(held_out) => {
+                let none = PreviewSelection::First(0);
+                let other = data::survey(held_out, &cache::folder(), transformers, &none, true, tell)?;
+                problems.extend(faults(held_out, &other));
+                let report = EvaluationReport::of(held_out, &other, &survey);
+                add_evaluation(&mut survey, &other, &report);
+                if settings.options.eval_split > 0.0 {
+                    survey.errors.push(
+                        "eval_dataset_path and eval_split cannot both be set, since each says what to evaluate on; set one of them".into(),
+                    );
+                }
+                Some(report)
+            }
+            None => None,
+        };
+        let ok = survey.problem_count == 0 && survey.errors.is_empty();
         if params["probe"] == Value::Bool(true) {
             match time(dataset, params, &settings, &survey, &estimate)? {
                 Ok(time) => estimate.time = Some(time),
                 Err(why) => estimate.missing.push(format!("time: {why}")),
             }
         }
-        let Survey { counts, eval_rows, warnings, notes, previews, too_long, too_long_count, lengths, .. } = survey;
-        let problems = survey.problems.into_iter().map(|problem| ReportedFault {
-            file: dataset.names.get(problem.file).cloned().unwrap_or_default(),
-            line: problem.line,
-            column: problem.column,
-            path: problem.path,
-            text: problem.text,
-        });
+        let Survey { counts, eval_rows, errors, warnings, notes, previews, too_long, too_long_count, lengths, turns, .. } = survey;
         Ok(CheckReport {
             ok,
             files: dataset.names.clone(),
             model: dataset.model_folder.clone(),
-            problems: problems.collect(),
+            problems,
             problem_count: survey.problem_count,
             errors,
             warnings,
@@ -122,6 +161,8 @@ impl CheckReport {
             counts,
             eval_rows,
             roles: survey.roles.into_iter().map(|(role, count)| (role.to_string(), count.into())).collect(),
+            turns,
+            evaluation,
             lengths: LengthReport {
                 median: lengths.quantile(0.5),
                 p90: lengths.quantile(0.9),
@@ -133,6 +174,54 @@ impl CheckReport {
             previews,
             estimate,
         })
+    }
+}
+
+fn faults(dataset: &Dataset, survey: &Survey) -> Vec<ReportedFault> {
+    let faults = survey.problems.iter().map(|problem| ReportedFault {
+        file: dataset.names.get(problem.file).cloned().unwrap_or_default(),
+        line: problem.line,
+        column: problem.column,
+        path: problem.path.clone(),
+        text: problem.text.clone(),
+    });
+    faults.collect()
+}
+
+impl EvaluationReport {
+    /// From the surveys of both data sets.
+    fn of(dataset: &Dataset, own: &Survey, training: &Survey) -> EvaluationReport {
+        let mut trained = HashMap::new();
+        for (hash, conversation) in &training.conversations {
+            trained.entry(hash).or_insert(*conversation);
+        }
+        let both =
+            own.conversations.iter().filter_map(|(hash, evaluation)| Some(Leak { evaluation: *evaluation, training: *trained.get(hash)? }));
+        let mut leaks: Vec<Leak> = both.collect();
+        let leaked = leaks.len() as u64;
+        leaks.truncate(LEAKS);
+        EvaluationReport { files: dataset.names.clone(), counts: own.counts.clone(), leaked, first_leaked: leaks }
+    }
+}
+
+/// Adds what was found in the data set for evaluation.
+fn add_evaluation(survey: &mut Survey, other: &Survey, report: &EvaluationReport) {
+    survey.problem_count += other.problem_count;
+    let named = |sentence: &String| format!("evaluation data: {sentence}");
+    survey.errors.extend(other.errors.iter().map(named));
+    survey.warnings.extend(other.warnings.iter().map(named));
+    survey.notes.extend(other.notes.iter().map(named));
+    if report.leaked > 0 {
+        let pairs = report.first_leaked.iter().map(|leak| format!("[{}] is [{}] of the training data", leak.evaluation, leak.training));
+        let pairs = pairs.take(LEAKS_NAMED).collect::<Vec<_>>().join(", ");
+        let more = report.leaked.saturating_sub(LEAKS_NAMED as u64);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let of = report.counts.conversations;
+        survey.warnings.push(format!(
+            "evaluation data: {} of {of} conversations are also trained on, so the evaluation loss says too little about new data: {pairs}{more}; \
+             remove them from one of the files",
+            report.leaked
+        ));
     }
 }
 

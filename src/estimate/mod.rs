@@ -15,6 +15,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use model_shape::ModelShape;
+pub(crate) use model_shape::embedding_rows;
 
 pub use disk::Disk;
 pub use estimate_settings::FinetuneMethod;

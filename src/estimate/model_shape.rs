@@ -24,6 +24,22 @@ pub(crate) struct ModelShape {
 /// Parts of multimodal and multi-token checkpoints that a causal language model does not load.
 const NOT_LOADED: [&str; 3] = ["visual.", "mtp.", "vision_tower."];
 
+/// Ends of the names of the input embedding.
+const EMBEDDINGS: [&str; 4] = ["embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight"];
+
+/// Rows of the input embedding of the model in a folder; `None` if its files do not tell.
+pub(crate) fn embedding_rows(folder: &Path) -> Option<u32> {
+    let rows = match ModelShape::open(folder).ok()? {
+        Ok(model) => model.embedding_rows()?,
+        Err(_) if is_adapter(folder) => return None,
+        Err(_) => {
+            let config: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).ok()?).ok()?;
+            config.get("text_config").unwrap_or(&config)["vocab_size"].as_u64()?
+        }
+    };
+    u32::try_from(rows).ok()
+}
+
 /// Whether it is the folder of an adapter, which has no base model weights.
 pub(crate) fn is_adapter(folder: &Path) -> bool {
     folder.join("adapter_config.json").is_file()
@@ -88,6 +104,12 @@ impl ModelShape {
         let rope = ["rope_parameters", "rope_scaling"].iter().map(|name| &self.config[*name]).find(|rope| rope.is_object());
         let scaled = rope.and_then(|rope| Some(rope["factor"].as_f64()? * rope["original_max_position_embeddings"].as_f64()?));
         Some(scaled.map_or(limit, |scaled| limit.max(scaled as u64)))
+    }
+
+    /// Rows of the input embedding: those of its weights, else `vocab_size`.
+    fn embedding_rows(&self) -> Option<u64> {
+        let own = self.tensors.values().find(|tensor| EMBEDDINGS.iter().any(|name| tensor.name.ends_with(name)));
+        own.and_then(|tensor| Some(*tensor.shape.first()? as u64)).or_else(|| self.integer("vocab_size"))
     }
 
     /// Input and output features of a projection, by the configuration.

@@ -118,10 +118,21 @@ macro_rules! lora_params {
     };
 }
 
+/// Adds the parameter of the data set for evaluation.
+macro_rules! eval_data_params {
+    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name {
+            /// Conversations for evaluation, in the same formats as dataset_path.
+            unset eval_dataset_path: PathBuf = PathBuf::new(), ParamType::Path, Evaluation;
+            $($fields)*
+        } }
+    };
+}
+
 /// Adds the remaining parameters that full and LoRA fine-tuning share.
 macro_rules! finetune_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
-        $next! { [$($rest)*] $(#[doc = $about])+ $name {
+        eval_data_params! { [$next $($rest)*] $(#[doc = $about])+ $name {
             /// Warm-up of the learning rate from 0: a number of steps or, if below 1, a fraction of all steps.
             default warmup: f64 = 0.0, float(0.0, 10_000_000.0), Training;
             /// Learning rate schedule after the warm-up.
@@ -142,8 +153,6 @@ macro_rules! finetune_params {
             default logging_steps: u32 = 10, int(1, 1_000_000), Output;
             /// Maximum number of checkpoints to keep, always including the newest and the best; 0 keeps all.
             default save_total_limit: u32 = 0, int(0, 1_000_000), Output;
-            /// Conversations for evaluation, in the same formats as dataset_path.
-            unset eval_dataset_path: PathBuf = PathBuf::new(), ParamType::Path, Evaluation;
             /// Number of steps between evaluations; 0 evaluates after each epoch.
             default eval_steps: u32 = 0, int(0, 1_000_000_000), Evaluation;
             /// Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping.

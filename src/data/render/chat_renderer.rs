@@ -1,7 +1,8 @@
 //! Renders conversations with minijinja: by running the template, or from the template cache.
 
 use crate::data::parse::conversation::Conversation;
-use crate::data::render::rendering::{Render, RenderError, RenderText, Rendering};
+use crate::data::render::long_conversations::{long, nested};
+use crate::data::render::rendering::{Render, RenderError, RenderText, Rendering, Renderings, Turn};
 use crate::data::render::template::ChatTemplate;
 use crate::data::render::template_cache::TemplateCache;
 use crate::data::render::turns::TurnFinder;
@@ -30,21 +31,35 @@ impl ChatRenderer {
     fn render(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
         self.turns.renderings(conversation, &self.template.prepare(conversation))
     }
+
+    fn whole(&self, conversation: &Conversation) -> Option<String> {
+        self.template.prepare(conversation).text(conversation.messages.len(), false, None).ok()
+    }
+
+    /// The text up to the end of a turn, as inference sees it.
+    fn turn(&self, conversation: &Conversation, i: usize) -> Option<(String, Turn)> {
+        self.turns.turn(conversation, &self.template.prepare(conversation), i).ok()
+    }
 }
 
 impl Render for ChatRenderer {
     fn renderings(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError> {
-        let long = self.cache.as_ref().and_then(|cache| {
-            let whole = |conversation: &Conversation| self.template.prepare(conversation).text(conversation.messages.len(), false, None);
-            let turn = |conversation: &Conversation, i: usize| self.turns.turn(conversation, &self.template.prepare(conversation), i);
-            cache.long(conversation, whole, turn)
-        });
-        if let Some(renderings) = long {
-            return Ok(renderings);
+        self.compact_renderings(conversation).map(Renderings::written_out)
+    }
+
+    fn compact_renderings(&self, conversation: &Conversation) -> Result<Renderings, RenderError> {
+        let Some(cache) = &self.cache else { return self.render(conversation).map(Renderings::Apart) };
+        let (whole, turn) = (|one: &Conversation| self.whole(one), |one: &Conversation, i: usize| self.turn(one, i));
+        if cache.is_long(conversation)
+            && let Some(renderings) = long(conversation, whole, turn)
+        {
+            return Ok(Renderings::Apart(renderings));
         }
-        match &self.cache {
-            Some(cache) => cache.renderings(conversation, |conversation| self.render(conversation)),
-            None => self.render(conversation),
+        if cache.is_long_with_reasoning(conversation)
+            && let Some(nested) = nested(conversation, self.turns.end_tokens(), whole, turn)
+        {
+            return Ok(Renderings::Nested(nested));
         }
+        cache.renderings(conversation, |conversation| self.render(conversation)).map(Renderings::Apart)
     }
 }

@@ -2,7 +2,9 @@
 
 pub(crate) mod chat_renderer;
 pub(crate) mod jinja_methods;
+pub(crate) mod long_conversations;
 pub(crate) mod rendering;
+pub(crate) mod rendering_frame;
 pub(crate) mod template;
 pub(crate) mod template_cache;
 pub(crate) mod thinking;

@@ -21,6 +21,56 @@ pub struct Rendering {
     pub message: Option<usize>,
 }
 
+/// The renderings of one conversation.
+#[derive(Clone, Debug)]
+pub enum Renderings {
+    Apart(Vec<Rendering>),
+    Nested(NestedRenderings),
+}
+
+/// The renderings of a long conversation whose earlier turns the template rewrites: one for each trained turn. Written apart, their size
+/// would grow with the square of the conversation's; here each has only what it does not share with the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NestedRenderings {
+    /// What the last of them sees before its own turn. The others see a beginning of it.
+    pub history: String,
+    pub rows: Vec<NestedRow>,
+}
+
+/// A trained turn after a part of the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NestedRow {
+    pub message: usize,
+    /// Bytes of the history that come before. There, and at the beginning of `text`, is a special token, so both are tokenized apart.
+    pub shared: usize,
+    pub text: String,
+    /// Positions in `text`.
+    pub turn: Turn,
+}
+
+impl NestedRenderings {
+    /// A row written out.
+    pub fn written_out(&self, row: &NestedRow) -> Rendering {
+        let Turn { prompt_end, target_start, target_end } = row.turn;
+        let [prompt_end, target_start, target_end] = [prompt_end, target_start, target_end].map(|at| row.shared + at);
+        Rendering {
+            text: format!("{}{}", &self.history[..row.shared], row.text),
+            turns: vec![Turn { prompt_end, target_start, target_end }],
+            message: Some(row.message),
+        }
+    }
+}
+
+impl Renderings {
+    /// All renderings, each with its whole text.
+    pub fn written_out(self) -> Vec<Rendering> {
+        match self {
+            Renderings::Apart(renderings) => renderings,
+            Renderings::Nested(nested) => nested.rows.iter().map(|row| nested.written_out(row)).collect(),
+        }
+    }
+}
+
 /// Why a conversation could not be rendered.
 #[derive(Debug)]
 pub enum RenderError {
@@ -54,6 +104,11 @@ pub const PROBE: &str = "x";
 pub trait Render: Sync {
     /// One rendering, or one for each trained turn. A conversation without a trained turn has one rendering without turns.
     fn renderings(&self, conversation: &Conversation) -> Result<Vec<Rendering>, RenderError>;
+
+    /// The same, where possible in a form whose size is that of the conversation.
+    fn compact_renderings(&self, conversation: &Conversation) -> Result<Renderings, RenderError> {
+        self.renderings(conversation).map(Renderings::Apart)
+    }
 }
 
 /// `[3]`, or `[3].messages[5]`.

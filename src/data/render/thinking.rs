@@ -5,7 +5,7 @@ use crate::data::render::jinja_methods;
 use crate::data::render::rendering::Turn;
 
 pub(crate) const THINK: &str = "<think>";
-const END_THINK: &str = "</think>";
+pub(crate) const END_THINK: &str = "</think>";
 
 /// The offset of the think block that a template opens, or opens and closes, at the end of a prompt.
 pub(crate) fn thinking_prompt(prompt: &str) -> Option<usize> {
@@ -21,6 +21,13 @@ pub(crate) fn empty_thinking(text: &str) -> Option<usize> {
     let rest = inner.strip_prefix(END_THINK)?;
     let newlines = rest.bytes().take(2).take_while(|byte| *byte == b'\n').count();
     Some(text.len() - rest.len() + newlines)
+}
+
+/// The length of a think block at the beginning of a text, with the white space around it. One that does not end is the whole text.
+pub(crate) fn thinking_length(text: &str) -> Option<usize> {
+    let inner = text.trim_start().strip_prefix(THINK)?;
+    let rest = inner.split_once(END_THINK).map_or("", |(_, rest)| rest);
+    Some(text.len() - rest.trim_start_matches('\n').len())
 }
 
 /// Excludes a turn's reasoning from training: the target starts after the think block, whether the turn or its prompt opened it.
@@ -49,7 +56,7 @@ pub(crate) fn drop_thinking(conversation: &mut Conversation) {
 }
 
 /// The content after a leading thought. A thought without `<think>` is one whose prompt opens it. Tags in prose are no thoughts.
-fn after_thinking(content: &str) -> Option<&str> {
+pub(crate) fn after_thinking(content: &str) -> Option<&str> {
     let (thought, answer) = content.split_once(END_THINK)?;
     let leading =
         thought.trim_start().starts_with(THINK) || !(content.contains(THINK) || answer.contains(END_THINK)) && thought.ends_with('\n');

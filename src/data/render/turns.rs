@@ -27,6 +27,10 @@ impl TurnFinder {
         TurnFinder { end_tokens, warned: Mutex::default() }
     }
 
+    pub(crate) fn end_tokens(&self) -> &[String] {
+        &self.end_tokens
+    }
+
     /// One rendering, or one for each trained turn if the template rewrites earlier messages. `texts` applies the template to
     /// `conversation`.
     ///

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::files::Writer;
+use crate::data::rows::sample::IGNORED;
 
 /// Rows, concatenated: the ids and labels of all rows, and the offset at which each row ends.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,17 @@ impl TokenRows {
         self.input_ids.extend_from_slice(input_ids);
         self.labels.extend_from_slice(labels);
         self.ends.push(self.input_ids.len() as i32);
+    }
+
+    /// Adds a row that begins with `before`, of which nothing is trained on. The first token of a row never is.
+    pub(crate) fn push_after(&mut self, before: &[i32], input_ids: &[i32], labels: &[i32]) {
+        let first = self.labels.len();
+        self.input_ids.extend_from_slice(before);
+        self.labels.resize(first + before.len(), IGNORED);
+        self.push(input_ids, labels);
+        if let Some(label) = self.labels.get_mut(first) {
+            *label = IGNORED;
+        }
     }
 
     /// Reserves capacity for that many additional tokens.

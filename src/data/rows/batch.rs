@@ -9,11 +9,15 @@ use crate::data::parse::remarks::Remark;
 use crate::data::read::problem::Problems;
 use crate::data::render::rendering::Rendering;
 use crate::data::rows::arrow::TokenRows;
-use crate::data::rows::findings::Unseen;
+use crate::data::rows::findings::{BeyondEmbedding, Unseen};
+use crate::data::rows::options::{Options, Overlong};
+use crate::data::rows::sample::{History, IGNORED, Sample};
 use crate::data::rows::selection::RowOrigin;
+use crate::data::rows::text_checks::{AnswerFault, Unprinted};
+use crate::data::rows::turn_kinds::KindCounts;
 
 /// One sample, without its tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Row {
     /// Index of the conversation, from 0, and of the trained message if the conversation has several samples.
     pub conversation: usize,
@@ -28,6 +32,8 @@ pub struct Row {
     pub kept: u32,
     pub targets: u32,
     pub separately_tokenized_turns: u32,
+    /// Tokens kept and trained tokens by kind of turn; only in a survey.
+    pub(crate) kinds: KindCounts,
 }
 
 impl Row {
@@ -50,6 +56,12 @@ pub struct PreparedBatch {
     pub(crate) remarks: [u64; Remark::ALL.len()],
     pub(crate) ignored: BTreeMap<String, u64>,
     pub(crate) unseen: Vec<(Unseen, String)>,
+    /// Faults of trained answers, with their places.
+    pub(crate) answer_faults: Vec<(AnswerFault, String)>,
+    /// Characters that are not printed.
+    pub(crate) unprinted: Unprinted,
+    /// Tokens beyond the model's embedding, with the place of the first in each conversation.
+    pub(crate) beyond_embedding: Vec<BeyondEmbedding>,
     pub(crate) preferences: u64,
     pub(crate) probes: [Vec<RenderProbe>; 2],
     pub(crate) problems: Problems,
@@ -82,6 +94,36 @@ pub struct RenderProbe {
 }
 
 impl PreparedBatch {
+    /// Adds a sample: the tokens of `history` and its own. Too long ones are treated as the options say. `row` has what is known already.
+    pub(crate) fn add(&mut self, history: &History, own: &Sample, options: &Options, row: Row) {
+        let (before, own_length) = (history.input_ids.len(), own.input_ids.len());
+        let (length, most) = (before + own_length, options.max_length as usize);
+        let kept = match options.overlong {
+            _ if length <= most => 0..length,
+            Overlong::TruncateLeft => length - most..length,
+            Overlong::TruncateRight => 0..most,
+            Overlong::Error | Overlong::Drop => 0..0,
+        };
+        let kept_before = kept.start.min(before)..kept.end.min(before);
+        let kept_own = kept.start.max(before) - before..kept.end.max(before) - before;
+        // No token predicts the first kept token.
+        let first = usize::from(kept_before.is_empty());
+        let labels = &own.labels[kept_own.clone()];
+        let targets = labels.iter().skip(first).filter(|label| **label != IGNORED).count();
+        let mut kinds = KindCounts::default();
+        if targets > 0 {
+            self.tokens.push_after(&history.input_ids[kept_before.clone()], &own.input_ids[kept_own.clone()], labels);
+            history.kinds.get(kept_before).unwrap_or_default().iter().for_each(|kind| kinds[*kind as usize][0] += 1);
+            for (i, (kind, label)) in own.kinds.get(kept_own).unwrap_or_default().iter().zip(labels).enumerate() {
+                kinds[*kind as usize][0] += 1;
+                kinds[*kind as usize][1] += u32::from(i >= first && *label != IGNORED);
+            }
+        }
+        let kept = if targets > 0 { kept.len() as u32 } else { 0 };
+        let separately_tokenized_turns = own.separately_tokenized_turns;
+        self.rows.push(Row { length: length as u32, kept, targets: targets as u32, separately_tokenized_turns, kinds, ..row });
+    }
+
     /// Removes the rows of conversations by their indices.
     pub(crate) fn remove(&mut self, repeated: &HashSet<usize>) {
         let mut tokens = TokenRows::default();

@@ -8,7 +8,8 @@ use crate::data::render::rendering::place;
 use crate::data::rows::batch::{PreparedBatch, ReadConversation, RenderProbe, Sink};
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::{Findings, TooLong};
-use crate::data::rows::options::Options;
+use crate::data::rows::options::{Options, Overlong};
+use crate::data::rows::text_checks;
 
 /// Limit of the conversations kept for the comparison with transformers and tokenizers.
 pub(crate) const PROBES: usize = 64;
@@ -42,6 +43,11 @@ impl Collector {
         self.findings.problems.append(std::mem::take(&mut made.problems));
         made.refused.drain(..).for_each(|refused| self.findings.refused.add(refused));
         made.unseen.drain(..).for_each(|(what, place)| self.findings.unseen[what as usize].add(place));
+        made.answer_faults.drain(..).for_each(|(fault, place)| self.findings.answer_faults[fault as usize].add(place));
+        made.beyond_embedding.drain(..).for_each(|beyond| self.findings.beyond_embedding.add(beyond));
+        for (symbol, (count, first)) in std::mem::take(&mut made.unprinted) {
+            text_checks::add(&mut self.findings.unprinted, symbol, count, || first);
+        }
         self.findings.remarks.iter_mut().zip(made.remarks).for_each(|(all, more)| *all += more);
         self.findings.preferences += made.preferences;
         for (key, count) in std::mem::take(&mut made.ignored) {
@@ -82,7 +88,12 @@ impl Collector {
             if row.kept == 0 {
                 self.counts.dropped += 1;
                 self.counts.lost_tokens += length;
-                self.findings.too_long_dropped += u64::from(row.length > self.options.max_length);
+                let left_out = row.length > self.options.max_length;
+                self.findings.too_long_dropped += u64::from(left_out);
+                let cut = matches!(self.options.overlong, Overlong::TruncateLeft | Overlong::TruncateRight);
+                if !left_out || cut {
+                    self.findings.untrained.add(place(row.conversation, row.message));
+                }
                 continue;
             }
             self.counts.rows += 1;

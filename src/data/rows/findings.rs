@@ -9,8 +9,11 @@ use serde::Serialize;
 use crate::base::error;
 use crate::data::parse::remarks::Remark;
 use crate::data::read::problem::Problems;
+use crate::data::render::rendering::place;
 use crate::data::rows::counts::Counts;
 use crate::data::rows::options::{Options, Overlong};
+use crate::data::rows::text_checks;
+use crate::data::rows::text_checks::{AnswerFault, Unprinted};
 
 /// Places kept for each kind of finding.
 const KEPT: usize = 20;
@@ -77,6 +80,14 @@ pub struct Findings {
     pub ignored: BTreeMap<String, u64>,
     /// Conversations with something that the chat template does not show, in the order of [`Unseen::ALL`].
     pub unseen: [First<String>; Unseen::ALL.len()],
+    /// Trained answers with a fault, in the order of [`AnswerFault::ALL`].
+    pub answer_faults: [First<String>; AnswerFault::ALL.len()],
+    /// Characters that are not printed, each with its number and first place.
+    pub(crate) unprinted: Unprinted,
+    /// Samples without a token to train on.
+    pub untrained: First<String>,
+    /// Conversations with a token beyond the model's embedding.
+    pub beyond_embedding: First<BeyondEmbedding>,
     /// Preference pairs, which cannot be trained on.
     pub preferences: u64,
 }
@@ -108,6 +119,16 @@ impl Unseen {
             }
         }
     }
+}
+
+/// A token whose id has no row in the model's embedding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BeyondEmbedding {
+    pub conversation: usize,
+    /// The first message with the text of the token; `None` if the template writes it.
+    pub message: Option<usize>,
+    pub token: String,
+    pub id: u32,
 }
 
 impl Findings {
@@ -146,6 +167,29 @@ impl Findings {
             ));
         }
         warnings.extend(self.remark_sentences(true));
+        for (fault, places) in AnswerFault::ALL.into_iter().zip(&self.answer_faults).filter(|(_, places)| places.count > 0) {
+            let [several, one] = fault.text();
+            let answers = if places.count == 1 { format!("1 answer {one}") } else { format!("{} answers {several}", places.count) };
+            warnings.push(format!("{answers} {}: {}; correct them, or set \"train\": false", fault.rest(), places.named(Clone::clone)));
+        }
+        if self.untrained.count > 0 {
+            let samples = if self.untrained.count == 1 { "1 sample has".into() } else { format!("{} samples have", self.untrained.count) };
+            warnings.push(format!("{samples} no token to train on and no effect: {}", self.untrained.named(Clone::clone)));
+        }
+        if !self.unprinted.is_empty() {
+            let mut all: Vec<_> = self.unprinted.iter().collect();
+            all.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+            let named = all.iter().take(NAMED_KEYS).map(|(symbol, (count, place))| {
+                let times = if *count == 1 { "once".into() } else { format!("{count} times") };
+                format!("{} {times}, first in {place}", text_checks::name(**symbol))
+            });
+            let more = all.len().saturating_sub(NAMED_KEYS);
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            warnings.push(format!(
+                "characters that are not printed: {}{more}; they are trained on as they are, so remove those that are not meant",
+                named.collect::<Vec<_>>().join("; ")
+            ));
+        }
         let unseen = Unseen::ALL.into_iter().zip(&self.unseen).filter(|(_, places)| places.count > 0);
         warnings.extend(unseen.map(|(what, places)| format!("{} {} ({})", have(places.count), what.text(), places.named(Clone::clone))));
         warnings
@@ -154,6 +198,16 @@ impl Findings {
     /// All reasons of `refusal` besides faults in the files, each as a sentence.
     pub(crate) fn sentences(&self, counts: &Counts, options: &Options) -> Vec<String> {
         let mut sentences = self.refused.first.clone();
+        if let Some(BeyondEmbedding { conversation, message, token, id }) = self.beyond_embedding.first.first() {
+            let others = self.beyond_embedding.count - 1;
+            let more = if others > 0 { format!(" (and in {} more)", conversations(others)) } else { String::new() };
+            sentences.push(format!(
+                "conversation {}{more}: the token {token:?} has the id {id}, and the model's embedding has only {} rows; use the \
+                 tokenizer of this model, or enlarge the embedding",
+                place(*conversation, *message),
+                options.embedding_rows.unwrap_or_default()
+            ));
+        }
         if self.preferences > 0 {
             sentences.push(format!(
                 "{} preference pairs (chosen and rejected), and training on preferences (DPO) is not supported yet; to train on the preferred \
@@ -161,7 +215,7 @@ impl Findings {
                 have(self.preferences)
             ));
         }
-        let unnamed = self.refused.count - sentences.len() as u64;
+        let unnamed = self.refused.count - self.refused.first.len() as u64;
         if unnamed > 0 {
             sentences.push(format!("the model's chat template refuses {unnamed} more conversations"));
         }

@@ -10,4 +10,6 @@ pub(crate) mod findings;
 pub(crate) mod options;
 pub(crate) mod sample;
 pub(crate) mod selection;
+pub(crate) mod text_checks;
+pub(crate) mod turn_kinds;
 pub(crate) mod workers;

@@ -22,6 +22,9 @@ pub struct Options {
     /// Variables for the chat template; those of a conversation take precedence.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub template_kwargs: Map<String, Value>,
+    /// Rows of the model's embedding, if known. It decides only whether the rows are refused.
+    #[serde(skip)]
+    pub embedding_rows: Option<u32>,
 }
 
 impl Options {

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::data::parse::conversation::Conversation;
 use crate::data::render::rendering::{Rendering, Turn};
+use crate::data::rows::turn_kinds::{KindSpan, TurnKind};
 use crate::data::tokenizer::{ControlToken, Tokenizer, WordCache};
 
 /// The label that torch's `cross_entropy` ignores.
@@ -25,8 +26,30 @@ pub const IGNORED: i32 = -100;
 pub struct Sample {
     pub input_ids: Vec<i32>,
     pub labels: Vec<i32>,
+    /// The kind of turn that each token belongs to; empty if the kinds were not asked for.
+    pub(crate) kinds: Vec<TurnKind>,
     /// Turns that were tokenized separately from their prompts.
     pub separately_tokenized_turns: u32,
+}
+
+/// A rendered text with what is known about its parts.
+#[derive(Clone, Copy)]
+struct MarkedText<'a> {
+    text: &'a str,
+    turns: &'a [Turn],
+    /// See [`Escapes`].
+    escape: Option<char>,
+    spans: &'a [KindSpan],
+}
+
+/// The tokens of a history, none of which is trained on.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    pub input_ids: Vec<i32>,
+    /// As in [`Sample`].
+    pub kinds: Vec<TurnKind>,
+    /// Bytes of the text.
+    pub length: usize,
 }
 
 /// Tokenizes renderings; each thread has its own.
@@ -44,37 +67,61 @@ impl<'a> Encoder<'a> {
         Encoder { tokenizer, scratch: WordCache::default(), heads: HashMap::default(), ids: Vec::new() }
     }
 
-    /// Overwrites `sample` with the sample of a rendering. The character `escape` is ignored: see [`Escapes`].
-    pub fn encode(&mut self, rendering: &Rendering, escape: Option<char>, sample: &mut Sample) -> Result<()> {
+    /// Overwrites `sample` with the sample of a rendering. The character `escape` is ignored: see [`Escapes`]. `spans` are the parts of
+    /// the text whose kinds are wanted; none if they are not.
+    pub(crate) fn encode(&mut self, rendering: &Rendering, escape: Option<char>, spans: &[KindSpan], sample: &mut Sample) -> Result<()> {
         let Rendering { text, turns, .. } = rendering;
+        let marked = MarkedText { text, turns, escape, spans };
         sample.input_ids.clear();
         sample.labels.clear();
+        sample.kinds.clear();
         sample.separately_tokenized_turns = 0;
         let mut done = 0;
         for ControlToken { id, spelled, taken } in self.tokenizer.control_tokens(text) {
-            self.piece(text, done..taken.start, turns, escape, sample)?;
+            self.piece(marked, done..taken.start, sample)?;
             let target =
                 overlapping(turns, &spelled).iter().any(|turn| spelled.start >= turn.target_start && spelled.end <= turn.target_end);
             sample.input_ids.push(id as i32);
             sample.labels.push(if target { id as i32 } else { IGNORED });
+            sample.kinds.extend(kind_at(spans, spelled.start));
             done = taken.end;
         }
-        self.piece(text, done..text.len(), turns, escape, sample)?;
+        self.piece(marked, done..text.len(), sample)?;
         if let Some(first) = sample.labels.first_mut() {
             *first = IGNORED;
         }
         Ok(())
     }
 
-    /// Tokenizes a piece without special tokens.
-    fn piece(
+    /// Extends the history to `length` bytes of `text`, where a special token begins. `spans` are those of the whole text.
+    pub(crate) fn extend(
         &mut self,
+        history: &mut History,
         text: &str,
-        range: std::ops::Range<usize>,
-        turns: &[Turn],
+        length: usize,
         escape: Option<char>,
-        sample: &mut Sample,
+        spans: &[KindSpan],
     ) -> Result<()> {
+        let start = history.length;
+        let mut own = Vec::new();
+        for span in &spans[spans.partition_point(|span| span.end <= start)..] {
+            own.push(KindSpan { end: span.end.min(length) - start, ..*span });
+            if span.end >= length {
+                break;
+            }
+        }
+        let mut added = Sample::default();
+        let part = Rendering { text: text[start..length].to_string(), turns: Vec::new(), message: None };
+        self.encode(&part, escape, &own, &mut added)?;
+        history.input_ids.append(&mut added.input_ids);
+        history.kinds.append(&mut added.kinds);
+        history.length = length;
+        Ok(())
+    }
+
+    /// Tokenizes a piece without special tokens.
+    fn piece(&mut self, marked: MarkedText<'_>, range: std::ops::Range<usize>, sample: &mut Sample) -> Result<()> {
+        let MarkedText { text, turns, escape, .. } = marked;
         let mut start = range.start;
         self.ids.clear();
         // Inference tokenizes the prompt alone. If the whole has no token border at its end, both parts are tokenized separately.
@@ -88,7 +135,7 @@ impl<'a> Encoder<'a> {
                 sample.separately_tokenized_turns += 1;
                 self.ids.clear();
                 self.ids.extend_from_slice(&head);
-                self.label(text, start..cut, turns, escape, sample)?;
+                self.label(marked, start..cut, sample)?;
                 self.ids.clear();
                 start = cut;
             }
@@ -97,27 +144,45 @@ impl<'a> Encoder<'a> {
             let whole = Escapes::removed(&text[start..range.end], escape);
             self.tokenizer.encode(&whole, &mut self.scratch, &mut self.ids)?;
         }
-        self.label(text, start..range.end, turns, escape, sample)
+        self.label(marked, start..range.end, sample)
     }
 
     /// Appends `ids`, the tokens of a part of the text, with their labels.
-    fn label(
-        &mut self,
-        text: &str,
-        range: std::ops::Range<usize>,
-        turns: &[Turn],
-        escape: Option<char>,
-        sample: &mut Sample,
-    ) -> Result<()> {
+    fn label(&mut self, marked: MarkedText<'_>, range: std::ops::Range<usize>, sample: &mut Sample) -> Result<()> {
+        let MarkedText { text, turns, escape, .. } = marked;
         let from = sample.input_ids.len();
         sample.input_ids.extend(self.ids.iter().map(|id| *id as i32));
         sample.labels.resize(sample.input_ids.len(), IGNORED);
+        self.note_kinds(marked, &range, sample)?;
         for turn in overlapping(turns, &range).iter().filter(|turn| turn.target_start < range.end && turn.target_end > range.start) {
             let first = if turn.target_start <= range.start { 0 } else { self.first_from(text, &range, turn.target_start, escape)? };
             let last = if turn.target_end >= range.end { self.ids.len() } else { self.first_past(text, &range, turn.target_end, escape)? };
             if first < last {
                 sample.labels[from + first..from + last].copy_from_slice(&sample.input_ids[from + first..from + last]);
             }
+        }
+        Ok(())
+    }
+
+    /// Appends the kinds of `ids`: a token has the kind of the part in which it begins.
+    fn note_kinds(&self, marked: MarkedText<'_>, range: &std::ops::Range<usize>, sample: &mut Sample) -> Result<()> {
+        let MarkedText { text, escape, spans, .. } = marked;
+        let Some(mut span) = spans.get(spans.partition_point(|span| span.end <= range.start)) else { return Ok(()) };
+        if span.end >= range.end {
+            sample.kinds.resize(sample.input_ids.len(), span.kind);
+            return Ok(());
+        }
+        let mut following = spans[spans.partition_point(|span| span.end <= range.start) + 1..].iter();
+        let length = |part: std::ops::Range<usize>| self.tokenizer.length(&Escapes::removed(&text[part], escape));
+        let (mut begin, mut border) = (0, length(range.start..span.end.min(range.end)));
+        for bytes in self.lengths(text, range, escape)? {
+            while begin >= border {
+                let Some(next) = following.next() else { break };
+                border += length(span.end.min(range.end)..next.end.min(range.end));
+                span = next;
+            }
+            sample.kinds.push(span.kind);
+            begin += bytes;
         }
         Ok(())
     }
@@ -172,6 +237,11 @@ impl<'a> Encoder<'a> {
         }
         Ok(ids)
     }
+}
+
+/// The kind of the part that has this byte.
+fn kind_at(spans: &[KindSpan], place: usize) -> Option<TurnKind> {
+    spans.get(spans.partition_point(|span| span.end <= place)).map(|span| span.kind)
 }
 
 /// The turns, in their order, that may have a position within a range.

@@ -6,7 +6,7 @@
 //! Duplicates are recognized by 64-bit hashes, which cost 8 bytes per conversation. For two million conversations the probability of an
 //! error is one in ten million.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -20,17 +20,19 @@ use crate::data::parse::conversation::{Conversation, SampleKind};
 use crate::data::parse::item_keys::{is_plain_field, is_provenance};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
-use crate::data::render::rendering::{Render, RenderError, Rendering, Turn, place};
+use crate::data::render::rendering::{NestedRenderings, Render, RenderError, Rendering, Renderings, Turn, place};
 use crate::data::render::template::ChatTemplate;
 use crate::data::render::thinking::{drop_thinking, mask_thinking};
 use crate::data::rows::batch::{PreparedBatch, ReadConversation, RenderProbe, Row, Sink};
 use crate::data::rows::collector::{Collector, PROBES};
 use crate::data::rows::compare::{digest, unseen};
 use crate::data::rows::counts::Counts;
-use crate::data::rows::findings::Findings;
-use crate::data::rows::options::{Options, Overlong, Thinking};
-use crate::data::rows::sample::{Encoder, Escapes, IGNORED, Sample};
+use crate::data::rows::findings::{BeyondEmbedding, Findings};
+use crate::data::rows::options::{Options, Thinking};
+use crate::data::rows::sample::{Encoder, Escapes, History, Sample};
 use crate::data::rows::selection::DataPart;
+use crate::data::rows::text_checks::{answer_faults, count_unprinted};
+use crate::data::rows::turn_kinds::{kind_spans, nested_spans, own_spans};
 use crate::data::tokenizer::Tokenizer;
 
 /// Limits of the conversations kept for the comparison with transformers and tokenizers: number per batch, and bytes of one. The first of a batch may be longer, so that data with only long conversations have some too.
@@ -160,12 +162,30 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> anyhow::Error {
     anyhow::anyhow!("a conversation could not be prepared: {}", what.unwrap_or("a panic without a message"))
 }
 
+/// A conversation, as it is and as it was given to the renderer, and what is known about its rows.
+struct Written<'a> {
+    conversation: &'a Conversation,
+    shown: &'a Conversation,
+    /// See [`Escapes`].
+    escape: Option<char>,
+    row: Row,
+}
+
+/// Keeps a conversation for the comparison with the libraries, if it is one of the first of its batch.
+fn add_probe(renderings: &[Rendering], shown: &Conversation, made: &mut PreparedBatch) {
+    let rich = shown.tools.is_some() || shown.messages.iter().any(|message| !message.fields.is_empty());
+    let probes = &mut made.probes[usize::from(rich)];
+    let most = if probes.is_empty() { FIRST_PROBE_BYTES } else { PROBE_BYTES };
+    if probes.len() < PROBES_OF_BATCH && renderings.iter().map(|one| one.text.len()).sum::<usize>() <= most {
+        probes.push(RenderProbe { conversation: shown.clone(), renderings: renderings.to_vec() });
+    }
+}
+
 impl Preparation<'_> {
     /// Renders, tokenizes and masks conversations.
     fn batch(&self, conversations: Vec<Conversation>, file: usize, encoder: &mut Encoder<'_>) -> Result<PreparedBatch, RenderError> {
         let mut made = PreparedBatch::default();
         made.tokens.reserve(conversations.iter().flat_map(|one| &one.messages).map(|message| message.content.len()).sum::<usize>() / 3);
-        let mut sample = Sample::default();
         for mut conversation in conversations {
             let hash = digest(&conversation);
             for (name, value) in &self.options.template_kwargs {
@@ -182,7 +202,11 @@ impl Preparation<'_> {
             made.conversations.push(ReadConversation { index: conversation.index, hash, literal });
             conversation.messages.iter().for_each(|message| made.roles[message.role as usize] += 1);
             let (shown, escape) = escaped.as_ref().map_or((&conversation, None), |(escaped, escape)| (escaped, Some(*escape)));
-            let renderings = if plain_text { Ok(vec![self.plain_text(&conversation)]) } else { self.renderer.renderings(shown) };
+            let renderings = if plain_text {
+                Ok(Renderings::Apart(vec![self.plain_text(&conversation)]))
+            } else {
+                self.renderer.compact_renderings(shown)
+            };
             let renderings = match renderings {
                 Err(RenderError::Failed(error)) if self.survey && Error::of(&error).kind == Kind::Input => {
                     made.refused.push(error.to_string());
@@ -190,56 +214,87 @@ impl Preparation<'_> {
                 }
                 renderings => renderings?,
             };
-            for what in unseen(shown, &renderings, self.options.thinking) {
-                made.unseen.push((what, place(conversation.index, None)));
+            if !plain_text {
+                count_unprinted(&conversation, &mut made.unprinted);
+                let faults = answer_faults(&conversation);
+                made.answer_faults.extend(faults.map(|(fault, message)| (fault, place(conversation.index, Some(message)))));
             }
-            let rich = shown.tools.is_some() || shown.messages.iter().any(|message| !message.fields.is_empty());
-            let probes = &mut made.probes[usize::from(rich)];
-            let most = if plain_text {
-                0
-            } else if probes.is_empty() {
-                FIRST_PROBE_BYTES
-            } else {
-                PROBE_BYTES
-            };
-            if probes.len() < PROBES_OF_BATCH && renderings.iter().map(|one| one.text.len()).sum::<usize>() <= most {
-                probes.push(RenderProbe { conversation: shown.clone(), renderings: renderings.clone() });
-            }
-            for mut rendering in renderings {
-                if self.options.thinking == Thinking::Mask {
-                    rendering.turns.iter_mut().for_each(|turn| mask_thinking(&rendering.text, turn));
-                }
-                encoder.encode(&rendering, escape, &mut sample)?;
-                let length = sample.input_ids.len();
-                let most = self.options.max_length as usize;
-                let kept = match self.options.overlong {
-                    _ if length <= most => 0..length,
-                    Overlong::TruncateLeft => length - most..length,
-                    Overlong::TruncateRight => 0..most,
-                    Overlong::Error | Overlong::Drop => 0..0,
-                };
-                // No token predicts the first kept token.
-                let targets: usize =
-                    sample.labels[kept.clone()].get(1..).unwrap_or_default().iter().map(|label| usize::from(*label != IGNORED)).sum();
-                let kept = if targets == 0 { 0..0 } else { kept };
-                if targets > 0 {
-                    made.tokens.push(&sample.input_ids[kept.clone()], &sample.labels[kept.clone()]);
-                    let first = made.tokens.labels.len() - kept.len();
-                    made.tokens.labels[first] = IGNORED;
-                }
-                made.rows.push(Row {
-                    conversation: conversation.index,
-                    file,
-                    hash,
-                    message: rendering.message,
-                    length: length as u32,
-                    kept: kept.len() as u32,
-                    targets: targets as u32,
-                    separately_tokenized_turns: sample.separately_tokenized_turns,
-                });
+            let row = Row { conversation: conversation.index, file, hash, ..Row::default() };
+            let written = Written { conversation: &conversation, shown, escape, row };
+            match renderings {
+                Renderings::Apart(renderings) => self.add_apart(renderings, &written, encoder, &mut made)?,
+                Renderings::Nested(nested) => self.add_nested(&nested, &written, encoder, &mut made)?,
             }
         }
         Ok(made)
+    }
+
+    /// Adds the samples of renderings that have their whole text.
+    fn add_apart(
+        &self,
+        renderings: Vec<Rendering>,
+        written: &Written<'_>,
+        encoder: &mut Encoder<'_>,
+        made: &mut PreparedBatch,
+    ) -> Result<(), RenderError> {
+        let Written { conversation, shown, escape, .. } = *written;
+        for what in unseen(shown, &renderings, self.options.thinking) {
+            made.unseen.push((what, place(conversation.index, None)));
+        }
+        if conversation.kind != SampleKind::PlainText {
+            add_probe(&renderings, shown, made);
+        }
+        let mut sample = Sample::default();
+        for mut rendering in renderings {
+            let spans = if self.survey { kind_spans(shown, &rendering, self.tokenizer.control_texts()) } else { Vec::new() };
+            if self.options.thinking == Thinking::Mask {
+                rendering.turns.iter_mut().for_each(|turn| mask_thinking(&rendering.text, turn));
+            }
+            encoder.encode(&rendering, escape, &spans, &mut sample)?;
+            self.note_beyond_embedding(&sample.input_ids, conversation, made);
+            made.add(&History::default(), &sample, &self.options, Row { message: rendering.message, ..written.row.clone() });
+        }
+        Ok(())
+    }
+
+    /// Adds the samples of nested renderings. What they share is tokenized once.
+    fn add_nested(
+        &self,
+        nested: &NestedRenderings,
+        written: &Written<'_>,
+        encoder: &mut Encoder<'_>,
+        made: &mut PreparedBatch,
+    ) -> Result<(), RenderError> {
+        let Written { conversation, shown, escape, .. } = *written;
+        if let Some(row) = nested.rows.last() {
+            add_probe(&[nested.written_out(row)], shown, made);
+        }
+        let spans = if self.survey { nested_spans(shown, nested, self.tokenizer.control_texts()) } else { Vec::new() };
+        let (mut history, mut sample) = (History::default(), Sample::default());
+        for row in &nested.rows {
+            encoder.extend(&mut history, &nested.history, row.shared, escape, &spans)?;
+            let mut own = Rendering { text: row.text.clone(), turns: vec![row.turn], message: None };
+            let spans = if self.survey { own_spans(&own.text, row.turn) } else { Vec::new() };
+            if self.options.thinking == Thinking::Mask {
+                own.turns.iter_mut().for_each(|turn| mask_thinking(&own.text, turn));
+            }
+            encoder.encode(&own, escape, &spans, &mut sample)?;
+            self.note_beyond_embedding(&sample.input_ids, conversation, made);
+            made.add(&history, &sample, &self.options, Row { message: Some(row.message), ..written.row.clone() });
+        }
+        self.note_beyond_embedding(&history.input_ids, conversation, made);
+        Ok(())
+    }
+
+    /// Notes a token without a row in the model's embedding, once for a conversation.
+    fn note_beyond_embedding(&self, ids: &[i32], conversation: &Conversation, made: &mut PreparedBatch) {
+        let Some(rows) = self.options.embedding_rows else { return };
+        let Some(id) = ids.iter().map(|id| *id as u32).find(|id| *id >= rows) else { return };
+        if made.beyond_embedding.last().is_none_or(|last| last.conversation != conversation.index) {
+            let token = String::from_utf8_lossy(&self.tokenizer.bytes(id)).into_owned();
+            let message = conversation.messages.iter().position(|message| message.content.contains(&token));
+            made.beyond_embedding.push(BeyondEmbedding { conversation: conversation.index, message, token, id });
+        }
     }
 
     /// Notes what was converted, and what the template does not read.
@@ -254,10 +309,10 @@ impl Preparation<'_> {
         conversation.chat_template_kwargs.keys().filter(|key| !self.template.mentions(key)).for_each(|key| {
             ignored(format!("chat_template_kwargs.{key}"));
         });
-        let mut unread: Vec<&str> = Vec::new();
+        let mut unread: BTreeSet<&str> = BTreeSet::new();
         for key in conversation.messages.iter().flat_map(|message| message.fields.keys()) {
-            if !is_plain_field(key) && !is_provenance(key) && !self.template.mentions(key) && !unread.contains(&key.as_str()) {
-                unread.push(key);
+            if !is_plain_field(key) && !is_provenance(key) && !self.template.mentions(key) {
+                unread.insert(key);
             }
         }
         for key in unread {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use crate::base::error;
 use crate::data::check_files;
@@ -15,6 +16,7 @@ use crate::data::rows::batch::{PreparedBatch, Row, Sink};
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::{Findings, TooLong};
 use crate::data::rows::selection::{RowOrigin, Selection};
+use crate::data::rows::turn_kinds::{KINDS, TurnKind};
 use crate::data::survey::lengths::Lengths;
 use crate::data::survey::preview::{Preview, pieces};
 
@@ -36,6 +38,15 @@ impl PreviewSelection {
     }
 }
 
+/// What one kind of turn contributes to the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnTokens {
+    pub kind: TurnKind,
+    pub tokens: u64,
+    /// Tokens that are trained on.
+    pub target_tokens: u64,
+}
+
 /// The results of a survey.
 #[derive(Clone, Debug)]
 pub struct Survey {
@@ -54,6 +65,10 @@ pub struct Survey {
     /// The first samples longer than `max_length`.
     pub too_long: Vec<TooLong>,
     pub too_long_count: u64,
+    /// Tokens and trained tokens by kind of turn.
+    pub turns: Vec<TurnTokens>,
+    /// Hash and index of each conversation, if they were asked for.
+    pub conversations: Vec<(u64, usize)>,
     /// Messages by role.
     pub roles: Vec<(&'static str, u64)>,
     /// Lengths of the rows.
@@ -62,7 +77,7 @@ pub struct Survey {
     pub previews: Vec<Preview>,
 }
 
-/// Surveys a data set. `tell` gets the bytes done and the bytes in total, and may stop the survey with an error.
+/// Surveys a data set. `identify`: whether to note the hash of each conversation. `tell` gets the bytes done and the bytes in total, and may stop the survey with an error.
 ///
 /// # Errors
 /// Kind `input` for a file that cannot be read, and for problems in the files if the template needs transformers, which is missing; kind
@@ -72,12 +87,13 @@ pub fn survey(
     cache: &Path,
     transformers: &dyn Transformers,
     chosen: &PreviewSelection,
+    identify: bool,
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Survey> {
     let mut engine = DataEngine::open(&dataset.model_folder, Some(cache))?;
     let tell = RefCell::new(tell);
     let parts = dataset.options.eval_split > 0.0 || dataset.is_weighted();
-    let ran = engine.run(dataset, transformers, true, || Ok(SurveySink::new(chosen, parts, &tell)));
+    let ran = engine.run(dataset, transformers, true, || Ok(SurveySink::new(chosen, parts, identify, &tell)));
     let (mut counts, findings, tally, _) = ran.map_err(|failure| {
         // Problems in the data can be found without transformers, and are reported first.
         if error::Error::of(&failure).kind == error::Kind::Setup {
@@ -90,6 +106,7 @@ pub fn survey(
     let mut errors = findings.sentences(&counts, options);
     let mut eval_rows = 0;
     let mut weighted_rows = None;
+    let mut turns = tally.turns;
     if let Some(origins) = tally.origins.as_ref().filter(|origins| !origins.is_empty()) {
         match Selection::new(origins, &dataset.parts, options) {
             Ok(selection) => {
@@ -106,6 +123,7 @@ pub fn survey(
         counts.tokens = (counts.tokens as f64 * share).round() as u64;
         counts.target_tokens = (counts.target_tokens as f64 * share).round() as u64;
         counts.rows = rows;
+        turns.iter_mut().flatten().for_each(|tokens| *tokens = (*tokens as f64 * share).round() as u64);
     }
     let Findings { problems, too_long, .. } = &findings;
     Ok(Survey {
@@ -117,12 +135,20 @@ pub fn survey(
         notes: findings.notes(),
         too_long: too_long.first.clone(),
         too_long_count: too_long.count,
+        turns: turn_tokens(turns),
+        conversations: tally.conversations.unwrap_or_default(),
         roles: Role::ALL.iter().map(|role| role.as_str()).zip(tally.roles).collect(),
         lengths: tally.lengths,
         longest_targets: tally.longest_targets,
         previews: tally.shown.iter().map(|(row, tokens)| preview(&engine, row, tokens)).collect(),
         counts,
     })
+}
+
+/// The kinds that occur.
+fn turn_tokens(turns: [[u64; 2]; KINDS]) -> Vec<TurnTokens> {
+    let all = TurnKind::ALL.into_iter().zip(turns).map(|(kind, [tokens, target_tokens])| TurnTokens { kind, tokens, target_tokens });
+    all.filter(|one| one.tokens > 0).collect()
 }
 
 /// Token ids and labels of a row.
@@ -170,6 +196,8 @@ struct SurveySink<'a, 'b> {
     chosen: &'a PreviewSelection,
     tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
     roles: [u64; Role::ALL.len()],
+    turns: [[u64; 2]; KINDS],
+    conversations: Option<Vec<(u64, usize)>>,
     lengths: Lengths,
     longest_targets: u32,
     /// Where each row comes from, if some are held out or weighted.
@@ -178,11 +206,18 @@ struct SurveySink<'a, 'b> {
 }
 
 impl<'a, 'b> SurveySink<'a, 'b> {
-    fn new(chosen: &'a PreviewSelection, parts: bool, tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>) -> SurveySink<'a, 'b> {
+    fn new(
+        chosen: &'a PreviewSelection,
+        parts: bool,
+        identify: bool,
+        tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
+    ) -> SurveySink<'a, 'b> {
         SurveySink {
             chosen,
             tell,
             roles: [0; Role::ALL.len()],
+            turns: Default::default(),
+            conversations: identify.then(Vec::new),
             lengths: Lengths::default(),
             longest_targets: 0,
             origins: parts.then(Vec::new),
@@ -196,6 +231,12 @@ impl Sink for SurveySink<'_, '_> {
         self.roles.iter_mut().zip(made.roles).for_each(|(all, more)| *all += more);
         let mut kept_row = 0;
         for row in made.rows {
+            for (all, more) in self.turns.iter_mut().flatten().zip(row.kinds.iter().flatten()) {
+                *all += u64::from(*more);
+            }
+            if let Some(all) = self.conversations.as_mut().filter(|all| all.last().is_none_or(|last| last.1 != row.conversation)) {
+                all.push((row.hash, row.conversation));
+            }
             if row.kept > 0 {
                 self.lengths.add(row.kept);
                 self.longest_targets = self.longest_targets.max(row.targets);

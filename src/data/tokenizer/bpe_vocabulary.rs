@@ -98,6 +98,11 @@ impl BpeVocabulary {
         Some(made)
     }
 
+    /// A number that is larger than all ids.
+    pub(crate) fn size(&self) -> u32 {
+        self.ends.len() as u32
+    }
+
     /// The bytes of a token.
     #[inline]
     pub(crate) fn content(&self, token: u32) -> &[u8] {

@@ -54,6 +54,11 @@ impl HfTokenizer {
         Ok(())
     }
 
+    /// A number that is larger than all ids.
+    pub(crate) fn size(&self) -> u32 {
+        self.0.get_vocab(true).into_values().max().map_or(0, |last| last + 1)
+    }
+
     /// The bytes of a token; if the vocabulary is not byte-level, its string in the library.
     pub(crate) fn bytes(&self, id: u32) -> Vec<u8> {
         let token = self.0.id_to_token(id).unwrap_or_default();

@@ -227,6 +227,15 @@ impl Tokenizer {
         })
     }
 
+    /// A number that is larger than all ids.
+    pub(crate) fn id_count(&self) -> u32 {
+        let added = self.control.ids.iter().chain(&self.added.ids).max().map_or(0, |id| id + 1);
+        added.max(match &self.engine {
+            Backend::Library(reference) => reference.size(),
+            Backend::Fast(vocabulary) => vocabulary.size(),
+        })
+    }
+
     /// Whether an id is a special token's.
     pub fn is_control(&self, id: u32) -> bool {
         self.control.ids.contains(&id)

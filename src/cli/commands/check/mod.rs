@@ -23,6 +23,7 @@ impl ReportPage {
         }
         let mut parts = vec![self.statistics(report)];
         if report.counts.rows > 0 || report.too_long.count > 0 {
+            parts.extend((!report.turns.is_empty()).then(|| self.turns(report)));
             parts.push(self.lengths(report));
         }
         parts.extend(report.previews.iter().map(|one| self.preview(one)));
@@ -35,7 +36,9 @@ impl ReportPage {
     fn draw_faulty(self, report: &CheckReport) -> String {
         let mut parts = vec![self.verdict(report)];
         if report.counts.rows > 0 || report.too_long.count > 0 {
-            parts.extend([self.statistics(report), self.lengths(report)]);
+            parts.push(self.statistics(report));
+            parts.extend((!report.turns.is_empty()).then(|| self.turns(report)));
+            parts.push(self.lengths(report));
             parts.extend(report.previews.iter().map(|one| self.preview(one)));
             let count = report.problem_count + report.errors.len() as u64;
             parts.push(self.style.error(&format!("not ready: {}, listed first", plural(count, "error"))));
@@ -60,6 +63,12 @@ impl ReportPage {
         let roles = report.roles.iter().filter(|(_, count)| count.as_u64() != Some(0));
         let roles: Vec<String> = roles.map(|(role, count)| format!("{role} {}", grouped(count.as_u64().unwrap_or(0)))).collect();
         line("messages", roles.join(", "));
+        if let Some(evaluation) = &report.evaluation {
+            let files: Vec<String> = evaluation.files.iter().take(3).map(|file| visible(&file.display().to_string())).collect();
+            let leaked = if evaluation.leaked > 0 { format!(", {} also trained on", grouped(evaluation.leaked)) } else { String::new() };
+            let rows = plural(evaluation.counts.rows, "row");
+            line("evaluation", format!("{}: {rows}{leaked}", files.join(", ")));
+        }
         for (name, count, unit, what) in [
             ("held out", report.eval_rows, "row", " for evaluation"),
             ("truncated", counts.truncated, "sample", " cut to max_length"),
@@ -78,6 +87,19 @@ impl ReportPage {
             if count > 0 {
                 line(name, format!("{}{what}", plural(count, unit)));
             }
+        }
+        lines.join("\n")
+    }
+
+    /// What each kind of turn contributes.
+    fn turns(self, report: &CheckReport) -> String {
+        let mut lines = vec![self.heading(&format!("  {:<10}{:>14}{:>9}{:>14}{:>9}", "turn", "tokens", "share", "trained", "share"))];
+        let share = |part: u64, whole: u64| format!("{:.1} %", 100.0 * part as f64 / whole.max(1) as f64);
+        let (tokens, trained) = (report.turns.iter().map(|one| one.tokens).sum(), report.turns.iter().map(|one| one.target_tokens).sum());
+        for one in &report.turns {
+            let shares = [share(one.tokens, tokens), share(one.target_tokens, trained)];
+            let counts = [grouped(one.tokens), grouped(one.target_tokens)];
+            lines.push(format!("  {:<10}{:>14}{:>9}{:>14}{:>9}", one.kind.as_str(), counts[0], shares[0], counts[1], shares[1]));
         }
         lines.join("\n")
     }

@@ -1,0 +1,56 @@
+//! Numbers for people.
+
+/// 12345 as 12,345.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// 12345678 as 12.3 M.
+pub(crate) fn short(number: u64) -> String {
+    scaled(number, &["", " k", " M", " G", " T"], 1000.0)
+}
+
+/// Bytes with a decimal unit.
+pub(crate) fn bytes(number: u64) -> String {
+    scaled(number, &[" B", " kB", " MB", " GB", " TB"], 1000.0)
+}
+
+fn scaled(number: u64, units: &[&str], base: f64) -> String {
+    let (mut rest, mut unit) = (number as f64, 0);
+    while rest >= base * 0.9995 && unit + 1 < units.len() {
+        rest /= base;
+        unit += 1;
+    }
+    if unit == 0 || rest >= 99.95 { format!("{rest:.0}{}", units[unit]) } else { format!("{rest:.1}{}", units[unit]) }
+}
+
+/// Seconds, minutes, hours or days.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.0} s"),
+        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86_400.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_and_have_units() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 999, 1000, 999_950, 1_234_567].map(short), ["0", "999", "1.0 k", "1.0 M", "1.2 M"]);
+        assert_eq!([512, 44_000, 123_456_789].map(bytes), ["512 B", "44.0 kB", "123 MB"]);
+        assert_eq!([5.0, 300.0, 36_000.0].map(duration), ["5 s", "5 min", "10.0 h"]);
+    }
+}
