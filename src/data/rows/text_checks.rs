@@ -104,10 +104,17 @@ fn is_unprinted(symbol: char, before: Option<char>, after: Option<char>) -> bool
         '\u{200c}' | '\u{200d}' => !(joins(before) && joins(after) || symbol == '\u{200c}' && joins(before)),
         // The flags of England, Scotland and Wales.
         '\u{e0020}'..='\u{e007f}' => !matches!(before, Some('\u{1f3f4}' | '\u{e0020}'..='\u{e007f}')),
-        '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2028}' | '\u{2029}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{fff9}'..='\u{fffd}' => {
-            true
-        }
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e001f}' => true,
+        '\u{ad}'
+        | '\u{180e}'
+        | '\u{200b}'
+        | '\u{2028}'
+        | '\u{2029}'
+        | '\u{2060}'..='\u{2064}'
+        | '\u{feff}'
+        | '\u{fff9}'..='\u{fffd}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}'
+        | '\u{e0000}'..='\u{e001f}' => true,
         _ => symbol.is_control(),
     }
 }
