@@ -20,6 +20,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 SCRIPTS = {
     "script": "def run(params, session):\n    raise ValueError('of the script')\n",
     "interrupted": "import os, signal\ndef run(params, session):\n    os.kill(os.getpid(), signal.SIGINT)\n    session.progress(1, 1)\n",
+    "proof": "import pyrust_nn\ndef run(params, session):\n    raise pyrust_nn.ProofError('another model')\n",
     "internal": "import pyrust_nn\ndef run(params, session):\n    raise pyrust_nn.InternalError('a fault of ours')\n",
 }
 WORDS: dict[str, list[str]] = {
@@ -41,7 +42,11 @@ def documented() -> dict[str, tuple[int, str]]:
 
 
 def test_every_kind_is_met_below_and_has_its_class() -> None:
-    classes = {value.kind: name for name, value in vars(pyrust_nn).items() if isinstance(value, type) and hasattr(value, "kind") and name != "PyrustNNError"}
+    classes = {
+        value.kind: name
+        for name, value in vars(pyrust_nn).items()
+        if isinstance(value, type) and hasattr(value, "kind") and name != "PyrustNNError"
+    }
     classes["interrupted"] = "KeyboardInterrupt"
     assert {kind: name for kind, (_, name) in documented().items()} == classes
     assert set(WORDS) == set(classes)
