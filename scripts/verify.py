@@ -15,10 +15,10 @@ from pyrust_nn.models.adapter_folder import is_adapter
 from pyrust_nn.models.devices import pick_device
 from pyrust_nn.models.loading import load_model
 from pyrust_nn.models.model_folder import model_folder
-from pyrust_nn.models.tokenizers import shared_tokenizer
+from pyrust_nn.models.tokenizers import shared_tokenizer, tokenizer_folder
 from pyrust_nn.proof.answers import MAX_TOKENS, answers_layer, llama_answers, transformers_answers
 from pyrust_nn.proof.candidates import adapter_weights, folder_type, gguf_files, unpacked_weights
-from pyrust_nn.proof.conversations import prompt_conversations, rendered_prompt
+from pyrust_nn.proof.conversations import encoder, prompt_conversations, rendered_prompt
 from pyrust_nn.proof.gates import max_kl
 from pyrust_nn.proof.gguf_file import GgufFile
 from pyrust_nn.proof.gguf_model import Incomplete, gguf_model
@@ -40,7 +40,7 @@ def run(params, session):
     files = gguf_files(params.candidate)
 
     if params.dataset_path is None:
-        rows, prompts = built_in(reference.tokenizer, params.verify_tokens)
+        rows, prompts = built_in(reference.tokenizer, reference.encode, params.verify_tokens)
     else:
         rows, prompts = of_dataset(session.dataset("dataset_path"), params.verify_tokens)
     if not rows:
@@ -133,7 +133,8 @@ def folder_proof(folder, reference, rows, prompts, params, device):
     tokenizer, stops = shared_tokenizer(str(folder), base), model_stop_tokens(candidate)
     wanted = conversations(reference)
     asked = prompt_conversations(reference.tokenizer)
-    found = [rendered_prompt(tokenizer, one) for one in asked] if wanted and tokenizer.chat_template else None
+    encode = encoder(tokenizer_folder(str(folder), base), tokenizer)
+    found = [rendered_prompt(tokenizer, encode, one) for one in asked] if wanted and tokenizer.chat_template else None
     layers["prompts"] = prompts_layer(wanted, found, stops, reference, "the model has no chat template")
     layers["answers"] = answers_layer(reference.answers(prompts), transformers_answers(candidate, prompts, stops, 2 * MAX_TOKENS))
     return layers
@@ -143,4 +144,4 @@ def conversations(reference):
     """The built-in conversations as the model's own prompts; none if it has no chat template."""
     if reference.tokenizer.chat_template is None:
         return []
-    return [rendered_prompt(reference.tokenizer, one) for one in prompt_conversations(reference.tokenizer)]
+    return [rendered_prompt(reference.tokenizer, reference.encode, one) for one in prompt_conversations(reference.tokenizer)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 WORDS = 300
@@ -53,17 +55,31 @@ def _is_mixed(word: str) -> bool:
     return len(kinds) > 1 and "\ufffd" not in word
 
 
-def rendered_rows(tokenizer: Any) -> list[list[int]]:
+Encode = Callable[[str], list[int]]
+"""Token ids of a text, without special tokens around it."""
+
+
+def encoder(folder: Path, tokenizer: Any) -> Encode:
+    """Encodes by the tokenizer.json of a folder as it is: transformers may replace its pre-tokenizer by that of the model's class."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    written = Tokenizer.from_file(str(path))
+    return lambda text: written.encode(text, add_special_tokens=False).ids
+
+
+def rendered_rows(tokenizer: Any, encode: Encode) -> list[list[int]]:
     """The token ids of every conversation; without a chat template those of the contents."""
     if tokenizer.chat_template is None:
         texts = ["\n".join(message["content"] for message in one) for one in CONVERSATIONS]
     else:
         texts = [tokenizer.apply_chat_template(one, tokenize=False) for one in CONVERSATIONS]
-    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [encode(text) for text in texts]
 
 
-def rendered_prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+def rendered_prompt(tokenizer: Any, encode: Encode, messages: list[dict[str, str]]) -> list[int]:
     """The token ids of a prompt, up to the beginning of the answer. Raises whatever the template raises."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return encode(text)

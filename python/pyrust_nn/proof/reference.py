@@ -17,6 +17,7 @@ from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import checked_model_folder, model_folder, quantization
 from pyrust_nn.models.tokenizers import shared_tokenizer, tokenizer_folder
 from pyrust_nn.proof.answers import MAX_TOKENS, Answer, transformers_answers
+from pyrust_nn.proof.conversations import Encode, encoder
 
 
 class Reference:
@@ -68,6 +69,11 @@ class Reference:
     def tokenizer(self) -> Any:
         """The tokenizer in transformers."""
         return shared_tokenizer(self.name, self.base_model)
+
+    @cached_property
+    def encode(self) -> Encode:
+        """Encodes texts as the model's tokenizer.json says."""
+        return encoder(self.tokenizer_folder, self.tokenizer)
 
     @cached_property
     def end_of_turn(self) -> int | None:

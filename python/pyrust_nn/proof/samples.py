@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrust_nn.proof.conversations import CONVERSATIONS, prompt_of, rendered_prompt, rendered_rows
+from pyrust_nn.proof.conversations import CONVERSATIONS, Encode, prompt_of, rendered_prompt, rendered_rows
 from pyrust_nn.proof.logits import cut
 from pyrust_nn.training.rows import IGNORED, PreparedRows
 
@@ -14,12 +14,12 @@ ANSWERS = 4
 """Prompts that are answered."""
 
 
-def built_in(tokenizer: Any, tokens: int) -> tuple[list[list[int]], list[list[int]]]:
+def built_in(tokenizer: Any, encode: Encode, tokens: int) -> tuple[list[list[int]], list[list[int]]]:
     """Rows of at most `tokens` tokens and prompts, from the built-in conversations. Without a chat template there are no prompts."""
     prompts = []
     if tokenizer.chat_template is not None:
-        prompts = [rendered_prompt(tokenizer, prompt_of(one)) for one in CONVERSATIONS[:ANSWERS]]
-    return cut(iter(rendered_rows(tokenizer)), tokens), prompts
+        prompts = [rendered_prompt(tokenizer, encode, prompt_of(one)) for one in CONVERSATIONS[:ANSWERS]]
+    return cut(iter(rendered_rows(tokenizer, encode)), tokens), prompts
 
 
 def of_dataset(dataset: Any, tokens: int) -> tuple[list[list[int]], list[list[int]]]:
