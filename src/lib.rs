@@ -34,6 +34,6 @@ pub use python::pyo3;
 pub use session::{SessionState, Status, StepState, Summary, get_status, list_sessions, new_session_id, write_summary};
 pub use tasks::{
     CheckParams, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, FlattenParams, InferenceParams,
-    MergeParams, PrepareParams, QuantizeModelParams, ScriptParams, check_dataset, convert_lora_to_gguf, convert_model_to_gguf,
-    finetune_full, finetune_lora, flatten, inference, merge, prepare_dataset, quantize_model, run_script,
+    MergeParams, PrepareParams, QuantizeModelParams, ScriptParams, VerifyParams, check_dataset, convert_lora_to_gguf,
+    convert_model_to_gguf, finetune_full, finetune_lora, flatten, inference, merge, prepare_dataset, quantize_model, run_script, verify,
 };

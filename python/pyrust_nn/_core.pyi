@@ -12,6 +12,7 @@ __all__ = [
     "InputError",
     "InternalError",
     "ModelError",
+    "ProofError",
     "PyrustNNError",
     "ScriptError",
     "SetupError",
@@ -37,6 +38,7 @@ __all__ = [
     "run_pipeline",
     "run_script",
     "set_console",
+    "verify",
 ]
 
 class PyrustNNError(Exception):
@@ -53,6 +55,7 @@ class SetupError(PyrustNNError): ...
 class BusyError(PyrustNNError): ...
 class StorageError(PyrustNNError): ...
 class ScriptError(PyrustNNError): ...
+class ProofError(PyrustNNError): ...
 class InternalError(PyrustNNError): ...
 
 __version__: str
@@ -489,6 +492,58 @@ def convert_lora_to_gguf(
         session: Name of the session; None creates a new one.
         adapter: LoRA adapter: a folder or a session's step. (a folder or a session's step; required)
         outtype: Data types of the matrices. One file is written for each. (a non-empty list of f32, f16, bf16, q8_0; default f16)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+    """
+
+def verify(
+    session: str | None,
+    model: str | PathLike[str],
+    *,
+    candidate: str | PathLike[str],
+    dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    max_length: int = 2048,
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    thinking: Literal["keep", "drop", "mask"] = "keep",
+    drop_duplicates: bool = False,
+    eval_split: float = 0.0,
+    seed: int = 42,
+    max_kl: float | None = None,
+    verify_tokens: int = 512,
+    base_model: str | PathLike[str] | None = None,
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
+) -> Summary:
+    """Prove that a file is the model that it was made from, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None creates a new one.
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        candidate: What was made of the model: a GGUF file, a folder with a model or an adapter, or a session's step. (a file, a folder or a session's step; required)
+        dataset_path: Conversations on which the two models are compared. If unset: a few built-in ones. (a path, a list of paths, or tables {path, weight, max_rows}; unset by default)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
+        max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
+        overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
+        drop_duplicates: Omit conversations that are identical to an earlier one. (true or false; default off)
+        eval_split: Fraction of the conversations, chosen with the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Random seed for the data order, dropout, new weights and the evaluation split. (an integer from 0 to 4294967295; default 42)
+        max_kl: Highest mean divergence (KL, in nats) of the candidate's predictions from the model's. If unset: by the type of the file. (a number above 0 and at most 1000; unset by default)
+        verify_tokens: Number of tokens on which the predictions are compared. (an integer from 16 to 1000000000; default 512)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Literal, NotRequired, Required, TypedDict
 
 
 class Message(TypedDict):
@@ -45,6 +45,7 @@ class Summary(TypedDict):
     outputs: dict[str, Any]
     metrics: dict[str, Any]
     result: Any
+    proof: NotRequired[list[dict[str, Any]]]
     error: StepError | None
     started_at: str
     finished_at: str

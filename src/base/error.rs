@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 /// | `busy` | another step holds the process or the session | 1 | `BusyError` |
 /// | `io` | a file could not be read or written | 1 | `StorageError` |
 /// | `script` | a script raised an exception | 1 | `ScriptError` |
+/// | `proof` | a file is not the model that it was made from | 1 | `ProofError` |
 /// | `interrupted` | Ctrl-C, SIGTERM or SIGHUP | 130, 143, 129 | `KeyboardInterrupt` |
 /// | `internal` | a bug in Pyrust-NN | 1 | `InternalError` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,14 +28,25 @@ pub enum Kind {
     Busy,
     Io,
     Script,
+    Proof,
     Interrupted,
     Internal,
 }
 
 impl Kind {
     /// Every kind, in the order of the table above.
-    pub const ALL: [Kind; 9] =
-        [Kind::Usage, Kind::Input, Kind::Model, Kind::Setup, Kind::Busy, Kind::Io, Kind::Script, Kind::Interrupted, Kind::Internal];
+    pub const ALL: [Kind; 10] = [
+        Kind::Usage,
+        Kind::Input,
+        Kind::Model,
+        Kind::Setup,
+        Kind::Busy,
+        Kind::Io,
+        Kind::Script,
+        Kind::Proof,
+        Kind::Interrupted,
+        Kind::Internal,
+    ];
 
     /// The name used in `summary.json` and as `kind` of the Python exceptions.
     pub fn name(self) -> &'static str {
@@ -46,6 +58,7 @@ impl Kind {
             Kind::Busy => "busy",
             Kind::Io => "io",
             Kind::Script => "script",
+            Kind::Proof => "proof",
             Kind::Interrupted => "interrupted",
             Kind::Internal => "internal",
         }

@@ -15,7 +15,7 @@ use crate::params::param_type::ParamType;
 const SHORT_FLAGS: [(&str, char); 2] = [("model", 'm'), ("dataset_path", 'd')];
 
 /// Parameters that may also be given without their flag, and the name of the value.
-const POSITIONALS: [(&str, &str); 3] = [("dataset_path", "DATA"), ("prompt", "PROMPT"), ("script", "FILE")];
+const POSITIONALS: [(&str, &str); 4] = [("candidate", "CANDIDATE"), ("dataset_path", "DATA"), ("prompt", "PROMPT"), ("script", "FILE")];
 
 /// The parameters that are flags of the command itself, not global ones.
 pub(crate) fn command_params<'a>(params: impl Iterator<Item = &'a Param>) -> impl Iterator<Item = &'a Param> {
@@ -102,7 +102,7 @@ fn flag(param: &Param, of_run: bool) -> Arg {
 /// What shells complete after the flag.
 fn value_hint(value_type: ParamType) -> ValueHint {
     match value_type {
-        ParamType::Path | ParamType::Paths | ParamType::Model | ParamType::Adapter => ValueHint::AnyPath,
+        ParamType::Path | ParamType::Paths | ParamType::Model | ParamType::Adapter | ParamType::Candidate => ValueHint::AnyPath,
         _ => ValueHint::Unknown,
     }
 }
@@ -113,7 +113,7 @@ fn value_name(value_type: ParamType) -> &'static str {
         ParamType::Prompts => "TEXT",
         ParamType::Object | ParamType::JsonObject | ParamType::Names(_) => "NAME=VALUE",
         ParamType::Int { .. } | ParamType::IntChoice(_) | ParamType::IntList | ParamType::Float { .. } => "N",
-        ParamType::Path | ParamType::Paths | ParamType::Adapter => "PATH",
+        ParamType::Path | ParamType::Paths | ParamType::Adapter | ParamType::Candidate => "PATH",
         ParamType::Model => "MODEL",
         _ => "NAME",
     }

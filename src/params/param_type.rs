@@ -34,6 +34,8 @@ pub enum ParamType {
     Model,
     /// An adapter: a folder or a session's step.
     Adapter,
+    /// What a step made of a model: a GGUF file, a model, an adapter, or a session's step.
+    Candidate,
     String,
     Bool,
     /// auto, cpu, cuda or cuda:N.
@@ -93,6 +95,7 @@ impl ParamType {
             ParamType::Paths => "a path, a list of paths, or tables {path, weight, max_rows}".into(),
             ParamType::Model => "a path or a name".into(),
             ParamType::Adapter => "a folder or a session's step".into(),
+            ParamType::Candidate => "a file, a folder or a session's step".into(),
             ParamType::String => "a string".into(),
             ParamType::Bool => "true or false".into(),
             ParamType::Device => "auto, cpu, cuda or cuda:N".into(),
@@ -117,7 +120,7 @@ impl ParamType {
     /// The value in its normal form, or `None` if it is invalid.
     pub fn accept(self, value: Value) -> Option<Value> {
         match (self, value) {
-            (ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::String, Value::String(text))
+            (ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::String, Value::String(text))
                 if !text.is_empty() && !text.contains('\0') =>
             {
                 Some(Value::String(text))
@@ -217,6 +220,11 @@ impl ParamType {
             }
             _ => raw(),
         }
+    }
+
+    /// Whether a value may name a step, whose output is meant.
+    pub fn is_artifact(self) -> bool {
+        matches!(self, ParamType::Model | ParamType::Adapter | ParamType::Candidate)
     }
 
     /// Whether a flag of this type may be given several times.

@@ -51,12 +51,20 @@ macro_rules! adapter_params {
     };
 }
 
-/// Adds the parameters that decide how a data set becomes rows.
+/// Adds the data set of a training and the parameters that decide how it becomes rows.
 macro_rules! data_params {
-    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
-        $next! { [$($rest)*] $(#[doc = $about])+ $name {
+    ([$($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        row_params! { [$($rest)*] {
             /// Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library.
             required dataset_path: Vec<PathBuf> = Vec::new(), ParamType::Paths, Data;
+        } $(#[doc = $about])+ $name { $($fields)* } }
+    };
+}
+
+/// Adds the first rows of the table, which end with a data set, and the parameters that decide how it becomes rows.
+macro_rules! row_params {
+    ([$next:ident $($rest:ident)*] { $($first:tt)* } $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name { $($first)*
             /// Shape of the conversations: auto detects it by the keys of a file's first conversations.
             default shape: String = "auto".to_string(), SHAPE, Data;
             /// Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer.

@@ -8,7 +8,7 @@ use crate::base::{assets, error};
 use crate::params::param::Param;
 
 /// The names of all tasks, for parts that come before `tasks/`. A test compares them.
-pub const TASK_NAMES: [&str; 9] = [
+pub const TASK_NAMES: [&str; 10] = [
     "finetune_full",
     "finetune_lora",
     "flatten",
@@ -16,6 +16,7 @@ pub const TASK_NAMES: [&str; 9] = [
     "quantize_model",
     "convert_model_to_gguf",
     "convert_lora_to_gguf",
+    "verify",
     "inference",
     "script",
 ];

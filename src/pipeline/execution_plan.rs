@@ -6,7 +6,6 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::base::error;
-use crate::params::param_type::ParamType;
 use crate::params::validate::resolve;
 use crate::python::note_signals;
 use crate::session::artifact::check_reference;
@@ -39,7 +38,7 @@ impl ExecutionPlan {
     /// Refuses references to steps of other sessions that do not exist. Those of this session may still come.
     fn check_references(&self, request: &Request, params: &Map<String, Value>) -> Result<()> {
         let runs = runs_dir(params["runs_dir"].as_str().map(Path::new));
-        let artifacts = request.task.all_params().filter(|param| matches!(param.value_type, ParamType::Model | ParamType::Adapter));
+        let artifacts = request.task.all_params().filter(|param| param.value_type.is_artifact());
         let names = artifacts.filter_map(|param| params[param.name].as_str());
         let mut foreign = names.filter(|name| !name.starts_with('@') && name.split('/').rev().nth(1) != Some(&self.session));
         foreign.try_for_each(|name| check_reference(name, &runs, &self.session))

@@ -13,7 +13,6 @@ use crate::base::error;
 use crate::params::interface::Interface;
 use crate::params::other_names::suggestion;
 use crate::params::param::MODEL;
-use crate::params::param_type::ParamType;
 use crate::params::task::Task;
 use crate::params::validate::accept;
 use crate::pipeline::execution_plan::ExecutionPlan;
@@ -119,7 +118,7 @@ impl Pipeline {
                     given.insert(key.clone(), value.clone());
                 }
             }
-            let artifacts = task.all_params().filter(|param| matches!(param.value_type, ParamType::Model | ParamType::Adapter));
+            let artifacts = task.all_params().filter(|param| param.value_type.is_artifact());
             for value in artifacts.filter_map(|param| given.get(param.name)?.as_str()) {
                 if let Some(reference) = value.strip_prefix('@').filter(|reference| !names.iter().any(|known| known == reference)) {
                     let near =

@@ -12,7 +12,7 @@ use crate::base::files::EXHAUSTED;
 use crate::base::signals;
 
 /// Exception classes by kind. `interrupted` is Python's own KeyboardInterrupt.
-const CLASSES: [(Kind, &str, &str); 8] = [
+const CLASSES: [(Kind, &str, &str); 9] = [
     (Kind::Usage, "UsageError", "A parameter or name is wrong."),
     (Kind::Input, "InputError", "The data is wrong."),
     (Kind::Model, "ModelError", "The model is not available or not usable."),
@@ -20,6 +20,7 @@ const CLASSES: [(Kind, &str, &str); 8] = [
     (Kind::Busy, "BusyError", "Another step holds the process or the session."),
     (Kind::Io, "StorageError", "A file cannot be read or written."),
     (Kind::Script, "ScriptError", "A script raised an exception."),
+    (Kind::Proof, "ProofError", "A file is not the model that it was made from."),
     (Kind::Internal, "InternalError", "A bug in Pyrust-NN."),
 ];
 

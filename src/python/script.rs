@@ -43,6 +43,10 @@ pub(crate) struct Answer {
     /// Parameters resolved by the script.
     pub params: Map<String, Value>,
     pub result: Value,
+    /// The summary's `proof`.
+    pub proof: Value,
+    /// Why the proof failed: the step fails with this message, and the rest of the answer is kept.
+    pub unproven: Option<String>,
     /// What JSON could not hold: the step fails with this message, and the rest of the answer is kept.
     pub fault: Option<String>,
     /// Facts for session.json: versions, device.

@@ -71,7 +71,7 @@ fn function_stub(function: &Function) -> String {
 fn python_type(param_type: ParamType) -> String {
     let literal = |items: Vec<String>| format!("Literal[{}]", items.join(", "));
     match param_type {
-        ParamType::Path | ParamType::Model | ParamType::Adapter => "str | PathLike[str]".into(),
+        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate => "str | PathLike[str]".into(),
         ParamType::String | ParamType::Device | ParamType::Caseless(_) => "str".into(),
         ParamType::CaselessList { .. } => "str | Sequence[str]".into(),
         ParamType::Bool => "bool".into(),

@@ -16,6 +16,8 @@ pub const TINY: &str = "builtin:tiny";
 pub enum ArtifactKind {
     Model,
     Adapter,
+    /// What a step made of a model: a GGUF file, the folder of a step with several of them, a model or an adapter.
+    Candidate,
 }
 
 /// The absolute folder of a model or adapter. `builtin:tiny` and Hub names of models are returned unchanged.
@@ -25,12 +27,12 @@ pub enum ArtifactKind {
 /// # Errors
 /// Kind `usage` if there is no such built-in model, session or step; `model` if there is no such folder or the step failed.
 pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKind) -> Result<String> {
-    if name == TINY && kind == ArtifactKind::Model {
+    if name == TINY && kind != ArtifactKind::Adapter {
         return Ok(name.to_string());
     }
     if name.starts_with("builtin:") {
         return Err(error::usage(match kind {
-            ArtifactKind::Model => format!("there is no {name}; the only built-in model is {TINY}"),
+            ArtifactKind::Model | ArtifactKind::Candidate => format!("there is no {name}; the only built-in model is {TINY}"),
             ArtifactKind::Adapter => format!("{name} is not an adapter; give a folder with adapter_config.json or <session>/<step>"),
         }));
     }
@@ -52,6 +54,7 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
                 .map_err(|_| error::model(format!("{shown}: its output {} no longer exists; run the step again", folder.display())))?;
             Ok(folder.to_string_lossy().into_owned())
         }
+        Some(path) if path.is_file() && kind == ArtifactKind::Candidate => Ok(std::fs::canonicalize(&path)?.to_string_lossy().into_owned()),
         Some(path) if path.exists() => Err(error::model(format!("{} is a file; give the model's folder", path.display()))),
         Some(_) => Err(error::model(format!("there is no {shown}; run that step first"))),
         None if kind == ArtifactKind::Adapter => Err(error::model(format!(
@@ -90,13 +93,20 @@ fn step_output(folder: &Path, shown: &str, kind: ArtifactKind) -> Result<Option<
     let made = match kind {
         ArtifactKind::Model => output("model").or_else(|| output("adapter")),
         ArtifactKind::Adapter => output("adapter"),
+        // The files are in the step's folder.
+        ArtifactKind::Candidate if summary.outputs.contains_key("gguf") => return Ok(Some(folder.to_path_buf())),
+        ArtifactKind::Candidate => output("model").or_else(|| output("adapter")),
     };
     let session = folder.parent().unwrap_or(folder);
     match made {
         Some(made) => Ok(Some(session.join(made))),
         None => Err(error::model(format!(
             "{shown} has no output {}, it has: {}",
-            if kind == ArtifactKind::Model { "model" } else { "adapter" },
+            match kind {
+                ArtifactKind::Model => "model",
+                ArtifactKind::Adapter => "adapter",
+                ArtifactKind::Candidate => "gguf, model or adapter",
+            },
             if summary.outputs.is_empty() { "nothing".to_string() } else { summary.outputs.keys().cloned().collect::<Vec<_>>().join(", ") }
         ))),
     }

@@ -33,6 +33,9 @@ pub struct Summary {
     /// Further results of the script, such as the answers of an inference, or null.
     #[serde(default)]
     pub result: Value,
+    /// How far each file is the model that it was made from: a list, as in `proof.json`. Null for other tasks than `verify`.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub proof: Value,
     pub error: Option<Error>,
     /// RFC 3339, UTC.
     pub started_at: String,
@@ -53,6 +56,7 @@ impl Summary {
             outputs: Map::new(),
             metrics: Map::new(),
             result: Value::Null,
+            proof: Value::Null,
             error: None,
             started_at: now.clone(),
             finished_at: now,

@@ -59,6 +59,7 @@ pub(crate) fn resolve_artifacts(
         let kind = match param.value_type {
             ParamType::Model => ArtifactKind::Model,
             ParamType::Adapter => ArtifactKind::Adapter,
+            ParamType::Candidate => ArtifactKind::Candidate,
             _ => continue,
         };
         let Some(given) = params[param.name].as_str() else { continue };

@@ -180,8 +180,11 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
     summary.params.extend(std::mem::take(&mut answer.params));
     summary.metrics = answer.metrics;
     summary.result = answer.result;
+    summary.proof = answer.proof;
     summary.outputs = step_folder.outputs(&session.folder, &summary.step, answer.outputs)?;
-    answer.fault.map_or(Ok(()), |fault| Err(Error::new(Kind::Script, fault).into()))
+    let fault = answer.fault.map(|fault| Error::new(Kind::Script, fault));
+    let fault = fault.or_else(|| answer.unproven.map(|why| Error::new(Kind::Proof, why)));
+    fault.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// The inputs of an interrupted attempt, verified to be unchanged, and its newest complete checkpoint. Without a checkpoint the step restarts.

@@ -21,6 +21,7 @@ mod merge;
 mod prepare;
 mod quantize_model;
 mod script;
+mod verify;
 
 pub use check::{CheckParams, check_dataset};
 pub use convert_lora_to_gguf::{ConvertLoraToGgufParams, convert_lora_to_gguf};
@@ -33,6 +34,7 @@ pub use merge::{MergeParams, merge};
 pub use prepare::{PrepareParams, prepare_dataset};
 pub use quantize_model::{QuantizeModelParams, quantize_model};
 pub use script::{ScriptParams, run_script};
+pub use verify::{VerifyParams, verify};
 
 /// Every task, in the order shown to users.
 pub(crate) static TASKS: &[&Task] = &[
@@ -43,6 +45,7 @@ pub(crate) static TASKS: &[&Task] = &[
     &quantize_model::TASK,
     &convert_model_to_gguf::TASK,
     &convert_lora_to_gguf::TASK,
+    &verify::TASK,
     &inference::TASK,
     &script::TASK,
 ];

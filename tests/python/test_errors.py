@@ -20,6 +20,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 SCRIPTS = {
     "script": "def run(params, session):\n    raise ValueError('of the script')\n",
     "interrupted": "import os, signal\ndef run(params, session):\n    os.kill(os.getpid(), signal.SIGINT)\n    session.progress(1, 1)\n",
+    "proof": "import pyrust_nn\ndef run(params, session):\n    raise pyrust_nn.ProofError('another model')\n",
     "internal": "import pyrust_nn\ndef run(params, session):\n    raise pyrust_nn.InternalError('a fault of ours')\n",
 }
 WORDS: dict[str, list[str]] = {

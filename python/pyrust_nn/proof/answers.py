@@ -1,0 +1,76 @@
+"""The layer `answers`: greedy answers by the program that will run the file, beside those of the model by transformers.
+
+Equal answers prove little, because wrong rows of a matrix may change none. What fails a file is an answer that does not end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pyrust_nn.proof.layers import Layer, judged
+
+MAX_TOKENS = 48
+"""Tokens that the model may take to end an answer. The candidate may take twice as many."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The tokens of an answer, without the stop token, and whether it ended by itself."""
+
+    tokens: list[int]
+    ended: bool
+
+
+def transformers_answers(model: Any, prompts: list[list[int]], stops: set[int], max_tokens: int) -> list[Answer]:
+    """Greedy answers of a model in transformers."""
+    device = next(model.parameters()).device
+    return [_continued(model, torch.tensor([prompt], device=device), stops, max_tokens) for prompt in prompts]
+
+
+@torch.inference_mode()
+def _continued(model: Any, ids: torch.Tensor, stops: set[int], max_tokens: int) -> Answer:
+    """One greedy answer. No setting of the model's generation config takes part."""
+    tokens: list[int] = []
+    cache = None
+    while len(tokens) < max_tokens:
+        output = model(ids, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        token = int(output.logits[0, -1].argmax())
+        if token in stops:
+            return Answer(tokens, True)
+        tokens.append(token)
+        ids = torch.tensor([[token]], device=ids.device)
+    return Answer(tokens, False)
+
+
+def llama_answers(raw: list[dict[str, Any]], stops: set[int]) -> list[Answer]:
+    """llama.cpp's answers; some of its versions list the stop token."""
+    return [Answer([token for token in one["tokens"] if token not in stops], one["ended"]) for one in raw]
+
+
+def answers_layer(wanted: list[Answer], found: list[Answer]) -> Layer:
+    """The layer."""
+    first = [first_difference(ours, theirs) for ours, theirs in zip(wanted, found, strict=True)]
+    endless = [index for index, (ours, theirs) in enumerate(zip(wanted, found, strict=True)) if ours.ended and not theirs.ended]
+    measured = {
+        "prompts": len(wanted),
+        "ended": sum(answer.ended for answer in found),
+        "reference_ended": sum(answer.ended for answer in wanted),
+        "equal": sum(place is None for place in first),
+        "first_difference": [place for place in first],
+    }
+    faults = [f"answer {index} does not end, and the model's ends after {len(wanted[index].tokens)} tokens" for index in endless]
+    return judged(measured, faults)
+
+
+def first_difference(wanted: Answer, found: Answer) -> int | None:
+    """The place of the first token that differs; None for equal answers. An answer that did not end is compared as far as it goes."""
+    for place, (ours, theirs) in enumerate(zip(wanted.tokens, found.tokens, strict=False)):
+        if ours != theirs:
+            return place
+    if not wanted.ended or len(wanted.tokens) == len(found.tokens):
+        return None
+    return min(len(wanted.tokens), len(found.tokens))

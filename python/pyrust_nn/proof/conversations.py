@@ -1,0 +1,85 @@
+"""The built-in conversations of the proof: what tokenizers and chat templates treat differently, and enough text to compare predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WORDS = 300
+"""Words of the vocabulary in a prompt."""
+
+CONVERSATIONS: list[list[dict[str, str]]] = [
+    [
+        {"role": "user", "content": "What is the capital of France?"},
+        {"role": "assistant", "content": "The capital of France is Paris. It lies on the Seine and has about 2,100,000 inhabitants."},
+    ],
+    [
+        {"role": "system", "content": "You answer in one short sentence."},
+        {"role": "user", "content": "Why is the sky blue?"},
+        {"role": "assistant", "content": "Air scatters short waves of light, which are blue, more than long ones, which are red."},
+        {"role": "user", "content": "And at sunset?"},
+        {"role": "assistant", "content": "The light passes through more air, which scatters the blue away, so red remains."},
+    ],
+    [
+        {"role": "user", "content": "Write a function that adds 12.5 and 300 in Python.\n\n    def total():\n\t\treturn None\n"},
+        {"role": "assistant", "content": "def total():\n    # 312.5\n    return 12.5 + 300\n"},
+    ],
+    [
+        {"role": "user", "content": "Übersetze: 你好，世界！ Привет, мир! 🌍 naïve café — I'LL don't  two   spaces"},
+        {"role": "assistant", "content": "Hallo, Welt! Hallo, Welt! Naives Café: Ich werde nicht zwei Leerzeichen."},
+    ],
+]
+
+
+def prompt_of(conversation: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The conversation up to its last answer."""
+    return conversation[:-1]
+
+
+def prompt_conversations(tokenizer: Any) -> list[list[dict[str, str]]]:
+    """The prompts whose tokens are compared: the built-in ones, and one of words of the vocabulary itself.
+
+    A word of several kinds of characters, such as `.append`, is in a vocabulary because its pre-tokenizer leaves it whole. Another
+    pre-tokenizer would cut it. Digits stand between the words, because a space would cut them for every pre-tokenizer.
+    """
+    ordinary = [index for index in range(len(tokenizer)) if index not in tokenizer.added_tokens_decoder]
+    words = [word for word in tokenizer.batch_decode([[index] for index in ordinary]) if _is_mixed(word)]
+    spread = words[:: max(1, len(words) // WORDS)][:WORDS]
+    return [*(prompt_of(one) for one in CONVERSATIONS), [{"role": "user", "content": "1".join(spread)}]]
+
+
+def _is_mixed(word: str) -> bool:
+    """Whether a word has characters of two kinds, beside a space before it."""
+    kinds = {"letter" if c.isalpha() else "digit" if c.isnumeric() else "space" if c.isspace() else "mark" for c in word.removeprefix(" ")}
+    return len(kinds) > 1 and "\ufffd" not in word
+
+
+Encode = Callable[[str], list[int]]
+"""Token ids of a text, without special tokens around it."""
+
+
+def encoder(folder: Path, tokenizer: Any) -> Encode:
+    """Encodes by the tokenizer.json of a folder as it is: transformers may replace its pre-tokenizer by that of the model's class."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    written = Tokenizer.from_file(str(path))
+    return lambda text: written.encode(text, add_special_tokens=False).ids
+
+
+def rendered_rows(tokenizer: Any, encode: Encode) -> list[list[int]]:
+    """The token ids of every conversation; without a chat template those of the contents."""
+    if tokenizer.chat_template is None:
+        texts = ["\n".join(message["content"] for message in one) for one in CONVERSATIONS]
+    else:
+        texts = [tokenizer.apply_chat_template(one, tokenize=False) for one in CONVERSATIONS]
+    return [encode(text) for text in texts]
+
+
+def rendered_prompt(tokenizer: Any, encode: Encode, messages: list[dict[str, str]]) -> list[int]:
+    """The token ids of a prompt, up to the beginning of the answer. Raises whatever the template raises."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return encode(text)
