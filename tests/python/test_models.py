@@ -384,6 +384,7 @@ def test_a_damaged_folder_is_named_with_what_is_missing(copy: Path) -> None:
     assert "model-00002-of-00002.safetensors" in refused(copy)
     (copy / "config.json").write_text("{")
     (copy / "model.safetensors.index.json").unlink()
+    (copy / "model.safetensors").write_bytes(b"torn")
     assert "not valid JSON" in refused(copy)
     (copy / "config.json").unlink()
     assert "no config.json" in refused(copy)
