@@ -130,8 +130,12 @@ def output(command: str, folder: Path, binary: Path) -> list[str]:
     """What a terminal of 160 columns that is no terminal shows of it, with the paths as the pages have them."""
     words = shlex.split(command.replace("\\\n", " "))
     assert words[0] == "pyrust-nn", command
-    done = subprocess.run([binary, *words[1:]], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
-    text = done.stdout.replace(os.environ["PYRUST_NN_CACHE"], "~/.cache/pyrust-nn").replace(str(folder), "…/my-model")
+    cache = str(folder.parent / "cache")  # `cache list` shows these commands' entries alone
+    environment = os.environ | {"PYRUST_NN_CACHE": cache}
+    done = subprocess.run(
+        [binary, *words[1:]], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
+    )
+    text = done.stdout.replace(cache, "~/.cache/pyrust-nn").replace(str(folder), "…/my-model")
     return text.rstrip("\n").splitlines()
 
 

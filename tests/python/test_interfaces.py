@@ -37,11 +37,13 @@ def test_the_same_parameters_with_the_same_defaults_at_every_interface(
     task: str, cli: Cli, runs: Path, data_json: str, tmp_path: Path
 ) -> None:
     subject = "adapter" if task == "convert_lora_to_gguf" else "model"
-    flags = ["--dataset-path", data_json] if task.startswith("finetune") else []
+    given: dict[str, Any] = {"dataset_path": data_json} if task.startswith("finetune") else {}
+    if task == "verify":
+        given = {"candidate": "builtin:tiny"}
+    flags = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]
     name = str(tmp_path) if subject == "adapter" else "builtin:tiny"
     done = cli(task.replace("_", "-"), "--session", "s", f"--{subject}", name, *flags, "--dry-run", "--json")
     by_command = json.loads(done.stdout)["params"]
-    given: dict[str, Any] = {"dataset_path": data_json} if flags else {}
     by_python = getattr(pyrust_nn, task)("s", name, **given, dry_run=True)["params"]
     assert by_command == by_python
 
