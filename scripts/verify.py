@@ -18,7 +18,7 @@ from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.tokenizers import shared_tokenizer, tokenizer_folder
 from pyrust_nn.proof.answers import MAX_TOKENS, answers_layer, llama_answers, transformers_answers
 from pyrust_nn.proof.candidates import adapter_weights, folder_type, gguf_files, unpacked_weights
-from pyrust_nn.proof.conversations import encoder, prompt_conversations, rendered_prompt
+from pyrust_nn.proof.conversations import encoder, rendered_prompt
 from pyrust_nn.proof.gates import max_kl
 from pyrust_nn.proof.gguf_file import GgufFile
 from pyrust_nn.proof.gguf_model import Incomplete, gguf_model
@@ -76,18 +76,13 @@ def gguf_proof(path, reference, rows, prompts, params, device):
     file = GgufFile(path)
     if file.key("general.type") == "adapter":
         raise InputError(f"{path} is an adapter; only whole models in GGUF are proven")
-    layers = {}
     if lacking := reference.lacking_memory():
-        layers["bytes"] = layers["logits"] = not_run(lacking)
-        return layers
-
-    layers["bytes"] = gguf_layer(file, reference)
+        return {"bytes": not_run(lacking), "logits": not_run(lacking)}
+    layers = {"bytes": gguf_layer(file, reference)}
 
     # The configuration, the positions and the weights all come from the file.
-    exact = None if reference.is_adapter else reference.dtype
-    gate = max_kl(file.outtype, exact=exact) if params.max_kl is None else params.max_kl
     try:
-        layers["logits"] = logits_layer(reference.model, gguf_model(file, device), rows, gate)
+        layers["logits"] = logits_layer(reference.model, gguf_model(file, device), rows, gate(file.outtype, reference, params))
     except NotRun as cause:
         layers["logits"] = not_run(str(cause))
     except Incomplete as cause:
@@ -95,10 +90,10 @@ def gguf_proof(path, reference, rows, prompts, params, device):
 
     # llama.cpp renders the file's own template and tokenizes with the file's own vocabulary.
     stops = gguf_stop_tokens(file)
-    wanted, found, answered, why = conversations(reference), None, None, "the model has no chat template"
+    wanted, found, answered, why = reference.conversation_tokens, None, None, "the model has no chat template"
     if wanted:
         try:
-            said = ask(path, prompt_conversations(reference.tokenizer), prompts, 2 * MAX_TOKENS)
+            said = ask(path, reference.conversations, prompts, 2 * MAX_TOKENS)
             found, answered = said.prompts, llama_answers(said.answers, reference.stop_tokens)
         except NotRun as cause:
             why = str(cause)
@@ -109,11 +104,9 @@ def gguf_proof(path, reference, rows, prompts, params, device):
 
 def folder_proof(folder, reference, rows, prompts, params, device):
     """The layers of a folder with a model or an adapter, which transformers runs."""
-    layers = {}
     if lacking := reference.lacking_memory():
-        layers["bytes"] = layers["logits"] = not_run(lacking)
-        return layers
-
+        return {"bytes": not_run(lacking), "logits": not_run(lacking)}
+    layers = {}
     kind, adapter = folder_type(folder), is_adapter(str(folder))
     quantized = kind in ("nf4", "int8")
     base = params.base_model if adapter else None
@@ -126,22 +119,19 @@ def folder_proof(folder, reference, rows, prompts, params, device):
     else:
         layers["bytes"] = folder_layer(folder, reference)
 
-    exact = None if reference.is_adapter else reference.dtype
-    gate = max_kl(kind, exact=exact) if params.max_kl is None else params.max_kl
-    layers["logits"] = logits_layer(reference.model, candidate, rows, gate)
+    layers["logits"] = logits_layer(reference.model, candidate, rows, gate(kind, reference, params))
 
     tokenizer, stops = shared_tokenizer(str(folder), base), model_stop_tokens(candidate)
-    wanted = conversations(reference)
-    asked = prompt_conversations(reference.tokenizer)
+    wanted = reference.conversation_tokens
     encode = encoder(tokenizer_folder(str(folder), base), tokenizer)
-    found = [rendered_prompt(tokenizer, encode, one) for one in asked] if wanted and tokenizer.chat_template else None
+    found = [rendered_prompt(tokenizer, encode, one) for one in reference.conversations] if wanted and tokenizer.chat_template else None
     layers["prompts"] = prompts_layer(wanted, found, stops, reference, "the model has no chat template")
     layers["answers"] = answers_layer(reference.answers(prompts), transformers_answers(candidate, prompts, stops, 2 * MAX_TOKENS))
     return layers
 
 
-def conversations(reference):
-    """The built-in conversations as the model's own prompts; none if it has no chat template."""
-    if reference.tokenizer.chat_template is None:
-        return []
-    return [rendered_prompt(reference.tokenizer, reference.encode, one) for one in prompt_conversations(reference.tokenizer)]
+def gate(kind, reference, params):
+    """The divergence of predictions that a candidate of this type may have."""
+    if params.max_kl is not None:
+        return params.max_kl
+    return max_kl(kind, exact=None if reference.is_adapter else reference.dtype)

@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
-from pyrust_nn.cuda.varlen_attention import varlen_attention, varlen_usable
+from pyrust_nn.cuda.varlen_attention import HALF, varlen_attention, varlen_usable
 
 # The name of this implementation in transformers, which builds no mask for implementations without a mask function.
 PACKED_ATTENTION = "pyrust_nn_rows"
@@ -75,10 +75,9 @@ def packed_attention(model: Any, dtype: torch.dtype) -> Iterator[None]:
     """While entered, `model` (transformers' or peft's) attends within rows. `dtype` is the dtype it computes in."""
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     before = base.config._attn_implementation
-    half = dtype in (torch.float16, torch.bfloat16)
     # flash-attention gets a sliding window from the model, and not every model passes it.
     no_window = not any(getattr(module, "sliding_window", None) for module in base.modules())
-    flash = base.device.type == "cuda" and half and no_window and is_flash_attn_2_available()
+    flash = base.device.type == "cuda" and dtype in HALF and no_window and is_flash_attn_2_available()
     base.set_attn_implementation(FLASH_ATTENTION if flash else PACKED_ATTENTION)
     try:
         yield

@@ -35,7 +35,8 @@ def patched_layers(model: nn.Module) -> Iterator[None]:
     """Patch `model` (transformers' or peft's wrapper of one) while entered. It must be complete in this process, not sharded."""
     base: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
     head = base.get_output_embeddings()  # `TargetLoss` replaces it
-    patches = [(module, forward) for module in model.modules() if module is not head and (forward := _replacement(module))]
+    replacement = _lora_alone if base.device.type == "cuda" else _replacement
+    patches = [(module, forward) for module in model.modules() if module is not head and (forward := replacement(module))]
     for module, forward in patches:
         module.forward = forward
     try:
@@ -50,17 +51,20 @@ def _replacement(module: nn.Module) -> Forward | None:
     if "forward" in module.__dict__:
         return None
     kind = type(module)
-    if kind is lora.Linear:
-        return _lora(module)
-    if next(module.parameters(), torch.empty(0)).is_cuda:
-        return None
     if kind is nn.Linear:
         return _linear(module)
+    if kind is lora.Linear:
+        return _lora(module)
     if kind in NORMS:
         return _norm(module)
     if kind in MLPS:
         return _mlp(module)
     return _attention(module) if kind in ATTENTIONS else None
+
+
+def _lora_alone(module: nn.Module) -> Forward | None:
+    """The same, on CUDA."""
+    return _lora(module) if type(module) is lora.Linear and "forward" not in module.__dict__ else None
 
 
 def _linear(module: Any) -> Forward:

@@ -60,7 +60,7 @@ def answers_layer(wanted: list[Answer], found: list[Answer]) -> Layer:
         "ended": sum(answer.ended for answer in found),
         "reference_ended": sum(answer.ended for answer in wanted),
         "equal": sum(place is None for place in first),
-        "first_difference": [place for place in first],
+        "first_difference": first,
     }
     faults = [f"answer {index} does not end, and the model's ends after {len(wanted[index].tokens)} tokens" for index in endless]
     return judged(measured, faults)

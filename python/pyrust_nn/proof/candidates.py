@@ -13,6 +13,7 @@ from pyrust_nn.models.loading import stored_dtype
 from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import quantization
 from pyrust_nn.proof.reference import plain_weights
+from pyrust_nn.proof.row_bounds import STORED
 
 
 def gguf_files(candidate: str) -> list[Path]:
@@ -36,7 +37,7 @@ def folder_type(folder: Path) -> str:
         return "f32"
     if (stored := quantization(folder)) is not None:
         return "nf4" if stored.get("load_in_4bit") else "int8"
-    return {torch.float16: "f16", torch.bfloat16: "bf16"}.get(stored_dtype(str(folder)), "f32")
+    return STORED.get(stored_dtype(str(folder)), "F32").lower()
 
 
 def adapter_weights(folder: Path, base_model: str | None) -> dict[str, torch.Tensor]:
@@ -60,9 +61,8 @@ def unpacked_weights(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, str
             codes, scales = (packed.CB, packed.SCB) if packed.CB is not None else (packed.data, module.state.SCB)
             weights[f"{name}.weight"] = (codes.float() * scales[:, None].float() / 127).cpu()
             kinds[f"{name}.weight"] = "INT8"
-    dtypes = {torch.float16: "F16", torch.bfloat16: "BF16"}
     for name, tensor in model.named_parameters():
         if name not in weights:
             weights[name] = tensor.detach().float().cpu()
-            kinds[name] = dtypes.get(tensor.dtype, "F32")
+            kinds[name] = STORED.get(tensor.dtype, "F32")
     return weights, kinds

@@ -17,7 +17,7 @@ from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import checked_model_folder, model_folder, quantization
 from pyrust_nn.models.tokenizers import shared_tokenizer, tokenizer_folder
 from pyrust_nn.proof.answers import MAX_TOKENS, Answer, transformers_answers
-from pyrust_nn.proof.conversations import Encode, encoder
+from pyrust_nn.proof.conversations import Encode, encoder, prompt_conversations, rendered_prompt
 
 
 class Reference:
@@ -88,6 +88,16 @@ class Reference:
         stops = {known(token) for token in END_TOKENS} | {self.end_of_turn, self.tokenizer.eos_token_id}
         stops |= model_stop_tokens(self.model)
         return {token for token in stops if token is not None}
+
+    @cached_property
+    def conversations(self) -> list[list[dict[str, str]]]:
+        """The conversations whose tokens are compared, which takes decoding the vocabulary; none without a chat template."""
+        return [] if self.tokenizer.chat_template is None else prompt_conversations(self.tokenizer)
+
+    @cached_property
+    def conversation_tokens(self) -> list[list[int]]:
+        """Their token ids as prompts."""
+        return [rendered_prompt(self.tokenizer, self.encode, one) for one in self.conversations]
 
     def answers(self, prompts: list[list[int]]) -> list[Answer]:
         """The model's greedy answers, generated once: every file is asked the same prompts."""

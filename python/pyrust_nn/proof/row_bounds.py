@@ -30,6 +30,8 @@ WITH_IMPORTANCE = 0.99
 
 ROUNDING = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 SMALLEST_HALF = 2.0**-25
+STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+"""The type of plain weights, by their dtype."""
 
 
 @dataclass(frozen=True)

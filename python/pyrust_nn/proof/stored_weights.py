@@ -17,7 +17,7 @@ from pyrust_nn.models.model_folder import weight_files
 from pyrust_nn.proof.gguf_file import GgufFile
 from pyrust_nn.proof.layers import Layer, NotRun, judged, not_run
 from pyrust_nn.proof.reference import Reference
-from pyrust_nn.proof.row_bounds import GRIDS, ROUNDING, row_bounds
+from pyrust_nn.proof.row_bounds import GRIDS, ROUNDING, STORED, row_bounds
 from pyrust_nn.proof.tensor_names import TensorNames
 
 # Sums of a merge are made in float32, in another order than here.
@@ -106,7 +106,7 @@ def merge_slack(reference: Reference) -> float:
 
 def unit(dtype: torch.dtype) -> float:
     """Half a unit in the last place."""
-    return {torch.float16: ROUNDING["F16"], torch.bfloat16: ROUNDING["BF16"]}.get(dtype, ROUNDING["F32"])
+    return ROUNDING[STORED.get(dtype, "F32")]
 
 
 def folder_layer(folder: Path, reference: Reference) -> Layer:
@@ -127,7 +127,7 @@ def folder_layer(folder: Path, reference: Reference) -> Layer:
             continue
         with safe_open(path, framework="pt") as opened:
             found = opened.get_tensor(name)
-        kind = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}.get(found.dtype)
+        kind = STORED.get(found.dtype)
         if kind is None:
             return not_run(f"tensor {name} is of type {found.dtype}, for which no bound is known")
 

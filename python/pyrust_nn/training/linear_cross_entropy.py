@@ -17,6 +17,7 @@ from torch.nn import functional
 from pyrust_nn.cpu import chunked_cross_entropy
 from pyrust_nn.cpu.autograd_ops import first_order_only
 from pyrust_nn.cpu.matmul import is_cpu_fp32
+from pyrust_nn.cuda.varlen_attention import compute_dtype
 
 # Bytes of fp32 logits at a time. On a CPU these are 165 rows of Qwen's 151,936 tokens, on a GPU 220.
 CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 128 << 20}
@@ -119,9 +120,7 @@ def _by_row_chunks(
 ) -> torch.Tensor:
     """The sum of the losses. The gradients of `scale` times it are added to `grads` (hidden, weight, bias) where not None."""
     hidden_grad, weight_grad, bias_grad = grads
-    device, dtype = hidden.device.type, hidden.dtype
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    device, dtype = hidden.device.type, compute_dtype(hidden)
     # Most gradients of logits are near 1 / vocabulary, where fp16 has few bits left: they are scaled after the products.
     lifted = dtype == torch.float16
     factor = 1024.0 if lifted else scale
@@ -146,8 +145,9 @@ def _by_row_chunks(
                 weight_grad += _fp32_product(grad.t(), inputs)
             del logs, exact, grad
         if lifted:
-            for grad in filter(lambda grad: grad is not None, grads):
-                grad *= scale / factor
+            for whole in grads:
+                if whole is not None:
+                    whole *= scale / factor
     return loss
 
 
