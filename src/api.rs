@@ -29,7 +29,17 @@ pub fn run_pipeline(session: &str, path: &Path, overrides: Map<String, Value>) -
 /// # Errors
 /// Kind `usage` if there is nothing to resume. Otherwise the error of the step that failed.
 pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
-    let plan = pipeline::remaining(None, session, step, Interface::Rust)?;
+    resume_with_secrets(session, step, Map::new())
+}
+
+/// Like [`resume`], with the secrets that the remaining steps need, because a session does not store them. Each is named as its parameter,
+/// such as `api_key`; within another value with a dot, such as `service.token`; of one step only with the step before it, `fetch/api_key`.
+/// One that is not given is read from the environment variable `PYRUST_NN_SECRET_API_KEY`.
+///
+/// # Errors
+/// Kind `usage` if a secret is missing, or one is given that no step needs. Otherwise as `resume`.
+pub fn resume_with_secrets(session: &str, step: Option<&str>, secrets: Map<String, Value>) -> Result<Vec<Summary>> {
+    let plan = pipeline::remaining(None, session, step, &secrets, Interface::Rust)?;
     plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()
 }
 

@@ -23,7 +23,7 @@ mod session;
 mod step;
 mod tasks;
 
-pub use api::{resume, run_pipeline, with_python_env};
+pub use api::{resume, resume_with_secrets, run_pipeline, with_python_env};
 pub use base::cache::{CacheContent, CacheItem, clear_cache, list_cache};
 pub use base::error;
 pub use cli::{process, set_console};

@@ -63,7 +63,9 @@ __version__: str
 def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None = None, **overrides: Any) -> list[Summary]:
     """Run a pipeline file (pipeline.toml by default); `overrides` are its top-level keys, such as model."""
 
-def resume(session: str, step: str | None = None, *, runs_dir: str | PathLike[str] | None = None) -> list[Summary]:
+def resume(
+    session: str, step: str | None = None, *, secrets: dict[str, Any] | None = None, runs_dir: str | PathLike[str] | None = None
+) -> list[Summary]:
     """Resume an interrupted session: a fine-tuning from its last complete checkpoint, then the rest of the pipeline."""
 
 def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLike[str] | None = None) -> str:

@@ -1,7 +1,7 @@
 //! The session's log: records from Rust, from Python's root logger and from Python's stdout and stderr, in order of time.
 //!
 //! A record of `pipeline.log` is one line: time (UTC), level, origin, text. Further lines of the text are indented, and control characters
-//! are escaped, so that no text can forge a record.
+//! are escaped, so that no text can forge a record. Secrets are redacted (`secrets/`).
 //!
 //! The `log` crate's logger can be set only once per process, but a process may run many sessions. So the logger stays, and the file
 //! behind it changes.
@@ -16,6 +16,7 @@ use simplelog::{ConfigBuilder, LevelPadding, WriteLogger, format_description};
 
 use crate::base::files;
 use crate::base::printable::printable_line;
+use crate::base::secrets::redact;
 
 type Console = Box<dyn Fn(&Record, Shown) + Send + Sync>;
 
@@ -108,9 +109,9 @@ fn write(record: &Record, shown: Shown) {
     }
 }
 
-/// Indents further lines, so that every record starts with its time at the start of a line.
+/// The text without secrets, and with further lines indented, so that every record starts with its time at the start of a line.
 fn one_record(text: &str) -> String {
-    text.trim_end().lines().map(printable_line).collect::<Vec<_>>().join("\n    ")
+    redact(text).trim_end().lines().map(printable_line).collect::<Vec<_>>().join("\n    ")
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<Box<dyn Log>>> {

@@ -1,4 +1,4 @@
-//! The base of all other parts: errors, files, cache, hashes, network, log, progress, signals, threads, time, embedded files. It knows no tasks and no sessions.
+//! The base of all other parts: errors, files, cache, hashes, network, log, secrets, progress, signals, threads, time, embedded files. It knows no tasks and no sessions.
 
 pub mod assets;
 pub mod clock;
@@ -12,5 +12,6 @@ pub mod numbers;
 pub mod offline;
 pub mod printable;
 pub mod progress;
+pub(crate) mod secrets;
 pub mod signals;
 pub mod threads;

@@ -8,10 +8,10 @@ use std::path::Path;
 use anyhow::Result;
 use clap::FromArgMatches;
 use clap::error::ErrorKind;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::base::error::Error;
-use crate::base::{error, signals};
+use crate::base::{error, secrets, signals};
 use crate::cli::args::{Command, CommandLine, command_line};
 use crate::cli::commands::{DoctorArgs, SessionsArgs, SetupArgs, TaskArgs};
 use crate::cli::global::GlobalArgs;
@@ -58,6 +58,7 @@ extern "C" fn ended_by_a_library() {
 
 /// Runs a command line, whose first word is the program's name, and returns the exit code.
 pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
+    let _secrets = secrets::hold(&Map::new());
     let code = match CommandLine::parse(&argv) {
         Ok(line) => {
             let (global, command) = line.into_parts();
@@ -118,6 +119,7 @@ fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
     }
     let message = error.to_string();
     let failure = Error::new(error::Kind::Usage, message.trim_start_matches("error: ").trim());
+    let failure = secrets::redact_error(failure);
     let partial = command_line().ignore_errors(true).try_get_matches_from(argv).ok();
     // Parsing stops at the first wrong word, so these are read from the words.
     let value = |flag: &str| {

@@ -165,10 +165,7 @@ fn run_pipeline(
     session: Option<String>,
     overrides: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
-    let overrides = match overrides.map(|dict| to_value(dict.as_any())).transpose()? {
-        Some(Value::Object(map)) => map,
-        _ => Map::new(),
-    };
+    let overrides = object(overrides)?;
     show_console(py)?;
     let path = path.unwrap_or_else(|| Path::new(pipeline::FILE).to_path_buf());
     let results = py.detach(|| {
@@ -179,11 +176,26 @@ fn run_pipeline(
 }
 
 #[pyfunction]
-#[pyo3(signature = (session, step=None, *, runs_dir=None))]
-fn resume(py: Python<'_>, session: &str, step: Option<&str>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny>> {
+#[pyo3(signature = (session, step=None, *, secrets=None, runs_dir=None))]
+fn resume(
+    py: Python<'_>,
+    session: &str,
+    step: Option<&str>,
+    secrets: Option<&Bound<'_, PyDict>>,
+    runs_dir: Option<PathBuf>,
+) -> PyResult<Py<PyAny>> {
+    let secrets = object(secrets)?;
     show_console(py)?;
-    let results = py.detach(|| pipeline::remaining(runs_dir.as_deref(), session, step, Interface::Python)?.run(|_| {}));
+    let results = py.detach(|| pipeline::remaining(runs_dir.as_deref(), session, step, &secrets, Interface::Python)?.run(|_| {}));
     summaries(py, results.map_err(to_python)?)
+}
+
+/// A dict as JSON; none is an empty one.
+fn object(dict: Option<&Bound<'_, PyDict>>) -> PyResult<Map<String, Value>> {
+    match dict.map(|dict| to_value(dict.as_any())).transpose()? {
+        Some(Value::Object(map)) => Ok(map),
+        _ => Ok(Map::new()),
+    }
 }
 
 /// The summaries of the steps in order, or the exception of the step that failed.

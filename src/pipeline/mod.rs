@@ -4,6 +4,7 @@ pub(crate) mod execution_plan;
 pub(crate) mod open;
 pub(crate) mod pipeline_file;
 pub(crate) mod resume;
+mod withheld;
 
 pub(crate) use execution_plan::ExecutionPlan;
 pub(crate) use open::open;

@@ -12,6 +12,7 @@ use crate::params::param_type::ParamType;
 use crate::params::task::Task;
 use crate::params::validate::resolve;
 use crate::pipeline::execution_plan::ExecutionPlan;
+use crate::pipeline::withheld;
 use crate::session::names::runs_dir;
 use crate::session::record::{Session, read_record};
 use crate::session::status::existing_session;
@@ -24,16 +25,28 @@ use crate::tasks::task_named;
 
 /// The steps to run: `step` if given, otherwise the remaining steps of the session's pipeline, otherwise the last attempt that did not succeed.
 ///
-/// `runs` is the folder of all sessions (`None`: PYRUST_NN_RUNS, otherwise `runs`).
+/// `runs` is the folder of all sessions (`None`: PYRUST_NN_RUNS, otherwise `runs`). `secrets` are those of the remaining steps, by name.
 ///
 /// # Errors
-/// Kind `usage` if there is no such session or step, or nothing to do; `busy` while the session is in use; `input` if the pipeline's
+/// Kind `usage` if there is no such session or step, nothing to do, or a secret is missing; `busy` while the session is in use; `input` if the pipeline's
 /// parameters have changed.
-pub fn remaining(runs: Option<&Path>, session: &str, step: Option<&str>, interface: Interface) -> Result<ExecutionPlan> {
-    find(runs, session, step, interface).inspect_err(|error| refusal::note(&runs_dir(runs), session, "resume", error))
+pub fn remaining(
+    runs: Option<&Path>,
+    session: &str,
+    step: Option<&str>,
+    secrets: &Map<String, Value>,
+    interface: Interface,
+) -> Result<ExecutionPlan> {
+    find(runs, session, step, secrets, interface).inspect_err(|error| refusal::note(&runs_dir(runs), session, "resume", error))
 }
 
-fn find(runs: Option<&Path>, session: &str, step: Option<&str>, interface: Interface) -> Result<ExecutionPlan> {
+fn find(
+    runs: Option<&Path>,
+    session: &str,
+    step: Option<&str>,
+    secrets: &Map<String, Value>,
+    interface: Interface,
+) -> Result<ExecutionPlan> {
     let folder = existing_session(&runs_dir(runs), session)?;
     let held = Session::open(&runs_dir(runs), session)?; // fails if another process uses the session
     folder::complete_replacements(&folder)?;
@@ -42,13 +55,14 @@ fn find(runs: Option<&Path>, session: &str, step: Option<&str>, interface: Inter
     let remaining = RemainingSteps { folder: &folder, runs, session, interface, plan: record.get("plan").unwrap_or(&Value::Null) };
     let invocations = record.get("invocations").and_then(Value::as_array).cloned().unwrap_or_default();
     let names: Vec<&str> = invocations.iter().filter_map(|one| one["step"].as_str()).collect();
-    let steps = match step {
+    let mut steps = match step {
         Some(step) => vec![remaining.named(step, &names)?],
         None => {
             let planned = remaining.planned()?;
             if planned.is_empty() { vec![remaining.last(&names, &invocations)?] } else { planned }
         }
     };
+    withheld::restore(&mut steps, secrets, interface)?;
     ExecutionPlan { session: session.to_string(), steps }.checked(&format!("session {session}"))
 }
 

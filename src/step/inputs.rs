@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::base::{error, files, hashes, signals, threads};
+use crate::base::{error, files, hashes, secrets, signals, threads};
 
 /// The file's name in a step's folder and in a checkpoint.
 pub const FILE: &str = "begun.json";
@@ -29,7 +29,7 @@ const RUN_PARAMS: [&str; 5] = ["step", "overwrite", "dry_run", "offline", "runs_
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepInputs {
     pub task: String,
-    /// All parameters after validation, before the script resolves the open ones.
+    /// All parameters after validation, before the script resolves the open ones. Secrets are redacted.
     pub params: Map<String, Value>,
     /// The working directory, to which relative paths refer.
     pub cwd: PathBuf,
@@ -52,7 +52,7 @@ impl StepInputs {
     pub(crate) fn new(task: &str, params: &Map<String, Value>) -> StepInputs {
         StepInputs {
             task: task.to_string(),
-            params: params.clone(),
+            params: secrets::redacted(params),
             cwd: std::env::current_dir().unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             inputs: BTreeMap::new(),

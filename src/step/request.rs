@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Map, Value};
 
+use crate::base::secrets;
 use crate::params::interface::Interface;
 use crate::params::task::Task;
 use crate::session::names::{new_session_id, runs_dir};
@@ -56,7 +57,7 @@ impl Request {
     /// The summary of a step that has not started.
     pub(crate) fn new_summary(&self) -> Summary {
         let session = self.session.clone().unwrap_or_else(new_session_id);
-        Summary { params: self.given.clone(), ..Summary::new(self.task.name, session, self.step()) }
+        Summary { params: secrets::redacted(&self.given), ..Summary::new(self.task.name, session, self.step()) }
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::base::clock::now;
 use crate::base::error::{Error, Kind};
 use crate::base::logging::Shown;
-use crate::base::{error, files, logging, offline, progress, signals};
+use crate::base::{error, files, logging, offline, progress, secrets, signals};
 use crate::params::interface::Interface;
 use crate::params::validate::resolve;
 use crate::python;
@@ -34,9 +34,10 @@ pub(crate) const RUN_ORIGIN: &str = module_path!();
 pub fn run_step(request: Request) -> StepOutcome {
     let started = Instant::now();
     let runs = request.runs();
+    let _secrets = secrets::hold(&request.given);
     let mut summary = request.new_summary();
     let result = if request.is_dry() { dry_run(&request, &runs, &mut summary) } else { in_session(&request, &runs, &mut summary, started) };
-    let error = result.err();
+    let error = result.err().map(without_secrets);
     if let Some(error) = &error {
         summary.status = Status::Failure;
         summary.error.get_or_insert_with(|| Error::of(error));
@@ -48,9 +49,10 @@ pub fn run_step(request: Request) -> StepOutcome {
 fn dry_run(request: &Request, runs: &Path, summary: &mut Summary) -> Result<()> {
     check_name("session", &summary.session)?;
     check_name("step", &summary.step)?;
-    summary.params = resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)?;
-    request.task.source(summary.params[request.task.input.name].as_str().unwrap_or_default())?;
-    resolve_inputs(request, &summary.params, runs, &summary.session).map(drop)
+    let params = resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)?;
+    summary.params = secrets::redacted(&params);
+    request.task.source(params[request.task.input.name].as_str().unwrap_or_default())?;
+    resolve_inputs(request, &params, runs, &summary.session).map(drop)
 }
 
 fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: Instant) -> Result<()> {
@@ -62,7 +64,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     // Again, because another process may have run the step before the session was locked.
     let step_folder = StepFolder::find(&session.folder, request).inspect_err(note)?;
     let _log = logging::attach(&session.log_path())?;
-    let argv = argv();
+    let argv = secrets::redacted_argv();
     debug!("pyrust-nn {} in {}: {}", env!("CARGO_PKG_VERSION"), std::env::current_dir().unwrap_or_default().display(), argv.join(" "));
     // Needed in the binary and in a Rust host. A Python host has its own handlers.
     let _handlers = note_signals();
@@ -70,7 +72,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         offline::log_scope();
     }
     if let Some(plan) = &request.plan {
-        session.note("plan", plan.clone());
+        session.note("plan", secrets::redacted_value(plan));
     }
     session.begin(&summary.task, &summary.step, &argv)?;
     let result = step_folder.enter().and_then(|()| {
@@ -81,7 +83,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         logging::emit_to(Level::Info, module_path!(), &text, shown);
         execute(request, &mut session, runs, &step_folder, summary)
     });
-    let result = result.map_err(|error| with_resume_command(error, &summary.session));
+    let result = result.map_err(|error| without_secrets(with_resume_command(error, &summary.session)));
     progress::clear();
     summary.finished_at = now();
     summary.duration_s = started.elapsed().as_secs_f64();
@@ -120,21 +122,24 @@ fn with_resume_command(error: anyhow::Error, session: &str) -> anyhow::Error {
     Error { message, ..read }.into()
 }
 
-fn argv() -> Vec<String> {
-    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
+/// The error as it may be written and shown.
+fn without_secrets(error: anyhow::Error) -> anyhow::Error {
+    let read = Error::of(&error);
+    let safe = secrets::redact_error(read.clone());
+    if safe == read { error } else { safe.into() }
 }
 
 fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &StepFolder, summary: &mut Summary) -> Result<()> {
     signals::check()?; // between two steps
     let task = request.task;
     let params = resolve(task.name, task.all_params(), request.given.clone(), request.interface)?;
-    summary.params.clone_from(&params);
+    summary.params = secrets::redacted(&params);
     let subject = params[task.input.name].as_str().unwrap_or_default();
     let source = task.source(subject)?;
     let (step_inputs, checkpoint) =
         if request.resume { resume_point(&step_folder.working)? } else { (StepInputs::new(task.name, &params), None) };
     let ResolvedInputs { mut for_script, files, datasets } = resolve_inputs(request, &params, runs, &session.id)?;
-    debug!("parameters: {}", Value::Object(params.clone()));
+    debug!("parameters: {}", Value::Object(summary.params.clone()));
     signals::check()?;
 
     if checkpoint.is_none() {
@@ -177,9 +182,11 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
     for (name, value) in answer.facts {
         session.note(&name, value);
     }
-    summary.params.extend(std::mem::take(&mut answer.params));
+    summary.params.extend(secrets::redacted(&answer.params));
     summary.metrics = answer.metrics;
+    summary.metrics.values_mut().for_each(secrets::without_known);
     summary.result = answer.result;
+    secrets::without_known(&mut summary.result);
     summary.proof = answer.proof;
     summary.outputs = step_folder.outputs(&session.folder, &summary.step, answer.outputs)?;
     let fault = answer.fault.map(|fault| Error::new(Kind::Script, fault));

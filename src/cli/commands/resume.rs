@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use serde_json::Value;
 
 use crate::cli::commands::run_plan::run_plan;
 use crate::cli::global::GlobalArgs;
@@ -16,11 +17,20 @@ pub(crate) struct ResumeArgs {
     /// Resume only this step
     #[arg(long, value_name = "NAME")]
     step: Option<String>,
+    /// Secret that a remaining step needs, such as api_key=...; may be repeated [default: PYRUST_NN_SECRET_NAME]
+    #[arg(long = "secret", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    secrets: Vec<(String, Value)>,
 }
 
 impl ResumeArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<u8> {
-        let plan = remaining(global.runs_dir.as_deref(), &self.session, self.step.as_deref(), Interface::Cli)?;
+        let secrets = self.secrets.into_iter().collect();
+        let plan = remaining(global.runs_dir.as_deref(), &self.session, self.step.as_deref(), &secrets, Interface::Cli)?;
         run_plan(plan, global)
     }
+}
+
+fn name_and_value(word: &str) -> Result<(String, Value), String> {
+    let (name, value) = word.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_string(), value.into()))
 }
