@@ -145,7 +145,7 @@ def cache_folder() -> Path: ...
 def hold_cache_entry(path: str | PathLike[str]) -> bool: ...
 def gguf_types() -> list[dict[str, Any]]: ...
 def gguf_file_types() -> list[dict[str, Any]]: ...
-def gguf_header(path: str | PathLike[str]) -> dict[str, Any]: ...
+def gguf_header(path: str | PathLike[str], arrays: bool = True) -> dict[str, Any]: ...
 def imatrix_header(path: str | PathLike[str]) -> dict[str, Any]: ...
 def gguf_encode(tensor_type: str, numbers: Any, importance: Any = None, form: str | None = None) -> bytes: ...
 def gguf_decode(tensor_type: str, data: Any) -> bytes: ...
@@ -566,6 +566,12 @@ def inference(
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    stop: str | Sequence[str] | None = None,
+    parallel: int | None = None,
+    adapter: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    adapter_scale: float | Sequence[float] | None = None,
     seed: int = 42,
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
     base_model: str | PathLike[str] | None = None,
@@ -580,7 +586,7 @@ def inference(
 
     Args:
         session: Name of the session; None creates a new one.
-        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        model: Model: a GGUF file, a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml; of a step with several GGUF files the first, or step:q8_0), builtin:tiny or a Hugging Face hub name. (a file, a folder, a session's step or a name; required)
         prompt: Prompt: a string or, in Python, Rust and pipeline.toml, a whole conversation. Several may be given. (a non-empty string, or a list of such strings and of conversations ([{"role": …, "content": …}, …]); unset by default)
         prompts_file: File of prompts: a JSON list or JSON Lines of strings or conversations, any data set, or a .txt file with one prompt per line. (a path; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
@@ -588,6 +594,12 @@ def inference(
         temperature: Sampling temperature; 0 is greedy decoding. If unset: the value in the model's generation config. (a number from 0 to 100; unset by default)
         top_p: Nucleus sampling: use only the most likely tokens whose probabilities sum to this. If unset: the value in the model's generation config. (a number above 0 and at most 1; unset by default)
         top_k: Sample only from this many of the most likely tokens. If unset: the value in the model's generation config. (an integer from 1 to 1000000; unset by default)
+        min_p: Sample only from tokens that are at least this fraction as likely as the likeliest (arXiv 2407.01082). If unset: the value in the model's generation config. (a number from 0 to 1; unset by default)
+        repetition_penalty: Divide the logits of tokens that are in the prompt or the answer by this if they are positive, otherwise multiply (arXiv 1909.05858); 1 is off. If unset: the value in the model's generation config. (a number above 0 and at most 100; unset by default)
+        stop: Strings that end an answer and are not part of it. (a non-empty string, or a list of them; unset by default)
+        parallel: Number of prompts that are answered at once by a GGUF file. If unset: up to 8. (an integer from 1 to 64; unset by default)
+        adapter: Adapter in GGUF, added to the model if that is a GGUF file: a file or a session's step. Several may be given. (a GGUF file or a session's step, or a list of them; unset by default)
+        adapter_scale: Factor of each adapter in GGUF. If unset: 1. (a number from -1000 to 1000, or a list of them; unset by default)
         seed: Random seed for sampling. (an integer from 0 to 4294967295; default 42)
         dtype: Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU. (one of auto, bf16, fp16, fp32; default auto)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)

@@ -93,8 +93,10 @@ fn flag(param: &Param, of_run: bool) -> Arg {
         ParamType::StringList | ParamType::ChoiceList(_) | ParamType::CaselessList { .. } | ParamType::IntList | ParamType::Paths => {
             arg.num_args(1..).action(ArgAction::Append)
         }
-        ParamType::Prompts => arg.action(ArgAction::Append).allow_hyphen_values(true),
-        ParamType::Object | ParamType::JsonObject | ParamType::Names(_) => arg.action(ArgAction::Append),
+        ParamType::Prompts | ParamType::TextList => arg.action(ArgAction::Append).allow_hyphen_values(true),
+        ParamType::GgufAdapters | ParamType::FloatList { .. } | ParamType::Object | ParamType::JsonObject | ParamType::Names(_) => {
+            arg.action(ArgAction::Append)
+        }
         _ => arg,
     }
 }
@@ -102,7 +104,13 @@ fn flag(param: &Param, of_run: bool) -> Arg {
 /// What shells complete after the flag.
 fn value_hint(value_type: ParamType) -> ValueHint {
     match value_type {
-        ParamType::Path | ParamType::Paths | ParamType::Model | ParamType::Adapter | ParamType::Candidate => ValueHint::AnyPath,
+        ParamType::Path
+        | ParamType::Paths
+        | ParamType::Model
+        | ParamType::Adapter
+        | ParamType::Candidate
+        | ParamType::AnsweringModel
+        | ParamType::GgufAdapters => ValueHint::AnyPath,
         _ => ValueHint::Unknown,
     }
 }
@@ -110,11 +118,11 @@ fn value_hint(value_type: ParamType) -> ValueHint {
 fn value_name(value_type: ParamType) -> &'static str {
     match value_type {
         ParamType::Bool => "BOOL",
-        ParamType::Prompts => "TEXT",
+        ParamType::Prompts | ParamType::TextList => "TEXT",
         ParamType::Object | ParamType::JsonObject | ParamType::Names(_) => "NAME=VALUE",
-        ParamType::Int { .. } | ParamType::IntChoice(_) | ParamType::IntList | ParamType::Float { .. } => "N",
-        ParamType::Path | ParamType::Paths | ParamType::Adapter | ParamType::Candidate => "PATH",
-        ParamType::Model => "MODEL",
+        ParamType::Int { .. } | ParamType::IntChoice(_) | ParamType::IntList | ParamType::Float { .. } | ParamType::FloatList { .. } => "N",
+        ParamType::Path | ParamType::Paths | ParamType::Adapter | ParamType::Candidate | ParamType::GgufAdapters => "PATH",
+        ParamType::Model | ParamType::AnsweringModel => "MODEL",
         _ => "NAME",
     }
 }

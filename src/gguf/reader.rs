@@ -64,9 +64,10 @@ impl GgufReader {
 }
 
 /// Keys and tensors of a file as JSON: `{"keys": {…}, "tensors": [{"name", "shape", "type", "offset", "bytes"}, …]}`. Shapes have the
-/// outermost dimension first.
-pub(crate) fn describe(path: &Path) -> Result<Value> {
-    let file = GgufReader::open(path)?;
+/// outermost dimension first. Keys with arrays, such as the vocabulary, are left out unless `arrays`.
+pub(crate) fn describe(path: &Path, arrays: bool) -> Result<Value> {
+    let mut file = GgufReader::open(path)?;
+    file.keys.retain(|_, value| arrays || !value.is_array());
     let tensors = file.tensors.iter().map(|tensor| {
         serde_json::json!({
             "name": tensor.name,

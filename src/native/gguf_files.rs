@@ -93,10 +93,11 @@ fn gguf_decode<'py>(py: Python<'py>, tensor_type: &str, data: PyBuffer<u8>) -> P
 }
 
 /// The header of a GGUF file: `{"keys": {…}, "tensors": [{"name", "shape", "type", "offset", "bytes"}, …]}`, with shapes outermost
-/// dimension first.
+/// dimension first. Keys with arrays are left out unless `arrays`.
 #[pyfunction]
-fn gguf_header(py: Python<'_>, path: PathBuf) -> PyResult<Py<PyAny>> {
-    to_object(py, &py.detach(|| gguf::describe(&path)).map_err(to_python)?)
+#[pyo3(signature = (path, arrays = true))]
+fn gguf_header(py: Python<'_>, path: PathBuf, arrays: bool) -> PyResult<Py<PyAny>> {
+    to_object(py, &py.detach(|| gguf::describe(&path, arrays)).map_err(to_python)?)
 }
 
 /// The content of an importance matrix: `{"entries": {name: columns}, "datasets": […], "chunks": …}`.

@@ -88,6 +88,12 @@ pub static MODEL: Param = Param::input(
     ParamType::Model,
     "Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name.",
 );
+/// The input of `inference`.
+pub static ANSWERING_MODEL: Param = Param::input(
+    "model",
+    ParamType::AnsweringModel,
+    "Model: a GGUF file, a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml; of a step with several GGUF files the first, or step:q8_0), builtin:tiny or a Hugging Face hub name.",
+);
 /// The input of `convert_lora_to_gguf`.
 pub static ADAPTER: Param = Param::input("adapter", ParamType::Adapter, "LoRA adapter: a folder or a session's step.");
 /// The input of `script`.
@@ -107,6 +113,12 @@ impl Finite for f64 {
 impl Finite for Option<f64> {
     fn finite(&self) -> bool {
         self.is_none_or(f64::is_finite)
+    }
+}
+
+impl Finite for Vec<f64> {
+    fn finite(&self) -> bool {
+        self.iter().all(|number| number.is_finite())
     }
 }
 

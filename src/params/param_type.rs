@@ -36,6 +36,10 @@ pub enum ParamType {
     Adapter,
     /// What a step made of a model: a GGUF file, a model, an adapter, or a session's step.
     Candidate,
+    /// A model in any form that answers: a GGUF file, a model, an adapter, or a session's step (`step:q8_0` is one of its GGUF files).
+    AnsweringModel,
+    /// One adapter in GGUF, or several: files, or sessions' steps.
+    GgufAdapters,
     String,
     Bool,
     /// auto, cpu, cuda or cuda:N.
@@ -52,8 +56,14 @@ pub enum ParamType {
     Choice(&'static [&'static str]),
     IntChoice(&'static [i64]),
     StringList,
+    /// One string, or several. On the command line each flag gives one, with its spaces and commas.
+    TextList,
     /// Integers from 0.
     IntList,
+    FloatList {
+        min: f64,
+        max: f64,
+    },
     /// One path, or several.
     Paths,
     ChoiceList(&'static [&'static str]),
@@ -96,6 +106,8 @@ impl ParamType {
             ParamType::Model => "a path or a name".into(),
             ParamType::Adapter => "a folder or a session's step".into(),
             ParamType::Candidate => "a file, a folder or a session's step".into(),
+            ParamType::AnsweringModel => "a file, a folder, a session's step or a name".into(),
+            ParamType::GgufAdapters => "a GGUF file or a session's step, or a list of them".into(),
             ParamType::String => "a string".into(),
             ParamType::Bool => "true or false".into(),
             ParamType::Device => "auto, cpu, cuda or cuda:N".into(),
@@ -107,7 +119,9 @@ impl ParamType {
                 format!("one of {}", numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
             }
             ParamType::StringList => "a non-empty list of non-empty strings".into(),
+            ParamType::TextList => "a non-empty string, or a list of them".into(),
             ParamType::IntList => "a list of integers, each at least 0".into(),
+            ParamType::FloatList { min, max } => format!("a number from {min} to {max}, or a list of them"),
             ParamType::ChoiceList(names) | ParamType::CaselessList { names, .. } => format!("a non-empty list of {}", names.join(", ")),
             ParamType::Prompts => {
                 "a non-empty string, or a list of such strings and of conversations ([{\"role\": …, \"content\": …}, …])".into()
@@ -120,11 +134,25 @@ impl ParamType {
     /// The value in its normal form, or `None` if it is invalid.
     pub fn accept(self, value: Value) -> Option<Value> {
         match (self, value) {
-            (ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::String, Value::String(text))
-                if !text.is_empty() && !text.contains('\0') =>
-            {
-                Some(Value::String(text))
+            (
+                ParamType::Path
+                | ParamType::Model
+                | ParamType::Adapter
+                | ParamType::Candidate
+                | ParamType::AnsweringModel
+                | ParamType::String,
+                Value::String(text),
+            ) if !text.is_empty() && !text.contains('\0') => Some(Value::String(text)),
+            (ParamType::GgufAdapters, Value::Array(items)) if !items.is_empty() => {
+                items.into_iter().map(|item| ParamType::Path.accept(item)).collect::<Option<_>>().map(Value::Array)
             }
+            (ParamType::TextList, Value::String(text)) => (!text.is_empty()).then(|| json!([text])),
+            (ParamType::TextList, list) => ParamType::StringList.accept(list),
+            (ParamType::GgufAdapters, value) => Some(json!([ParamType::Path.accept(value)?])),
+            (ParamType::FloatList { min, max }, Value::Array(items)) if !items.is_empty() => {
+                items.into_iter().map(|item| float(min, max).accept(item)).collect::<Option<_>>().map(Value::Array)
+            }
+            (ParamType::FloatList { min, max }, value) => Some(json!([float(min, max).accept(value)?])),
             (ParamType::Bool, Value::Bool(flag)) => Some(Value::Bool(flag)),
             (ParamType::Object | ParamType::JsonObject, Value::Object(map)) => Some(Value::Object(map)),
             (ParamType::Names(names), Value::Object(map)) => map
@@ -207,7 +235,13 @@ impl ParamType {
                 let numbers = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
                 numbers.map(|text| text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from)).collect()
             }
-            ParamType::Prompts | ParamType::Paths => texts.iter().cloned().map(Value::from).collect(),
+            ParamType::FloatList { .. } => {
+                let numbers = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
+                numbers.map(|text| text.parse::<f64>().map_or_else(|_| Value::from(text), Value::from)).collect()
+            }
+            ParamType::Prompts | ParamType::Paths | ParamType::GgufAdapters | ParamType::TextList => {
+                texts.iter().cloned().map(Value::from).collect()
+            }
             ParamType::JsonObject => {
                 let json = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
                 let pairs = texts.iter().map(|text| text.split_once('=').map(|(k, v)| (k.to_string(), json(v))));
@@ -224,7 +258,7 @@ impl ParamType {
 
     /// Whether a value may name a step, whose output is meant.
     pub fn is_artifact(self) -> bool {
-        matches!(self, ParamType::Model | ParamType::Adapter | ParamType::Candidate)
+        matches!(self, ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::AnsweringModel | ParamType::GgufAdapters)
     }
 
     /// Whether a flag of this type may be given several times.
@@ -233,7 +267,10 @@ impl ParamType {
             self,
             ParamType::Paths
                 | ParamType::StringList
+                | ParamType::TextList
                 | ParamType::IntList
+                | ParamType::FloatList { .. }
+                | ParamType::GgufAdapters
                 | ParamType::ChoiceList(_)
                 | ParamType::CaselessList { .. }
                 | ParamType::Prompts

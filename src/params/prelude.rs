@@ -9,6 +9,7 @@ pub(crate) use serde_json::{Map, Value, json};
 pub(crate) use crate::params::group::Group;
 pub(crate) use crate::params::lora_defaults;
 pub(crate) use crate::params::param::ADAPTER;
+pub(crate) use crate::params::param::ANSWERING_MODEL;
 pub(crate) use crate::params::param::Finite;
 pub(crate) use crate::params::param::MODEL;
 pub(crate) use crate::params::param::Param;

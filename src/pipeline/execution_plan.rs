@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::base::error;
 use crate::params::validate::resolve;
 use crate::python::note_signals;
-use crate::session::artifact::check_reference;
+use crate::session::artifact::{check_reference, names_in};
 use crate::session::names::runs_dir;
 use crate::step::request::{Request, StepOutcome};
 use crate::step::run_step;
@@ -39,7 +39,7 @@ impl ExecutionPlan {
     fn check_references(&self, request: &Request, params: &Map<String, Value>) -> Result<()> {
         let runs = runs_dir(params["runs_dir"].as_str().map(Path::new));
         let artifacts = request.task.all_params().filter(|param| param.value_type.is_artifact());
-        let names = artifacts.filter_map(|param| params[param.name].as_str());
+        let names = artifacts.flat_map(|param| names_in(params.get(param.name)));
         let mut foreign = names.filter(|name| !name.starts_with('@') && name.split('/').rev().nth(1) != Some(&self.session));
         foreign.try_for_each(|name| check_reference(name, &runs, &self.session))
     }

@@ -16,6 +16,7 @@ use crate::params::param::MODEL;
 use crate::params::task::Task;
 use crate::params::validate::accept;
 use crate::pipeline::execution_plan::ExecutionPlan;
+use crate::session::artifact::{names_in, without_outtype};
 use crate::session::names::new_session_id;
 use crate::step::request::Request;
 use crate::tasks::{TASKS, task_named};
@@ -119,8 +120,9 @@ impl Pipeline {
                 }
             }
             let artifacts = task.all_params().filter(|param| param.value_type.is_artifact());
-            for value in artifacts.filter_map(|param| given.get(param.name)?.as_str()) {
-                if let Some(reference) = value.strip_prefix('@').filter(|reference| !names.iter().any(|known| known == reference)) {
+            for value in artifacts.flat_map(|param| names_in(given.get(param.name))) {
+                let step = value.strip_prefix('@').map(|reference| without_outtype(reference).0);
+                if let Some(reference) = step.filter(|reference| !names.iter().any(|known| known == reference)) {
                     let near =
                         error::did_you_mean(reference, names.iter().map(String::as_str)).map(|near| format!("; did you mean @{near}?"));
                     return Err(error::usage(format!(

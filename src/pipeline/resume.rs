@@ -160,8 +160,8 @@ impl RemainingSteps<'_> {
             let exists = elsewhere && Path::new(text).is_relative() && (path.exists() || data::expand(&[path.to_string_lossy()]).is_ok());
             exists.then(|| Value::from(path.to_string_lossy().into_owned()))
         };
-        let path_types = [ParamType::Path, ParamType::Paths, ParamType::Model, ParamType::Adapter, ParamType::Candidate];
-        for param in task.all_params().filter(|param| path_types.contains(&param.value_type)) {
+        let is_path = |of: ParamType| of.is_artifact() || [ParamType::Path, ParamType::Paths].contains(&of);
+        for param in task.all_params().filter(|param| is_path(param.value_type)) {
             match given.get_mut(param.name) {
                 Some(Value::Array(paths)) => {
                     for path in paths {

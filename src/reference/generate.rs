@@ -71,9 +71,11 @@ fn function_stub(function: &Function) -> String {
 fn python_type(param_type: ParamType) -> String {
     let literal = |items: Vec<String>| format!("Literal[{}]", items.join(", "));
     match param_type {
-        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate => "str | PathLike[str]".into(),
+        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::AnsweringModel => {
+            "str | PathLike[str]".into()
+        }
         ParamType::String | ParamType::Device | ParamType::Caseless(_) => "str".into(),
-        ParamType::CaselessList { .. } => "str | Sequence[str]".into(),
+        ParamType::CaselessList { .. } | ParamType::TextList => "str | Sequence[str]".into(),
         ParamType::Bool => "bool".into(),
         ParamType::Int { .. } => "int".into(),
         ParamType::Float { .. } => "float".into(),
@@ -81,11 +83,12 @@ fn python_type(param_type: ParamType) -> String {
         ParamType::IntChoice(numbers) => literal(numbers.iter().map(ToString::to_string).collect()),
         ParamType::StringList => "Sequence[str]".into(),
         ParamType::IntList => "Sequence[int]".into(),
+        ParamType::FloatList { .. } => "float | Sequence[float]".into(),
         ParamType::ChoiceList(names) => {
             let one = literal(names.iter().map(|name| format!("\"{name}\"")).collect());
             format!("{one} | Sequence[{one}]")
         }
-        ParamType::Paths => "str | PathLike[str] | Sequence[str | PathLike[str]]".into(),
+        ParamType::Paths | ParamType::GgufAdapters => "str | PathLike[str] | Sequence[str | PathLike[str]]".into(),
         ParamType::Prompts => "str | Sequence[str | Sequence[Message]] | Sequence[Message]".into(),
         ParamType::Object | ParamType::JsonObject => "Mapping[str, Any]".into(),
         ParamType::Names(_) => "Mapping[str, str]".into(),

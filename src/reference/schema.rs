@@ -72,7 +72,10 @@ fn type_schema(param_type: ParamType) -> Value {
     let text = json!({"type": "string", "minLength": 1});
     let list = |items: &Value| json!({"type": "array", "minItems": 1, "items": items});
     match param_type {
-        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::String => text,
+        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::AnsweringModel | ParamType::String => {
+            text
+        }
+        ParamType::GgufAdapters | ParamType::TextList => json!({"anyOf": [text, list(&text)]}),
         ParamType::Bool => json!({"type": "boolean"}),
         ParamType::Device => json!({"type": "string", "pattern": "^(auto|cpu|cuda|cuda:[0-9]{1,3})$"}),
         ParamType::Int { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
@@ -82,6 +85,10 @@ fn type_schema(param_type: ParamType) -> Value {
         ParamType::IntChoice(numbers) => json!({"enum": numbers}),
         ParamType::StringList => list(&text),
         ParamType::IntList => list(&json!({"type": "integer", "minimum": 0})),
+        ParamType::FloatList { min, max } => {
+            let number = json!({"type": "number", "minimum": min, "maximum": max});
+            json!({"anyOf": [number, list(&number)]})
+        }
         ParamType::Paths => {
             let weighted = json!({
                 "type": "object",

@@ -1,10 +1,14 @@
 //! Resolves the name of a model or adapter: an existing path, otherwise a step of a session, otherwise a name on the Hub.
+//!
+//! A step that made several GGUF files stands for the first; `<step>:q8_0` is the file of that type.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use serde_json::Value;
 
 use crate::base::error;
+use crate::gguf::FILE_TYPES;
 use crate::session::reference::{missing_step, no_such_step, session_alone};
 use crate::session::summary::{Status, Summary};
 
@@ -18,9 +22,33 @@ pub enum ArtifactKind {
     Adapter,
     /// What a step made of a model: a GGUF file, the folder of a step with several of them, a model or an adapter.
     Candidate,
+    /// What answers: a GGUF file, a model or an adapter.
+    Answering,
+    /// An adapter in GGUF.
+    GgufAdapter,
 }
 
-/// The absolute folder of a model or adapter. `builtin:tiny` and Hub names of models are returned unchanged.
+impl ArtifactKind {
+    fn may_be_gguf(self) -> bool {
+        matches!(self, ArtifactKind::Answering | ArtifactKind::GgufAdapter)
+    }
+}
+
+/// The names in the value of a parameter: of one artifact, or of a list of them.
+pub(crate) fn names_in(value: Option<&Value>) -> impl Iterator<Item = &str> {
+    let (one, list) = (value.and_then(Value::as_str), value.and_then(Value::as_array));
+    one.into_iter().chain(list.into_iter().flatten().filter_map(Value::as_str))
+}
+
+/// The name of a step and the type of one of its GGUF files: `convert:q8_0`.
+pub(crate) fn without_outtype(name: &str) -> (&str, Option<&str>) {
+    match name.rsplit_once(':') {
+        Some((step, outtype)) if FILE_TYPES.iter().any(|of| of.name.eq_ignore_ascii_case(outtype)) => (step, Some(outtype)),
+        _ => (name, None),
+    }
+}
+
+/// The absolute folder or file of a model or adapter. `builtin:tiny` and Hub names of models are returned unchanged.
 ///
 /// `name` may be a folder, a step's folder, `<session>/<step>` in `runs`, or `@<step>` of the session `session`.
 ///
@@ -32,11 +60,13 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
     }
     if name.starts_with("builtin:") {
         return Err(error::usage(match kind {
-            ArtifactKind::Model | ArtifactKind::Candidate => format!("there is no {name}; the only built-in model is {TINY}"),
             ArtifactKind::Adapter => format!("{name} is not an adapter; give a folder with adapter_config.json or <session>/<step>"),
+            ArtifactKind::GgufAdapter => format!("{name} is not an adapter; give its GGUF file or <session>/<step>"),
+            _ => format!("there is no {name}; the only built-in model is {TINY}"),
         }));
     }
     check_reference(name, runs, session)?;
+    let (name, outtype) = if kind.may_be_gguf() && !Path::new(name).exists() { without_outtype(name) } else { (name, None) };
     let (path, shown) = match name.strip_prefix('@') {
         Some(step) => (Some(runs.join(session).join(step)), format!("step {step} of session {session}")),
         None => {
@@ -49,18 +79,34 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
             if path.join("session.json").is_file() {
                 return Err(session_alone(&path, name));
             }
-            let folder = step_output(&path, &shown, kind)?.unwrap_or(path);
+            let folder = match step_output(&path, &shown, kind, outtype)? {
+                Some(output) => output,
+                None if kind == ArtifactKind::GgufAdapter => {
+                    let fix = "give the adapter's GGUF file; `pyrust-nn convert-lora-to-gguf` makes it";
+                    return Err(error::model(format!("{} is a folder; {fix}", path.display())));
+                }
+                None => path,
+            };
             let folder = std::fs::canonicalize(&folder)
                 .map_err(|_| error::model(format!("{shown}: its output {} no longer exists; run the step again", folder.display())))?;
             Ok(folder.to_string_lossy().into_owned())
         }
-        Some(path) if path.is_file() && kind == ArtifactKind::Candidate => Ok(std::fs::canonicalize(&path)?.to_string_lossy().into_owned()),
+        Some(path) if path.is_file() && (kind == ArtifactKind::Candidate || (kind.may_be_gguf() && is_gguf(&path))) => {
+            Ok(std::fs::canonicalize(&path)?.to_string_lossy().into_owned())
+        }
+        Some(path) if path.exists() && kind.may_be_gguf() => {
+            let else_folder = if kind == ArtifactKind::Answering { ", or the model's folder" } else { "" };
+            Err(error::model(format!("{} is not a .gguf file; give a GGUF file{else_folder}", path.display())))
+        }
         Some(path) if path.exists() => Err(error::model(format!("{} is a file; give the model's folder", path.display()))),
         Some(_) => Err(error::model(format!("there is no {shown}; run that step first"))),
         None if kind == ArtifactKind::Adapter => Err(error::model(format!(
             "there is no adapter {name}: it is neither a folder nor a step in {}; give a folder with adapter_config.json or <session>/<step>",
             runs.display()
         ))),
+        None if kind == ArtifactKind::GgufAdapter || (kind == ArtifactKind::Answering && is_gguf(Path::new(name))) => {
+            Err(error::model(format!("there is no {name}: it is neither a GGUF file nor a step in {}; check the path", runs.display())))
+        }
         None if is_hub_name(name) => Ok(name.to_string()),
         None => Err(error::model(format!(
             "there is no model {name}: it is not a folder, a step in {} or a valid Hub name; check the path",
@@ -74,6 +120,7 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
 /// # Errors
 /// Kind `usage`.
 pub(crate) fn check_reference(name: &str, runs: &Path, session: &str) -> Result<()> {
+    let name = if Path::new(name).exists() { name } else { without_outtype(name).0 };
     match name.strip_prefix('@') {
         Some(step) if !runs.join(session).join(step).exists() => return Err(no_such_step(runs, session, step, true)),
         Some(_) => return Ok(()),
@@ -84,20 +131,33 @@ pub(crate) fn check_reference(name: &str, runs: &Path, session: &str) -> Result<
 }
 
 /// The output of the step in `folder`. `None` if it is not the folder of a step.
-fn step_output(folder: &Path, shown: &str, kind: ArtifactKind) -> Result<Option<PathBuf>> {
+fn step_output(folder: &Path, shown: &str, kind: ArtifactKind, outtype: Option<&str>) -> Result<Option<PathBuf>> {
     let Some(summary) = Summary::read(folder)? else { return Ok(None) };
     if summary.status == Status::Failure {
         return Err(error::model(format!("{shown} failed and has no output; see its error in {}", folder.join("summary.json").display())));
     }
     let output = |name: &str| summary.outputs.get(name).and_then(|path| path.as_str());
+    let session = folder.parent().unwrap_or(folder);
+    let gguf: Vec<&str> = if kind.may_be_gguf() { names_in(summary.outputs.get("gguf")).collect() } else { Vec::new() };
+    if let Some(outtype) = outtype {
+        let end = format!(".{}.gguf", outtype.to_lowercase());
+        return match gguf.iter().find(|file| file.to_lowercase().ends_with(&end)) {
+            Some(file) => Ok(Some(session.join(file))),
+            None => {
+                let has = if gguf.is_empty() { "no GGUF file".to_string() } else { gguf.join(", ") };
+                Err(error::model(format!("{shown} has no GGUF file of the type {outtype}, it has: {has}")))
+            }
+        };
+    }
     let made = match kind {
+        ArtifactKind::Answering | ArtifactKind::GgufAdapter if !gguf.is_empty() => Some(gguf[0]),
+        ArtifactKind::GgufAdapter => None,
         ArtifactKind::Model => output("model").or_else(|| output("adapter")),
         ArtifactKind::Adapter => output("adapter"),
         // The files are in the step's folder.
         ArtifactKind::Candidate if summary.outputs.contains_key("gguf") => return Ok(Some(folder.to_path_buf())),
-        ArtifactKind::Candidate => output("model").or_else(|| output("adapter")),
+        ArtifactKind::Candidate | ArtifactKind::Answering => output("model").or_else(|| output("adapter")),
     };
-    let session = folder.parent().unwrap_or(folder);
     match made {
         Some(made) => Ok(Some(session.join(made))),
         None => Err(error::model(format!(
@@ -105,7 +165,8 @@ fn step_output(folder: &Path, shown: &str, kind: ArtifactKind) -> Result<Option<
             match kind {
                 ArtifactKind::Model => "model",
                 ArtifactKind::Adapter => "adapter",
-                ArtifactKind::Candidate => "gguf, model or adapter",
+                ArtifactKind::Candidate | ArtifactKind::Answering => "gguf, model or adapter",
+                ArtifactKind::GgufAdapter => "gguf",
             },
             if summary.outputs.is_empty() { "nothing".to_string() } else { summary.outputs.keys().cloned().collect::<Vec<_>>().join(", ") }
         ))),
@@ -120,6 +181,10 @@ pub(crate) fn downloaded(name: &str) -> Option<PathBuf> {
     let commit = std::fs::read_to_string(model.join("refs/main")).ok()?;
     let folder = model.join("snapshots").join(commit.trim());
     folder.join("tokenizer.json").is_file().then_some(folder)
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Whether `name` is a valid Hub name: `name` or `owner/name`.
@@ -200,6 +265,35 @@ mod tests {
                 assert!(error.message.contains(words), "{name}: {}", error.message);
             }
         }
+    }
+
+    #[test]
+    fn a_gguf_file_is_named_by_its_path_by_a_step_and_by_its_type() {
+        let runs = tempfile::tempdir().unwrap();
+        let step = runs.path().join("s1/convert");
+        std::fs::create_dir_all(&step).unwrap();
+        let files = ["a.f16.gguf", "a.q8_0.gguf"].map(|name| step.join(name));
+        for file in &files {
+            std::fs::write(file, "GGUF").unwrap();
+        }
+        let mut summary = Summary::new("convert_model_to_gguf", "s1", "convert");
+        summary.outputs.insert("gguf".into(), json!(["convert/a.f16.gguf", "convert/a.q8_0.gguf"]));
+        files::write_json(&step.join("summary.json"), &summary).unwrap();
+        let resolved = |name: &str, kind| resolve_artifact(name, runs.path(), "s1", kind).map_err(|cause| cause.to_string());
+        let wanted = files.each_ref().map(|file| std::fs::canonicalize(file).unwrap().to_string_lossy().into_owned());
+        for kind in [ArtifactKind::Answering, ArtifactKind::GgufAdapter] {
+            for name in ["@convert", "s1/convert", "@convert:f16", &wanted[0], step.to_str().unwrap()] {
+                assert_eq!(resolved(name, kind).as_ref(), Ok(&wanted[0]), "{name}");
+            }
+            for name in ["@convert:q8_0", "s1/convert:Q8_0", &wanted[1]] {
+                assert_eq!(resolved(name, kind).as_ref(), Ok(&wanted[1]), "{name}");
+            }
+            let message = resolved("@convert:q4_0", kind).unwrap_err();
+            assert!(message.contains("no GGUF file of the type q4_0, it has: convert/a.f16.gguf"), "{message}");
+            assert!(resolved("none.gguf", kind).unwrap_err().contains("there is no none.gguf"), "not looked up on the Hub");
+        }
+        let message = resolved("@convert:q8_0", ArtifactKind::Model).unwrap_err();
+        assert!(message.contains("there is no step convert:q8_0"), "{message}");
     }
 
     #[test]

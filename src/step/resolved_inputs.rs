@@ -9,7 +9,7 @@ use crate::base::error;
 use crate::dataset::{DATASETS, StepDatasets};
 use crate::params::param::Param;
 use crate::params::param_type::ParamType;
-use crate::session::artifact::{ArtifactKind, resolve_artifact};
+use crate::session::artifact::{ArtifactKind, names_in, resolve_artifact, without_outtype};
 use crate::session::summary::{Status, Summary};
 use crate::step::request::Request;
 
@@ -26,12 +26,12 @@ pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, run
     let mut for_script = params.clone();
     let mut files = Vec::new();
     for (param, found) in resolve_artifacts(request, params, runs, session)? {
-        let given = &params[param.name];
-        if *given != found {
-            debug!("{} {} is {found}", param.name, given.as_str().unwrap_or_default());
+        for (given, found) in names_in(params.get(param.name)).zip(&found).filter(|(given, found)| given != found) {
+            debug!("{} {given} is {found}", param.name);
         }
-        files.push((param.name, vec![PathBuf::from(&found)]));
-        for_script.insert(param.name.into(), found.into());
+        files.push((param.name, found.iter().map(PathBuf::from).collect()));
+        let value = if params[param.name].is_array() { found.into() } else { found.into_iter().next().into() };
+        for_script.insert(param.name.into(), value);
     }
     if let Some(given) = params.get("prompts_file").and_then(Value::as_str)
         && !Path::new(given).is_file()
@@ -53,23 +53,29 @@ pub(crate) fn resolve_artifacts(
     params: &Map<String, Value>,
     runs: &Path,
     session: &str,
-) -> Result<Vec<(&'static Param, String)>> {
+) -> Result<Vec<(&'static Param, Vec<String>)>> {
     let mut found = Vec::new();
     for param in request.task.all_params() {
         let kind = match param.value_type {
             ParamType::Model => ArtifactKind::Model,
             ParamType::Adapter => ArtifactKind::Adapter,
             ParamType::Candidate => ArtifactKind::Candidate,
+            ParamType::AnsweringModel => ArtifactKind::Answering,
+            ParamType::GgufAdapters => ArtifactKind::GgufAdapter,
             _ => continue,
         };
-        let Some(given) = params[param.name].as_str() else { continue };
         // When a pipeline is checked, and in its dry run, its earlier steps have made nothing yet.
-        let step = given.strip_prefix('@').or_else(|| given.strip_prefix(session).and_then(|rest| rest.strip_prefix('/')));
         let made =
             |step: &str| matches!(Summary::read(&runs.join(session).join(step)), Ok(Some(summary)) if summary.status == Status::Success);
-        let not_made = step.is_some_and(|step| request.follows(step) && (request.is_dry() || !made(step)));
-        if !not_made {
-            found.push((param, resolve_artifact(given, runs, session, kind)?));
+        let is_made = |given: &str| {
+            let step = given.strip_prefix('@').or_else(|| given.strip_prefix(session).and_then(|rest| rest.strip_prefix('/')));
+            let step = step.map(|step| without_outtype(step).0);
+            !step.is_some_and(|step| request.follows(step) && (request.is_dry() || !made(step)))
+        };
+        let given: Vec<&str> = names_in(params.get(param.name)).collect();
+        if !given.is_empty() && given.iter().all(|given| is_made(given)) {
+            let resolved = given.into_iter().map(|given| resolve_artifact(given, runs, session, kind));
+            found.push((param, resolved.collect::<Result<_>>()?));
         }
     }
     Ok(found)

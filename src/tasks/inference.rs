@@ -22,6 +22,18 @@ adapter_params! {
         unset top_p: Option<f64> = None, float_above(0.0, 1.0), Generation;
         /// Sample only from this many of the most likely tokens. If unset: the value in the model's generation config.
         unset top_k: Option<u32> = None, int(1, 1_000_000), Generation;
+        /// Sample only from tokens that are at least this fraction as likely as the likeliest (arXiv 2407.01082). If unset: the value in the model's generation config.
+        unset min_p: Option<f64> = None, float(0.0, 1.0), Generation;
+        /// Divide the logits of tokens that are in the prompt or the answer by this if they are positive, otherwise multiply (arXiv 1909.05858); 1 is off. If unset: the value in the model's generation config.
+        unset repetition_penalty: Option<f64> = None, float_above(0.0, 100.0), Generation;
+        /// Strings that end an answer and are not part of it.
+        unset stop: Vec<String> = Vec::new(), ParamType::TextList, Generation;
+        /// Number of prompts that are answered at once by a GGUF file. If unset: up to 8.
+        unset parallel: Option<u32> = None, int(1, 64), Memory;
+        /// Adapter in GGUF, added to the model if that is a GGUF file: a file or a session's step. Several may be given.
+        unset adapter: Vec<PathBuf> = Vec::new(), ParamType::GgufAdapters, Model;
+        /// Factor of each adapter in GGUF. If unset: 1.
+        unset adapter_scale: Vec<f64> = Vec::new(), ParamType::FloatList { min: -1000.0, max: 1000.0 }, Model;
         /// Random seed for sampling.
         default seed: u32 = 42, int(0, u32::MAX as i64), Generation;
         /// Dtype of the computation: auto is bf16 on CUDA (fp16 if bf16 is not supported) and fp32 on a CPU.
@@ -41,13 +53,13 @@ pub(crate) static TASK: Task = Task {
     function: "inference",
     about: "Generate answers to prompts",
     examples: [
-        ("Ask a fine-tuned model:", "pyrust-nn inference -m s1/finetune_lora \"What is Rust?\""),
+        ("Ask a GGUF file of a step by llama.cpp:", "pyrust-nn inference -m s1/convert_model_to_gguf:q8_0 \"What is Rust?\""),
         (
             "Answer the prompts of a file, always with the likeliest words:",
             "pyrust-nn inference -m s1/merge --prompts-file prompts.txt --temperature 0",
         ),
     ],
-    input: &MODEL,
+    input: &ANSWERING_MODEL,
     params: InferenceParams::params,
     script: Some("inference.py"),
 };

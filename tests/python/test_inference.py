@@ -236,7 +236,8 @@ class Watched:
 def run_script(model: str, session: Any, **params: Any) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(compile(SCRIPT.read_text(encoding="utf-8"), str(SCRIPT), "exec"), names)
-    unset = dict.fromkeys(("base_model", "prompt", "prompts_file", "template_kwargs", "temperature", "top_p", "top_k"))
+    names_unset = "base_model adapter adapter_scale parallel prompt prompts_file template_kwargs stop"
+    unset = dict.fromkeys(f"{names_unset} temperature top_p top_k min_p repetition_penalty".split())
     rest = {"max_new_tokens": 256, "seed": 42, "dtype": "auto", "device": "cpu"}
     return names["run"](SimpleNamespace(model=model, **(unset | rest | params)), session)
 
