@@ -1,9 +1,9 @@
 # The one vocabulary: people and CI call the same words.
 PYTHON_ENV := .venv
-BIN := target/release/pyrust-nn
+# Cargo's profile. Tests take one that is built in less time and checks for overflows; Rust tests, binary and package share its dependencies.
+PROFILE := release
+BIN = target/$(PROFILE)/pyrust-nn
 PY := $(PYTHON_ENV)/bin/python
-# Cargo's profile of the package; tests take one that is built in less time.
-WHEEL_PROFILE := release
 
 .DEFAULT_GOAL := help
 # The peers' own environments, 8 GB, made on first use; outside of the checkout.
@@ -15,7 +15,7 @@ help:            ## Show these words
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
 
 build:           ## Build the binary
-	cargo build --release
+	cargo build --profile $(PROFILE)
 
 setup: build     ## Build, and make the Python environment where there is none
 	$(BIN) setup --python-env $(PYTHON_ENV)
@@ -23,28 +23,31 @@ setup: build     ## Build, and make the Python environment where there is none
 dev: $(PYTHON_ENV)/.dev  ## Also what tests, checks and docs need, and the wheel installed
 
 $(PYTHON_ENV)/.dev: requirements-dev.txt requirements.txt
-	$(MAKE) setup
+	$(MAKE) setup PROFILE=$(PROFILE)
 	$(PY) -m uv pip install --quiet --python $(PY) --require-hashes -r requirements-dev.txt
 	touch $@
 
+test test-rust test-python lint examples generate: PROFILE := quick
 test: dev lint test-rust test-python docs  ## Everything that must be green
 
 test-rust:       ## Rust tests
-	cargo test --quiet --doc
-	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --no-fail-fast; else cargo test --lib --bins --tests; fi
+	cargo test --profile $(PROFILE) --quiet --doc
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --cargo-profile $(PROFILE) --no-fail-fast; \
+		else cargo test --profile $(PROFILE) --lib --bins --tests; fi
 
-test-python: WHEEL_PROFILE := quick
 test-python: build dev wheel  ## Tests through Python, the binary and a dependent crate
-	$(PY) -m pytest --numprocesses 2 --dist loadfile
+	PYRUST_NN_BINARY=$(CURDIR)/$(BIN) $(PY) -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: wheel
 wheel: dev       ## Install this checkout as a package into the environment, as `pip install .` does
+	@# In a folder of its own, because maturin links without libpython; it starts with the dependencies that are already built.
+	@if [ -d target/$(PROFILE) ] && [ ! -d target/wheel/$(PROFILE) ]; then mkdir -p target/wheel && cp -a target/$(PROFILE) target/wheel/; fi
 	CARGO_TARGET_DIR=target/wheel $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-		--config-settings=build-args="--profile $(WHEEL_PROFILE)" .
+		--config-settings=build-args="--profile $(PROFILE)" .
 
 lint: dev        ## Formats, lints and types
 	cargo fmt --check
-	cargo clippy --all-targets --quiet -- -D warnings
+	cargo clippy --profile $(PROFILE) --all-targets --quiet -- -D warnings
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -58,10 +61,10 @@ bench-data: build dev  ## Data preparation against TRL, some 6 minutes (needs ..
 bench: $(BENCHES)  ## All of them, one behind the other, an hour
 
 examples: build dev  ## Write the numbers that the documentation's examples show
-	PYRUST_NN_GENERATE=1 $(PY) -m pytest tests/python/test_examples.py
+	PYRUST_NN_GENERATE=1 PYRUST_NN_BINARY=$(CURDIR)/$(BIN) $(PY) -m pytest tests/python/test_examples.py
 
 generate:        ## Write what is made from the definition of the parameters
-	PYRUST_NN_GENERATE=1 cargo test --quiet --lib generated
+	PYRUST_NN_GENERATE=1 cargo test --profile $(PROFILE) --quiet --lib generated
 
 bench-export: build dev  ## Encoding of GGUF's block formats beside ggml_quantize_chunk, a few minutes
 	$(PY) benchmarks/export.py

@@ -1,6 +1,6 @@
 //! Builds flags from parameter definitions, and reads the given parameters from parsed flags.
 //!
-//! clap reads values as strings only. Types and bounds are checked in `params/validate.rs`, because clap knows no JSON types, and a
+//! clap reads values as strings only. Types and bounds are checked in `params/param_type.rs`, because clap knows no JSON types, and a
 //! struct made in Rust passes no command-line parser.
 
 use clap::{Arg, ArgAction, ArgMatches, ValueHint};

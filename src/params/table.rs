@@ -1,6 +1,7 @@
 //! Macros that turn a table of parameters into a struct and its definition.
 //!
-//! A row is `<presence> <name>: <type> = <value>, <parameter type>, <group>;` below its help text. A macro that adds rows takes a list of macros in
+//! A row is `<presence> <name>: <type> = <value>, <parameter type>, <group>;` below its help text. `unset` parameters may end in
+//! `, else <value>`: what the task takes for null, which help texts and docs show and the task itself fills in. A macro that adds rows takes a list of macros in
 //! brackets and passes the table on to the first of them. The last one is `params`.
 
 macro_rules! presence {

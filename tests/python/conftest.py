@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,32 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SHARED = CHECKOUT.parent / "shared"
+
+
+def crash_file(run: str, worker: str) -> Path:
+    """Where a worker writes the stacks of its threads if it crashes."""
+    return Path(tempfile.gettempdir()) / f"pyrust-nn-crash-{run}-{worker}.txt"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker's standard error is lost among that of the others, so its crash goes to a file: see `pytest_handlecrashitem`."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None and hasattr(config, "workerinput"):
+        path = crash_file(os.environ["PYTEST_XDIST_TESTRUNUID"], worker)
+        file = path.open("w")
+        faulthandler.enable(file)
+        config.add_cleanup(lambda: (faulthandler.disable(), file.close(), path.unlink(missing_ok=True)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
+    """Show where a worker crashed."""
+    node: Any = report.node
+    path = crash_file(node.workerinput["testrunuid"], node.gateway.id)
+    if path.is_file():
+        report.longrepr = f"{report.longrepr}\n{path.read_text(errors='replace')}"
+        path.unlink()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,7 +121,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, sample: dict[str, dict[str
 
 @pytest.fixture(scope="session")
 def binary() -> Path:
-    """The release binary, built by `make test`."""
+    """The binary: `make test` names the one it has built, otherwise the one of `make build`."""
     path = Path(os.environ.get("PYRUST_NN_BINARY", CHECKOUT / "target/release/pyrust-nn"))
     if not path.is_file():
         pytest.fail(f"{path} is not there; `make build` makes it")

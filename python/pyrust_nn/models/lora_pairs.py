@@ -1,7 +1,7 @@
 """The pairs of low-rank matrices that a LoRA adapter consists of: A [rank, in] and B [out, rank] for each adapted module.
 
 An adapter adds `scale · B A` to a module's weight, where `scale` is alpha / rank, or alpha / √rank for rank-stabilized
-LoRA (arXiv 2312.03732). Stacking and the GGUF adapter read these pairs; merging leaves the names to peft.
+LoRA (arXiv 2312.03732). Stacking and the GGUF adapter read these pairs; merging does not, because peft computes it there.
 """
 
 from __future__ import annotations
