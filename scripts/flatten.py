@@ -16,6 +16,7 @@ from pyrust_nn.models.model_folder import read_json
 from pyrust_nn.models.saving import save_tokenizer
 from pyrust_nn.models.stack import parent_folders
 from pyrust_nn.models.tokenizers import TokenizerFiles
+from pyrust_nn.proof.made import prove_made
 
 
 def check_plain(adapter):
@@ -55,7 +56,10 @@ def run(params, session):
     session.progress(1, 1)
 
     config = read_json(session.step_folder / "adapter" / ADAPTER_CONFIG)
+    _, proof = prove_made([session.step_folder / "adapter"], params.model, params, session)
+
     return {
         "outputs": {"adapter": "adapter"},
         "metrics": {"adapters": len(stack), "lora_rank": config["r"], "lora_alpha": config["lora_alpha"]},
+        **proof,
     }

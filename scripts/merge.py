@@ -10,6 +10,7 @@ from pyrust_nn.models.generation import set_stop_tokens
 from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.tokenizers import TokenizerFiles
+from pyrust_nn.proof.made import prove_made
 
 
 def run(params, session):
@@ -27,9 +28,11 @@ def run(params, session):
     with atomic_folder(session.step_folder / "model") as folder:
         save_model(model, tokenizer, folder)
     session.progress(2, 2)
+    _, proof = prove_made([session.step_folder / "model"], params.model, params, session)
 
     return {
         "outputs": {"model": "model"},
         "metrics": {"size_bytes": folder_size(session.step_folder / "model")},
         "params": {"device": str(device), "dtype": dtype_name(model.dtype)},
+        **proof,
     }

@@ -157,6 +157,11 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> int:
     return count
 
 
+def rename_file(path: Path, target: Path) -> Path:
+    """Rename a file within its folder. The new path."""
+    return path.rename(target)
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file's content, into a folder that is published afterwards."""
     shutil.copyfile(source, target)

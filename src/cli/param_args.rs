@@ -26,6 +26,9 @@ pub(crate) fn command_params<'a>(params: impl Iterator<Item = &'a Param>) -> imp
 pub(crate) fn given<'a>(params: impl Iterator<Item = &'a Param>, matches: &ArgMatches) -> Map<String, Value> {
     let mut given = Map::new();
     for param in params {
+        if let Ok(Some(true)) = matches.try_get_one::<bool>(&off_id(param)) {
+            given.insert(param.name.into(), Value::Bool(false));
+        }
         for id in [param.name.to_string(), positional_id(param)] {
             if let Ok(Some(texts)) = matches.try_get_many::<String>(&id) {
                 given.insert(param.name.into(), param.value_type.parse_text(&texts.cloned().collect::<Vec<_>>()));
@@ -47,7 +50,10 @@ pub(crate) fn args(params: impl Iterator<Item = &'static Param>) -> impl Iterato
 pub(crate) fn flags(params: impl Iterator<Item = &'static Param>, of_run: bool) -> impl Iterator<Item = Arg> {
     let mut params: Vec<&Param> = params.collect();
     params.sort_by_key(|param| param.group);
-    params.into_iter().map(move |param| flag(param, of_run).help_heading(param.group.heading()))
+    params.into_iter().flat_map(move |param| {
+        let heading = param.group.heading();
+        [Some(flag(param, of_run)), off(param)].into_iter().flatten().map(move |arg| arg.help_heading(heading))
+    })
 }
 
 /// The command's usage: first what must be given.
@@ -89,7 +95,10 @@ fn flag(param: &Param, of_run: bool) -> Arg {
     let arg = arg.value_name(value_name(param.value_type)).value_hint(value_hint(param.value_type));
     match param.value_type {
         // `--overwrite` or `--overwrite=false`.
-        ParamType::Bool => arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true),
+        ParamType::Bool => {
+            let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true);
+            arg.hide(on_by_default(param))
+        }
         ParamType::StringList | ParamType::ChoiceList(_) | ParamType::CaselessList { .. } | ParamType::IntList | ParamType::Paths => {
             arg.num_args(1..).action(ArgAction::Append)
         }
@@ -99,6 +108,21 @@ fn flag(param: &Param, of_run: bool) -> Arg {
         }
         _ => arg,
     }
+}
+
+/// The flag that turns off what is on by default: `--no-verify`. The parameter's own flag is then hidden.
+fn off(param: &Param) -> Option<Arg> {
+    let long = Interface::Cli.spell(param.name).replacen("--", "no-", 1);
+    let help = format!("Turn this off: {}", param.full_help());
+    on_by_default(param).then(|| Arg::new(off_id(param)).long(long).help(help).action(ArgAction::SetTrue).conflicts_with(param.name))
+}
+
+fn on_by_default(param: &Param) -> bool {
+    param.presence == Presence::Default && (param.default)() == Value::Bool(true)
+}
+
+fn off_id(param: &Param) -> String {
+    format!("no {}", param.name)
 }
 
 /// What shells complete after the flag.

@@ -51,6 +51,20 @@ macro_rules! adapter_params {
     };
 }
 
+/// Adds the parameters of the proof at the end of tasks that make a model.
+macro_rules! proof_params {
+    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name { $($fields)*
+            /// Prove that what was made is the model that it was made from. The step fails if it is not.
+            default verify: bool = true, ParamType::Bool, Evaluation;
+            /// Number of tokens on which the proof compares predictions.
+            default verify_tokens: u32 = 64, int(16, 1_000_000_000), Evaluation;
+            /// Highest mean divergence (KL, in nats) of the predictions from the model's that the proof allows. If unset: by the type of the file.
+            unset max_kl: Option<f64> = None, float_above(0.0, 1000.0), Evaluation;
+        } }
+    };
+}
+
 /// Adds the data set of a training and the parameters that decide how it becomes rows.
 macro_rules! data_params {
     ([$($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {

@@ -6,7 +6,7 @@ use crate::session::Summary;
 use crate::tasks::call::run_task;
 
 adapter_params! {
-    [step_params]
+    [proof_params step_params]
     /// Convert a LoRA adapter to GGUF files, which are loaded together with the base model.
     ConvertLoraToGgufParams {
         /// Data types of the matrices. One file is written for each.

@@ -6,7 +6,7 @@ use crate::session::Summary;
 use crate::tasks::call::run_task;
 
 adapter_params! {
-    [step_params]
+    [proof_params step_params]
     /// Convert the model to GGUF files for llama.cpp and Ollama.
     ConvertModelToGgufParams {
         /// Types of the files, as llama-quantize names them, in either case. One file is written for each. In those of 6 bits and fewer, some matrices get more bits.

@@ -5,7 +5,7 @@ use crate::session::Summary;
 use crate::tasks::call::run_task;
 
 adapter_params! {
-    [step_params]
+    [proof_params step_params]
     /// Combine stacked adapters into one adapter that computes the same result.
     FlattenParams {}
 }

@@ -5,7 +5,7 @@ use crate::session::Summary;
 use crate::tasks::call::run_task;
 
 adapter_params! {
-    [step_params]
+    [proof_params step_params]
     /// Merge an adapter into its base model.
     MergeParams {
         /// Dtype of the merged model: auto keeps the base model's dtype.

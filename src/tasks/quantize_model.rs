@@ -5,7 +5,7 @@ use crate::session::Summary;
 use crate::tasks::call::run_task;
 
 adapter_params! {
-    [step_params]
+    [proof_params step_params]
     /// Write a smaller copy of the model: 4-bit (nf4), 8-bit or 16-bit.
     QuantizeModelParams {
         /// Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (cast to bf16).

@@ -26,11 +26,11 @@ OUTTYPES = ["f16", "bf16", "q8_0", "q4_k_m"]
 @pytest.fixture(scope="module")
 def made(trained: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """GGUF files of the trained model by type, its adapter merged (`merge`) and as a GGUF file (`adapter`), and the step (`step`)."""
-    runs = tmp_path_factory.mktemp("made")
-    summary = pyrust_nn.convert_model_to_gguf("m", trained["full"], outtype=OUTTYPES, runs_dir=runs)
+    runs, given = tmp_path_factory.mktemp("made"), {"verify": False}
+    summary = pyrust_nn.convert_model_to_gguf("m", trained["full"], outtype=OUTTYPES, runs_dir=runs, **given)
     files = [runs / "m" / path for path in summary["outputs"]["gguf"]]
-    merge = pyrust_nn.merge("m", trained["lora"], runs_dir=runs)
-    adapter = pyrust_nn.convert_model_to_gguf("m", trained["lora"], step="adapter", runs_dir=runs)
+    merge = pyrust_nn.merge("m", trained["lora"], runs_dir=runs, **given)
+    adapter = pyrust_nn.convert_model_to_gguf("m", trained["lora"], step="adapter", runs_dir=runs, **given)
     return {
         **dict(zip(OUTTYPES, files, strict=True)),
         "merge": runs / "m" / merge["outputs"]["model"],
@@ -131,8 +131,7 @@ def test_figures_are_those_of_transformers(made: dict[str, Path], trained: dict[
     assert logits["reference_perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
     assert logits["mean_kl"] == pytest.approx(np.mean(divergences), rel=0.02)
     answers = layers["answers"]
-    assert answers["reference_ended"] >= 3, "learnt answers end, most of them within 48 tokens"
-    assert answers["ended"] >= answers["reference_ended"] and answers["equal"] == 4
+    assert answers["prompts"] == answers["reference_ended"] == answers["ended"] == answers["equal"] == 2, "learnt answers end"
 
 
 def test_a_merged_model_is_the_adapter_with_its_base(made: dict[str, Path], trained: dict[str, str], runs: Path) -> None:

@@ -26,15 +26,33 @@ class Answer:
 
 def transformers_answers(model: Any, prompts: list[list[int]], stops: set[int], max_tokens: int) -> list[Answer]:
     """Greedy answers of a model in transformers."""
-    device = next(model.parameters()).device
-    return [_continued(model, torch.tensor([prompt], device=device), stops, max_tokens) for prompt in prompts]
+    return [_continued(model, prompt, [], stops, max_tokens) for prompt in prompts]
+
+
+def reference_answers(model: Any, prompts: list[list[int]], found: list[Answer], stops: set[int]) -> list[Answer]:
+    """The model's greedy answers. As far as they equal the candidate's, one pass over those computes them."""
+    return [_beside(model, prompt, answer, stops) for prompt, answer in zip(prompts, found, strict=True)]
 
 
 @torch.inference_mode()
-def _continued(model: Any, ids: torch.Tensor, stops: set[int], max_tokens: int) -> Answer:
-    """One greedy answer. No setting of the model's generation config takes part."""
-    tokens: list[int] = []
-    cache = None
+def _beside(model: Any, prompt: list[int], found: Answer, stops: set[int]) -> Answer:
+    guess = found.tokens[: MAX_TOKENS - 1]
+    logits = model(torch.tensor([prompt + guess], device=next(model.parameters()).device), use_cache=False).logits
+    said = logits[0, len(prompt) - 1 :].argmax(-1).tolist()
+    for place, token in enumerate(said):
+        if token in stops:
+            return Answer(said[:place], True)
+        if place == len(guess) or token != guess[place]:
+            return _continued(model, prompt, said[: place + 1], stops, MAX_TOKENS)
+    raise AssertionError("the last prediction is behind the guess")
+
+
+@torch.inference_mode()
+def _continued(model: Any, prompt: list[int], begun: list[int], stops: set[int], max_tokens: int) -> Answer:
+    """One greedy answer, which begins with `begun`. No setting of the model's generation config takes part."""
+    device = next(model.parameters()).device
+    tokens, cache = list(begun), None
+    ids = torch.tensor([prompt + tokens], device=device)
     while len(tokens) < max_tokens:
         output = model(ids, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
@@ -42,7 +60,7 @@ def _continued(model: Any, ids: torch.Tensor, stops: set[int], max_tokens: int) 
         if token in stops:
             return Answer(tokens, True)
         tokens.append(token)
-        ids = torch.tensor([[token]], device=ids.device)
+        ids = torch.tensor([[token]], device=device)
     return Answer(tokens, False)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 WORDS = 300
 """Words of the vocabulary in a prompt."""
@@ -32,12 +35,32 @@ CONVERSATIONS: list[list[dict[str, str]]] = [
 ]
 
 
+Encode = Callable[[str], list[int]]
+"""Token ids of a text, without special tokens around it."""
+
+
 def prompt_of(conversation: list[dict[str, str]]) -> list[dict[str, str]]:
     """The conversation up to its last answer."""
     return conversation[:-1]
 
 
-def prompt_conversations(tokenizer: Any) -> list[list[dict[str, str]]]:
+def accepted(tokenizer: Any, encode: Encode) -> list[list[dict[str, str]]]:
+    """The built-in conversations that the chat template accepts; some templates refuse a system message. None without a template."""
+    if tokenizer.chat_template is None:
+        return []
+    found = []
+    for one in CONVERSATIONS:
+        try:
+            rendered_prompt(tokenizer, encode, prompt_of(one))
+            tokenizer.apply_chat_template(one, tokenize=False)
+        except Exception:  # a template raises what it likes
+            logger.debug("the chat template refuses a built-in conversation", exc_info=True)
+            continue
+        found.append(one)
+    return found
+
+
+def prompt_conversations(tokenizer: Any, encode: Encode) -> list[list[dict[str, str]]]:
     """The prompts whose tokens are compared: the built-in ones, and one of words of the vocabulary itself.
 
     A word of several kinds of characters, such as `.append`, is in a vocabulary because its pre-tokenizer leaves it whole. Another
@@ -46,17 +69,13 @@ def prompt_conversations(tokenizer: Any) -> list[list[dict[str, str]]]:
     ordinary = [index for index in range(len(tokenizer)) if index not in tokenizer.added_tokens_decoder]
     words = [word for word in tokenizer.batch_decode([[index] for index in ordinary]) if _is_mixed(word)]
     spread = words[:: max(1, len(words) // WORDS)][:WORDS]
-    return [*(prompt_of(one) for one in CONVERSATIONS), [{"role": "user", "content": "1".join(spread)}]]
+    return [*(prompt_of(one) for one in accepted(tokenizer, encode)), [{"role": "user", "content": "1".join(spread)}]]
 
 
 def _is_mixed(word: str) -> bool:
     """Whether a word has characters of two kinds, beside a space before it."""
     kinds = {"letter" if c.isalpha() else "digit" if c.isnumeric() else "space" if c.isspace() else "mark" for c in word.removeprefix(" ")}
     return len(kinds) > 1 and "\ufffd" not in word
-
-
-Encode = Callable[[str], list[int]]
-"""Token ids of a text, without special tokens around it."""
 
 
 def encoder(folder: Path, tokenizer: Any) -> Encode:
@@ -75,7 +94,7 @@ def rendered_rows(tokenizer: Any, encode: Encode) -> list[list[int]]:
     if tokenizer.chat_template is None:
         texts = ["\n".join(message["content"] for message in one) for one in CONVERSATIONS]
     else:
-        texts = [tokenizer.apply_chat_template(one, tokenize=False) for one in CONVERSATIONS]
+        texts = [tokenizer.apply_chat_template(one, tokenize=False) for one in accepted(tokenizer, encode)]
     return [encode(text) for text in texts]
 
 

@@ -24,10 +24,10 @@ def judged(measured: dict[str, Any], faults: list[str]) -> Layer:
 
 
 def file_proof(file: str, layers: dict[str, Layer]) -> dict[str, Any]:
-    """The proof of one file: it passes if no layer fails, and if the weights or the predictions were compared at all."""
+    """The proof of one file: it passes if no layer fails; null if neither weights nor predictions were compared."""
     failed = any(layer["passed"] is False for layer in layers.values())
     compared = any(layers[name]["ran"] for name in ("bytes", "logits"))
-    return {"file": file, "passed": compared and not failed, "layers": layers}
+    return {"file": file, "passed": False if failed else True if compared else None, "layers": layers}
 
 
 def unproven(proofs: list[dict[str, Any]]) -> str | None:

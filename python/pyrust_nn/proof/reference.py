@@ -16,7 +16,7 @@ from pyrust_nn.models.loading import load_model, stored_dtype, stored_shapes
 from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import checked_model_folder, model_folder, quantization
 from pyrust_nn.models.tokenizers import shared_tokenizer, tokenizer_folder
-from pyrust_nn.proof.answers import MAX_TOKENS, Answer, transformers_answers
+from pyrust_nn.proof.answers import Answer, reference_answers
 from pyrust_nn.proof.conversations import Encode, encoder, prompt_conversations, rendered_prompt
 
 
@@ -29,10 +29,9 @@ class Reference:
         self.name, self.base_model, self.device = model, base_model, device
         self.is_adapter = is_adapter(model)
         self.folder = model_folder(model)
-        self.whole = checked_model_folder(adapter_base(model, base_model) if self.is_adapter else model)
+        self.whole = whole_folder(model, base_model)
         if quantization(self.whole) is not None:
             raise InputError(f"{self.whole} is quantized, so it proves nothing; give the plain model from which it was made")
-        self._answers: list[Answer] | None = None
         self.tokenizer_folder: Path = tokenizer_folder(model, base_model)
 
     @cached_property
@@ -92,18 +91,21 @@ class Reference:
     @cached_property
     def conversations(self) -> list[list[dict[str, str]]]:
         """The conversations whose tokens are compared, which takes decoding the vocabulary; none without a chat template."""
-        return [] if self.tokenizer.chat_template is None else prompt_conversations(self.tokenizer)
+        return [] if self.tokenizer.chat_template is None else prompt_conversations(self.tokenizer, self.encode)
 
     @cached_property
     def conversation_tokens(self) -> list[list[int]]:
         """Their token ids as prompts."""
         return [rendered_prompt(self.tokenizer, self.encode, one) for one in self.conversations]
 
-    def answers(self, prompts: list[list[int]]) -> list[Answer]:
-        """The model's greedy answers, generated once: every file is asked the same prompts."""
-        if self._answers is None:
-            self._answers = transformers_answers(self.model, prompts, self.stop_tokens, MAX_TOKENS)
-        return self._answers
+    def answers(self, prompts: list[list[int]], found: list[Answer]) -> list[Answer]:
+        """The model's greedy answers beside those of a candidate."""
+        return reference_answers(self.model, prompts, found, self.stop_tokens)
+
+
+def whole_folder(model: str, base_model: str | None) -> Path:
+    """The folder of a model, or of an adapter's base."""
+    return checked_model_folder(adapter_base(model, base_model) if is_adapter(model) else model)
 
 
 def model_stop_tokens(model: Any) -> set[int]:
