@@ -362,6 +362,9 @@ def flatten(
     model: str | PathLike[str],
     *,
     base_model: str | PathLike[str] | None = None,
+    verify: bool = True,
+    verify_tokens: int = 64,
+    max_kl: float | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -375,6 +378,9 @@ def flatten(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
+        verify: Prove that what was made is the model that it was made from. The step fails if it is not. On the command line --no-verify turns it off. (true or false; default on)
+        verify_tokens: Number of tokens on which the proof compares predictions. (an integer from 16 to 1000000000; default 64)
+        max_kl: Highest mean divergence (KL, in nats) of the predictions from the model's that the proof allows. If unset: by the type of the file. (a number above 0 and at most 1000; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -389,6 +395,9 @@ def merge(
     *,
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
     base_model: str | PathLike[str] | None = None,
+    verify: bool = True,
+    verify_tokens: int = 64,
+    max_kl: float | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -403,6 +412,9 @@ def merge(
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         dtype: Dtype of the merged model: auto keeps the base model's dtype. (one of auto, bf16, fp16, fp32; default auto)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
+        verify: Prove that what was made is the model that it was made from. The step fails if it is not. On the command line --no-verify turns it off. (true or false; default on)
+        verify_tokens: Number of tokens on which the proof compares predictions. (an integer from 16 to 1000000000; default 64)
+        max_kl: Highest mean divergence (KL, in nats) of the predictions from the model's that the proof allows. If unset: by the type of the file. (a number above 0 and at most 1000; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -417,6 +429,9 @@ def quantize_model(
     *,
     bits: Literal[4, 8, 16] = 4,
     base_model: str | PathLike[str] | None = None,
+    verify: bool = True,
+    verify_tokens: int = 64,
+    max_kl: float | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -431,6 +446,9 @@ def quantize_model(
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         bits: Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (cast to bf16). (one of 4, 8, 16; default 4)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
+        verify: Prove that what was made is the model that it was made from. The step fails if it is not. On the command line --no-verify turns it off. (true or false; default on)
+        verify_tokens: Number of tokens on which the proof compares predictions. (an integer from 16 to 1000000000; default 64)
+        max_kl: Highest mean divergence (KL, in nats) of the predictions from the model's that the proof allows. If unset: by the type of the file. (a number above 0 and at most 1000; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -449,6 +467,9 @@ def convert_model_to_gguf(
     output_tensor_type: str | None = None,
     tensor_type: Mapping[str, Any] | None = None,
     base_model: str | PathLike[str] | None = None,
+    verify: bool = True,
+    verify_tokens: int = 64,
+    max_kl: float | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -467,6 +488,9 @@ def convert_model_to_gguf(
         output_tensor_type: Tensor type of the output matrix. If unset: by outtype. (one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs; unset by default)
         tensor_type: Tensor types by name: PATTERN=TYPE, such as `ffn_down=q6_k`. The pattern is a regular expression, searched in the tensor's name; the first that matches decides. (names and values (NAME=VALUE); unset by default)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
+        verify: Prove that what was made is the model that it was made from. The step fails if it is not. On the command line --no-verify turns it off. (true or false; default on)
+        verify_tokens: Number of tokens on which the proof compares predictions. (an integer from 16 to 1000000000; default 64)
+        max_kl: Highest mean divergence (KL, in nats) of the predictions from the model's that the proof allows. If unset: by the type of the file. (a number above 0 and at most 1000; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
@@ -481,6 +505,9 @@ def convert_lora_to_gguf(
     *,
     outtype: str | Sequence[str] = "f16",
     base_model: str | PathLike[str] | None = None,
+    verify: bool = True,
+    verify_tokens: int = 64,
+    max_kl: float | None = None,
     step: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -495,6 +522,9 @@ def convert_lora_to_gguf(
         adapter: LoRA adapter: a folder or a session's step. (a folder or a session's step; required)
         outtype: Data types of the matrices. One file is written for each. (a non-empty list of f32, f16, bf16, q8_0; default f16)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
+        verify: Prove that what was made is the model that it was made from. The step fails if it is not. On the command line --no-verify turns it off. (true or false; default on)
+        verify_tokens: Number of tokens on which the proof compares predictions. (an integer from 16 to 1000000000; default 64)
+        max_kl: Highest mean divergence (KL, in nats) of the predictions from the model's that the proof allows. If unset: by the type of the file. (a number above 0 and at most 1000; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)

@@ -97,7 +97,7 @@ fn flag(param: &Param, of_run: bool) -> Arg {
         // `--overwrite` or `--overwrite=false`.
         ParamType::Bool => {
             let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true);
-            arg.hide(on_by_default(param))
+            arg.hide(param.on_by_default())
         }
         ParamType::StringList | ParamType::ChoiceList(_) | ParamType::CaselessList { .. } | ParamType::IntList | ParamType::Paths => {
             arg.num_args(1..).action(ArgAction::Append)
@@ -112,13 +112,9 @@ fn flag(param: &Param, of_run: bool) -> Arg {
 
 /// The flag that turns off what is on by default: `--no-verify`. The parameter's own flag is then hidden.
 fn off(param: &Param) -> Option<Arg> {
-    let long = Interface::Cli.spell(param.name).replacen("--", "no-", 1);
-    let help = format!("Turn this off: {}", param.full_help());
-    on_by_default(param).then(|| Arg::new(off_id(param)).long(long).help(help).action(ArgAction::SetTrue).conflicts_with(param.name))
-}
-
-fn on_by_default(param: &Param) -> bool {
-    param.presence == Presence::Default && (param.default)() == Value::Bool(true)
+    let long = param.off_flag().trim_start_matches("--").to_string();
+    let arg = Arg::new(off_id(param)).long(long).help(format!("Turn this off: {}", param.help.trim()));
+    param.on_by_default().then(|| arg.action(ArgAction::SetTrue).conflicts_with(param.name))
 }
 
 fn off_id(param: &Param) -> String {

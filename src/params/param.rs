@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::params::group::Group;
+use crate::params::interface::Interface;
 use crate::params::param_type::ParamType;
 use crate::params::prompt::Prompt;
 
@@ -63,8 +64,19 @@ impl Param {
         let help = self.help.trim();
         match self.fallback {
             Some(fallback) => format!("{help} If unset: the value of checkpoint_lora, otherwise {}.", display_value(&fallback())),
+            None if self.on_by_default() => format!("{help} On the command line {} turns it off.", self.off_flag()),
             None => help.to_string(),
         }
+    }
+
+    /// Whether it is a switch that is on unless it is turned off.
+    pub(crate) fn on_by_default(&self) -> bool {
+        self.presence == Presence::Default && (self.default)() == Value::Bool(true)
+    }
+
+    /// The flag that turns off what is on by default: `--no-verify`.
+    pub(crate) fn off_flag(&self) -> String {
+        Interface::Cli.spell(self.name).replacen("--", "--no-", 1)
     }
 }
 
@@ -74,6 +86,7 @@ pub(crate) fn display_value(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(display_value).collect::<Vec<_>>().join(" "),
         Value::Bool(false) => "off".into(),
+        Value::Bool(true) => "on".into(),
         Value::Number(number) => match number.as_f64() {
             Some(x) if number.is_f64() && x != 0.0 && x.abs() < 1e-3 => format!("{x:e}"),
             _ => number.to_string(),
