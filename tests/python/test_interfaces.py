@@ -90,16 +90,20 @@ def test_the_embedded_package_wins_over_an_installed_one(cli: Cli, runs: Path, t
     assert json.loads(done.stdout)["result"] == "python/pyrust_nn/__init__.py", done.stderr
 
 
-def test_a_program_of_its_own_embeds_the_crate(tmp_path: Path, data_json: str) -> None:
+def test_a_program_of_its_own_embeds_the_crate(tmp_path: Path, data_json: str, binary: Path) -> None:
     project = tmp_path / "embed"
     shutil.copytree(CHECKOUT / "examples/embed", project, ignore=shutil.ignore_patterns("target", "runs"))
     manifest = (project / "Cargo.toml").read_text()
-    (project / "Cargo.toml").write_text(manifest.replace('path = "../.."', f'path = "{CHECKOUT}"'))
-    # What the crate is built of is there already, if the profile is the same.
-    env = {"CARGO_PROFILE_RELEASE_DEBUG": "line-tables-only"} | os.environ | {"CARGO_TARGET_DIR": str(CHECKOUT / "target")}
-    done = subprocess.run(
-        ["cargo", "run", "--release", "--quiet", "--", data_json, "s"], cwd=project, env=env, capture_output=True, text=True, timeout=1200
-    )
+    # What the crate is built of is there already, if versions and profile are the same.
+    shutil.copy(CHECKOUT / "Cargo.lock", project)
+    profiles = re.search(r"\[profile\.quick\].*?(?=\n\[(?!profile\.quick))", (CHECKOUT / "Cargo.toml").read_text(), re.DOTALL)
+    assert profiles, "the profile of tests"
+    own = "[profile.quick.package.pyrust-nn]\ndebug-assertions = true\noverflow-checks = true\n"
+    pinned = manifest.replace('path = "../.."', f'path = "{CHECKOUT}"')
+    (project / "Cargo.toml").write_text(f"{pinned}\n{profiles[0]}\n{own}")
+    env = os.environ | {"CARGO_TARGET_DIR": str(binary.parents[1])}
+    command = ["cargo", "run", "--profile", "quick", "--quiet", "--", data_json, "s"]
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     assert (project / "runs/s/finetune_lora/adapter/adapter_model.safetensors").is_file()
     assert json.loads((project / "runs/s/count_threads/summary.json").read_text())["metrics"]["threads"] >= 1
