@@ -59,7 +59,7 @@ def by_peft(base: Path, adapter: Path) -> torch.Tensor:
 def merged(runs: Path, adapter: Path, **params: Any) -> torch.Tensor:
     """What our merge of an adapter computes in plain transformers."""
     step = f"m{len(list(runs.glob('s/*')))}"
-    pyrust_nn.merge("s", adapter, step=step, runs_dir=runs, device="cpu", **params)
+    pyrust_nn.merge("s", adapter, step=step, verify=False, runs_dir=runs, device="cpu", **params)
     return logits(AutoModelForCausalLM.from_pretrained(runs / "s" / step / "model"))
 
 
@@ -108,11 +108,11 @@ def test_a_known_form_is_merged_to_what_peft_computes(form: str, base: Path, tmp
 def test_each_task_takes_another_form_for_the_same_adapter(base: Path, tmp_path: Path, runs: Path, data_json: str) -> None:
     adapter = make(base, tmp_path / "peft")
     other = changed(adapter, tmp_path / "other", unsloth)
-    pyrust_nn.flatten("s", other, runs_dir=runs, device="cpu")
+    pyrust_nn.flatten("s", other, verify=False, runs_dir=runs, device="cpu")
     torch.testing.assert_close(by_peft(base, runs / "s/flatten/adapter"), by_peft(base, adapter), rtol=0, atol=1e-5)
     uniform = make(base, tmp_path / "uniform", rank_pattern={}, alpha_pattern={})
     for number, folder in enumerate((uniform, changed(uniform, tmp_path / "uniform2", unsloth))):
-        pyrust_nn.convert_lora_to_gguf("s", folder, step=f"g{number}", runs_dir=runs)
+        pyrust_nn.convert_lora_to_gguf("s", folder, step=f"g{number}", verify=False, runs_dir=runs)
     files = [next((runs / f"s/g{number}").glob("*.gguf")) for number in (0, 1)]
     assert gguf_tensors(files[0]) == gguf_tensors(files[1])
     given: dict[str, Any] = {"dataset_path": data_json, "num_epochs": 0.2, "runs_dir": runs, "device": "cpu", "lora_dropout": 0.0}
@@ -188,12 +188,12 @@ def test_what_fits_nothing_or_is_missing_is_refused_at_every_door(
     change, words = STRANGE[how]
     bad = changed(make(base, tmp_path / "peft"), tmp_path / "bad", change)
     doors: dict[str, Callable[[], Any]] = {
-        "merge": lambda: pyrust_nn.merge("s", bad, runs_dir=runs),
+        "merge": lambda: pyrust_nn.merge("s", bad, verify=False, runs_dir=runs),
         "inference": lambda: pyrust_nn.inference("s", bad, prompt="Hi", runs_dir=runs),
-        "quantize": lambda: pyrust_nn.quantize_model("s", bad, bits=16, runs_dir=runs),
-        "gguf": lambda: pyrust_nn.convert_model_to_gguf("s", bad, runs_dir=runs),
-        "lora to gguf": lambda: pyrust_nn.convert_lora_to_gguf("s", bad, runs_dir=runs),
-        "flatten": lambda: pyrust_nn.flatten("s", bad, runs_dir=runs),
+        "quantize": lambda: pyrust_nn.quantize_model("s", bad, bits=16, verify=False, runs_dir=runs),
+        "gguf": lambda: pyrust_nn.convert_model_to_gguf("s", bad, verify=False, runs_dir=runs),
+        "lora to gguf": lambda: pyrust_nn.convert_lora_to_gguf("s", bad, verify=False, runs_dir=runs),
+        "flatten": lambda: pyrust_nn.flatten("s", bad, verify=False, runs_dir=runs),
         "continue": lambda: pyrust_nn.finetune_lora("s", base, dataset_path=data_json, checkpoint_lora=bad, step="c", runs_dir=runs),
         "stack": lambda: pyrust_nn.finetune_lora(
             "s", base, dataset_path=data_json, checkpoint_lora=bad, checkpoint_mode="stack", step="k", runs_dir=runs
@@ -217,9 +217,9 @@ def test_a_pair_that_was_taken_from_the_base_is_merged_and_continued_with_the_re
     pyrust_nn.finetune_lora("s", base, checkpoint_lora=adapter, step="next", **given)
     torch.testing.assert_close(by_peft(base, runs / "s/next/adapter"), by_peft(base, adapter), rtol=1e-3, atol=1e-3)
     with pytest.raises(pyrust_nn.InputError, match=rf"flattened: its initialization \({how}\).*merge"):
-        pyrust_nn.flatten("s", adapter, runs_dir=runs)
+        pyrust_nn.flatten("s", adapter, verify=False, runs_dir=runs)
     with pytest.raises(pyrust_nn.InputError, match=rf"initialization \({how}\) changed the base"):
-        pyrust_nn.convert_lora_to_gguf("s", adapter, runs_dir=runs)
+        pyrust_nn.convert_lora_to_gguf("s", adapter, verify=False, runs_dir=runs)
     with pytest.raises(pyrust_nn.InputError, match=rf"stack: its initialization \({how}\)"):
         pyrust_nn.finetune_lora("s", base, checkpoint_lora=adapter, checkpoint_mode="stack", step="k", **given)
 
@@ -228,10 +228,10 @@ def test_a_pair_that_was_taken_from_the_base_is_merged_and_continued_with_the_re
 def test_a_changed_base_that_cannot_be_computed_again_is_refused(how: str, base: Path, tmp_path: Path, runs: Path, data_json: str) -> None:
     bad = changed(make(base, tmp_path / "peft"), tmp_path / "bad", lambda tensors, config: (tensors, config | {"init_lora_weights": how}))
     for enter in (
-        lambda: pyrust_nn.merge("s", bad, runs_dir=runs),
+        lambda: pyrust_nn.merge("s", bad, verify=False, runs_dir=runs),
         lambda: pyrust_nn.inference("s", bad, prompt="Hi", runs_dir=runs),
-        lambda: pyrust_nn.flatten("s", bad, runs_dir=runs),
-        lambda: pyrust_nn.convert_lora_to_gguf("s", bad, runs_dir=runs),
+        lambda: pyrust_nn.flatten("s", bad, verify=False, runs_dir=runs),
+        lambda: pyrust_nn.convert_lora_to_gguf("s", bad, verify=False, runs_dir=runs),
         lambda: pyrust_nn.finetune_lora("s", base, dataset_path=data_json, checkpoint_lora=bad, step="c", runs_dir=runs),
     ):
         with pytest.raises(pyrust_nn.InputError, match=how):

@@ -58,7 +58,7 @@ def test_the_token_that_closes_a_turn_is_a_stop_token_everywhere(end: str, base:
     for folder in (runs / "s/finetune_full/model", runs / "s/finetune_lora/adapter"):
         stops = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
         assert stops[0] == index, folder
-    pyrust_nn.convert_model_to_gguf("s", runs / "s/finetune_full/model", runs_dir=runs)
+    pyrust_nn.convert_model_to_gguf("s", runs / "s/finetune_full/model", verify=False, runs_dir=runs)
     import gguf
 
     path = next((runs / "s/convert_model_to_gguf").glob("*.gguf"))
@@ -141,7 +141,7 @@ def test_a_stop_string_ends_an_answer(base: Path, runs: Path) -> None:
 
 def test_a_modelfile_leaves_nothing_to_ollama_s_defaults(base: Path, runs: Path) -> None:
     (base / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.7, "top_k": 20, "stop_strings": ["###"]}))
-    pyrust_nn.convert_model_to_gguf("s", base, runs_dir=runs)
+    pyrust_nn.convert_model_to_gguf("s", base, verify=False, runs_dir=runs)
     text = (runs / "s/convert_model_to_gguf/Modelfile").read_text()
     found = dict(line.split(" ", 2)[1:] for line in text.splitlines() if line.startswith("PARAMETER") and " stop " not in line)
     assert found == {"temperature": "0.7", "top_p": "1.0", "top_k": "20", "min_p": "0.0", "repeat_penalty": "1.0", "num_ctx": "2048"}
@@ -158,13 +158,13 @@ def test_a_folder_with_a_single_file_and_an_index_is_read_as_transformers_reads_
     weight_map = dict.fromkeys(tensors, "model-00001-of-00001.safetensors")
     (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     expected = AutoModelForCausalLM.from_pretrained(base).state_dict()["model.norm.weight"]
-    pyrust_nn.convert_model_to_gguf("s", base, runs_dir=runs)
+    pyrust_nn.convert_model_to_gguf("s", base, verify=False, runs_dir=runs)
     import gguf
 
     reader = gguf.GGUFReader(next((runs / "s/convert_model_to_gguf").glob("*.gguf")))
     (norm,) = (tensor for tensor in reader.tensors if tensor.name == "output_norm.weight")
     assert torch.equal(torch.from_numpy(norm.data.copy()), expected)
-    pyrust_nn.quantize_model("s", base, bits=16, device="cpu", runs_dir=runs)
+    pyrust_nn.quantize_model("s", base, bits=16, device="cpu", verify=False, runs_dir=runs)
     smaller = load_file(runs / "s/quantize_model/model/model.safetensors")
     assert torch.equal(smaller["model.norm.weight"], expected.bfloat16())
 
@@ -204,12 +204,12 @@ def test_a_folder_without_a_tokenizer_is_refused_and_none_is_invented(base: Path
     for file in [*base.glob("tokenizer*"), base / "chat_template.jinja"]:
         file.unlink()
     with pytest.raises(pyrust_nn.InputError, match="has no tokenizer"):
-        pyrust_nn.quantize_model("s", base, bits=16, device="cpu", runs_dir=runs)
+        pyrust_nn.quantize_model("s", base, bits=16, device="cpu", verify=False, runs_dir=runs)
     adapter = Path(shutil.copytree(trained["lora"], base.parent / "adapter"))
     for file in [*adapter.glob("tokenizer*"), adapter / "chat_template.jinja"]:
         file.unlink()
     with pytest.raises(pyrust_nn.InputError, match="has no tokenizer"):
-        pyrust_nn.merge("s", adapter, base_model=base, device="cpu", runs_dir=runs)
+        pyrust_nn.merge("s", adapter, base_model=base, device="cpu", verify=False, runs_dir=runs)
 
 
 def test_widths_that_4_bits_cannot_hold_are_refused(tmp_path: Path, runs: Path, base: Path) -> None:
@@ -222,7 +222,7 @@ def test_widths_that_4_bits_cannot_hold_are_refused(tmp_path: Path, runs: Path, 
     with pytest.raises(
         pyrust_nn.InputError, match=r"cannot be quantized to 4 bits: .* rows of (96|100) weights.*multiple of 64.*bits 8 or 16"
     ):
-        pyrust_nn.quantize_model("s", wide, bits=4, device="cpu", runs_dir=runs)
+        pyrust_nn.quantize_model("s", wide, bits=4, device="cpu", verify=False, runs_dir=runs)
 
 
 def test_settings_that_are_rarely_meant_are_warned_of(runs: Path, data_json: str, tmp_path: Path) -> None:

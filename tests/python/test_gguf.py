@@ -156,7 +156,7 @@ def reference(tmp_path: Path) -> Path:
 
 @needs_reference
 def test_a_model_is_llama_cpp_s_to_the_last_bit(reference: Path, runs: Path) -> None:
-    summary = pyrust_nn.convert_model_to_gguf("s", reference, outtype=["f16", "q8_0"], runs_dir=runs)
+    summary = pyrust_nn.convert_model_to_gguf("s", reference, outtype=["f16", "q8_0"], verify=False, runs_dir=runs)
     files = converted(summary, runs)
     assert [path.name for path in files] == ["qwen2-tied.f16.gguf", "qwen2-tied.q8_0.gguf"]
     for path, outtype in zip(files, ("f16", "q8_0"), strict=True):
@@ -170,7 +170,7 @@ def test_an_adapter_is_llama_cpp_s_to_the_last_bit(reference: Path, tmp_path: Pa
     shutil.copytree(REFERENCE / "qwen2-tied-lora", adapter)
     (adapter / "adapter_config.json").chmod(0o644)
     change(adapter / "adapter_config.json", base_model_name_or_path=str(reference))
-    summary = pyrust_nn.convert_lora_to_gguf("s", adapter, runs_dir=runs)
+    summary = pyrust_nn.convert_lora_to_gguf("s", adapter, verify=False, runs_dir=runs)
     (path,) = converted(summary, runs)
     assert_same(path, "qwen2-tied-lora.f16.json")
 
@@ -184,7 +184,7 @@ def test_every_tensor_is_the_model_s(make: Callable[..., Path], runs: Path, kind
     folder = make(kind, dtype=dtype, tie_word_embeddings=tied)
     weights = load_file(folder / "model.safetensors")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind.upper()], 2)
-    summary = pyrust_nn.convert_model_to_gguf("s", folder, outtype=["f16", "bf16", "q8_0"], runs_dir=runs)
+    summary = pyrust_nn.convert_model_to_gguf("s", folder, outtype=["f16", "bf16", "q8_0"], verify=False, runs_dir=runs)
     for path, outtype in zip(converted(summary, runs), ("F16", "BF16", "Q8_0"), strict=True):
         file = File(path)
         assert len(file.numbers) == len(weights)
@@ -208,7 +208,7 @@ def test_the_table_of_types_is_ggmls() -> None:
 
 def test_rows_that_are_no_whole_blocks_are_stored_in_16_bits(make: Callable[..., Path], runs: Path) -> None:
     folder = make("qwen2", intermediate_size=80)
-    file = File(*converted(pyrust_nn.convert_model_to_gguf("s", folder, outtype=["q8_0"], runs_dir=runs), runs))
+    file = File(*converted(pyrust_nn.convert_model_to_gguf("s", folder, outtype=["q8_0"], verify=False, runs_dir=runs), runs))
     assert file.types["blk.0.ffn_down.weight"] == "F16"
     assert file.types["blk.0.ffn_up.weight"] == "Q8_0"
 
@@ -232,7 +232,7 @@ def test_experts_are_stacked(make: Callable[..., Path], runs: Path, kind: str, f
             others[f"model.layers.{layer}.mlp.experts.gate_up_proj"] = both
             others[f"model.layers.{layer}.mlp.experts.down_proj"] = experts[layer, "down"]
         save_file(others, folder / "model.safetensors", metadata={"format": "pt"})
-    file = File(*converted(pyrust_nn.convert_model_to_gguf("s", folder, outtype=["q8_0"], runs_dir=runs), runs))
+    file = File(*converted(pyrust_nn.convert_model_to_gguf("s", folder, outtype=["q8_0"], verify=False, runs_dir=runs), runs))
     for (layer, projection), tensor in experts.items():
         np.testing.assert_array_equal(file.numbers[f"blk.{layer}.ffn_{projection}_exps.weight"], stored(tensor, "Q8_0"))
     gate = weights["model.layers.1.mlp.gate.weight"]
@@ -245,7 +245,7 @@ def test_experts_are_stacked(make: Callable[..., Path], runs: Path, kind: str, f
 def test_value_heads_of_qwen35_stand_as_llama_cpp_wants_them(make: Callable[..., Path], runs: Path, kind: str) -> None:
     folder = make(kind)
     weights = load_file(folder / "model.safetensors")
-    file = File(*converted(pyrust_nn.convert_model_to_gguf("s", folder, outtype=["f16"], runs_dir=runs), runs))
+    file = File(*converted(pyrust_nn.convert_model_to_gguf("s", folder, outtype=["f16"], verify=False, runs_dir=runs), runs))
 
     # Two key heads with three value heads each: stored 0 1 2 | 3 4 5, for llama.cpp 0 3 1 4 2 5.
     order = [0, 3, 1, 4, 2, 5]
@@ -286,7 +286,7 @@ def test_a_model_in_several_files_is_the_one_in_one_file(make: Callable[..., Pat
     assert len(list(split.glob("*.safetensors"))) > 2
     hashes = set()
     for step, folder in (("one", whole), ("many", split)):
-        (path,) = converted(pyrust_nn.convert_model_to_gguf("s", folder, step=step, runs_dir=runs), runs)
+        (path,) = converted(pyrust_nn.convert_model_to_gguf("s", folder, step=step, verify=False, runs_dir=runs), runs)
         tensors = {name: numbers.tobytes() for name, numbers in File(path).numbers.items()}
         hashes.add(hashlib.sha256(b"".join(tensors[name] for name in sorted(tensors))).hexdigest())
     assert len(hashes) == 1
@@ -297,7 +297,7 @@ def test_a_model_in_several_files_is_the_one_in_one_file(make: Callable[..., Pat
 
 def test_the_vocabulary_is_the_tokenizer_s(make: Callable[..., Path], runs: Path) -> None:
     folder = make("qwen2")
-    keys = File(*converted(pyrust_nn.convert_model_to_gguf("s", folder, runs_dir=runs), runs)).keys
+    keys = File(*converted(pyrust_nn.convert_model_to_gguf("s", folder, verify=False, runs_dir=runs), runs)).keys
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokens = keys["tokenizer.ggml.tokens"]
     assert {token: index for index, token in enumerate(tokens[:1280])} == tokenizer.get_vocab()
@@ -313,7 +313,7 @@ def test_the_vocabulary_is_the_tokenizer_s(make: Callable[..., Path], runs: Path
 
 
 def test_a_step_s_model_is_named_by_session_and_step(trained: dict[str, str], runs: Path) -> None:
-    summary = pyrust_nn.convert_model_to_gguf("s", trained["full"], runs_dir=runs)
+    summary = pyrust_nn.convert_model_to_gguf("s", trained["full"], verify=False, runs_dir=runs)
     (path,) = converted(summary, runs)
     assert path.name == "trained-finetune_full.f16.gguf"
     assert File(path).keys["general.name"] == "trained finetune_full"
@@ -325,7 +325,7 @@ def test_a_modelfile_stands_beside_each_file(make: Callable[..., Path], runs: Pa
     folder = make("qwen2")
     sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
     (folder / "generation_config.json").write_text(json.dumps(sampling), encoding="utf-8")
-    one = pyrust_nn.convert_model_to_gguf("s", folder, step="one", runs_dir=runs)
+    one = pyrust_nn.convert_model_to_gguf("s", folder, step="one", verify=False, runs_dir=runs)
     text = (converted(one, runs)[0].parent / "Modelfile").read_text(encoding="utf-8")
     assert text.startswith("FROM ./qwen2.f16.gguf\n")
     assert 'SYSTEM """You are a helpful assistant."""' in text, "the chat template's own default"
@@ -340,7 +340,7 @@ def test_a_modelfile_stands_beside_each_file(make: Callable[..., Path], runs: Pa
         "repeat_penalty 1.05",
         "num_ctx 512",
     ]
-    many = pyrust_nn.convert_model_to_gguf("s", folder, step="many", outtype=["f16", "q8_0"], runs_dir=runs)
+    many = pyrust_nn.convert_model_to_gguf("s", folder, step="many", outtype=["f16", "q8_0"], verify=False, runs_dir=runs)
     for path, outtype in zip(converted(many, runs), ("f16", "q8_0"), strict=True):
         assert f"FROM ./{path.name}\n" in (path.parent / f"Modelfile.{outtype}").read_text(encoding="utf-8")
 
@@ -348,7 +348,7 @@ def test_a_modelfile_stands_beside_each_file(make: Callable[..., Path], runs: Pa
 def test_a_chat_template_that_is_not_chatml_is_left_to_ollama(make: Callable[..., Path], runs: Path) -> None:
     folder = make("qwen2")
     (folder / "chat_template.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}")
-    (path,) = converted(pyrust_nn.convert_model_to_gguf("s", folder, runs_dir=runs), runs)
+    (path,) = converted(pyrust_nn.convert_model_to_gguf("s", folder, verify=False, runs_dir=runs), runs)
     assert "TEMPLATE" not in (path.parent / "Modelfile").read_text(encoding="utf-8")
 
 
@@ -357,7 +357,7 @@ def test_a_chat_template_that_is_not_chatml_is_left_to_ollama(make: Callable[...
 
 def test_pairs_of_an_adapter_are_the_adapter_s(make: Callable[..., Path], tmp_path: Path, runs: Path) -> None:
     adapter = make_adapter(tmp_path / "my-lora", make("qwen3"), r=32)
-    (path,) = converted(pyrust_nn.convert_lora_to_gguf("s", adapter, outtype=["q8_0"], runs_dir=runs), runs)
+    (path,) = converted(pyrust_nn.convert_lora_to_gguf("s", adapter, outtype=["q8_0"], verify=False, runs_dir=runs), runs)
     file = File(path)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 2)
     weights = load_file(adapter / "adapter_model.safetensors")
@@ -372,7 +372,7 @@ def test_pairs_of_an_adapter_are_the_adapter_s(make: Callable[..., Path], tmp_pa
 
 def test_rank_stabilized_adapters_are_scaled_as_peft_scales_them(make: Callable[..., Path], tmp_path: Path, runs: Path) -> None:
     adapter = make_adapter(tmp_path / "lora", make("qwen2"), r=16, use_rslora=True)
-    (path,) = converted(pyrust_nn.convert_lora_to_gguf("s", adapter, runs_dir=runs), runs)
+    (path,) = converted(pyrust_nn.convert_lora_to_gguf("s", adapter, verify=False, runs_dir=runs), runs)
     # llama.cpp divides by the rank, peft by its root.
     assert File(path).keys["adapter.lora.alpha"] / 16 == 16 / math.sqrt(16)
 
@@ -381,7 +381,7 @@ def test_an_adapter_given_as_a_model_is_merged(make: Callable[..., Path], tmp_pa
     base = make("qwen2", dtype=torch.float32)
     adapter = make_adapter(tmp_path / "lora", base)
     shutil.copy(base / "tokenizer.json", adapter)
-    (path,) = converted(pyrust_nn.convert_model_to_gguf("s", adapter, runs_dir=runs), runs)
+    (path,) = converted(pyrust_nn.convert_model_to_gguf("s", adapter, verify=False, runs_dir=runs), runs)
     file = File(path)
     pairs = load_file(adapter / "adapter_model.safetensors")
     stem = "base_model.model.model.layers.1.mlp.down_proj.lora_"
@@ -406,7 +406,7 @@ def refused(task: Callable[..., Any], subject: Path | str, runs: Path, **paramet
 
 def test_a_quantized_folder_is_refused(make: Callable[..., Path], runs: Path) -> None:
     folder = make("qwen2")
-    quantized = pyrust_nn.quantize_model("s", folder, bits=8, runs_dir=runs)
+    quantized = pyrust_nn.quantize_model("s", folder, bits=8, verify=False, runs_dir=runs)
     message = refused(pyrust_nn.convert_model_to_gguf, runs / "s" / quantized["outputs"]["model"], runs)
     assert "quantized by bitsandbytes" in message and "convert the model from which they were quantized" in message
 
@@ -462,7 +462,7 @@ def test_the_pre_tokenizer_is_that_of_the_file(make: Callable[..., Path], runs: 
     folder = make(kind)
     tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
     (folder / "tokenizer.json").write_text(tokenizer.replace(r"|\\p{N}|", r"|\\p{N}{1,3}|"), encoding="utf-8")
-    (path,) = converted(pyrust_nn.convert_model_to_gguf("s", folder, runs_dir=runs), runs)
+    (path,) = converted(pyrust_nn.convert_model_to_gguf("s", folder, verify=False, runs_dir=runs), runs)
     assert File(path).keys["tokenizer.ggml.pre"] == "llama-bpe"
 
     (folder / "tokenizer.json").write_text(tokenizer.replace(r"|\\p{N}|", r"|\\p{N}{1,5}|"), encoding="utf-8")
@@ -490,4 +490,4 @@ def test_adapters_that_llama_cpp_cannot_apply_are_refused(
 
 def test_a_model_given_as_an_adapter_is_refused(make: Callable[..., Path], runs: Path) -> None:
     with pytest.raises(pyrust_nn.PyrustNNError, match="adapter"):
-        pyrust_nn.convert_lora_to_gguf("s", make("qwen2"), runs_dir=runs)
+        pyrust_nn.convert_lora_to_gguf("s", make("qwen2"), verify=False, runs_dir=runs)

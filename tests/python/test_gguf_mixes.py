@@ -89,7 +89,7 @@ def check_references(summary: dict[str, Any], runs: Path, suffix: str) -> None:
 
 @needs_kquants
 def test_every_type_is_llama_quantize_s_to_the_last_bit(model: Path, runs: Path) -> None:
-    summary = pyrust_nn.convert_model_to_gguf("s", model, outtype=PLAIN, runs_dir=runs)
+    summary = pyrust_nn.convert_model_to_gguf("s", model, outtype=PLAIN, verify=False, runs_dir=runs)
     assert len(summary["outputs"]["gguf"]) == len(PLAIN)
     check_references(summary, runs, "")
 
@@ -97,7 +97,7 @@ def test_every_type_is_llama_quantize_s_to_the_last_bit(model: Path, runs: Path)
 @needs_kquants
 def test_every_type_with_importance_is_llama_quantize_s_to_the_last_bit(model: Path, runs: Path) -> None:
     imatrix = KQUANTS / "qwen2.imatrix.gguf"
-    summary = pyrust_nn.convert_model_to_gguf("s", model, outtype=WEIGHTED, imatrix=imatrix, runs_dir=runs)
+    summary = pyrust_nn.convert_model_to_gguf("s", model, outtype=WEIGHTED, imatrix=imatrix, verify=False, runs_dir=runs)
     check_references(summary, runs, ".imatrix")
     keys = _core.gguf_header(runs / "s" / summary["outputs"]["gguf"][-2])["keys"]
     assert keys["quantize.imatrix.file"] == imatrix.name
@@ -106,13 +106,19 @@ def test_every_type_with_importance_is_llama_quantize_s_to_the_last_bit(model: P
 @needs_kquants
 def test_q2_k_s_needs_importance(model: Path, runs: Path) -> None:
     with pytest.raises(ModelError, match=r"q2_k_s needs an importance matrix.*give imatrix"):
-        pyrust_nn.convert_model_to_gguf("s", model, outtype="q2_k_s", runs_dir=runs)
+        pyrust_nn.convert_model_to_gguf("s", model, outtype="q2_k_s", verify=False, runs_dir=runs)
 
 
 @needs_kquants
 def test_types_are_chosen_by_name(model: Path, runs: Path) -> None:
     summary = pyrust_nn.convert_model_to_gguf(
-        "s", model, outtype="Q4_K", token_embedding_type="Q8_0", tensor_type={"ffn_down": "q5_k", r"blk\.0\.": "F16"}, runs_dir=runs
+        "s",
+        model,
+        outtype="Q4_K",
+        token_embedding_type="Q8_0",
+        tensor_type={"ffn_down": "q5_k", r"blk\.0\.": "F16"},
+        verify=False,
+        runs_dir=runs,
     )
     (path,) = summary["outputs"]["gguf"]
     assert path.endswith(".q4_k_m.gguf")
@@ -133,7 +139,7 @@ def test_types_are_chosen_by_name(model: Path, runs: Path) -> None:
 )
 def test_wrong_choices_are_refused(runs: Path, choice: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        pyrust_nn.convert_model_to_gguf("s", "builtin:tiny", runs_dir=runs, **choice)
+        pyrust_nn.convert_model_to_gguf("s", "builtin:tiny", verify=False, runs_dir=runs, **choice)
 
 
 def test_an_importance_matrix_of_another_model_is_refused(tmp_path: Path, runs: Path) -> None:
@@ -146,10 +152,12 @@ def test_an_importance_matrix_of_another_model_is_refused(tmp_path: Path, runs: 
     writer.close()
     assert _core.imatrix_header(tmp_path / "other.gguf")["entries"] == {"blk.0.attn_q.weight": 32}
     with pytest.raises(ModelError, match=r"32 columns for blk\.0\.attn_q\.weight.*another model"):
-        pyrust_nn.convert_model_to_gguf("s", "builtin:tiny", outtype="q4_0", imatrix=tmp_path / "other.gguf", runs_dir=runs)
+        pyrust_nn.convert_model_to_gguf("s", "builtin:tiny", outtype="q4_0", imatrix=tmp_path / "other.gguf", verify=False, runs_dir=runs)
     (tmp_path / "bad.gguf").write_bytes(b"GGUF\3\0\0\0" + b"\xff" * 64)
     with pytest.raises(ModelError, match=r"bad\.gguf"):
-        pyrust_nn.convert_model_to_gguf("s", "builtin:tiny", outtype="q4_0", imatrix=tmp_path / "bad.gguf", runs_dir=runs, step="again")
+        pyrust_nn.convert_model_to_gguf(
+            "s", "builtin:tiny", outtype="q4_0", imatrix=tmp_path / "bad.gguf", verify=False, runs_dir=runs, step="again"
+        )
 
 
 def test_mixes_of_models_with_experts() -> None:
@@ -185,7 +193,7 @@ def test_mixes_of_models_with_experts() -> None:
 def test_llama_cpp_gives_the_learnt_answer(trained: dict[str, str], runs: Path) -> None:
     """The rows of the tiny model are not a multiple of 256, so this also meets every fallback."""
     outtypes = ["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
-    summary = pyrust_nn.convert_model_to_gguf("s", trained["full"], outtype=outtypes, runs_dir=runs)
+    summary = pyrust_nn.convert_model_to_gguf("s", trained["full"], outtype=outtypes, verify=False, runs_dir=runs)
     conversation = json.loads(DATA.read_text(encoding="utf-8"))[0]["messages"]
     (question, answer) = conversation[-2:]
     got = answers(question["content"], *(runs / "s" / path for path in summary["outputs"]["gguf"]))
@@ -197,7 +205,7 @@ def test_llama_cpp_gives_the_learnt_answer(trained: dict[str, str], runs: Path) 
 def test_llama_cpp_answers_with_every_type(runs: Path) -> None:
     """Rows of 576 are not a multiple of 256, so this also meets every fallback."""
     outtypes = ["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_k_s", "q3_k_l", "iq4_xs", "iq4_nl", "q5_1", "q4_1", "q4_0"]
-    summary = pyrust_nn.convert_model_to_gguf("s", REAL, outtype=outtypes, runs_dir=runs)
+    summary = pyrust_nn.convert_model_to_gguf("s", REAL, outtype=outtypes, verify=False, runs_dir=runs)
     files = [runs / "s" / path for path in summary["outputs"]["gguf"]]
     types = {name: kind for name, (kind, _) in described(files[4]).items()}
     assert (types["token_embd.weight"], types["blk.5.attn_q.weight"], types["blk.0.ffn_down.weight"]) == ("Q8_0", "Q5_0", "Q6_K")

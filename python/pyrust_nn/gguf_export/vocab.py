@@ -67,8 +67,9 @@ def _add_special_tokens(writer: gguf.GGUFWriter, tokenizer: Any, folder: Path) -
     special = _special_vocabulary(folder, head)
     processor = head["post_processor"] or {}
     steps = processor.get("processors", [processor])
-    if any(step.get("type") == "ByteLevel" for step in steps):
-        # Such a step adds no tokens to a text, whatever the configuration says. Newer versions of gguf do the same.
+    if not processor or any(step.get("type") == "ByteLevel" for step in steps):
+        # Such a step adds no tokens to a text, whatever the configuration says; newer versions of gguf do the same. Nor does none at all:
+        # for some pre-tokenizers llama.cpp would put id 11 before every text.
         special.add_special_token["bos"] = special.add_special_token["eos"] = False
 
     known = tokenizer.backend_tokenizer.token_to_id

@@ -67,9 +67,16 @@ def prompt_conversations(tokenizer: Any, encode: Encode) -> list[list[dict[str, 
     pre-tokenizer would cut it. Digits stand between the words, because a space would cut them for every pre-tokenizer.
     """
     ordinary = [index for index in range(len(tokenizer)) if index not in tokenizer.added_tokens_decoder]
-    words = [word for word in tokenizer.batch_decode([[index] for index in ordinary]) if _is_mixed(word)]
+    decoded = tokenizer.batch_decode([[index] for index in ordinary])
+    words = [word for word in decoded if _is_mixed(word) and _normalized(tokenizer, word) == word]
     spread = words[:: max(1, len(words) // WORDS)][:WORDS]
     return [*(prompt_of(one) for one in accepted(tokenizer, encode)), [{"role": "user", "content": "1".join(spread)}]]
+
+
+def _normalized(tokenizer: Any, text: str) -> str:
+    """A text as the tokenizer normalizes it. llama.cpp does not, so texts in another form become other tokens in every file."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return text if normalizer is None else str(normalizer.normalize_str(text))
 
 
 def _is_mixed(word: str) -> bool:
