@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def unusable(model: str, base_model: str | None) -> str | None:
-    """Why nothing can be proven by a model; None if it can. A GGUF adapter needs no weights of its base, and nothing is fetched for this."""
+    """Why nothing can be proven by a model; None if it can. A GGUF adapter needs no weights of its base, and they are not fetched."""
     if is_adapter(model) and known_base_folder(model, base_model) is None:
         return "the weights of the adapter's base are not on this machine"
     try:
