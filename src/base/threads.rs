@@ -83,6 +83,22 @@ pub fn spawn_scoped<'scope, T: Send + 'scope, F: FnOnce() -> T + Send + 'scope>(
     thread::Builder::new().spawn_scoped(scope, move || take(&taken)()).map_err(|_| take(&kept))
 }
 
+/// Starts a thread with a stack of this size that nobody waits for. Whether it could be started.
+pub fn detach(bytes: usize, work: impl FnOnce() + Send + 'static) -> bool {
+    !refused() && thread::Builder::new().stack_size(bytes).spawn(work).is_ok()
+}
+
+/// The result of `work` on a thread with a stack of this size. `None` if no thread can be started. A panic is passed on.
+pub fn with_stack<T: Send>(bytes: usize, work: impl FnOnce() -> T + Send) -> Option<T> {
+    if refused() {
+        return None;
+    }
+    thread::scope(|scope| {
+        let running = thread::Builder::new().stack_size(bytes).spawn_scoped(scope, work).ok()?;
+        Some(running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
 /// The results of both, computed at the same time if possible. A panic of either is passed on.
 pub fn join<A, B: Send>(here: impl FnOnce() -> A, there: impl FnOnce() -> B + Send) -> (A, B) {
     thread::scope(|scope| match spawn_scoped(scope, there) {

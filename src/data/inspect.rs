@@ -4,12 +4,16 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use serde_json::Value as Json;
+
 use crate::base::error;
+use crate::base::error::{Error, Kind};
 use crate::data::engine::DataEngine;
 use crate::data::parse::columns::Layout;
 use crate::data::parse::dataset_format::DatasetFormat;
 use crate::data::parse::{diagnostic, fast};
 use crate::data::render::rendering::{Render, RenderError, Rendering};
+use crate::data::render::template::ChatTemplate;
 use crate::data::tokenizer::{Tokenizer, WordCache};
 
 /// Renders conversations, each a JSON object, with the template of the model in `folder`. `Err` is the reason why one is refused or not
@@ -19,6 +23,20 @@ use crate::data::tokenizer::{Tokenizer, WordCache};
 /// Kind `model`: there is no tokenizer or no template. Kind `input`: a conversation is invalid.
 pub fn render_chat(folder: &Path, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
     render_chat_by(&DataEngine::open(folder, None)?.renderer, conversations)
+}
+
+/// Whether the template of the model in `folder` renders `messages` (a JSON list) within its limits. `options` are further variables. A
+/// folder without a template, and any other failure, is left to transformers.
+///
+/// # Errors
+/// Kind `input`: it does not.
+pub fn check_template(folder: &Path, messages: &Json, options: &[(String, Json)], prompt: bool) -> Result<()> {
+    match ChatTemplate::open(folder) {
+        Ok(template) if template.compared => Ok(()),
+        Ok(template) => template.within_limits(messages, options, prompt),
+        Err(error) if Error::of(&error).kind == Kind::Input => Err(error),
+        Err(_) => Ok(()),
+    }
 }
 
 /// As [`render_chat`], with any renderer.

@@ -58,6 +58,17 @@ fn render_chat(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> P
     rendered(py, py.detach(|| data::render_chat(&folder, &conversations)))
 }
 
+/// Raises InputError if the template in `folder` does not render the messages within its limits. `messages` and `options` are JSON.
+#[pyfunction]
+fn check_template(py: Python<'_>, folder: PathBuf, messages: &str, options: &str, prompt: bool) -> PyResult<()> {
+    let checked = || {
+        let options: serde_json::Map<String, serde_json::Value> = serde_json::from_str(options)?;
+        let options: Vec<_> = options.into_iter().collect();
+        data::check_template(&folder, &serde_json::from_str(messages)?, &options, prompt)
+    };
+    py.detach(checked).map_err(to_python)
+}
+
 /// Like `render_chat`, but rendered by transformers.
 #[pyfunction]
 fn render_chat_by_transformers(py: Python<'_>, folder: PathBuf, conversations: Vec<String>) -> PyResult<Vec<Py<PyAny>>> {
@@ -187,6 +198,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(status, module)?)?;
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
     module.add_function(wrap_pyfunction!(digest, module)?)?;
+    module.add_function(wrap_pyfunction!(check_template, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat_by_transformers, module)?)?;
     module.add_function(wrap_pyfunction!(read_prompts, module)?)?;

@@ -6,6 +6,7 @@ does, it calls this renderer (`renderer_for`) for each text. The turns in the te
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from inspect import signature
 from os import PathLike
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from pyrust_nn import InputError, ModelError
+from pyrust_nn import InputError, ModelError, _core
 from pyrust_nn.models.tokenizers import read_tokenizer
 from pyrust_nn.types import ChatMessage
 
@@ -58,7 +59,12 @@ class ChatRenderer:
 
         Raises InputError if the template refuses them.
         """
+        given = {name: value for name, value in (options or {}).items() if value is not None}
+        # A template comes with a model of others: one that never ends, or uses all memory, is stopped in Rust.
+        _core.check_template(self.tokenizer.name_or_path, json.dumps(messages, default=str), json.dumps(given, default=str), prompt)
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **(options or {}))
-        except (jinja2.TemplateError, TypeError, ValueError) as cause:
-            raise InputError(f"conversation {place}: the model's chat template refuses it: {cause}; change it or leave it out") from cause
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, MemoryError, RecursionError) as cause:
+            raise InputError(
+                f"conversation {place}: the model's chat template refuses it: {cause or type(cause).__name__}; change it or leave it out"
+            ) from cause

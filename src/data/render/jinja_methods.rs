@@ -3,6 +3,8 @@
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
+use crate::data::render::template_limits::{MAX_DEPTH, MAX_INDENT, MAX_JSON, over_limit};
+
 /// Python's `str(value)`; `None` for a string, which stays unchanged.
 ///
 /// # Errors
@@ -63,7 +65,10 @@ impl JsonOptions {
             None => None,
             Some(indent) => Some(match indent.as_str() {
                 Some(text) => text.to_string(),
-                None => " ".repeat(usize::try_from(indent)?),
+                None => match usize::try_from(indent.clone()) {
+                    Ok(count) if count <= MAX_INDENT => " ".repeat(count),
+                    _ => return Err(over_limit(format!("indents JSON by {indent}; the limit is {MAX_INDENT}"))),
+                },
             }),
         };
         let separators: Option<Value> = options.get("separators")?;
@@ -95,6 +100,12 @@ fn write_json(value: &Value, options: &JsonOptions, depth: usize, out: &mut Stri
             (0..depth).for_each(|_| out.push_str(indent));
         }
     };
+    if depth > MAX_DEPTH {
+        return Err(over_limit(format!("writes JSON with more than {MAX_DEPTH} levels")));
+    }
+    if out.len() > MAX_JSON {
+        return Err(over_limit(format!("writes JSON of more than {MAX_JSON} bytes")));
+    }
     match value.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),

@@ -7,5 +7,6 @@ pub(crate) mod rendering;
 pub(crate) mod rendering_frame;
 pub(crate) mod template;
 pub(crate) mod template_cache;
+mod template_limits;
 pub(crate) mod thinking;
 pub(crate) mod turns;

@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -19,10 +19,11 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::Value as Json;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::base::error;
+use crate::base::{error, signals};
 use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::render::jinja_methods;
 use crate::data::render::rendering::{PROBE, RenderError, RenderText, place};
+use crate::data::render::template_limits::{MAX_STEPS, Unended, apart, compile, exceeded, too_large};
 
 /// Hashes of the templates whose renderings are compared with transformers' in `tests/python/test_templates.py`. Any other template is
 /// compared on the user's own conversations, which needs Python.
@@ -37,6 +38,8 @@ pub struct ChatTemplate {
     pub compared: bool,
     /// Why minijinja cannot compile it.
     pub unsupported: Option<String>,
+    /// Where it was read.
+    folder: PathBuf,
     source: String,
     environment: Arc<Environment<'static>>,
     special_tokens: Arc<[(String, Value)]>,
@@ -52,6 +55,10 @@ enum Failure {
     Refused(String),
     /// minijinja failed, or may differ from Python.
     Unsupported(String),
+    /// A limit stopped it. It would stop in Python too, or never.
+    Beyond(String),
+    /// By a signal.
+    Interrupted,
 }
 
 /// The message of `raise_exception`.
@@ -74,7 +81,7 @@ impl ChatTemplate {
     /// The template of the model in `folder`: `chat_template.jinja`, else `chat_template` in tokenizer_config.json.
     ///
     /// # Errors
-    /// Kind `model`: there is no template, or a file is not JSON.
+    /// Kind `model`: there is no template, or a file is not JSON. Kind `input`: the template is too large.
     pub fn open(folder: &Path) -> Result<ChatTemplate> {
         let config_path = folder.join("tokenizer_config.json");
         let config = match std::fs::read(&config_path) {
@@ -100,7 +107,10 @@ impl ChatTemplate {
             )));
         };
         let tools = file("additional_chat_templates/tool_use.jinja").or_else(|| named(TOOLS));
-        Ok(ChatTemplate::new(&main, tools.as_deref(), special_tokens(&config)))
+        if let Some(why) = too_large(&main).or_else(|| too_large(tools.as_deref()?)) {
+            return Err(beyond(folder, &why));
+        }
+        Ok(ChatTemplate { folder: folder.to_path_buf(), ..ChatTemplate::new(&main, tools.as_deref(), special_tokens(&config)) })
     }
 
     fn new(main: &str, tools: Option<&str>, special_tokens: Vec<(String, String)>) -> ChatTemplate {
@@ -109,14 +119,15 @@ impl ChatTemplate {
         let compared = tools.is_none() && COMPARED.lines().any(|known| known.starts_with(&line));
         let all = format!("{main}\0{}\0{special_tokens:?}", tools.unwrap_or_default());
         let mut environment = environment();
-        let mut added = environment.add_template_owned(NAME, without_generation(main));
+        let mut added = compile(&mut environment, NAME, without_generation(main));
         if let (Ok(()), Some(tools)) = (&added, tools) {
-            added = environment.add_template_owned(TOOLS, without_generation(tools));
+            added = compile(&mut environment, TOOLS, without_generation(tools));
         }
         ChatTemplate {
             digest: xxh3_128(all.as_bytes()),
             compared,
             unsupported: added.err().map(|cause| cause.to_string()),
+            folder: PathBuf::new(),
             source: main.to_string(),
             environment: Arc::new(environment),
             special_tokens: special_tokens.into_iter().map(|(name, text)| (name, Value::from(text))).collect(),
@@ -138,6 +149,33 @@ impl ChatTemplate {
     /// The text of the token that ends a text (`eos_token`).
     pub(crate) fn end_of_text(&self) -> Option<&str> {
         self.special_tokens.iter().find(|(name, _)| name == "eos_token").and_then(|(_, token)| token.as_str())
+    }
+
+    /// Renders `context`, within limits unless the template is `known`.
+    fn render(&self, name: &'static str, context: TemplateContext, known: bool) -> Result<String, Failure> {
+        let environment = Arc::clone(&self.environment);
+        let work = move || environment.get_template(name)?.render(Value::from_object(context));
+        match if known { Ok(work()) } else { apart(work) } {
+            Ok(rendered) => rendered.map_err(failure),
+            Err(Unended::TooLong) => Err(Failure::Beyond("does not end within a minute".into())),
+            Err(Unended::Interrupted) => Err(Failure::Interrupted),
+            Err(Unended::NoThread) => Err(Failure::Unsupported("no thread can be started to run it".into())),
+        }
+    }
+
+    /// Renders messages as JSON with further variables, to see whether a limit stops the template. Any other failure is left to
+    /// transformers.
+    ///
+    /// # Errors
+    /// Kind `input`: a limit stopped it.
+    pub(crate) fn within_limits(&self, messages: &Json, options: &[(String, Json)], prompt: bool) -> Result<()> {
+        let mut globals = self.special_tokens.to_vec();
+        globals.extend(options.iter().map(|(name, value)| (name.clone(), to_value(value))));
+        let context = TemplateContext { messages: to_value(messages), prompt, globals: Arc::new(globals) };
+        match self.render(NAME, context, false).err() {
+            Some(Failure::Beyond(why)) => Err(beyond(&self.folder, &why)),
+            _ => Ok(()),
+        }
     }
 
     /// Prepares a conversation, so that it can be rendered up to any message.
@@ -186,6 +224,8 @@ impl PreparedConversation<'_> {
         let place = place(self.index, message);
         match failure {
             Failure::Unsupported(why) => RenderError::Unsupported(why),
+            Failure::Interrupted => RenderError::Failed(signals::interrupted(None).into()),
+            Failure::Beyond(why) => RenderError::Failed(beyond(&self.template.folder, &format!("{why} (conversation {place})"))),
             // For a template that is not compared, let transformers decide.
             Failure::Refused(why) if !self.template.compared => RenderError::Unsupported(format!("it refuses conversation {place}: {why}")),
             Failure::Refused(why) => RenderError::Failed(error::input(format!(
@@ -199,12 +239,19 @@ impl PreparedConversation<'_> {
             return Err(Failure::Unsupported(why.clone()));
         }
         let context = TemplateContext { messages: Value::from(messages), prompt, globals: Arc::clone(&self.globals) };
-        let template = self.template.environment.get_template(self.name).map_err(failure)?;
-        template.render(Value::from_object(context)).map_err(failure)
+        self.template.render(self.name, context, self.template.compared)
     }
 }
 
+/// The error of a template beyond a limit.
+fn beyond(folder: &Path, why: &str) -> anyhow::Error {
+    error::input(format!("the chat template in {} {why}; use the template of the model's publisher", folder.display()))
+}
+
 fn failure(cause: Error) -> Failure {
+    if let Some(why) = exceeded(&cause) {
+        return Failure::Beyond(why);
+    }
     let mut link: Option<&dyn std::error::Error> = Some(&cause);
     while let Some(error) = link {
         if let Some(raised) = error.downcast_ref::<Raised>() {
@@ -321,6 +368,7 @@ fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("Jinja's own delimiters");
     environment.set_syntax(syntax);
+    environment.set_fuel(Some(MAX_STEPS));
     environment.set_unknown_method_callback(jinja_methods::method);
     environment.set_formatter(|output, _, value| match jinja_methods::text(value)? {
         Some(text) => Ok(output.write_str(&text)?),
