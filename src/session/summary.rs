@@ -44,7 +44,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// A new summary with the current time. Fill in the rest and call [`write_summary`].
+    /// A new summary with the current time, for a program's own steps: fill in the rest and call [`write_summary`].
     pub fn new(task: impl Into<String>, session: impl Into<String>, step: impl Into<String>) -> Summary {
         let now = now();
         Summary {

@@ -152,3 +152,20 @@ def test_pairs_of_an_embedding_are_compared(tmp_path: Path, runs: Path, cache: P
     data(reader, "token_embd.weight.lora_a")[11] *= np.float32(1.5)
     reader.data.flush()
     assert "row 11 of token_embd.weight" in failed(path, tmp_path / "adapter", runs, base_model=str(base))["bytes"]
+
+
+def test_an_answer_that_rounding_makes_longer_is_no_fault_if_the_model_s_own_is_ended() -> None:
+    from pyrust_nn.proof.answers import MAX_TOKENS, Answer, answers_layer
+
+    prompts, model = [[1, 2], [3]], [Answer([7, 8], True), Answer([9], True)]
+    longer = [Answer([7, 8], True), Answer([5] * 2 * MAX_TOKENS, False)]
+    asked: list[list[int]] = []
+
+    def ask(again: list[list[int]], ended: bool) -> list[Answer]:
+        asked.extend(again)
+        return [Answer([], ended)]
+
+    layer = answers_layer(prompts, model, longer, lambda again: ask(again, True))
+    assert layer["passed"] and asked == [[3, 9]] and (layer["ended"], layer["equal"], layer["first_difference"]) == (1, 1, [None, 0])
+    layer = answers_layer(prompts, model, longer, lambda again: ask(again, False))
+    assert not layer["passed"] and "answer 1 does not end" in layer["why"]

@@ -5,6 +5,7 @@ Equal answers prove little, because wrong rows of a matrix may change none. What
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,10 @@ class Answer:
 
     tokens: list[int]
     ended: bool
+
+
+Ask = Callable[[list[list[int]]], list[Answer]]
+"""The candidate's greedy answers to prompts, of at most twice `MAX_TOKENS`."""
 
 
 def transformers_answers(model: Any, prompts: list[list[int]], stops: set[int], max_tokens: int) -> list[Answer]:
@@ -69,10 +74,16 @@ def llama_answers(raw: list[dict[str, Any]], stops: set[int]) -> list[Answer]:
     return [Answer([token for token in one["tokens"] if token not in stops], one["ended"]) for one in raw]
 
 
-def answers_layer(wanted: list[Answer], found: list[Answer]) -> Layer:
-    """The layer."""
+def answers_layer(prompts: list[list[int]], wanted: list[Answer], found: list[Answer], ask: Ask) -> Layer:
+    """The layer. `ask` asks the candidate again where its answer does not end and the model's does.
+
+    Rounding may turn an answer into a longer one. So the candidate then continues the model's own answer, and must end that.
+    """
     first = [first_difference(ours, theirs) for ours, theirs in zip(wanted, found, strict=True)]
     endless = [index for index, (ours, theirs) in enumerate(zip(wanted, found, strict=True)) if ours.ended and not theirs.ended]
+    if endless:
+        continued = ask([prompts[index] + wanted[index].tokens for index in endless])
+        endless = [index for index, answer in zip(endless, continued, strict=True) if not answer.ended]
     measured = {
         "prompts": len(wanted),
         "ended": sum(answer.ended for answer in found),
@@ -80,7 +91,10 @@ def answers_layer(wanted: list[Answer], found: list[Answer]) -> Layer:
         "equal": sum(place is None for place in first),
         "first_difference": first,
     }
-    faults = [f"answer {index} does not end, and the model's ends after {len(wanted[index].tokens)} tokens" for index in endless]
+    faults = [
+        f"answer {index} does not end, not even after the model's {len(wanted[index].tokens)} tokens, and the model's ends there"
+        for index in endless
+    ]
     return judged(measured, faults)
 
 

@@ -18,7 +18,7 @@ MAX_KL = {
     "q5_k_m": 3e-1,
     "q5_k_s": 3e-1,
     "q5_0": 3e-1,
-    "q5_1": 3e-1,
+    "q5_1": 5e-1,
     "q4_k_m": 2e-1,
     "q4_k_s": 3e-1,
     "q4_0": 1.2,
@@ -30,8 +30,8 @@ MAX_KL = {
     "q3_k_s": 1.5,
     "q2_k": 1.5,
     "q2_k_s": 2.0,
-    "int8": 2e-2,
-    "nf4": 3e-1,
+    "int8": 1e-1,
+    "nf4": 2.4,
 }
 ROUNDED_TO_BF16 = 2e-3
 """For weights in bf16 of a model that has them more precisely: they lose up to 16 bits of 24, far more than f16 loses."""

@@ -11,7 +11,7 @@ import torch
 from pyrust_nn.models.adapter_folder import is_adapter
 from pyrust_nn.models.loading import load_model
 from pyrust_nn.models.tokenizers import shared_tokenizer, tokenizer_folder
-from pyrust_nn.proof.answers import MAX_TOKENS, answers_layer, llama_answers, transformers_answers
+from pyrust_nn.proof.answers import MAX_TOKENS, Answer, answers_layer, llama_answers, transformers_answers
 from pyrust_nn.proof.candidates import adapter_weights, folder_type, unpacked_weights
 from pyrust_nn.proof.conversations import encoder, rendered_prompt
 from pyrust_nn.proof.gates import max_kl
@@ -70,16 +70,22 @@ def gguf_layers(file: GgufFile, reference: Reference, samples: Samples, gate: fl
 
     # llama.cpp renders the file's own template and tokenizes with the file's own vocabulary.
     stops = gguf_stop_tokens(file)
-    wanted, found, answered, why = reference.conversation_tokens, None, None, "the model has no chat template"
+    wanted, found, why = reference.conversation_tokens, None, "the model has no chat template"
+    judgement = not_run(why)
+
+    def answers(prompts: list[list[int]]) -> list[Answer]:
+        said = ask(file.path, [], prompts, 2 * MAX_TOKENS)
+        return llama_answers(said.answers, reference.stop_tokens)
+
     if wanted:
         try:
             said = ask(file.path, reference.conversations, samples.prompts, 2 * MAX_TOKENS)
             found, answered = said.prompts, llama_answers(said.answers, reference.stop_tokens)
+            judgement = answers_layer(samples.prompts, reference.answers(samples.prompts, answered), answered, answers)
         except NotRun as cause:
             why = str(cause)
-    layers["prompts"] = prompts_layer(wanted, found, stops, reference, why)
-    layers["answers"] = not_run(why) if answered is None else answers_layer(reference.answers(samples.prompts, answered), answered)
-    return layers
+            judgement = not_run(why)
+    return layers | {"prompts": prompts_layer(wanted, found, stops, reference, why), "answers": judgement}
 
 
 def gguf_adapter_layers(file: GgufFile, reference: Reference, samples: Samples, gate: float | None) -> dict[str, Layer]:
@@ -116,8 +122,12 @@ def folder_layers(folder: Path, reference: Reference, samples: Samples, gate: fl
     encode = encoder(tokenizer_folder(str(folder), base), tokenizer)
     found = [rendered_prompt(tokenizer, encode, one) for one in reference.conversations] if wanted and tokenizer.chat_template else None
     layers["prompts"] = prompts_layer(wanted, found, stops, reference, "the model has no chat template")
-    answered = transformers_answers(candidate, samples.prompts, stops, 2 * MAX_TOKENS)
-    layers["answers"] = answers_layer(reference.answers(samples.prompts, answered), answered)
+
+    def answers(prompts: list[list[int]]) -> list[Answer]:
+        return transformers_answers(candidate, prompts, stops, 2 * MAX_TOKENS)
+
+    answered = answers(samples.prompts)
+    layers["answers"] = answers_layer(samples.prompts, reference.answers(samples.prompts, answered), answered, answers)
     return layers
 
 
