@@ -47,6 +47,7 @@ class Summary(TypedDict):
     result: Any
     proof: NotRequired[list[dict[str, Any]]]
     error: StepError | None
+    pipeline_run: NotRequired[str]
     started_at: str
     finished_at: str
     duration_s: float

@@ -39,4 +39,4 @@ pub use survey::collect::TurnTokens;
 pub(crate) use survey::collect::{PreviewSelection, Survey, survey};
 pub use survey::lengths::Bin;
 pub use survey::preview::Preview;
-pub(crate) use tokenizer::{tokenizer_head, vocabulary_and_merges};
+pub(crate) use tokenizer::{MAX_IDS, check_tokenizer, tokenizer_head, vocabulary_and_merges};

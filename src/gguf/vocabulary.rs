@@ -24,6 +24,13 @@ impl VocabularyTokens {
     /// Reads the tokenizer. Ids without a token get `[PAD…]`, as in llama.cpp's converter.
     pub fn read(vocabulary: &PlannedVocabulary) -> Result<VocabularyTokens> {
         let (file, size) = (&vocabulary.tokenizer, vocabulary.size);
+        if size > data::MAX_IDS {
+            return Err(error::input(format!(
+                "the model of the tokenizer {} says that it has {size} tokens; up to {} are converted: correct vocab_size in its config.json",
+                file.display(),
+                data::MAX_IDS
+            )));
+        }
         let (known, merges) = data::vocabulary_and_merges(file)?;
         let mut tokens: Vec<Option<(String, i32)>> = vec![None; size];
         let plain = known.into_iter().map(|(token, id)| (id, (token, NORMAL)));

@@ -114,6 +114,12 @@ fn tokenizer_head(py: Python<'_>, path: PathBuf) -> PyResult<Py<PyAny>> {
     to_object(py, &serde_json::to_value(head).map_err(|error| to_python(error.into()))?)
 }
 
+/// Raises InputError if the tokenizer.json at `path` has an id that no vocabulary has.
+#[pyfunction]
+fn check_tokenizer(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    py.detach(|| data::check_tokenizer(&path)).map_err(to_python)
+}
+
 #[pyfunction]
 fn tokenize(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> PyResult<(bool, Vec<Vec<u32>>)> {
     py.detach(|| data::tokenize(&folder, &texts)).map_err(to_python)
@@ -199,6 +205,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
     module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_function(wrap_pyfunction!(check_template, module)?)?;
+    module.add_function(wrap_pyfunction!(check_tokenizer, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat_by_transformers, module)?)?;
     module.add_function(wrap_pyfunction!(read_prompts, module)?)?;

@@ -17,7 +17,7 @@ use crate::params::task::Task;
 use crate::params::validate::accept;
 use crate::pipeline::execution_plan::ExecutionPlan;
 use crate::session::artifact::{names_in, without_outtype};
-use crate::session::names::new_session_id;
+use crate::session::names::{new_pipeline_run, new_session_id};
 use crate::step::request::Request;
 use crate::tasks::{TASKS, task_named};
 
@@ -147,7 +147,8 @@ impl Pipeline {
         }
         // Stored in session.json, so that an interrupted pipeline can be resumed.
         let rows: Vec<Value> = steps.iter().map(|one| json!({"task": one.task.name, "given": one.given})).collect();
-        let plan = json!({"started_at": now(), "cwd": std::env::current_dir().unwrap_or_default(), "steps": rows});
+        let plan =
+            json!({"id": new_pipeline_run(), "started_at": now(), "cwd": std::env::current_dir().unwrap_or_default(), "steps": rows});
         for one in &mut steps {
             one.plan = Some(plan.clone());
         }

@@ -82,7 +82,7 @@ impl RemainingSteps<'_> {
         if let Some(request) = self.unfinished(step)? {
             return Ok(request);
         }
-        if self.succeeded_since(step, "") {
+        if self.succeeded_in(step, &Value::Null) {
             return Err(error::usage(format!("step {step} of session {} has succeeded, so there is nothing to resume", self.session)));
         }
         let reason = match error::did_you_mean(step, known.iter().copied()) {
@@ -95,7 +95,6 @@ impl RemainingSteps<'_> {
 
     /// The steps of the pipeline that have not succeeded since it was started.
     fn planned(&self) -> Result<Vec<Request>> {
-        let since = self.plan["started_at"].as_str().unwrap_or_default();
         let mut requests = Vec::new();
         for row in self.plan["steps"].as_array().into_iter().flatten() {
             let task = task_named(row["task"].as_str().unwrap_or_default())?;
@@ -103,7 +102,7 @@ impl RemainingSteps<'_> {
             let cwd = Path::new(self.plan["cwd"].as_str().unwrap_or_default());
             let planned = self.request(task, given, cwd);
             let name = planned.step().to_string();
-            if self.succeeded_since(&name, since) {
+            if self.succeeded_in(&name, self.plan) {
                 continue;
             }
             match self.unfinished(&name)? {
@@ -197,7 +196,13 @@ impl RemainingSteps<'_> {
         }
     }
 
-    fn succeeded_since(&self, step: &str, since: &str) -> bool {
-        matches!(Summary::read(&self.folder.join(step)), Ok(Some(one)) if one.status == Status::Success && one.started_at.as_str() >= since)
+    /// Whether a step has succeeded in a run of the pipeline, or ever if there is none. A session of an earlier build has no ids, so its times
+    /// decide.
+    fn succeeded_in(&self, step: &str, plan: &Value) -> bool {
+        let in_run = |one: &Summary| match (plan["id"].as_str(), plan["started_at"].as_str()) {
+            (Some(id), _) => one.pipeline_run.as_deref() == Some(id),
+            (None, since) => one.started_at.as_str() >= since.unwrap_or_default(),
+        };
+        matches!(Summary::read(&self.folder.join(step)), Ok(Some(one)) if one.status == Status::Success && in_run(&one))
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod artifact;
 mod details;
+pub(crate) mod folder_identity;
 pub(crate) mod lock;
 pub(crate) mod names;
 pub(crate) mod process;

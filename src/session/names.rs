@@ -42,3 +42,10 @@ pub fn runs_dir(given: Option<&Path>) -> PathBuf {
         .or_else(|| std::env::var_os("PYRUST_NN_RUNS").filter(|value| !value.is_empty()).map(PathBuf::from))
         .unwrap_or_else(|| PathBuf::from("runs"))
 }
+
+/// An id of one run of a pipeline. It is random, because a clock may be set back.
+pub(crate) fn new_pipeline_run() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let random = || RandomState::new().hash_one(std::process::id());
+    format!("{:016x}{:016x}", random(), random())
+}

@@ -10,6 +10,7 @@ use crate::base::clock::now;
 use crate::base::error::Kind;
 use crate::base::files::LockFile;
 use crate::base::{error, files};
+use crate::session::folder_identity::FolderIdentity;
 use crate::session::lock::{host, lock};
 use crate::session::names::check_name;
 
@@ -20,6 +21,7 @@ pub struct Session {
     /// `runs/<id>`, absolute.
     pub folder: PathBuf,
     record: Map<String, Value>,
+    place: FolderIdentity,
     /// Held until the session is dropped. The system releases it if the process dies.
     lock: LockFile,
 }
@@ -49,7 +51,18 @@ impl Session {
                 "platform": platform(), "python": null, "packages": {}, "gpu": null, "seeds": {}, "sha256": {}, "invocations": []});
             record.as_object().cloned().unwrap_or_default()
         });
-        Ok(Session { id: id.to_string(), folder, record, lock })
+        let place = FolderIdentity::of(&folder)?;
+        Ok(Session { id: id.to_string(), folder, record, place, lock })
+    }
+
+    /// The folder, to see whether it is still the same.
+    pub(crate) fn place(&self) -> FolderIdentity {
+        self.place.clone()
+    }
+
+    /// The run of the pipeline that was noted last.
+    pub(crate) fn pipeline_run(&self) -> Option<String> {
+        Some(self.record.get("plan")?["id"].as_str()?.to_string())
     }
 
     pub fn log_path(&self) -> PathBuf {
@@ -88,6 +101,7 @@ impl Session {
     }
 
     fn save(&self) -> Result<()> {
+        self.place.check()?;
         files::write_json(&self.folder.join("session.json"), &self.record)
     }
 }

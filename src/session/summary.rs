@@ -37,6 +37,9 @@ pub struct Summary {
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub proof: Value,
     pub error: Option<Error>,
+    /// The run of the session's pipeline that the step belongs to, so that a clock that is set back hides no success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline_run: Option<String>,
     /// RFC 3339, UTC.
     pub started_at: String,
     pub finished_at: String,
@@ -58,6 +61,7 @@ impl Summary {
             result: Value::Null,
             proof: Value::Null,
             error: None,
+            pipeline_run: None,
             started_at: now.clone(),
             finished_at: now,
             duration_s: 0.0,

@@ -11,6 +11,7 @@ use crate::base::progress::{Progress, Update};
 use crate::base::{files, progress, signals};
 use crate::dataset::StepDatasets;
 use crate::python::script_host::ScriptHost;
+use crate::session::folder_identity::FolderIdentity;
 use crate::step::checkpoints;
 use crate::step::inputs::InputsRecorder;
 
@@ -19,26 +20,36 @@ pub(crate) struct StepHost {
     progress: Mutex<Progress>,
     recorder: Arc<InputsRecorder>,
     datasets: StepDatasets,
+    session: FolderIdentity,
 }
 
 impl StepHost {
-    pub(crate) fn new(step: &str, folder: &Path, recorder: Arc<InputsRecorder>, datasets: StepDatasets) -> StepHost {
-        StepHost { metrics: folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(step)), recorder, datasets }
+    pub(crate) fn new(
+        step: &str,
+        folder: &Path,
+        session: FolderIdentity,
+        recorder: Arc<InputsRecorder>,
+        datasets: StepDatasets,
+    ) -> StepHost {
+        StepHost { metrics: folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(step)), recorder, datasets, session }
     }
 }
 
 impl ScriptHost for StepHost {
     /// Also checks for Ctrl-C, because Python raises KeyboardInterrupt only on its main thread.
     fn progress(&self, done: u64, total: u64, text: &str) -> Result<()> {
+        self.session.check()?;
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).report(Update { done, total, text });
         signals::check()
     }
 
     fn metric(&self, line: &str) -> Result<()> {
+        self.session.check()?;
         files::append_line(&self.metrics, line).and_then(|()| signals::check())
     }
 
     fn depends_on(&self, name: &str, path: &Path) -> Result<()> {
+        self.session.check()?;
         self.recorder.add(name, &[path.to_path_buf()])
     }
 
@@ -47,6 +58,7 @@ impl ScriptHost for StepHost {
     }
 
     fn publish_checkpoint(&self, made: &Path, target: &Path) -> Result<()> {
+        self.session.check()?;
         self.recorder.copy_to(made)?;
         files::sync(&self.metrics)?;
         checkpoints::publish(made, target)

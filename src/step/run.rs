@@ -74,6 +74,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     if let Some(plan) = &request.plan {
         session.note("plan", secrets::redacted_value(plan));
     }
+    summary.pipeline_run = session.pipeline_run();
     session.begin(&summary.task, &summary.step, &argv)?;
     let result = step_folder.enter().and_then(|()| {
         let verb = if request.resume { "resumes" } else { "starts" };
@@ -97,7 +98,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         failure!("step {} failed ({}): {}{causes}", summary.step, error.kind.name(), error.message);
         summary.error = Some(error);
     }
-    let written = step_folder.commit(&session.folder, summary);
+    let written = session.place().check().and_then(|()| step_folder.commit(&session.folder, summary));
     match &written {
         // The outputs may be complete, but without a summary the step has not succeeded.
         Err(error) if result.is_ok() => {
@@ -164,7 +165,7 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
         from_text: request.interface == Interface::Cli,
         user_script: task.script.is_none(),
         params: &for_script,
-        host: Arc::new(StepHost::new(&summary.step, &step_folder.working, Arc::clone(&recorder), datasets)),
+        host: Arc::new(StepHost::new(&summary.step, &step_folder.working, session.place(), Arc::clone(&recorder), datasets)),
         checkpoint: checkpoint.as_deref(),
     });
     let mut answer = answer.inspect_err(|_| recorder.cancel())?;

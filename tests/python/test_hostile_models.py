@@ -88,3 +88,54 @@ def test_ctrl_c_ends_a_rendering(model: Path, binary: Path, tmp_path: Path, data
     wait_for(tmp_path / "runs/s/session.json")
     process.send_signal(signal.SIGINT)
     assert process.wait(600) == 130
+
+
+@pytest.mark.parametrize("place", ["vocabulary", "added tokens"])
+@pytest.mark.parametrize("number", [99_999_999, 2**32 - 1])
+def test_an_enormous_token_id_is_refused_before_memory_is_taken(number: int, place: str, model: Path, cli: Cli, data_json: str) -> None:
+    content = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    if place == "vocabulary":
+        content["model"]["vocab"]["zzz"] = number
+    else:
+        content["added_tokens"].append(content["added_tokens"][0] | {"id": number, "content": "<|zzz|>"})
+    (model / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    done = cli("prepare", data_json, "--model", model, "--json", preexec_fn=limited)
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["kind"]) == (2, "input") and str(number) in error["message"]
+    words = ["--model", model, "--session"]
+    assert_refused(cli("finetune-lora", "--dataset-path", data_json, *words, "a", "--json", preexec_fn=limited), str(number))
+    assert_refused(cli("inference", "--prompt", "hi", *words, "b", "--json", preexec_fn=limited), str(number))
+    assert_refused(cli("convert-model-to-gguf", *words, "c", "--json", preexec_fn=limited), str(number))
+    with pytest.raises(pyrust_nn.InputError, match=str(number)):
+        pyrust_nn.prepare_dataset(str(model), dataset_path=data_json)
+
+
+def test_an_enormous_vocab_size_is_refused(model: Path, cli: Cli) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 10**12}))
+    done = cli("convert-model-to-gguf", "--model", model, "--session", "s", "--json", preexec_fn=limited)
+    assert done.returncode in (1, 2), done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] in ("model", "input") and "vocab_size" in error["message"] and "panicked" not in done.stderr
+
+
+V: dict[str, int] = {"a": 0, "é": 51, "aé": 50}
+PANICS = {
+    # Each panics in the tokenizers library; the second and the third end the process, so no panic could be caught.
+    "a broken normalizer": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+    "a prefix within a character": {"model": {"type": "BPE", "vocab": V, "continuing_subword_prefix": "x", "merges": ["a é"]}},
+    "a padding without end": {"padding": {"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                                          "pad_type_id": 0, "pad_token": "a"}},
+    "chunks of no length": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PANICS)
+def test_a_panic_of_the_tokenizers_library_is_an_error(name: str, model: Path, cli: Cli, data_json: str) -> None:
+    content = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    (model / "tokenizer.json").write_text(json.dumps(content | PANICS[name]), encoding="utf-8")
+    done = cli("prepare", data_json, "--model", model, "--json", preexec_fn=limited)
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["kind"]) == (2, "input") and "tokenizer" in error["message"], done.stderr
+    with pytest.raises(pyrust_nn.InputError):
+        pyrust_nn.prepare_dataset(str(model), dataset_path=data_json)

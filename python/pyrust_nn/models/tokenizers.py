@@ -78,10 +78,17 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     check_tokenizer(folder)
+    _core.check_tokenizer(folder / "tokenizer.json")
     try:
         # trust_remote_code is never given, so a tokenizer that comes as code cannot be used.
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as cause:
+    except BaseException as cause:
+        if type(cause).__name__ == "PanicException":  # of the tokenizers library; it is no Exception
+            raise InputError(
+                f"the tokenizers library fails on the tokenizer in {folder}: {first_line(cause)}; use the model's own"
+            ) from cause
+        if not isinstance(cause, Exception):
+            raise
         raise ModelError(
             f"the tokenizer in {folder} cannot be loaded: {first_line(cause)}; "
             "a model's folder needs tokenizer.json and tokenizer_config.json"

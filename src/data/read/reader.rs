@@ -19,7 +19,7 @@ use crate::data::parse::{diagnostic, fast};
 use crate::data::read::files::unreadable;
 use crate::data::read::problem::{Problem, Problems, SHOWN};
 use crate::data::read::source;
-use crate::data::read::splitter::{FramingError, SIZE_LIMITS, SizeLimits, Splitter};
+use crate::data::read::splitter::{FramingError, SizeLimits, Splitter, size_limits};
 use crate::data::read::table::TableError;
 
 type ByteStream = Box<dyn Read + Send>;
@@ -75,7 +75,7 @@ impl Reader {
     /// # Errors
     /// Kind `input` if a file does not exist.
     pub fn open(files: Vec<PathBuf>, layout: &Layout) -> Result<Reader> {
-        Reader::with_sizes(files, layout, SIZE_LIMITS)
+        Reader::with_sizes(files, layout, size_limits())
     }
 
     pub(crate) fn with_sizes(files: Vec<PathBuf>, layout: &Layout, sizes: SizeLimits) -> Result<Reader> {

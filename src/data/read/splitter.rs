@@ -25,11 +25,20 @@ pub(crate) struct SizeLimits {
     /// An item that has reached this size without an end is checked by a parser, and again at each doubling, so that a broken item does
     /// not consume the whole file.
     pub suspicious: usize,
-    /// Maximum size of an item.
+    /// Maximum size of an item. Reading one takes several times as much memory.
     pub item: usize,
 }
 
-pub(crate) const SIZE_LIMITS: SizeLimits = SizeLimits { block: 256 << 10, suspicious: 4 << 20, item: 1 << 30 };
+pub(crate) const SIZE_LIMITS: SizeLimits = SizeLimits { block: 256 << 10, suspicious: 4 << 20, item: 64 << 20 };
+
+/// The environment variable that changes the maximum size of an item.
+const MAX_RECORD: &str = "PYRUST_NN_MAX_RECORD_BYTES";
+
+/// The limits, with the maximum size of an item that the environment sets.
+pub(crate) fn size_limits() -> SizeLimits {
+    let given = std::env::var(MAX_RECORD).ok().and_then(|text| text.parse().ok());
+    SizeLimits { item: given.unwrap_or(SIZE_LIMITS.item), ..SIZE_LIMITS }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SplitState {
@@ -347,7 +356,10 @@ impl Splitter {
         let size = bytes.len() - open.start;
         if size > self.sizes.item {
             let (at, limit) = (open.start, self.sizes.item);
-            self.add_error(at, format!("the conversation is larger than {limit} bytes, or its end is missing; split it or remove it"));
+            self.add_error(
+                at,
+                format!("the conversation is larger than {limit} bytes, or its end is missing; split it or remove it, or set {MAX_RECORD}"),
+            );
             self.open = None;
             self.at = bytes.len();
             self.state = SplitState::Done;

@@ -7,10 +7,13 @@ use std::fmt;
 use std::io;
 use std::io::{Cursor, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
 
 use crate::data::parse::item_keys::TRAIN_NAMES;
+use crate::data::read::splitter::size_limits;
 
 /// What is wrong with a table, as words that follow the file's name.
 #[derive(Debug)]
@@ -45,8 +48,11 @@ pub(crate) fn open(mut text: Box<dyn Read + Send>) -> io::Result<(Box<dyn Read +
     if is_json {
         return Ok((text, false));
     }
-    let reader = ReaderBuilder::new().delimiter(separator).flexible(true).has_headers(false).from_reader(text);
-    Ok((Box::new(TableText { reader, header: Vec::new(), record: StringRecord::new(), line: 1, out: Vec::new(), at: 0 }), true))
+    let taken = Arc::new(AtomicUsize::new(0));
+    let text = RecordLimit { text, taken: Arc::clone(&taken), limit: size_limits().item };
+    let reader =
+        ReaderBuilder::new().delimiter(separator).flexible(true).has_headers(false).from_reader(Box::new(text) as Box<dyn Read + Send>);
+    Ok((Box::new(TableText { reader, header: Vec::new(), record: StringRecord::new(), line: 1, out: Vec::new(), at: 0, taken }), true))
 }
 
 /// The separator that the header has most often outside quotes.
@@ -73,6 +79,28 @@ struct TableText {
     line: u64,
     out: Vec<u8>,
     at: usize,
+    /// Bytes read since the last record.
+    taken: Arc<AtomicUsize>,
+}
+
+/// Ends a record that grows without end, such as one with a quote that is never closed.
+struct RecordLimit {
+    text: Box<dyn Read + Send>,
+    taken: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+impl Read for RecordLimit {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.text.read(into)?;
+        let limit = self.limit;
+        if self.taken.fetch_add(count, Ordering::Relaxed) > limit {
+            return Err(broken(format!(
+                "has a record of more than {limit} bytes, or a quote without an end; split it or remove it, or set PYRUST_NN_MAX_RECORD_BYTES"
+            )));
+        }
+        Ok(count)
+    }
 }
 
 fn broken(text: String) -> io::Error {
@@ -82,6 +110,7 @@ fn broken(text: String) -> io::Error {
 impl TableText {
     /// Reads the next record. Returns false at the end.
     fn next(&mut self) -> io::Result<bool> {
+        self.taken.store(0, Ordering::Relaxed);
         match self.reader.read_record(&mut self.record) {
             Ok(more) => Ok(more),
             Err(cause) => Err(match cause.into_kind() {

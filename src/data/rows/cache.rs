@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::base::{cache, files, signals};
@@ -42,7 +43,7 @@ pub struct Prepared {
     pub warnings: Vec<String>,
 }
 
-/// `report.json`.
+/// `report.json`, which also has its own checksum.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CacheReport {
     pub counts: Counts,
@@ -58,6 +59,30 @@ pub(crate) struct CacheReport {
     pub warnings: Vec<String>,
 }
 
+impl CacheReport {
+    /// Reads the report of an entry; `None` if it is missing or its checksum is another.
+    fn read(folder: &Path) -> Option<CacheReport> {
+        let mut fields: Map<String, Value> = serde_json::from_slice(&std::fs::read(folder.join(REPORT)).ok()?).ok()?;
+        let known = fields.shift_remove(CHECKSUM)?;
+        (known == checksum(&fields)).then(|| serde_json::from_value(fields.into()).ok()).flatten()
+    }
+
+    fn write(&self, folder: &Path) -> Result<()> {
+        let Value::Object(mut fields) = serde_json::to_value(self)? else { unreachable!("a struct is an object") };
+        let sum = checksum(&fields);
+        fields.insert(CHECKSUM.into(), sum.into());
+        files::write_json(&folder.join(REPORT), &fields)
+    }
+}
+
+/// Hash (xxh3) of the fields in their order.
+fn checksum(fields: &Map<String, Value>) -> String {
+    let text = serde_json::to_string(fields).unwrap_or_default();
+    format!("{:032x}", xxh3_128(text.as_bytes()))
+}
+
+const REPORT: &str = "report.json";
+const CHECKSUM: &str = "xxh3";
 pub(crate) const TRAIN: &str = "train.arrow";
 pub(crate) const EVAL: &str = "eval.arrow";
 
@@ -82,7 +107,7 @@ impl CacheEntry {
         if !cache::hold(&self.folder) {
             return None;
         }
-        let report: CacheReport = serde_json::from_slice(&std::fs::read(self.folder.join("report.json")).ok()?).ok()?;
+        let report = CacheReport::read(&self.folder)?;
         let complete = is_complete(&self.folder.join(TRAIN), &report.train)
             && report.eval.as_ref().is_none_or(|eval| is_complete(&self.folder.join(EVAL), eval));
         complete.then(|| (self.prepared(&report, true), report.unchecked))
@@ -111,7 +136,7 @@ impl CacheEntry {
         let (partial, lock) = self.create_partial().with_context(cannot)?;
         let prepared = (|| -> Result<Prepared> {
             let report = work(&partial)?;
-            files::write_json(&partial.join("report.json"), &report)?;
+            report.write(&partial)?;
             self.publish(&partial, report.unchecked)?;
             Ok(self.prepared(&report, false))
         })();

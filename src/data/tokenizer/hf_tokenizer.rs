@@ -1,6 +1,7 @@
 //! The `tokenizers` library: the reference for the fast tokenizer (see [`crate::data::tokenizer::subset_tokenizer`]), and its replacement for
-//! other tokenizers.
+//! other tokenizers. Its panics become errors here, the only place where it is entered.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,7 +30,7 @@ impl HfTokenizer {
     }
 
     fn read(path: &Path) -> Result<HfTokenizer> {
-        let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(|cause| {
+        let tokenizer = caught(|| tokenizers::Tokenizer::from_file(path))?.map_err(|cause| {
             error::model(format!("the tokenizer {} cannot be loaded: {cause}; copy or download it again", path.display()))
         })?;
         Ok(HfTokenizer::new(tokenizer))
@@ -37,8 +38,8 @@ impl HfTokenizer {
 
     /// Creates a tokenizer from the content of a tokenizer.json.
     pub(crate) fn of_json(json: &[u8]) -> Result<HfTokenizer> {
-        let tokenizer =
-            tokenizers::Tokenizer::from_bytes(json).map_err(|cause| error::model(format!("the tokenizer cannot be loaded: {cause}")))?;
+        let tokenizer = caught(|| tokenizers::Tokenizer::from_bytes(json))?
+            .map_err(|cause| error::model(format!("the tokenizer cannot be loaded: {cause}")))?;
         Ok(HfTokenizer::new(tokenizer))
     }
 
@@ -49,14 +50,14 @@ impl HfTokenizer {
 
     /// Appends the ids of a text. The text of special tokens is encoded as plain text.
     pub fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        let encoding = self.0.encode_fast(text, false).map_err(|cause| cannot_encode(&*cause))?;
+        let encoding = caught(|| self.0.encode_fast(text, false))?.map_err(|cause| cannot_encode(&*cause))?;
         ids.extend(encoding.get_ids());
         Ok(())
     }
 
     /// A number that is larger than all ids.
     pub(crate) fn size(&self) -> u32 {
-        self.0.get_vocab(true).into_values().max().map_or(0, |last| last + 1)
+        self.0.get_vocab(true).into_values().max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// The bytes of a token; if the vocabulary is not byte-level, its string in the library.
@@ -67,11 +68,22 @@ impl HfTokenizer {
 
     /// The number of bytes of the text that each token covers.
     pub(crate) fn lengths(&self, text: &str) -> Result<Vec<usize>> {
-        let encoding = self.0.encode(text, false).map_err(|cause| cannot_encode(&*cause))?;
+        let encoding = caught(|| self.0.encode(text, false))?.map_err(|cause| cannot_encode(&*cause))?;
         // Some tokenizers report a token without its whitespace, so a token starts where the previous one ended.
         let mut end = 0;
         Ok(encoding.get_offsets().iter().map(|(_, this)| this - std::mem::replace(&mut end, *this)).collect())
     }
+}
+
+/// The result of the library, or an error if it panicked.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        error::input(format!(
+            "the tokenizers library fails on this tokenizer.json: {}; use the model's own tokenizer",
+            text.unwrap_or("it panicked")
+        ))
+    })
 }
 
 fn cannot_encode(cause: &(dyn std::error::Error + Send + Sync)) -> anyhow::Error {

@@ -14,8 +14,10 @@ mod bpe;
 mod bpe_vocabulary;
 mod byte_classes;
 mod hf_tokenizer;
+mod merge;
 mod pretokenize;
 mod subset_tokenizer;
+mod token_ids;
 mod tokenizer_file;
 mod word_cache;
 
@@ -35,6 +37,7 @@ use tokenizer_file::MatchRules;
 use tokenizer_file::TokenizerFile;
 
 pub use subset_tokenizer::SubsetTokenizer;
+pub(crate) use token_ids::{MAX_IDS, check_tokenizer};
 pub(crate) use tokenizer_file::{tokenizer_head, vocabulary_and_merges};
 pub use word_cache::WordCache;
 

@@ -19,7 +19,7 @@ use crate::base::threads;
 use crate::data::parse::json::JsonString;
 use crate::data::tokenizer::bpe_vocabulary::ByteSpelling;
 use crate::data::tokenizer::hf_tokenizer::HfTokenizer;
-use crate::data::tokenizer::tokenizer_file::Merge;
+use crate::data::tokenizer::merge::Merge;
 
 /// A tokenizer that a background thread builds: the thread reads tokenizer.json and waits for the texts.
 #[derive(Debug)]

@@ -1,21 +1,19 @@
 //! Reads the parts of a `tokenizer.json` that are needed here. (Format: the `tokenizers` library, `Tokenizer::save`.)
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::base::error;
-use crate::data::parse::json::JsonString;
 use crate::data::tokenizer::bpe_vocabulary::ParsedBpe;
+use crate::data::tokenizer::merge::Merge;
 use crate::data::tokenizer::pretokenize::Pattern;
+use crate::data::tokenizer::token_ids;
 
 /// A tokenizer.json whose vocabulary has not been parsed yet.
 #[derive(Debug)]
@@ -24,6 +22,7 @@ pub(crate) struct TokenizerFile {
     pub digest: u128,
     pub added: Vec<AddedToken>,
     shown: String,
+    path: PathBuf,
 }
 
 /// An added token, which is matched in text before pre-tokenization.
@@ -81,51 +80,6 @@ struct BpeModel<'a> {
     merges: Vec<Merge<'a>>,
 }
 
-/// `["a", "b"]`, or in older files `"a b"`.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub(crate) enum Merge<'a> {
-    Pair(JsonString<'a>, JsonString<'a>),
-    Line(JsonString<'a>),
-}
-
-impl Merge<'_> {
-    /// The two tokens of a merge; `None` for a line with only one.
-    pub(crate) fn parts(&self) -> Option<(&str, &str)> {
-        match self {
-            Merge::Pair(left, right) => Some((&left.0, &right.0)),
-            Merge::Line(line) => line.0.split_once(' '),
-        }
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct MergeVisitor;
-        impl<'de> Visitor<'de> for MergeVisitor {
-            type Value = Merge<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a pair of tokens")
-            }
-            fn visit_borrowed_str<E: Error>(self, line: &'de str) -> Result<Merge<'de>, E> {
-                Ok(Merge::Line(JsonString(Cow::Borrowed(line))))
-            }
-            fn visit_str<E: Error>(self, line: &str) -> Result<Merge<'de>, E> {
-                Ok(Merge::Line(JsonString(Cow::Owned(line.into()))))
-            }
-            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Merge<'de>, S::Error> {
-                let mut next = || seq.next_element()?.ok_or_else(|| Error::custom("a merge has two parts"));
-                let (left, right) = (next()?, next()?);
-                if seq.next_element::<IgnoredAny>()?.is_some() {
-                    return Err(Error::custom("a merge has two parts"));
-                }
-                Ok(Merge::Pair(left, right))
-            }
-        }
-        from.deserialize_any(MergeVisitor)
-    }
-}
-
 /// The parts of a `tokenizer.json` other than the vocabulary. The rest is only checked to be valid JSON.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct TokenizerHead {
@@ -142,7 +96,9 @@ pub(crate) struct TokenizerHead {
 /// # Errors
 /// Kind `model`: the file cannot be read or is broken.
 pub(crate) fn tokenizer_head(path: &Path) -> Result<TokenizerHead> {
-    serde_json::from_str(&read(path)?).map_err(|cause| broken(&path.display().to_string(), &cause))
+    let text = read(path)?;
+    token_ids::check_text(path, &text)?;
+    serde_json::from_str(&text).map_err(|cause| broken(&path.display().to_string(), &cause))
 }
 
 /// Pairs of tokens, by rank.
@@ -154,6 +110,7 @@ pub(crate) type MergeList = Vec<(String, String)>;
 /// Kind `model`: the file cannot be read, is broken, or has no such vocabulary.
 pub(crate) fn vocabulary_and_merges(path: &Path) -> Result<(HashMap<String, u32>, MergeList)> {
     let text = read(path)?;
+    token_ids::check_text(path, &text)?;
     let body: TokenizerJson = serde_json::from_str(&text).map_err(|cause| broken(&path.display().to_string(), &cause))?;
     let parts = |merge: &Merge| {
         let (left, right) =
@@ -178,11 +135,13 @@ impl TokenizerFile {
             Some(added) => added,
             None => serde_json::from_str::<AddedTokensJson>(&text).map_err(|cause| broken(&shown, &cause))?.added_tokens,
         };
-        Ok(TokenizerFile { text, digest, added, shown })
+        token_ids::check(path, added.iter().map(|token| u64::from(token.id)))?;
+        Ok(TokenizerFile { text, digest, added, shown, path: path.to_path_buf() })
     }
 
     /// The vocabulary of a byte-level BPE as in Qwen; `None` for any other tokenizer.
     pub(crate) fn parse(&self) -> Result<Option<ParsedBpe>> {
+        token_ids::check_text(&self.path, &self.text)?;
         // The `model` of another tokenizer type may have another form, which is not an error.
         let Ok(body) = serde_json::from_str::<TokenizerJson>(&self.text) else {
             serde_json::from_str::<AddedTokensJson>(&self.text).map_err(|cause| broken(&self.shown, &cause))?;
