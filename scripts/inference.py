@@ -7,14 +7,11 @@ answered, so that an interrupted step keeps its answers.
 
 import time
 
-from pyrust_nn import UsageError
+from pyrust_nn.answering import answering_model
 from pyrust_nn.chat.prompts import read_prompts
 from pyrust_nn.chat.sampling import Sampling
 from pyrust_nn.chat.streaming import AnswersInOrder
 from pyrust_nn.files import open_json_lines
-
-PARALLEL = 8
-"""Prompts that llama.cpp answers at once if `parallel` is unset."""
 
 
 def run(params, session):
@@ -50,29 +47,3 @@ def run(params, session):
         "params": resolved,
         "result": answers,
     }
-
-
-def answering_model(params, prompts):
-    """What answers this many prompts: llama.cpp or transformers, which is imported for folders only, because that takes seconds."""
-    if params.model.endswith(".gguf"):
-        refuse(params, "a folder, and the model is a GGUF file", "base_model", dtype="auto")
-        from pyrust_nn.llama.model import LlamaModel, paired
-
-        return LlamaModel(
-            params.model,
-            paired(params.adapter, params.adapter_scale),
-            device=params.device,
-            parallel=min(params.parallel or PARALLEL, prompts),
-            answer_tokens=params.max_new_tokens,
-        )
-    refuse(params, "a GGUF file, and the model is a folder", "adapter", "adapter_scale", "parallel")
-    from pyrust_nn.chat.folder_model import FolderModel
-
-    return FolderModel(params.model, params.base_model, params.device, params.dtype)
-
-
-def refuse(params, needs, *unset, **defaults):
-    """Raise UsageError if one of these parameters has another value than its default."""
-    for name, default in {**dict.fromkeys(unset), **defaults}.items():
-        if getattr(params, name) != default:
-            raise UsageError(f"{name} is for {needs}; leave it out")

@@ -5,8 +5,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::commands::{
-    CacheArgs, CompletionsArgs, DatasetArgs, DoctorArgs, InitArgs, ManArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs, StatusArgs,
-    TaskArgs, pipeline_file,
+    CacheArgs, ChatArgs, CompletionsArgs, DatasetArgs, DoctorArgs, InitArgs, ManArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs,
+    StatusArgs, TaskArgs, pipeline_file,
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Init(InitArgs),
     #[command(flatten)]
     Task(TaskArgs),
+    #[command(flatten)]
+    Chat(ChatArgs),
     Resume(ResumeArgs),
     Status(StatusArgs),
     #[command(flatten)]

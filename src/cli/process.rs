@@ -98,6 +98,7 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
     match command {
         Command::Run(run) => run.run(global),
         Command::Task(task) => Ok(task.run(global)),
+        Command::Chat(chat) => chat.run(global),
         Command::Resume(resume) => resume.run(global),
         Command::Status(status) => status.run(global),
         Command::Dataset(command) => command.run(global),

@@ -1,6 +1,7 @@
 //! Rust calls Python: environment, interpreter, scripts, exceptions and values. This part knows no sessions and steps; scripts report to a
 //! [`script_host::ScriptHost`]. Only this part and `native/` import PyO3.
 
+pub(crate) mod chat_model;
 pub(crate) mod convert;
 pub(crate) mod environment;
 pub(crate) mod exceptions;
@@ -13,6 +14,7 @@ pub(crate) mod transformers;
 
 pub use pyo3;
 
+pub(crate) use chat_model::{ChatAnswer, ChatModel};
 pub(crate) use exceptions::from_python;
 pub(crate) use interpreter::{
     EnvironmentChoice, check_signals, deny_network, finish, host_prefix, note_signals, started, use_environment, with_python,

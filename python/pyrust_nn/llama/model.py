@@ -19,6 +19,8 @@ from pyrust_nn.types import Conversation
 
 TEMPLATE_TOKENS = 512
 """A guess of what a template adds to a prompt. If a prompt has more, llama.cpp is started again with more room."""
+CONVERSATION_POSITIONS = 4096
+"""The least room of a conversation."""
 WATCH_SECONDS = 0.05
 """How often `stopped` is asked while no text comes."""
 
@@ -33,13 +35,13 @@ class LlamaModel:
         *,
         device: str = "auto",
         parallel: int = 1,
-        context: int | None = None,
         answer_tokens: int = 0,
-        cache_prompt: bool = False,
+        conversation: bool = False,
     ) -> None:
-        """`context`: positions of each prompt with its answer; if None, as many as the prompts need with `answer_tokens` more.
+        """There is room for the prompts, each with `answer_tokens` more.
 
-        With `cache_prompt` a prompt that continues an earlier one is faster, and its answer may differ in the last bits.
+        `conversation`: each prompt continues the one before, of which llama.cpp keeps what it computed. That is faster, and an answer may
+        differ in the last bits from that of the prompt alone.
 
         Raises ModelError or InputError if a file cannot be used.
         """
@@ -49,9 +51,9 @@ class LlamaModel:
             check_adapter(adapter, self._file)
             if not math.isfinite(scale):
                 raise InputError(f"the scale of adapter {adapter} is {scale}; give a number")
-        self._adapters, self._device, self._cache_prompt = list(adapters), device, cache_prompt
+        self._adapters, self._device, self._conversation = list(adapters), device, conversation
         self._parallel = max(1, min(parallel, MOST_PARALLEL))
-        self._context, self._answer_tokens = context, answer_tokens
+        self._answer_tokens = answer_tokens
         self._engine: Engine | None = None
 
     def __enter__(self) -> LlamaModel:
@@ -71,7 +73,7 @@ class LlamaModel:
     @property
     def positions(self) -> int:
         """The most tokens that prompt and answer may have together."""
-        return self._file.positions if self._context is None else min(self._context, self._file.positions)
+        return self._file.positions
 
     def resolved(self) -> dict[str, Any]:
         """What computed, and how many prompts at once."""
@@ -80,6 +82,8 @@ class LlamaModel:
     def _running(self, context: int) -> Engine:
         """llama.cpp with at least this many positions a prompt."""
         if self._engine is None or self._engine.settings.context < context:
+            if self._conversation:  # it will grow
+                context = min(max(2 * context, CONVERSATION_POSITIONS), self.positions)
             self.close()
             self._engine = Engine(EngineSettings(str(self._file.path), context, self._parallel, self._adapters, self._device))
         return self._engine
@@ -89,12 +93,9 @@ class LlamaModel:
 
         Raises InputError if the template refuses one, or if one leaves no room for an answer.
         """
-        if self._context is not None:
-            guess = self.positions
-        else:
-            # A token has at least a byte, and seldom less than three of a long text.
-            sizes = [sum(len(str(message.get("content") or "").encode()) for message in one["messages"]) for one in conversations]
-            guess = min(max(size if size < 4096 else size // 2 for size in sizes) + TEMPLATE_TOKENS + self._answer_tokens, self.positions)
+        # A token has at least a byte, and seldom less than three of a long text.
+        sizes = [sum(len(str(message.get("content") or "").encode()) for message in one["messages"]) for one in conversations]
+        guess = min(max(size if size < 4096 else size // 2 for size in sizes) + TEMPLATE_TOKENS + self._answer_tokens, self.positions)
         engine = self._running(guess)
         prompts = [self._encode(engine, index, one, template_kwargs or {}) for index, one in enumerate(conversations)]
         for index, prompt in enumerate(prompts):
@@ -147,7 +148,7 @@ class LlamaModel:
         """
         room = min(sampling.max_new_tokens, self.positions - len(prompt))
         engine = self._running(len(prompt) + room)
-        body = {"prompt": prompt, "n_predict": room, "cache_prompt": self._cache_prompt, **self._settings(sampling)}
+        body = {"prompt": prompt, "n_predict": room, "cache_prompt": self._conversation, **self._settings(sampling)}
         started = time.perf_counter()
         text, tokens = "", 0
         for _ in range(3):

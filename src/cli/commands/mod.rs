@@ -1,6 +1,7 @@
 //! The commands, one file each: arguments and implementation. Each `run` returns the exit code.
 
 mod cache;
+mod chat;
 mod check;
 mod completions;
 mod dataset;
@@ -17,6 +18,7 @@ mod status;
 mod task;
 
 pub(crate) use cache::CacheArgs;
+pub(crate) use chat::ChatArgs;
 pub(crate) use completions::CompletionsArgs;
 pub(crate) use dataset::DatasetArgs;
 pub(crate) use doctor::DoctorArgs;

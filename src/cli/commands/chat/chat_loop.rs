@@ -1,0 +1,227 @@
+//! The conversation: its turns, its model and its parameters, and what the user may do with them.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use crate::base::error::{Error, Kind};
+use crate::base::printable::printable;
+use crate::base::{error, files, progress, signals};
+use crate::cli::commands::chat::chat_params::params;
+use crate::cli::commands::chat::line_editor::{Input, LineEditor};
+use crate::cli::commands::chat::slash_command::{SlashCommand, help};
+use crate::cli::output;
+use crate::cli::text::Style;
+use crate::params::interface::Interface;
+use crate::params::validate::accept;
+use crate::python::{ChatAnswer, ChatModel};
+use crate::session::artifact::{ArtifactKind, names_in, resolve_artifact};
+
+/// The parameters that `/params` shows and sets.
+const SAMPLING: [&str; 9] =
+    ["max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop", "seed", "template_kwargs"];
+/// The parameters that belong to one model.
+const OF_MODEL: [&str; 3] = ["base_model", "adapter", "adapter_scale"];
+
+pub(crate) struct Chat {
+    model: ChatModel,
+    params: Map<String, Value>,
+    runs: PathBuf,
+    system: Option<String>,
+    /// Questions and answers.
+    turns: Vec<Value>,
+    /// How often the last question was answered again.
+    again: u32,
+}
+
+impl Chat {
+    /// Loads the model.
+    pub(crate) fn open(params: Map<String, Value>, runs: PathBuf, system: Option<String>) -> Result<Chat> {
+        let model = load(&params, &runs)?;
+        Ok(Chat { model, params, runs, system, turns: Vec::new(), again: 0 })
+    }
+
+    /// Reads inputs and answers them, to the end of standard input.
+    pub(crate) fn run(mut self) -> Result<u8> {
+        let mut editor = LineEditor::new()?;
+        note(&format!("{}; /help lists the commands, Ctrl-D ends", self.params["model"].as_str().unwrap_or_default()));
+        loop {
+            end_if_asked()?;
+            let text = match editor.read()? {
+                Input::Text(text) => text,
+                Input::Cancelled => continue,
+                Input::End => return Ok(0),
+            };
+            let done = match text.strip_prefix('/') {
+                Some(_) => SlashCommand::parse(&text).and_then(|command| self.obey(command)),
+                None if text.is_empty() => Ok(true),
+                None => self.ask(&text),
+            };
+            match done {
+                Ok(true) => {}
+                Ok(false) => return Ok(0),
+                Err(cause) => {
+                    let error = Error::of(&cause);
+                    if error.kind == Kind::Interrupted && error.signal != Some(libc::SIGINT) {
+                        return Err(cause);
+                    }
+                    output::flush();
+                    output::error(&error);
+                }
+            }
+        }
+    }
+
+    /// Does what a command says. False: the conversation ends.
+    fn obey(&mut self, command: SlashCommand) -> Result<bool> {
+        match command {
+            SlashCommand::Help => output::text(&help()),
+            SlashCommand::Paste => output::line(
+                "End a line with \\ to go on in the next, or put \"\"\" before and after the lines. Pasted lines stay together.",
+            ),
+            SlashCommand::System(None) => output::line(self.system.as_deref().unwrap_or("there is no system prompt")),
+            SlashCommand::System(Some(text)) => self.system = Some(text).filter(|text| text != "none"),
+            SlashCommand::Reset => {
+                self.turns.clear();
+                self.again = 0;
+            }
+            SlashCommand::Regenerate => {
+                if self.turns.len() < 2 {
+                    return Err(error::usage("there is no answer yet"));
+                }
+                self.again += 1;
+                let before = self.turns.pop();
+                self.answer().inspect_err(|_| self.turns.extend(before))?;
+            }
+            SlashCommand::Save(file) => self.save(Path::new(file.as_deref().unwrap_or("conversations.jsonl")))?,
+            SlashCommand::Params(None) => self.show_params(),
+            SlashCommand::Params(Some((name, value))) => self.set_param(&name, value)?,
+            SlashCommand::Model(None) => output::line(self.params["model"].as_str().unwrap_or_default()),
+            SlashCommand::Model(Some(name)) => {
+                let mut params = self.params.clone();
+                params.insert("model".into(), name.into());
+                for own in OF_MODEL {
+                    params.insert(own.into(), Value::Null);
+                }
+                // Only if it can be loaded is the present one given up.
+                self.model = load(&params, &self.runs)?;
+                self.params = params;
+                note(&format!("{}; the conversation goes on", self.params["model"].as_str().unwrap_or_default()));
+            }
+            SlashCommand::Quit => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Asks a question. Without an answer it is not part of the conversation.
+    fn ask(&mut self, question: &str) -> Result<bool> {
+        self.turns.push(json!({"role": "user", "content": question}));
+        self.again = 0;
+        self.answer().inspect_err(|_| drop(self.turns.pop()))?;
+        Ok(true)
+    }
+
+    /// Answers the last question.
+    fn answer(&mut self) -> Result<()> {
+        let mut params = self.params.clone();
+        let seed = params["seed"].as_u64().unwrap_or_default().wrapping_add(self.again.into()) % (1 << 32);
+        params.insert("seed".into(), seed.into());
+        let answer = self.model.answer(&self.messages(), &params, show);
+        progress::clear();
+        let answer = answer?;
+        output::line("");
+        output::flush();
+        note(&counts(&answer));
+        self.turns.push(json!({"role": "assistant", "content": answer.text}));
+        Ok(())
+    }
+
+    fn messages(&self) -> Vec<Value> {
+        let system = self.system.as_ref().map(|text| json!({"role": "system", "content": text}));
+        system.into_iter().chain(self.turns.iter().cloned()).collect()
+    }
+
+    /// Appends the conversation to a data set.
+    fn save(&self, file: &Path) -> Result<()> {
+        if self.turns.is_empty() {
+            return Err(error::usage("there is no answer yet, so nothing was saved"));
+        }
+        files::append_line(file, &json!({"messages": self.messages()}).to_string())?;
+        output::line(&format!("saved to {}", file.display()));
+        Ok(())
+    }
+
+    fn show_params(&self) {
+        for name in SAMPLING {
+            let value = &self.params[name];
+            let unset = if ["stop", "template_kwargs"].contains(&name) { "none" } else { "the model's own" };
+            output::line(&if value.is_null() { format!("{name:<20} {unset}") } else { format!("{name:<20} {value}") });
+        }
+    }
+
+    fn set_param(&mut self, name: &str, value: Option<String>) -> Result<()> {
+        let Some(param) = params().find(|param| param.name == name && SAMPLING.contains(&name)) else {
+            let near = error::did_you_mean(name, SAMPLING).map_or_else(String::new, |near| format!("; did you mean {near}?"));
+            return Err(error::usage(format!("answers have no parameter {name}{near}")));
+        };
+        match value {
+            None => output::line(&self.params[name].to_string()),
+            Some(text) if text == "none" => drop(self.params.insert(name.into(), (param.default)())),
+            Some(text) => {
+                let value = accept(param, param.value_type.parse_text(&[text]), Interface::Python)?;
+                self.params.insert(name.into(), value);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Loads the model that the parameters name.
+fn load(params: &Map<String, Value>, runs: &Path) -> Result<ChatModel> {
+    let mut resolved = params.clone();
+    for (name, kind) in [("model", ArtifactKind::Answering), ("base_model", ArtifactKind::Model), ("adapter", ArtifactKind::GgufAdapter)] {
+        let given: Vec<&str> = names_in(params.get(name)).collect();
+        if let Some(one) = given.iter().find(|one| one.starts_with('@')) {
+            return Err(error::usage(format!("{one} is a step of a session, and a chat has none; write <session>/{}", &one[1..])));
+        }
+        let found = given.iter().map(|one| resolve_artifact(one, runs, "", kind)).collect::<Result<Vec<_>>>()?;
+        let value = if params[name].is_array() { found.into() } else { found.into_iter().next().into() };
+        resolved.insert(name.into(), value);
+    }
+    let model = ChatModel::open(&resolved);
+    progress::clear();
+    model
+}
+
+/// Shows the next part of an answer.
+fn show(text: &str) {
+    output::text(&printable(text));
+    output::flush();
+}
+
+/// Says something beside the conversation, on stderr.
+fn note(text: &str) {
+    drop(writeln!(std::io::stderr(), "{}", Style::of_stderr().dim(&printable(text))));
+}
+
+/// The counts at the end of an answer.
+fn counts(answer: &ChatAnswer) -> String {
+    let end = match answer.finish_reason.as_str() {
+        "stop" => "",
+        "length" => "; it ends at max_new_tokens or at the model's positions",
+        _ => "; stopped",
+    };
+    match (answer.prompt_tokens, answer.completion_tokens, answer.seconds) {
+        (Some(prompt), Some(tokens), Some(seconds)) => {
+            format!("[{tokens} tokens, {:.1} tokens/s; prompt {prompt} tokens{end}]", tokens as f64 / seconds.max(1e-3))
+        }
+        _ => format!("[{}]", end.trim_start_matches("; ")),
+    }
+}
+
+/// Ends the program after SIGTERM or SIGHUP. Ctrl-C ends an answer only.
+fn end_if_asked() -> Result<()> {
+    signals::check().or_else(|cause| if Error::of(&cause).signal == Some(libc::SIGINT) { Ok(()) } else { Err(cause) })
+}
