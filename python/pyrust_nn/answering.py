@@ -56,10 +56,11 @@ class ChatModel:
 
     def __init__(self, params_json: str) -> None:
         """Load the model. Parameters are those of `inference`, with resolved paths."""
-        params = SimpleNamespace(parallel=None, **json.loads(params_json))
+        given = json.loads(params_json)
+        params = SimpleNamespace(parallel=None, **given)
         self._open = contextlib.ExitStack()
         try:
-            self._open.enter_context(step_environment(params.offline))
+            self._open.enter_context(step_environment(given["offline"]))
             with fast_imports(own_interpreter=False):
                 self._model = answering_model(params, conversation=True)
             self._open.callback(self._model.__exit__)

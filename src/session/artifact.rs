@@ -104,7 +104,7 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
             "there is no adapter {name}: it is neither a folder nor a step in {}; give a folder with adapter_config.json or <session>/<step>",
             runs.display()
         ))),
-        None if kind == ArtifactKind::GgufAdapter || (kind == ArtifactKind::Answering && is_gguf(Path::new(name))) => {
+        None if kind == ArtifactKind::GgufAdapter || is_gguf(Path::new(name)) => {
             Err(error::model(format!("there is no {name}: it is neither a GGUF file nor a step in {}; check the path", runs.display())))
         }
         None if is_hub_name(name) => Ok(name.to_string()),

@@ -27,9 +27,7 @@ pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()>
         let task = request.task;
         let params = resolve(task.name, task.all_params(), request.given.clone(), request.interface)?;
         task.source(params[task.input.name].as_str().unwrap_or_default())?;
-        if !request.is_dry() {
-            StepFolder::find(&runs.join(session), request)?;
-        }
+        StepFolder::find(&runs.join(session), request)?;
         cache::max_bytes()?;
         resolve_artifacts(request, &params, runs, session).map(drop)
     })();

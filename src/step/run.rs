@@ -52,6 +52,7 @@ fn dry_run(request: &Request, runs: &Path, summary: &mut Summary) -> Result<()> 
     let params = resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)?;
     summary.params = secrets::redacted(&params);
     request.task.source(params[request.task.input.name].as_str().unwrap_or_default())?;
+    StepFolder::find(&runs.join(&summary.session), request)?;
     resolve_inputs(request, &params, runs, &summary.session).map(drop)
 }
 

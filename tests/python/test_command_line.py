@@ -45,6 +45,16 @@ def test_a_flag_of_run_replaces_a_step_s_own_value_but_no_reference(cli: Cli, ru
     assert not runs.exists() or not list(runs.iterdir()), "a dry run makes nothing"
 
 
+def test_a_dry_run_refuses_what_the_run_would_refuse(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def run(params, session):\n    pass\n")
+    words = ["script", "own.py", "--session", "s", "--runs-dir", runs]
+    assert cli(*words).returncode == 0
+    for more in ([], ["--dry-run"]):
+        done = cli(*words, *more)
+        assert done.returncode == 2 and "step script exists" in done.stderr, done.stderr
+    assert cli(*words, "--dry-run", "--overwrite").returncode == 0
+
+
 def test_a_dry_run_of_a_pipeline_shows_every_step_and_finds_what_is_missing(cli: Cli, runs: Path, pipeline: Path) -> None:
     done = cli("run", pipeline, "--runs-dir", runs, "--dry-run", "--session", "s")
     assert done.returncode == 0, done.stderr

@@ -128,3 +128,23 @@ def test_a_refused_attempt_leaves_no_secret_in_the_log(cli: Cli, tmp_path: Path)
     (tmp_path / "bad.toml").write_text(f"session = 's'\n[[step]]\ntask = 'script'\nscript = 'own.py'\nparams = {{ api_key = '{API_KEY}' \n")
     assert cli("run", "bad.toml", "--session", "s").returncode == 2
     assert_redacted(tmp_path / "runs/s")
+
+
+def test_the_place_of_a_secret_and_the_working_directory_are_none(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "key.txt").write_text("k", encoding="utf-8")
+    (tmp_path / "own.py").write_text("import os\ndef run(params, session):\n    print(os.getcwd(), 'key.txt')\n", encoding="utf-8")
+    places = {"PWD": str(tmp_path), "OLDPWD": str(tmp_path.parent), "SERVICE_API_KEY": str(tmp_path / "key.txt")}
+    done = cli("script", "own.py", "--session", "s", env={**os.environ, **places})
+    assert done.returncode == 0, done.stderr
+    texts = [path.read_text(encoding="utf-8") for path in (tmp_path / "runs/s").rglob("*") if path.is_file()]
+    assert not any("<redacted>" in text for text in texts)
+    assert f"{tmp_path} key.txt" in (tmp_path / "runs/s/pipeline.log").read_text()
+
+
+def test_the_working_directory_is_no_secret(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import os\ndef run(params, session):\n    raise ValueError(os.getcwd() + ' ' + os.environ['MY_TOKEN'])\n"
+    )
+    env = os.environ | {"PWD": str(tmp_path), "MY_TOKEN": "a-value-of-the-environment"}
+    error = json.loads(cli("script", "own.py", "--session", "s", "--json", env=env).stdout)["error"]
+    assert error["message"] == f"ValueError: {tmp_path} <redacted>"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +81,7 @@ class Mix:
         self.tied = "output.weight" not in names
         self.values = sum(category(name) in ("attn_v", "attn_qkv") for name in names)
         self._values_seen = self._downs_seen = 0
+        self._replaced: Counter[str] = Counter()
 
     def type_of(self, name: str, shape: tuple[int, ...], otherwise: str) -> str:
         """The type of a tensor, which has the type `otherwise` in the file that llama-quantize would read."""
@@ -91,8 +93,25 @@ class Mix:
             return self._exactly(self.choices.output, name, shape)
         chosen = next((kind.upper() for pattern, kind in self.choices.patterns.items() if re.search(pattern, name)), None)
         if self.outtype in ("f32", "f16", "bf16"):
-            return _fitting(chosen, name, shape) if chosen else otherwise
-        return _fitting(chosen or self._by_rule(name, shape), name, shape)
+            return self._fitting(chosen, name, shape) if chosen else otherwise
+        return self._fitting(chosen or self._by_rule(name, shape), name, shape)
+
+    def _fitting(self, kind: str, name: str, shape: tuple[int, ...]) -> str:
+        """The type, or another if rows are not a multiple of its block."""
+        if shape[-1] % TENSOR_TYPES[kind].block == 0:
+            return kind
+        other = _FALLBACKS.get(kind, kind)
+        if shape[-1] % TENSOR_TYPES[other].block:
+            other = "F16"
+        logger.debug("tensor %s becomes %s instead of %s, because its rows have %d elements", name, other, kind, shape[-1])
+        self._replaced[f"{other} instead of {kind}"] += 1
+        return other
+
+    def log_replaced(self) -> None:
+        """Say in one line which types were replaced: a model may have hundreds of such tensors."""
+        if self._replaced:
+            parts = ", ".join(f"{count} tensors {what}" for what, count in sorted(self._replaced.items()))
+            logger.info("%s: rows are not a multiple of the block of some types: %s", self.outtype, parts)
 
     def _exactly(self, kind: str, name: str, shape: tuple[int, ...]) -> str:
         block = TENSOR_TYPES[kind.upper()].block
@@ -169,17 +188,6 @@ def _attention_output_type(kind: str, file: str, experts: int) -> str:
     if experts == 8:
         return "Q5_K" if file in ("q2_k", "q3_k_s", "q3_k_m", "iq4_nl", "q4_k_s", "q4_k_m", "iq4_xs") else kind
     return {"q2_k": "Q3_K", "q3_k_m": "Q4_K", "q3_k_l": "Q5_K"}.get(file, kind)
-
-
-def _fitting(kind: str, name: str, shape: tuple[int, ...]) -> str:
-    """The type, or another if rows are not a multiple of its block."""
-    if shape[-1] % TENSOR_TYPES[kind].block == 0:
-        return kind
-    other = _FALLBACKS.get(kind, kind)
-    if shape[-1] % TENSOR_TYPES[other].block:
-        other = "F16"
-    logger.info("tensor %s becomes %s instead of %s, because its rows have %d elements", name, other, kind, shape[-1])
-    return other
 
 
 def category(name: str) -> str | None:

@@ -98,6 +98,7 @@ def _types(
     )
     mix = Mix(outtype, model, list(shapes), importance is not None, choices)
     types |= {name: mix.type_of(name, shapes[name], types[name]) for name in sorted(shapes, key=visiting_order)}
+    mix.log_replaced()
     check_importance(outtype, types, set(importance.header["entries"]) if importance else None)
     return types
 

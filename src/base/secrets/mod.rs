@@ -61,7 +61,7 @@ pub(crate) fn hold(given: &Map<String, Value>) -> Held {
     drop(redact_object(given, &mut found));
     drop(redact_argv(&arguments(), &mut found));
     let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    found.extend(environment.filter(|(name, value)| value.len() >= DISTINCT && is_secret_name(name)).map(|(_, value)| value));
+    found.extend(environment.filter(|(name, value)| is_secret_variable(name, value)).map(|(_, value)| value));
     let mut values: Vec<String> = Vec::new();
     for value in found {
         // The lines of a key come one by one if a script prints it; JSON and Python show quotes escaped.
@@ -76,6 +76,13 @@ pub(crate) fn hold(given: &Map<String, Value>) -> Held {
     let before = known.take().map(|known| known.values.clone()).unwrap_or_default();
     *known = of_values(before.into_iter().chain(values.iter().cloned()).collect());
     Held(values)
+}
+
+/// Whether a variable of the environment holds a secret. Shells keep the working directory in `PWD` and `OLDPWD`, and other variables name
+/// the place of a secret, which is none itself.
+fn is_secret_variable(name: &str, value: &str) -> bool {
+    let is_place = matches!(name, "PWD" | "OLDPWD") || (value.starts_with('/') && std::path::Path::new(value).exists());
+    value.len() >= DISTINCT && !is_place && is_secret_name(name)
 }
 
 /// The arguments of this process.
