@@ -129,12 +129,15 @@ fn argument(function: &str, name: &str, value: &Bound<'_, PyAny>) -> PyResult<Va
     to_value(value).map_err(|raised| PyTypeError::new_err(format!("{function}() got {name}: {}", raised.value(value.py()))))
 }
 
+/// Return a session's log or its last lines. Can be called while a step runs in another thread.
 #[pyfunction]
 #[pyo3(signature = (session, lines=None, *, runs_dir=None))]
 fn get_status(py: Python<'_>, session: &str, lines: Option<usize>, runs_dir: Option<PathBuf>) -> PyResult<String> {
     py.detach(|| status::read_log(&self::runs_dir(runs_dir.as_deref()), session, lines)).map_err(to_python)
 }
 
+/// Return every session, oldest first: session, created, state, size_bytes and steps. Of each step: step, task, state, started_at,
+/// finished_at, duration_s, model, loss, eta_seconds and error.
 #[pyfunction]
 #[pyo3(signature = (*, runs_dir=None))]
 fn list_sessions(py: Python<'_>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny>> {
@@ -142,11 +145,13 @@ fn list_sessions(py: Python<'_>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny
     to_object(py, &serde_json::to_value(sessions).map_err(|error| to_python(error.into()))?)
 }
 
+/// Return the content of the cache: folder, bytes, max_bytes, and entries with name, kind, bytes, used_at and in_use.
 #[pyfunction]
 fn list_cache(py: Python<'_>) -> PyResult<Py<PyAny>> {
     cache_content(py, cache::list_cache)
 }
 
+/// Remove everything from the cache that no process uses, and return what remains.
 #[pyfunction]
 fn clear_cache(py: Python<'_>) -> PyResult<Py<PyAny>> {
     cache_content(py, cache::clear_cache)
@@ -157,6 +162,7 @@ fn cache_content(py: Python<'_>, read: fn() -> anyhow::Result<CacheContent>) -> 
     to_object(py, &serde_json::to_value(content).map_err(|error| to_python(error.into()))?)
 }
 
+/// Run a pipeline file (pipeline.toml by default); `overrides` are its top-level keys, such as model.
 #[pyfunction]
 #[pyo3(signature = (path=None, *, session=None, **overrides))]
 fn run_pipeline(
@@ -175,6 +181,7 @@ fn run_pipeline(
     summaries(py, results.map_err(to_python)?)
 }
 
+/// Resume an interrupted session: a fine-tuning from its last complete checkpoint, then the rest of the pipeline.
 #[pyfunction]
 #[pyo3(signature = (session, step=None, *, secrets=None, runs_dir=None))]
 fn resume(
@@ -207,6 +214,7 @@ fn summaries(py: Python<'_>, outcomes: Vec<StepOutcome>) -> PyResult<Py<PyAny>> 
     Ok(list.into_any().unbind())
 }
 
+/// Run the command line and return the exit code.
 #[pyfunction]
 #[pyo3(signature = (argv=None))]
 fn main(py: Python<'_>, argv: Option<Vec<String>>) -> PyResult<i32> {
@@ -217,6 +225,7 @@ fn main(py: Python<'_>, argv: Option<Vec<String>>) -> PyResult<i32> {
     Ok(i32::from(py.detach(|| cli::run_command_line(argv))))
 }
 
+/// Turn log lines and progress on stderr on (the default) or off.
 #[pyfunction]
 fn set_console(py: Python<'_>, on: bool) -> PyResult<()> {
     cli::first_use();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -180,3 +181,12 @@ def test_json_is_the_only_thing_on_stdout(cli: Cli, runs: Path, tmp_path: Path) 
         json.loads(done.stdout)
     failed = cli("script", "mine.py", "--session", "s", "--json", "--runs-dir", runs)
     assert failed.returncode == 2 and json.loads(failed.stdout)["error"]["kind"] == "usage"
+
+
+def test_help_says_what_the_stub_says() -> None:
+    stub = ast.parse((CHECKOUT / "python/pyrust_nn/_core.pyi").read_text())
+    functions = [node for node in stub.body if isinstance(node, ast.FunctionDef) and node.name in pyrust_nn.__all__]
+    assert len(functions) > 10
+    for function in functions:
+        found = getattr(pyrust_nn, function.name).__doc__ or ""
+        assert found.split()[:8] == (ast.get_docstring(function) or "").split()[:8] != [], function.name
