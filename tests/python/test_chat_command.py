@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -65,7 +66,11 @@ class Chat:
         return shown + " " + " ".join(self.terminal.raw[before:].decode().split())
 
     def end(self) -> int:
-        os.write(self.terminal.parent, b"\x04")
+        """Press Ctrl-D until the program ends: where no prompt waits for it yet, it is lost."""
+        end = time.monotonic() + 60
+        with contextlib.suppress(OSError):  # the other side is closed
+            while os.write(self.terminal.parent, b"\x04") and self.terminal.read(2):
+                assert time.monotonic() < end, self.terminal.text
         return self.terminal.finish(60)
 
 

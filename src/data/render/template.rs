@@ -119,9 +119,9 @@ impl ChatTemplate {
         let compared = tools.is_none() && COMPARED.lines().any(|known| known.starts_with(&line));
         let all = format!("{main}\0{}\0{special_tokens:?}", tools.unwrap_or_default());
         let mut environment = environment();
-        let mut added = compile(&mut environment, NAME, without_generation(main));
+        let mut added = compile(&mut environment, NAME, without_generation(main), compared);
         if let (Ok(()), Some(tools)) = (&added, tools) {
-            added = compile(&mut environment, TOOLS, without_generation(tools));
+            added = compile(&mut environment, TOOLS, without_generation(tools), compared);
         }
         ChatTemplate {
             digest: xxh3_128(all.as_bytes()),

@@ -96,8 +96,11 @@ pub(crate) fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     }
 }
 
-/// Compiles a template.
-pub(crate) fn compile(environment: &mut Environment<'static>, name: &'static str, template: String) -> Result<(), Error> {
+/// Compiles a template, on a thread with a large stack unless it is `known` to need none.
+pub(crate) fn compile(environment: &mut Environment<'static>, name: &'static str, template: String, known: bool) -> Result<(), Error> {
+    if known {
+        return environment.add_template_owned(name, template);
+    }
     let failed = || Error::new(ErrorKind::SyntaxError, "no thread can be started to compile it");
     threads::with_stack(STACK, || environment.add_template_owned(name, template)).unwrap_or_else(|| Err(failed()))
 }
