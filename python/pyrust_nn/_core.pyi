@@ -72,7 +72,9 @@ def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLi
     """Return a session's log or its last lines. Can be called while a step runs in another thread."""
 
 def list_sessions(*, runs_dir: str | PathLike[str] | None = None) -> list[dict[str, Any]]:
-    """Return every session with the state of its steps, oldest first."""
+    """Return every session, oldest first: session, created, state, size_bytes and steps. Of each step: step, task, state, started_at,
+    finished_at, duration_s, model, loss, eta_seconds and error.
+    """
 
 def list_cache() -> dict[str, Any]:
     """Return the content of the cache: folder, bytes, max_bytes, and entries with name, kind, bytes, used_at and in_use."""
