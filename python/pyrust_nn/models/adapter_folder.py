@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyrust_nn import InputError, ModelError
-from pyrust_nn.models.model_folder import HUB_NAME, description, model_folder, read_json, refuse_pickle
+from pyrust_nn.models.model_folder import HUB_NAME, checked_model_folder, description, model_folder, read_json, refuse_pickle
 from pyrust_nn.models.tiny import TINY_MODEL
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -53,6 +53,11 @@ def adapter_base(path: str, base_model: str | None = None) -> str:
         f"the base model of adapter {folder} is missing: {base} does not exist; give its new folder as base_model, "
         f'or set "base_model_name_or_path" in {folder / ADAPTER_CONFIG}'
     )
+
+
+def whole_folder(model: str, base_model: str | None) -> Path:
+    """The folder of a whole model, or of an adapter's base. Raises ModelError if it lacks configuration or weights."""
+    return checked_model_folder(adapter_base(model, base_model) if is_adapter(model) else model)
 
 
 def recorded_base(folder: Path) -> str | None:

@@ -12,14 +12,11 @@ from typing import Any
 
 from pyrust_nn import ModelError
 from pyrust_nn.files import rename_file, write_json
-from pyrust_nn.models.adapter_folder import is_adapter
+from pyrust_nn.models.adapter_folder import is_adapter, whole_folder
 from pyrust_nn.models.adapters import known_base_folder
 from pyrust_nn.models.devices import pick_device
 from pyrust_nn.models.model_folder import quantization
 from pyrust_nn.proof.layers import unproven
-from pyrust_nn.proof.proving import prove
-from pyrust_nn.proof.reference import Reference, whole_folder
-from pyrust_nn.proof.samples import built_in
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +42,11 @@ def prove_made(made: Sequence[Path], model: str, params: Any, session: Any) -> t
     if why := unusable(model, params.base_model):
         logger.warning("what was made is not proven: %s", why)
         return list(made), {}
+    # They import torch and transformers, which takes seconds, and not every step that ends with a proof needs them before.
+    from pyrust_nn.proof.proving import prove
+    from pyrust_nn.proof.reference import Reference
+    from pyrust_nn.proof.samples import built_in
+
     reference = Reference(model, params.base_model, pick_device(params.device))
     proofs = prove(list(made), reference, built_in(reference, params.verify_tokens), params.max_kl, session)
     files = []

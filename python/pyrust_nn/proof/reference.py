@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from pyrust_nn import InputError
-from pyrust_nn.models.adapter_folder import adapter_base, check_base_model, is_adapter
+from pyrust_nn.models.adapter_folder import check_base_model, is_adapter, whole_folder
 from pyrust_nn.models.generation import END_TOKENS, end_of_turn
 from pyrust_nn.models.loading import load_model, stored_dtype, stored_shapes
 from pyrust_nn.models.merging import merged_model
-from pyrust_nn.models.model_folder import checked_model_folder, model_folder, quantization
+from pyrust_nn.models.model_folder import model_folder, quantization
 from pyrust_nn.models.tokenizers import shared_tokenizer, tokenizer_folder
 from pyrust_nn.proof.answers import Answer, reference_answers
 from pyrust_nn.proof.conversations import Encode, encoder, prompt_conversations, rendered_prompt
@@ -101,11 +101,6 @@ class Reference:
     def answers(self, prompts: list[list[int]], found: list[Answer]) -> list[Answer]:
         """The model's greedy answers beside those of a candidate."""
         return reference_answers(self.model, prompts, found, self.stop_tokens)
-
-
-def whole_folder(model: str, base_model: str | None) -> Path:
-    """The folder of a model, or of an adapter's base."""
-    return checked_model_folder(adapter_base(model, base_model) if is_adapter(model) else model)
 
 
 def model_stop_tokens(model: Any) -> set[int]:
