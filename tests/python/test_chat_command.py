@@ -19,6 +19,9 @@ import pyrust_nn
 QUESTION = "What is a session?"
 OTHER = "What is Pyrust-NN?"
 
+# Turns bracketed paste on: the program begins to read a line. What is typed before would be echoed by the terminal.
+PROMPT = "\x1b[?2004h"
+
 
 @pytest.fixture(scope="module")
 def made(trained: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,8 +40,7 @@ class Chat:
         self.terminal = Terminal(
             binary, "chat", "--runs-dir", runs, *words, cwd=folder, columns=100, lines=200, XDG_STATE_HOME=str(folder / "state")
         )
-        self.until("Ctrl-D ends")
-        self.until("> ")
+        self.prompt(0, "Ctrl-D ends")
 
     @property
     def text(self) -> str:
@@ -50,20 +52,22 @@ class Chat:
         while words.encode() not in self.terminal.raw[since:]:
             assert self.terminal.read(1) and time.monotonic() < end, self.terminal.text
 
-    def type(self, text: str, until: str = "> ") -> str:
-        """Type a line; what was shown until these words after it, as text."""
+    def prompt(self, since: int, after: str = "\n") -> str:
+        """Read until these words and then a prompt, after the first `since` bytes; what was shown, as text."""
+        self.until(after, since)
+        self.until(PROMPT, self.terminal.raw.index(after.encode(), since))
+        return " ".join(self.terminal.raw[since:].decode().split())
+
+    def type(self, text: str, until: str = "\n") -> str:
+        """Type a line; what was shown until these words and the prompt after them, as text."""
         before = len(self.terminal.raw)
         os.write(self.terminal.parent, (text + "\r").encode())
         self.until("\n", before)
-        self.until(until, self.terminal.raw.index(b"\n", before))
-        return " ".join(self.terminal.raw[before:].decode().split())
+        return self.prompt(self.terminal.raw.index(b"\n", before), until)
 
     def ask(self, question: str) -> str:
         """Ask, and read to the counts at the end of the answer."""
-        before = len(self.terminal.raw)
-        shown = self.type(question, "tokens/s; prompt")
-        self.until("> ", self.terminal.raw.index(b"tokens/s; prompt", before))
-        return shown + " " + " ".join(self.terminal.raw[before:].decode().split())
+        return self.type(question, "tokens/s; prompt")
 
     def end(self) -> int:
         """Press Ctrl-D until the program ends: where no prompt waits for it yet, it is lost."""
@@ -171,8 +175,7 @@ def test_several_lines_and_the_history(chat: Callable[..., Chat], made: Path, tm
     assert "/save a.jsonl" in shown, "the key for the line before"
     before = len(again.terminal.raw)
     os.write(again.terminal.parent, b"never asked\x03")
-    again.until("\n", before)
-    again.until("> ", again.terminal.raw.index(b"\n", before))
+    again.prompt(before)
     assert again.ask("What is a sessoin?" + "\x7f" * 4 + "ion?"), "a corrected line"
     (wanted,) = answers(made, "m/gguf", QUESTION)
     assert wanted in again.text and again.end() == 0
@@ -191,7 +194,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat: Callable[..., Chat], 
         talk.terminal.process.send_signal(signal.SIGINT)
         while not any(end in talk.terminal.raw[before:] for end in (b"[stopped]", b"tokens/s; prompt")):
             assert talk.terminal.read(60)
-        talk.until("> ", talk.terminal.raw.rindex(b"]"))
+        talk.until(PROMPT, talk.terminal.raw.rindex(b"]"))
         talk.type("/reset")
         if b"[stopped]" in talk.terminal.raw[before:]:
             break
