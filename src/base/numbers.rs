@@ -13,6 +13,11 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// A number and what it counts: `1 row`, `2,000 rows`.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
 /// 12345678 as 12.3 M.
 pub(crate) fn short(number: u64) -> String {
     scaled(number, &["", " k", " M", " G", " T"], 1000.0)

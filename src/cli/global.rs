@@ -27,7 +27,7 @@ pub(crate) struct GlobalArgs {
     /// Print the result as one JSON document on stdout
     #[arg(long, global = true, help_heading = GLOBAL_HEADING)]
     pub json: bool,
-    /// Show only warnings and errors
+    /// Show only warnings, errors and the result
     #[arg(short, long, global = true, help_heading = GLOBAL_HEADING)]
     pub quiet: bool,
     /// Show debug lines

@@ -12,6 +12,7 @@ mod output;
 mod param_args;
 mod process;
 mod results;
+mod table;
 mod text;
 
 pub(crate) use console::first_use;

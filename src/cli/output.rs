@@ -1,7 +1,7 @@
 //! The final output of a command: tables, or one JSON document with `--json`.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::base::error::Error;
 use crate::base::printable::printable;
-use crate::cli::text::{Style, columns, cut};
+use crate::cli::text::{Style, columns, wrapped};
 
 /// The first error of writing to stdout. It is reported at the end of the command.
 static WRITE_ERROR: Mutex<Option<std::io::Error>> = Mutex::new(None);
@@ -74,12 +74,26 @@ pub(crate) fn json(value: &Value) {
 pub(crate) fn error(error: &Error) {
     let word = Style::of_stderr().error("error");
     let causes: String = error.causes.iter().map(|cause| format!("\n  caused by: {}", printable(cause))).collect();
-    drop(writeln!(std::io::stderr(), "{word}: {}{causes}", printable(&error.message)));
+    let text = at_stderr_s_width(&format!("error: {}{causes}", printable(&error.message)));
+    drop(writeln!(std::io::stderr(), "{}", text.replacen("error", &word, 1)));
     if let Some(traceback) = error.traceback.as_ref().filter(|_| error.kind == crate::base::error::Kind::Script) {
         let last: Vec<&str> = traceback.trim_end().lines().rev().take(8).collect();
         let last: String = last.into_iter().rev().map(|line| format!("\n    {}", printable(line))).collect();
-        drop(writeln!(std::io::stderr(), "  end of the traceback (the full traceback is in pipeline.log):{last}"));
+        let text = at_stderr_s_width(&format!("  end of the traceback (the full traceback is in pipeline.log):{last}"));
+        drop(writeln!(std::io::stderr(), "{text}"));
     }
+}
+
+/// Text with its lines broken at spaces for the terminal as stderr; unchanged elsewhere.
+pub(crate) fn at_stderr_s_width(text: &str) -> String {
+    let width = columns(libc::STDERR_FILENO).filter(|_| std::io::stderr().is_terminal());
+    width.map_or_else(|| text.to_string(), |width| wrapped(text, width))
+}
+
+/// Text with its lines broken at spaces for the terminal as stdout; unchanged elsewhere.
+pub(crate) fn at_stdout_s_width(text: &str) -> String {
+    let width = columns(libc::STDOUT_FILENO).filter(|_| std::io::stdout().is_terminal());
+    width.map_or_else(|| text.to_string(), |width| wrapped(text, width))
 }
 
 /// The exit code of a command: that of its error, which is written to stderr, otherwise 0.
@@ -102,16 +116,5 @@ pub(crate) fn plain_list(value: &Value) -> String {
     match value {
         Value::Array(items) => items.iter().map(plain_list).collect::<Vec<_>>().join(", "),
         value => value.as_str().map_or_else(|| value.to_string(), |text| printable(text).into_owned()),
-    }
-}
-
-/// Writes rows in aligned columns. The first row is the heading. On a terminal the lines are cut to its width.
-pub(crate) fn table<const N: usize>(rows: &[[String; N]]) {
-    let widths: Vec<usize> = (0..N).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
-    let width = columns(libc::STDOUT_FILENO);
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let text = cells.join("  ");
-        line(&width.map_or_else(|| text.trim_end().to_string(), |width| cut(text.trim_end(), width)));
     }
 }

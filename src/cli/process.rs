@@ -3,6 +3,7 @@
 //! A usage error of a task is also noted in the log of the session, if it was named and exists.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
@@ -15,6 +16,7 @@ use crate::base::{error, secrets, signals};
 use crate::cli::args::{Command, CommandLine, command_line};
 use crate::cli::commands::{DoctorArgs, SessionsArgs, SetupArgs, TaskArgs};
 use crate::cli::global::GlobalArgs;
+use crate::cli::text::Style;
 use crate::cli::{console, output};
 use crate::python::{EnvironmentChoice, called_user_script, deny_network, finish, use_environment};
 use crate::session::process::running;
@@ -140,6 +142,17 @@ fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
     if argv.iter().any(|word| word == "--json") {
         output::json(&summary.map_or_else(|| json!({"error": failure}), |summary| serde_json::to_value(summary).unwrap_or_default()));
     }
-    drop(error.print());
+    print_usage_error(error);
     error::Kind::Usage.exit_code()
+}
+
+/// Prints clap's error, which has colours if no line must be broken for the terminal.
+fn print_usage_error(error: &clap::Error) {
+    let plain = error.render().to_string();
+    let broken = output::at_stderr_s_width(&plain);
+    if broken.trim_end() == plain.trim_end() {
+        return drop(error.print());
+    }
+    let word = Style::of_stderr().error("error:");
+    drop(writeln!(std::io::stderr(), "{}", broken.replacen("error:", &word, 1)));
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::cli::output::plain_list;
-use crate::cli::text::{bytes, grouped, significant};
+use crate::cli::text::{bytes, counted, grouped, significant};
 use crate::session::{Status, Summary};
 
 /// How good a step's result is, in a few words; empty if there is nothing to say.
@@ -27,7 +27,7 @@ pub(crate) fn quality(summary: &Summary) -> String {
         (Some(expected), Some(matching), _) if expected > 0 => {
             parts.push(format!("{} of {} answers as expected", grouped(matching), grouped(expected)));
         }
-        (_, _, Some(prompts)) => parts.push(format!("{} answer{}", grouped(prompts), if prompts == 1 { "" } else { "s" })),
+        (_, _, Some(prompts)) => parts.push(counted(prompts, "answer")),
         _ => {}
     }
     match (count("size_before_bytes"), count("size_after_bytes")) {

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
-pub(crate) use crate::base::numbers::{bytes, duration, grouped, short};
+pub(crate) use crate::base::numbers::{bytes, counted, duration, grouped, short};
 use crate::base::printable::steers_terminal;
 
 /// Styles text if `colors` is set.

@@ -41,6 +41,12 @@ impl Pipeline {
     /// Reads and checks a pipeline file.
     pub fn read(path: &Path) -> Result<Pipeline> {
         let shown = path.display().to_string();
+        if is_data(path) {
+            return Err(error::usage(format!(
+                "{shown} is a data set, and a pipeline file is TOML, such as pipeline.toml; `pyrust-nn finetune-lora {shown} -m MODEL` trains \
+                 on it, `pyrust-nn init -m MODEL -d {shown}` writes a pipeline for it"
+            )));
+        }
         let text = std::fs::read_to_string(path).map_err(|cause| match cause.kind() {
             std::io::ErrorKind::NotFound => {
                 error::usage(format!("there is no pipeline file {shown}; give another file, or write one with `pyrust-nn init`"))
@@ -161,6 +167,14 @@ impl Pipeline {
         }
         ExecutionPlan { session, steps }.checked(&self.file)
     }
+}
+
+/// Whether a file's name says that it is a data set.
+fn is_data(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name = [".gz", ".zst", ".zip"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    let ends = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow"];
+    path.is_file() && ends.iter().any(|end| name.ends_with(end))
 }
 
 fn no_steps() -> anyhow::Error {

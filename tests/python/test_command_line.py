@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,13 @@ def test_a_dry_run_of_a_pipeline_shows_every_step_and_finds_what_is_missing(cli:
     done = cli("run", pipeline, "--runs-dir", runs, "--dry-run", "--session", "s")
     assert done.returncode == 0, done.stderr
     assert "finetune_lora would run as session s" in done.stdout and "quantize_model would run as session s" in done.stdout
+    shown = [line.split() for line in done.stdout.splitlines() if line.startswith("  ") and "other parameters" not in line]
+    own = ["model", "dataset_path", "num_epochs", "runs_dir", "model", "bits", "runs_dir"]
+    assert [words[0] for words in shown] == own, "what is no default"
+    assert done.stdout.count("other parameters have their defaults (--verbose shows all)") == 2
+    every = cli("run", pipeline, "--runs-dir", runs, "--dry-run", "--session", "s", "--verbose").stdout
+    assert len(every.splitlines()) > 50 and re.search(r"^  lora_rank +null  \(default\)$", every, re.MULTILINE), every
+    assert re.search(r"^  num_epochs +1.0$", every, re.MULTILINE), every
     done = cli("run", pipeline, "--runs-dir", runs, "--dry-run", "-d", "nowhere.jsonl")
     assert done.returncode == 2 and "nowhere.jsonl" in done.stderr, done.stderr
 
@@ -124,3 +132,20 @@ def test_a_misspelled_session_in_a_later_step_stops_the_pipeline_at_the_start(fi
     with pytest.raises(pyrust_nn.UsageError, match="step merge: there is no session frist"):
         pyrust_nn.run_pipeline("p.toml", session="new", runs_dir=str(first))
     assert not (first / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.jsonl.gz", "mine.csv"])
+def test_a_data_set_as_pipeline_file_is_answered_with_the_commands_for_it(name: str, cli: Cli) -> None:
+    Path(name).write_text("[]")
+    for words in ([name], ["run", name]):
+        done = cli(*words)
+        assert done.returncode == 2 and "TOML parse error" not in done.stderr, done.stderr
+        for part in (
+            f"{name} is a data set",
+            "pipeline.toml",
+            f"pyrust-nn finetune-lora {name} -m MODEL",
+            f"pyrust-nn init -m MODEL -d {name}",
+        ):
+            assert part in " ".join(done.stderr.split()), done.stderr
+    with pytest.raises(pyrust_nn.UsageError, match="is a data set"):
+        pyrust_nn.run_pipeline(name)

@@ -95,6 +95,7 @@ text = "import logging\\nlogging.getLogger('library').info('noise of a library')
 exec(compile(text, library, "exec"))
 warnings.warn_explicit("will change", FutureWarning, library, 1)
 warnings.warn_explicit("look out", UserWarning, library, 1)
+warnings.warn_explicit("IProgress not found. Please update jupyter and ipywidgets.", UserWarning, library, 1)
 for share in (0, 50, 100):
     sys.stderr.write(f"\\rLoading: {share}%|{'#' * (share // 10):10}|")
 sys.stderr.write("\\n")
@@ -109,7 +110,10 @@ print("printed")
         assert absent in (runs / "s/pipeline.log").read_text()
     for present in ("warning: its warning", "look out", "my own line", "printed"):
         assert present in terminal.text, terminal.text
+    assert "IProgress" not in terminal.text
     assert "noise of a library" in cli("script", mine, "--session", "v", "--runs-dir", runs, "--verbose").stderr
+    piped = cli("script", mine, "--session", "p", "--runs-dir", runs).stderr
+    assert "Loading: " not in piped and "IProgress" not in piped and "my own line" in piped, piped
 
 
 @pytest.mark.parametrize("columns", [80, 140])
@@ -174,3 +178,25 @@ def test_elsewhere_the_lines_are_plain(cli: Cli, runs: Path, tmp_path: Path) -> 
     assert all(line.startswith("[INFO ] ") for line in lines) and "\x1b" not in done.stderr
     assert "[INFO ] script 2/2 whole" in lines and "[INFO ] mine" in lines
     assert lines[-1].startswith("[INFO ] step script succeeded in ")
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_no_word_of_an_error_is_broken_at_the_edge(binary: Path, runs: Path, tmp_path: Path, columns: int) -> None:
+    """Of a step's error with causes, of a usage error found by clap, and of one found by us."""
+    words = "the quantization of experts in a mixture needs considerably more memory than this machine has available, unfortunately; "
+    (tmp_path / "mine.py").write_text(f"def run(params, session):\n    raise ValueError({words * 3!r}) from KeyError({words * 2!r})\n")
+    for arguments, said in (
+        (["script", "mine.py", "--session", "s", "--runs-dir", runs], [words.strip(), "caused by: KeyError"]),
+        (["finetune-lora", "-m", "builtin:tiny"], ["finetune_lora needs --dataset-path: files"]),
+        (["finetune-lora", "-m", "builtin:tiny", "--lora-rnk", "8"], ["--lora-rank"]),
+        (["finetune-lora", "-m", "builtin:tiny", "-d", "x.json", "--checkpoint-mode", "stack"], ["give it as --checkpoint-lora"]),
+        (["convert-model-to-gguf", "-m", "builtin:tiny", "--outtype", "q9"], ["q5_k_m"]),
+    ):
+        terminal = Terminal(binary, *arguments, columns=columns, cwd=tmp_path)
+        assert terminal.finish() != 0
+        for part in said:
+            assert part in " ".join(" ".join(terminal.lines).split()), terminal.text
+        # Each line ends with a whole word of the text. Paths may be longer than a line.
+        whole = set(re.sub(r"\x1b\[[0-9;]*m", "", terminal.raw.decode()).split())
+        ends = [line.split()[-1] for line in terminal.lines if line.split() and "/" not in line]
+        assert ends and set(ends) <= whole, terminal.text

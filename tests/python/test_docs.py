@@ -59,6 +59,14 @@ def test_no_text_became_a_tag(site: Path) -> None:
     assert "<think>" in Page((site / "tasks.html").read_text(encoding="utf-8")).text
 
 
+def test_every_page_is_in_the_list_of_the_first(site: Path) -> None:
+    start = (site / "index.html").read_text(encoding="utf-8")
+    article = start[start.index("<article") : start.index("</article>")]
+    linked = set(re.findall(r'href="([\w-]+\.html)', article[article.index('id="pages"') :]))
+    pages = {path.name for path in site.glob("*.html")} - {"index.html", "tasks.html", "404.html"}
+    assert not pages - linked
+
+
 def test_no_page_needs_the_network(site: Path) -> None:
     for path in site.glob("*.html"):
         loaded = re.findall(r"<(?:script|link|img)[^>]*?(?:src|href)=\"(https?://[^\"]*)", path.read_text(encoding="utf-8"))

@@ -183,7 +183,7 @@ def test_prompts_come_before_the_files(trained: dict[str, str], runs: Path, tmp_
     ("name", "content", "words"),
     [
         ("a.json", b'["one",\n{]', ["line 2", "column 2", "invalid JSON", ".txt"]),
-        ("a.jsonl", b'"one"\n"two', ["line 2", "invalid JSON"]),
+        ("a.jsonl", b'"one"\n"two', ["line 2", "invalid JSON", "; the file is truncated; fix it"]),
         ("a.txt", b"one\n\xff\xfe", ["line 2", "UTF-8"]),
         ("a.txt", b"\n\n", ["no prompts"]),
         ("a.json", b"[]", ["no prompts"]),
@@ -207,8 +207,8 @@ def test_a_fault_in_a_file_of_prompts_is_named(tmp_path: Path, name: str, conten
         assert word in str(raised.value)
 
 
-def test_nothing_to_answer_is_an_error_of_input(trained: dict[str, str], runs: Path) -> None:
-    with pytest.raises(pyrust_nn.InputError, match="prompts_file"):
+def test_nothing_to_answer_is_refused(trained: dict[str, str], runs: Path) -> None:
+    with pytest.raises(pyrust_nn.UsageError, match="prompts_file"):
         pyrust_nn.inference("s", trained["full"], runs_dir=runs)
     with pytest.raises(pyrust_nn.InputError, match=r"nowhere\.json"):
         pyrust_nn.inference("s", trained["full"], prompts_file="nowhere.json", step="b", runs_dir=runs)
@@ -254,6 +254,16 @@ def test_answers_are_streamed_in_whole(trained: dict[str, str], tmp_path: Path) 
     prompts = [[{"role": "user", "content": text}] for text in ("Tell it in emoji 🙂", "Pyrust-NN 是什么？")]
     result = run_script(trained["full"], session, prompt=prompts)["result"]
     assert session.text == "".join(f"> {asked[0]['content']}\n{one['text']}\n\n" for asked, one in zip(prompts, result, strict=True))
+
+
+def test_quiet_prints_the_answers_alone(trained: dict[str, str], runs: Path, cli: Any) -> None:
+    words = ["inference", "-m", trained["full"], "--temperature", "0", "--max-new-tokens", "6", "--runs-dir", runs, "-q"]
+    alone = cli(*words, QUESTION, "--session", "one")
+    wanted = json.loads((runs / "one/inference/summary.json").read_text(encoding="utf-8"))["result"][0]["text"]
+    assert alone.returncode == 0 and wanted and (alone.stdout, alone.stderr) == (wanted + "\n", ""), alone
+    both = cli(*words, "--prompt", QUESTION, "--prompt", "Hello", "--session", "two")
+    texts = [one["text"] for one in json.loads((runs / "two/inference/summary.json").read_text(encoding="utf-8"))["result"]]
+    assert both.stdout == f"> {QUESTION}\n{texts[0]}\n\n> Hello\n{texts[1]}\n", both.stdout
 
 
 def test_what_computes_is_reported(trained: dict[str, str], runs: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def test_an_interrupted_pipeline_says_interrupted(cli: Cli, runs: Path, tmp_path
 
 
 def test_the_list_fits_the_terminal(ended: Path, binary: Path, cli: Cli) -> None:
-    """Model, task, loss, size and age are in aligned columns; a narrow terminal cuts them off."""
+    """Model, task, loss, size and age are in aligned columns; on a narrow terminal those that do not fit are below their session."""
     wide = cli("sessions", "--runs-dir", ended).stdout.splitlines()
     assert wide[0].split() == ["session", "state", "model", "task", "loss", "size", "age"]
     column = wide[0].index("task")
@@ -68,7 +69,34 @@ def test_the_list_fits_the_terminal(ended: Path, binary: Path, cli: Cli) -> None
     assert success[2:5] == ["-", "script", "0.5"] and success[6] in ("kB", "B") and success[-1] == "s"
     terminal = Terminal(binary, "sessions", "--runs-dir", ended, columns=40)
     assert terminal.finish() == 0
-    assert len(terminal.lines) == len(wide) and all(line.endswith("…") for line in terminal.lines)
+    assert max(map(len, terminal.lines)) <= 40
+    assert terminal.lines[0].split() == ["session", "state", "task", "loss"]
+    at = next(i for i, line in enumerate(terminal.lines) if line.startswith("success"))
+    assert terminal.lines[at].split() == ["success", "success", "script", "0.5"]
+    assert terminal.lines[at + 1].startswith("  size: ") and terminal.lines[at + 2].startswith("  age: ")
+
+
+def test_no_table_drops_anything_at_80_columns(binary: Path, cli: Cli, runs: Path, tmp_path: Path) -> None:
+    """A pipeline's steps and the list of sessions, with names as long as the sample's."""
+    (tmp_path / "long.py").write_text(
+        "def run(params, session):\n    (session.step_folder / 'answers-of-the-model.jsonl').write_text('')\n"
+        "    session.metric({'loss': 0.012345})\n"
+        "    return {'outputs': {'answers': 'answers-of-the-model.jsonl'}, 'metrics': {'first_loss': 7.0312, 'last_loss': 0.0186109, "
+        "'eval_loss': 0.25}}\n"
+    )
+    name = "convert_model_to_gguf_as_well"
+    (tmp_path / "p.toml").write_text(f'[[step]]\ntask = "script"\nscript = "long.py"\nname = "{name}"\n')
+    session = "20261126-202300-a-long-name"
+    terminal = Terminal(binary, "run", "p.toml", "--session", session, "--runs-dir", runs, cwd=tmp_path)
+    assert terminal.finish() == 0
+    for words in (name, "success", "loss 7.031 → 0.01861, evaluation loss 0.25", f"{name}/answers-of-the-model.jsonl"):
+        assert words in terminal.unwrapped, terminal.text
+    terminal = Terminal(binary, "sessions", "--runs-dir", runs)
+    assert terminal.finish() == 0
+    for line in cli("sessions", "--runs-dir", runs).stdout.splitlines()[1:]:
+        *cells, age = re.split(r"\s{2,}", line)
+        assert all(cell in terminal.text for cell in cells if cell != "-") and age[-1] == "s", terminal.text
+    assert re.search(r"^  (age|size): |age$", terminal.text, re.MULTILINE), terminal.text
 
 
 def test_following_shows_what_comes_and_ends_with_the_step(binary: Path, cli: Cli, runs: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::base::cache::{CacheContent, clear_cache, list_cache};
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
+use crate::cli::table::table;
 
 /// Show or clear the cache: prepared rows, converted data sets, parsed tokenizers, the built-in model
 #[derive(Args, Debug)]
@@ -33,7 +34,8 @@ impl CacheArgs {
                 if !global.json {
                     let count = before.entries.len().saturating_sub(after.entries.len());
                     let freed = size(before.bytes.saturating_sub(after.bytes));
-                    output::line(&format!("removed {count} entries ({freed}) from {}", after.folder.display()));
+                    let entries = if count == 1 { "entry" } else { "entries" };
+                    output::line(&format!("removed {count} {entries} ({freed}) from {}", after.folder.display()));
                     if after.entries.is_empty() {
                         return Ok(0);
                     }
@@ -57,7 +59,7 @@ fn print(content: &CacheContent) {
             let in_use = if entry.in_use { "yes" } else { "" };
             [entry.name.clone(), entry.kind.clone(), size(entry.bytes), entry.used_at[..19].replace('T', " "), in_use.to_string()]
         }));
-        output::table(&rows);
+        table(&rows, Some(0));
     }
     output::line(&format!("{} of {} in {}", size(content.bytes), size(content.max_bytes), content.folder.display()));
 }

@@ -22,7 +22,7 @@ use crate::tasks::{DATASET_COMMANDS, TASKS};
 /// Run a pipeline file (the default command)
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunArgs {
-    /// Pipeline file [default: pipeline.toml]
+    /// Pipeline file (TOML) [default: pipeline.toml]
     #[arg(value_name = "FILE", value_parser = pipeline_file)]
     file: Option<PathBuf>,
     /// Write a sample pipeline.toml and data.json to the working directory and exit

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::cli::global::GlobalArgs;
 use crate::cli::results::{next_command, quality};
+use crate::cli::table::table;
 use crate::cli::text::Style;
 use crate::cli::{console, output};
 use crate::pipeline::ExecutionPlan;
@@ -49,7 +50,7 @@ fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names
             None => [name.clone(), "not run".into(), String::new(), String::new(), String::new()],
         });
     }
-    output::table(&rows);
+    table(&rows, Some(4));
     let runs = runs_dir(global.runs_dir.as_deref());
     output::line(&format!("session {session} in {}", runs.join(session).display()));
     let next = outcomes.iter().rev().find_map(|one| next_command(&one.summary, &runs, global.runs_dir.is_some()));

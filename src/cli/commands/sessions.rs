@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::base::clock::seconds_since;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
+use crate::cli::table::table;
 use crate::cli::text::{bytes, duration, significant, tail};
 use crate::session::{SessionState, list_sessions, runs_dir};
 
@@ -28,7 +29,7 @@ impl SessionsArgs {
         } else {
             let mut rows = vec![["session", "state", "model", "task", "loss", "size", "age"].map(String::from)];
             rows.extend(sessions.into_iter().map(row));
-            output::table(&rows);
+            table(&rows, Some(2));
         }
         Ok(0)
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
+use crate::cli::table::table;
 use crate::cli::text::{duration, significant, visible};
 use crate::session::{SessionState, log_after, log_bytes, read_log, runs_dir, session_state};
 
@@ -88,7 +89,7 @@ fn print_steps(state: &SessionState) {
             remaining,
         ]
     }));
-    output::table(&rows);
+    table(&rows, None);
     for step in &state.steps {
         if let Some(error) = &step.error {
             output::line(&format!("{}: {}", step.step, visible(error)));

@@ -13,7 +13,7 @@ use crate::cli::commands::chat::chat_params::params;
 use crate::cli::commands::chat::line_editor::{Input, LineEditor};
 use crate::cli::commands::chat::slash_command::{SlashCommand, help};
 use crate::cli::output;
-use crate::cli::text::Style;
+use crate::cli::text::{Style, counted};
 use crate::params::interface::Interface;
 use crate::params::validate::accept;
 use crate::python::{ChatAnswer, ChatModel};
@@ -215,7 +215,8 @@ fn counts(answer: &ChatAnswer) -> String {
     };
     match (answer.prompt_tokens, answer.completion_tokens, answer.seconds) {
         (Some(prompt), Some(tokens), Some(seconds)) => {
-            format!("[{tokens} tokens, {:.1} tokens/s; prompt {prompt} tokens{end}]", tokens as f64 / seconds.max(1e-3))
+            let rate = tokens as f64 / seconds.max(1e-3);
+            format!("[{}, {rate:.1} tokens/s; prompt {}{end}]", counted(tokens, "token"), counted(prompt, "token"))
         }
         _ => format!("[{}]", end.trim_start_matches("; ")),
     }

@@ -4,7 +4,7 @@ mod page;
 mod preview;
 
 use crate::cli::commands::check::page::ReportPage;
-use crate::cli::text::{Style, bytes, duration, grouped, short, visible};
+use crate::cli::text::{Style, bytes, counted, duration, grouped, short, visible};
 use crate::cli::{output, text};
 use crate::data::Bin;
 use crate::dataset::report::CheckReport;
@@ -41,7 +41,7 @@ impl ReportPage {
             parts.push(self.lengths(report));
             parts.extend(report.previews.iter().map(|one| self.preview(one)));
             let count = report.problem_count + report.errors.len() as u64;
-            parts.push(self.style.error(&format!("not ready: {}, listed first", plural(count, "error"))));
+            parts.push(self.style.error(&format!("not ready: {}, listed first", counted(count, "error"))));
         }
         parts.join("\n\n")
     }
@@ -57,7 +57,7 @@ impl ReportPage {
         let mut lines = vec![self.heading(&format!("{}{more}", files.join(", ")))];
         let mut line = |name: &str, text: String| lines.push(format!("  {name:<14}{text}"));
         line("model", visible(&report.model.display().to_string()));
-        line("conversations", format!("{}, giving {}", grouped(counts.conversations), plural(counts.rows, "row")));
+        line("conversations", format!("{}, giving {}", grouped(counts.conversations), counted(counts.rows, "row")));
         let share = 100.0 * counts.target_tokens as f64 / counts.tokens.max(1) as f64;
         line("tokens", format!("{}, of which {} ({share:.0} %) are trained on", grouped(counts.tokens), grouped(counts.target_tokens)));
         let roles = report.roles.iter().filter(|(_, count)| count.as_u64() != Some(0));
@@ -66,7 +66,7 @@ impl ReportPage {
         if let Some(evaluation) = &report.evaluation {
             let files: Vec<String> = evaluation.files.iter().take(3).map(|file| visible(&file.display().to_string())).collect();
             let leaked = if evaluation.leaked > 0 { format!(", {} also trained on", grouped(evaluation.leaked)) } else { String::new() };
-            let rows = plural(evaluation.counts.rows, "row");
+            let rows = counted(evaluation.counts.rows, "row");
             line("evaluation", format!("{}: {rows}{leaked}", files.join(", ")));
         }
         for (name, count, unit, what) in [
@@ -85,7 +85,7 @@ impl ReportPage {
             ("literals", counts.literal_special_tokens, "conversation", " with the text of a special token"),
         ] {
             if count > 0 {
-                line(name, format!("{}{what}", plural(count, unit)));
+                line(name, format!("{}{what}", counted(count, unit)));
             }
         }
         lines.join("\n")
@@ -127,7 +127,7 @@ impl ReportPage {
             lines.push(format!("  {label:>label_width$}  {drawn}{}", grouped(bin.rows)));
         }
         if report.too_long.count > 0 {
-            let (samples, longest) = (plural(report.too_long.count, "sample"), grouped(report.counts.longest));
+            let (samples, longest) = (counted(report.too_long.count, "sample"), grouped(report.counts.longest));
             let words = format!("longer than max_length: {samples}; the longest has {longest} tokens");
             lines.push(format!("  {}", self.style.warning(&words)));
         }
@@ -139,7 +139,7 @@ impl ReportPage {
         let mut lines = vec![format!("{}  {task} on {} in {}", self.heading("estimate"), estimate.device, estimate.dtype)];
         let mut line = |name: &str, text: String| lines.push(format!("  {name:<14}{text}"));
         let rows = report.counts.rows - report.eval_rows;
-        line("steps", format!("{}, {} per epoch of {} rows", grouped(estimate.steps), grouped(estimate.steps_per_epoch), grouped(rows)));
+        line("steps", format!("{}, {} per epoch of {}", grouped(estimate.steps), grouped(estimate.steps_per_epoch), counted(rows, "row")));
         if let Some(trained) = estimate.trainable_parameters {
             let all = estimate.parameters.map(|all| format!(" of {}", short(all))).unwrap_or_default();
             line("trained", format!("{}{all} parameters", short(trained)));
@@ -160,7 +160,7 @@ impl ReportPage {
             let checkpoints = if disk.checkpoints == 0 {
                 String::new()
             } else {
-                format!(", and {} checkpoints of {}", disk.checkpoints, bytes(disk.checkpoint))
+                format!(", and {} of {}", counted(disk.checkpoints, "checkpoint"), bytes(disk.checkpoint))
             };
             let output = if estimate.task == FinetuneMethod::FinetuneFull { "the model" } else { "the adapter" };
             line("disk", format!("{}: {output} {}{checkpoints}", self.style.bold(&bytes(disk.total)), bytes(disk.output)));
@@ -189,7 +189,7 @@ impl ReportPage {
         lines.extend(report.warnings.iter().map(|warning| format!("{}: {}", self.style.warning("warning"), visible(warning))));
         if report.problem_count > 0 {
             let one = report.files.len() == 1;
-            lines.push(format!("{}: {} in the data", self.style.error("error"), plural(report.problem_count, "problem")));
+            lines.push(format!("{}: {} in the data", self.style.error("error"), counted(report.problem_count, "problem")));
             for problem in &report.problems {
                 let file = if one { String::new() } else { format!("{}: ", problem.file.display()) };
                 let path = if problem.path.is_empty() { String::new() } else { format!(", {}", problem.path) };
@@ -208,8 +208,4 @@ impl ReportPage {
         }
         lines.join("\n")
     }
-}
-
-fn plural(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{} {what}s", grouped(count)) }
 }

@@ -1,7 +1,7 @@
 //! Shows a sample with its trained tokens marked: coloured and underlined on a terminal, in ⟦ ⟧ elsewhere.
 
 use crate::cli::commands::check::page::ReportPage;
-use crate::cli::text::{grouped, visible};
+use crate::cli::text::{counted, grouped, visible};
 use crate::data::Preview;
 
 /// Number of lines shown from the start and the end of a long sample.
@@ -10,10 +10,10 @@ const TAIL: usize = 10;
 
 impl ReportPage {
     pub(crate) fn preview(self, preview: &Preview) -> String {
-        let tokens = grouped(u64::from(preview.tokens));
+        let tokens = counted(u64::from(preview.tokens), "token");
         let title = self.style.bold(&format!("sample {}", preview.place()));
         if preview.kept == 0 {
-            return format!("{title}  {tokens} tokens, omitted: too long, or no turn to train on");
+            return format!("{title}  {tokens}, omitted: too long, or no turn to train on");
         }
         let cut = if preview.kept < preview.tokens { format!(", cut to {}", grouped(u64::from(preview.kept))) } else { String::new() };
         let how = if self.style.colors { self.style.target("like this") } else { "in ⟦ ⟧".to_string() };
@@ -21,11 +21,11 @@ impl ReportPage {
         // Without colours the whole sample is shown, so that no bracket loses its counterpart.
         if self.style.colors && !self.verbose && lines.len() > HEAD + TAIL + 1 {
             let left_out = lines.len() - HEAD - TAIL;
-            let note = self.style.dim(&format!("… {left_out} more lines; -v shows them …"));
+            let note = self.style.dim(&format!("… {}; -v shows them …", counted(left_out as u64, "more line")));
             lines.splice(HEAD..HEAD + left_out, [note]);
         }
         let body: Vec<String> = lines.iter().map(|line| format!("  {line}").trim_end().to_string()).collect();
-        format!("{title}  {tokens} tokens{cut}, {} trained on, {how}\n{}", grouped(u64::from(preview.target_tokens)), body.join("\n"))
+        format!("{title}  {tokens}{cut}, {} trained on, {how}\n{}", grouped(u64::from(preview.target_tokens)), body.join("\n"))
     }
 
     /// The sample's lines. Colour escapes never span lines.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::base::error;
 use crate::cli::commands::init::other_data::{count_rows, data_files};
+use crate::cli::text::counted;
 use crate::params::interface::Interface;
 use crate::params::lora_defaults;
 use crate::params::other_names::{Conversion, NOT_NEEDED, OTHER_NAMES, OtherName, Tool};
@@ -254,7 +255,8 @@ impl Conversions {
                 let epochs = (steps * batch / rows as f64 * 1000.0).round() / 1000.0;
                 self.out.values.shift_remove("num_epochs");
                 self.warn(format!(
-                    "{key} = {steps}: converted to num_epochs = {epochs}, for {rows} conversations and {batch} for each step"
+                    "{key} = {steps}: converted to num_epochs = {epochs}, for {} and {batch} for each step",
+                    counted(rows, "conversation")
                 ));
                 self.put(key, "num_epochs", json!(epochs));
             }

@@ -1,0 +1,112 @@
+//! Tables. On a terminal that is too narrow for one, nothing is dropped: a column is shortened, which an ellipsis shows, or columns move below
+//! their row, each value after its heading.
+
+use crate::cli::output;
+use crate::cli::text::{columns, tail, wrapped};
+
+/// Columns of a shortened value at least.
+const LEAST: usize = 16;
+
+const GAP: usize = 2;
+
+/// Writes rows in aligned columns to stdout. The first row is the heading. `flexible` is the column that is shortened first.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]], flexible: Option<usize>) {
+    for line in lines(rows, flexible, columns(libc::STDOUT_FILENO)) {
+        output::line(&line);
+    }
+}
+
+fn lines<const N: usize>(rows: &[[String; N]], flexible: Option<usize>, width: Option<usize>) -> Vec<String> {
+    let mut rows = rows.to_vec();
+    let mut widths: [usize; N] = std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
+    let total = |kept: &[usize], widths: &[usize; N]| kept.iter().map(|i| widths[*i] + GAP).sum::<usize>().saturating_sub(GAP);
+    let mut kept: Vec<usize> = (0..N).collect();
+    if let Some(width) = width {
+        let over = total(&kept, &widths).saturating_sub(width);
+        match flexible {
+            Some(column) if over > 0 && widths[column] >= over + LEAST => {
+                widths[column] -= over;
+                rows.iter_mut().for_each(|row| row[column] = tail(&row[column], widths[column]));
+            }
+            Some(column) if over > 0 && column > 0 => kept.retain(|i| *i != column),
+            _ => {}
+        }
+        while kept.len() > 1 && total(&kept, &widths) > width {
+            kept.pop();
+        }
+    }
+    let mut lines = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        let cells: Vec<String> = kept.iter().map(|i| format!("{:<width$}", row[*i], width = widths[*i])).collect();
+        lines.push(cells.join(&" ".repeat(GAP)).trim_end().to_string());
+        let below = (0..N).filter(|i| !kept.contains(i) && !["", "-"].contains(&row[*i].as_str()));
+        for i in below.filter(|_| number > 0) {
+            let text = format!("{}{}: {}", " ".repeat(GAP), rows[0][i], row[i]);
+            lines.extend(wrapped(&text, width.unwrap_or(usize::MAX)).lines().map(String::from));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<[String; 4]> {
+        [
+            ["step", "state", "result", "output"],
+            ["finetune_full", "success", "loss 7.031 → 0.01861", "finetune_full/model"],
+            ["ask", "not run", "", ""],
+        ]
+        .map(|row| row.map(String::from))
+        .to_vec()
+    }
+
+    #[test]
+    fn a_table_that_fits_is_aligned() {
+        for width in [None, Some(65)] {
+            assert_eq!(
+                lines(&rows(), Some(3), width),
+                [
+                    "step           state    result                output",
+                    "finetune_full  success  loss 7.031 → 0.01861  finetune_full/model",
+                    "ask            not run"
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_shortened_or_moves_below_its_row() {
+        assert_eq!(lines(&rows(), Some(3), Some(62))[1], "finetune_full  success  loss 7.031 → 0.01861  …tune_full/model");
+        assert_eq!(
+            lines(&rows(), Some(3), Some(50)),
+            [
+                "step           state    result",
+                "finetune_full  success  loss 7.031 → 0.01861",
+                "  output: finetune_full/model",
+                "ask            not run"
+            ]
+        );
+        assert_eq!(
+            lines(&rows(), None, Some(30)),
+            [
+                "step           state",
+                "finetune_full  success",
+                "  result: loss 7.031 → 0.01861",
+                "  output: finetune_full/model",
+                "ask            not run"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_value_is_there_at_any_width() {
+        for width in 1..90 {
+            let shown: String = lines(&rows(), None, Some(width)).concat().chars().filter(|c| *c != ' ').collect();
+            for cell in rows()[1..].concat() {
+                assert!(shown.contains(&cell.replace(' ', "")), "{cell} at {width}: {shown}");
+            }
+        }
+    }
+}
