@@ -18,6 +18,7 @@ from typing import Any
 
 from pyrust_nn import InputError, _core
 from pyrust_nn.files import new_cache_file, new_cache_folder, write_json_lines
+from pyrust_nn.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def json_lines(path: str | os.PathLike[str], split: str | None, known: Sequence[
         if not target.is_file():
             with new_cache_file(target) as partial:
                 count = write_json_lines(partial, (item for file in files for item in items(file, wanted)))
-            logger.info("%s: %d rows, read by Arrow", path, count)
+            logger.info("%s: %s, read by Arrow", path, counted(count, "row"))
     except (arrow.ArrowException, OSError, KeyError, UnicodeError) as cause:
         raise InputError(f"{path} cannot be read by Arrow: {cause}; check the file, or export it as JSON lines") from cause
     return str(target), unused

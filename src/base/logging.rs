@@ -100,6 +100,42 @@ pub fn emit_to(level: Level, origin: &str, text: &str, shown: Shown) {
     }
 }
 
+/// The texts of [`emit_once`] in the scopes that are open, and the number of these.
+static ONCE: Mutex<(usize, Vec<String>)> = Mutex::new((0, Vec::new()));
+
+/// While it lives, [`emit_once`] emits each text once. Scopes may be nested.
+#[derive(Debug)]
+pub struct OnceScope(());
+
+/// Opens a scope of [`emit_once`]: a step, or a command.
+pub fn once_scope() -> OnceScope {
+    ONCE.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+    OnceScope(())
+}
+
+impl Drop for OnceScope {
+    fn drop(&mut self) {
+        let mut once = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
+        once.0 -= 1;
+        if once.0 == 0 {
+            once.1.clear();
+        }
+    }
+}
+
+/// Like `emit`, for what is found again with each data set or model: `label` and `text`, unless this text was emitted in the scope.
+pub fn emit_once(level: Level, origin: &str, label: &str, text: &str) {
+    let mut once = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = once.1.iter().any(|known| known == text);
+    if once.0 > 0 && !known {
+        once.1.push(text.to_string());
+    }
+    drop(once);
+    if !known {
+        emit(level, origin, &format!("{label}{text}"));
+    }
+}
+
 fn write(record: &Record, shown: Shown) {
     if let Some(file) = lock().as_ref() {
         file.log(record);
@@ -176,6 +212,20 @@ mod tests {
         assert!(lines[0].starts_with("20"), "a record starts with its time: {text}");
         let text = std::fs::read_to_string(second).unwrap();
         assert!(text.contains("through the facade") && text.lines().count() == 1, "{text}");
+
+        let again = folder.path().join("once.log");
+        let attached = attach(&again).unwrap();
+        for _ in 0..2 {
+            let _outer = once_scope();
+            drop(once_scope());
+            emit_once(Level::Warn, "a", "", "found");
+            emit_once(Level::Warn, "a", "evaluation data: ", "found");
+            emit_once(Level::Warn, "a", "evaluation data: ", "found too");
+        }
+        drop(attached);
+        let text = std::fs::read_to_string(again).unwrap();
+        let said: Vec<&str> = text.lines().map(|line| line.split_once("a: ").unwrap().1).collect();
+        assert_eq!(said, ["found", "evaluation data: found too", "found", "evaluation data: found too"]);
 
         let third = folder.path().join("c.log");
         let attached = attach(&third).unwrap();

@@ -6,9 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use log::Level;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::base::error;
+use crate::base::{error, logging};
 use crate::data::render::chat_renderer::ChatRenderer;
 use crate::data::render::rendering::{Render, RenderError};
 use crate::data::render::template::ChatTemplate;
@@ -24,6 +25,9 @@ use crate::data::tokenizer::{SubsetTokenizer, Tokenizer};
 pub trait Transformers: Sync {
     /// A renderer for the model in `folder`; `None` if Python is not available.
     fn renderer(&self, folder: &Path) -> Result<Option<Box<dyn Render + '_>>>;
+
+    /// Its version; `None` if Python or transformers is not available.
+    fn version(&self) -> Result<Option<String>>;
 }
 
 /// For callers without Python.
@@ -32,6 +36,10 @@ pub struct NoTransformers;
 
 impl Transformers for NoTransformers {
     fn renderer(&self, _: &Path) -> Result<Option<Box<dyn Render + '_>>> {
+        Ok(None)
+    }
+
+    fn version(&self) -> Result<Option<String>> {
         Ok(None)
     }
 }
@@ -46,6 +54,8 @@ pub struct Dataset {
     pub parts: Vec<DataPart>,
     /// What was noticed about the files.
     pub warnings: Vec<String>,
+    /// Precedes what is logged about it: `evaluation data: `, or nothing.
+    pub label: &'static str,
     /// Folder of the model, or of an adapter with its own tokenizer.
     pub model_folder: PathBuf,
     pub options: Options,
@@ -132,9 +142,10 @@ impl DataEngine {
                     None => unchecked = true,
                     Some(theirs) => {
                         if let Some(why) = difference(&probes.concat(), theirs.as_ref())? {
-                            warning!(
+                            let text = format!(
                                 "the chat template renders differently in transformers ({why}), so transformers is used, which is slower"
                             );
+                            logging::emit_once(Level::Warn, module_path!(), "", &text);
                             other = Some(theirs);
                             continue;
                         }
@@ -142,9 +153,10 @@ impl DataEngine {
                 }
             }
             if let Some(why) = self.tokenizer_differs(excerpt, &probes)? {
-                warning!(
+                let text = format!(
                     "the fast tokenizer and the tokenizers library differ ({why}), so the library is used, which is slower; please report this"
                 );
+                logging::emit_once(Level::Warn, module_path!(), "", &text);
                 self.tokenizer.use_library()?;
                 continue;
             }
@@ -177,10 +189,11 @@ fn texts(probes: &[RenderProbe]) -> impl Iterator<Item = &str> {
 }
 
 pub(crate) fn warn_unchecked(folder: &Path) {
-    warning!(
+    let text = format!(
         "the chat template in {} was not compared with transformers, because there is no Python environment; `pyrust-nn setup` makes one",
         folder.display()
     );
+    logging::emit_once(Level::Warn, module_path!(), "", &text);
 }
 
 fn needed<'t>(transformers: &'t dyn Transformers, folder: &Path, why: &str) -> Result<Box<dyn Render + 't>> {
@@ -190,7 +203,7 @@ fn needed<'t>(transformers: &'t dyn Transformers, folder: &Path, why: &str) -> R
             folder.display()
         ))
     })?;
-    warning!("transformers renders the chat template, which is slower: {why}");
+    logging::emit_once(Level::Warn, module_path!(), "", &format!("transformers renders the chat template, which is slower: {why}"));
     Ok(renderer)
 }
 

@@ -8,6 +8,7 @@ use log::Level;
 
 use crate::base::cache as user_cache;
 use crate::base::logging::Shown;
+use crate::base::numbers::{counted, grouped};
 use crate::base::{files, logging, threads};
 use crate::data::engine::{DataEngine, Dataset, Transformers, warn_unchecked};
 use crate::data::rows::arrow::{FileCheck, RowsWriter, TokenRows, read_rows};
@@ -32,7 +33,11 @@ pub fn prepare_dataset(
     let (engine, files) = threads::join(|| DataEngine::open(&dataset.model_folder, Some(cache)), || crate::data::digest(&dataset.files));
     let (mut engine, files) = (engine?, files?);
     let rows = dataset.identity(files, &engine.tokenizer)?;
-    let entry = CacheEntry::new(cache, rows, engine.tokenizer.digest, engine.renderer.template().digest, &dataset.options)?;
+    let template = engine.renderer.template();
+    // A template that our tests do not compare is rendered by transformers, or compared with it now.
+    let transformers_version = if template.compared && template.unsupported.is_none() { None } else { transformers.version()? };
+    let decides = (engine.tokenizer.digest, template.digest, transformers_version.as_deref());
+    let entry = CacheEntry::new(cache, rows, decides, &dataset.options)?;
     let max_bytes = user_cache::max_bytes()?;
     let tell = RefCell::new(tell);
     let options = &dataset.options;
@@ -40,10 +45,12 @@ pub fn prepare_dataset(
         if let Some((prepared, unchecked)) = entry.open() {
             // An unchecked entry was prepared without Python; there may be Python now.
             if !unchecked || transformers.renderer(&dataset.model_folder)?.is_none() {
-                let text = format!("{} rows are already in {}", prepared.counts.rows, prepared.path.display());
+                let are = if prepared.counts.rows == 1 { "is" } else { "are" };
+                let text =
+                    format!("{}{} {are} already in {}", dataset.label, counted(prepared.counts.rows, "row"), prepared.path.display());
                 // The result of the command, or the overview of the training, has the numbers.
                 logging::emit_to(Level::Info, module_path!(), &text, Shown::OffTerminal);
-                log_findings(&prepared);
+                log_findings(&prepared, dataset.label);
                 if unchecked {
                     warn_unchecked(&dataset.model_folder);
                 }
@@ -64,7 +71,7 @@ pub fn prepare_dataset(
             Ok(CacheReport { counts, train, eval, unchecked, notes: findings.notes(), warnings: findings.warnings() })
         })?;
         if let Some(prepared) = made {
-            log(&prepared, options);
+            log(&prepared, options, dataset.label);
             // The rows are there, so a cache that cannot be made smaller is no error of theirs.
             user_cache::shrink(cache, max_bytes).unwrap_or_else(|cause| warning!("{cause:#}"));
             return Ok(prepared);
@@ -73,40 +80,58 @@ pub fn prepare_dataset(
 }
 
 /// Logs what was converted and what may be a mistake, also if the rows were prepared before.
-fn log_findings(prepared: &Prepared) {
-    prepared.notes.iter().for_each(|note| info!("{note}"));
-    prepared.warnings.iter().for_each(|warning| warning!("{warning}"));
+fn log_findings(prepared: &Prepared, label: &str) {
+    prepared.notes.iter().for_each(|note| logging::emit_once(Level::Info, module_path!(), label, note));
+    prepared.warnings.iter().for_each(|warning| logging::emit_once(Level::Warn, module_path!(), label, warning));
 }
 
 /// Logs the statistics.
-fn log(prepared: &Prepared, options: &Options) {
-    log_findings(prepared);
+fn log(prepared: &Prepared, options: &Options, label: &str) {
+    log_findings(prepared, label);
     let counts = &prepared.counts;
     let text = format!(
-        "{} conversations: {} rows, {} tokens, of which {} are targets",
-        counts.conversations, counts.rows, counts.tokens, counts.target_tokens
+        "{label}{}: {}, {}, of which {} are targets",
+        counted(counts.conversations, "conversation"),
+        counted(counts.rows, "row"),
+        counted(counts.tokens, "token"),
+        grouped(counts.target_tokens)
     );
     logging::emit_to(Level::Info, module_path!(), &text, Shown::OffTerminal);
-    let duplicates = if options.drop_duplicates {
-        "conversations dropped: identical to an earlier one"
-    } else {
-        "conversations are identical to an earlier one; set drop_duplicates to drop them"
-    };
-    for (count, what) in [
-        (counts.truncated, format!("samples truncated to {} tokens", options.max_length).as_str()),
-        (counts.dropped, "samples dropped: too long, or no turn to train on"),
-        (counts.duplicates, duplicates),
-        (counts.split_conversations, "conversations split into one sample per turn, because the template rewrites earlier turns"),
-        (counts.separately_tokenized_turns, "answers beginning with whitespace, tokenized separately from their prompts"),
-    ] {
-        if count > 0 {
-            info!("{count} {what}");
-        }
-    }
+    let conversation = |count| counted(count, "conversation");
+    let is_or_are = |count| if count == 1 { "is" } else { "are" };
+    let told = [
+        (counts.truncated, format!("{} truncated to {} tokens", counted(counts.truncated, "sample"), options.max_length)),
+        (counts.dropped, format!("{} dropped: too long, or no turn to train on", counted(counts.dropped, "sample"))),
+        (
+            counts.duplicates,
+            if options.drop_duplicates {
+                format!("{} dropped: identical to an earlier one", conversation(counts.duplicates))
+            } else {
+                let (many, are) = (conversation(counts.duplicates), is_or_are(counts.duplicates));
+                format!("{many} {are} identical to an earlier one; set drop_duplicates to drop them")
+            },
+        ),
+        (
+            counts.split_conversations,
+            format!(
+                "{} split into one sample per turn, because the template rewrites earlier turns",
+                conversation(counts.split_conversations)
+            ),
+        ),
+        (
+            counts.separately_tokenized_turns,
+            format!(
+                "{} beginning with whitespace, tokenized separately from the prompt",
+                counted(counts.separately_tokenized_turns, "answer")
+            ),
+        ),
+    ];
+    told.iter().filter(|(count, _)| *count > 0).for_each(|(_, text)| info!("{label}{text}"));
     if counts.literal_special_tokens > 0 {
+        let contain = if counts.literal_special_tokens == 1 { "contains" } else { "contain" };
         warning!(
-            "{} conversations contain the text of a special token such as <|im_end|>; it stays ordinary text",
-            counts.literal_special_tokens
+            "{label}{} {contain} the text of a special token such as <|im_end|>; it stays ordinary text",
+            conversation(counts.literal_special_tokens)
         );
     }
 }

@@ -24,7 +24,7 @@ use crate::data::parse::diagnostic::read_object;
 use crate::data::parse::item::Item;
 use crate::data::parse::item_keys::QUESTIONS;
 use crate::data::parse::json::{JsonObject, array_elements, check_value};
-use crate::data::parse::json_error::{describe, error_offset, message_without_position};
+use crate::data::parse::json_error::{describe, error_offset, is_truncated, message_without_position};
 use crate::data::parse::messages::{read_content, read_messages};
 use crate::data::parse::problem_collector::ProblemCollector;
 use crate::data::parse::remarks::Remarks;
@@ -241,10 +241,12 @@ fn values<'a>(text: &'a str, path: &Path) -> Result<Vec<&'a RawValue>> {
                 }
                 let at = error_offset(text.as_bytes(), &cause);
                 let (line, column) = position(text.as_bytes(), at);
+                let what = describe(text, at, &cause);
+                let truncated = if is_truncated(&what) { "; the file is truncated" } else { "" };
                 return Err(error::input(format!(
-                    "{}: line {line}, column {column}: invalid JSON: {}; fix it, or rename the file to .txt if it has one prompt per line",
-                    path.display(),
-                    describe(text, at, &cause)
+                    "{}: line {line}, column {column}: invalid JSON: {what}{truncated}; fix it, or rename the file to .txt if it has one prompt \
+                     per line",
+                    path.display()
                 )));
             }
         }

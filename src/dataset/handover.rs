@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
+use log::Level;
 use serde_json::{Map, Value};
 
 use crate::base::progress::Bytes;
-use crate::base::{cache, error, progress};
+use crate::base::{cache, error, logging, progress};
 use crate::data::{Dataset, NoTransformers, Options, Transformers};
 use crate::dataset::open::{Sources, paths};
 use crate::dataset::tokenizer::{own_tokenizer, tokenizer_folder};
@@ -65,7 +66,7 @@ impl StepDatasets {
         match own_tokenizer(model(&self.params)).filter(|folder| data::is_native(folder)) {
             None => drop(data::check_files(&files, &options.layout)?),
             Some(model_folder) => {
-                let dataset = sources.dataset(model_folder, options);
+                let dataset = Dataset { label: label(name), ..sources.dataset(model_folder, options) };
                 let value = prepare(&dataset, &NoTransformers, &|| Ok(()))?;
                 drop(self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), value));
             }
@@ -88,7 +89,8 @@ impl StepDatasets {
         let params = own.as_ref().unwrap_or(&self.params);
         let model_folder = tokenizer_folder(model(params), self.offline())?;
         let options = options(params, name)?;
-        let dataset = Sources::named(&paths(&params[name]), self.offline())?.converted(&options)?.dataset(model_folder, options);
+        let sources = Sources::named(&paths(&params[name]), self.offline())?.converted(&options)?;
+        let dataset = Dataset { label: label(name), ..sources.dataset(model_folder, options) };
         let value = prepare(&dataset, &PythonTransformers, &python::check_signals)?;
         prepared.insert(name.to_string(), value.clone());
         Ok(value)
@@ -136,6 +138,11 @@ fn check_name(name: &str, params: &Map<String, Value>, own_script: bool) -> Resu
     Ok(())
 }
 
+/// What precedes the findings in a data set.
+fn label(name: &str) -> &'static str {
+    if name == DATASETS[0] { "" } else { "evaluation data: " }
+}
+
 /// `eval_split` applies to the training data only; an evaluation set is not split.
 fn options(params: &Map<String, Value>, name: &str) -> Result<Options> {
     let mut options = Options::of(params)?;
@@ -148,7 +155,7 @@ fn options(params: &Map<String, Value>, name: &str) -> Result<Options> {
 fn prepare(dataset: &Dataset, transformers: &dyn Transformers, check: &dyn Fn() -> Result<()>) -> Result<Value> {
     let mut bytes = Bytes::new("prepare");
     for warning in &dataset.warnings {
-        warning!("{warning}");
+        logging::emit_once(Level::Warn, module_path!(), dataset.label, warning);
     }
     let prepared = data::prepare_dataset(dataset, &cache::folder(), transformers, &mut |done, total| {
         bytes.report(done, total);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::base::numbers::{bytes, duration, grouped};
+use crate::base::numbers::{bytes, counted, duration, grouped};
 use crate::data::{Preview, each_symbol};
 use crate::dataset::explanations::explanation;
 use crate::dataset::report::CheckReport;
@@ -61,7 +61,7 @@ impl Page {
         if report.ok {
             self.raw("<p class=\"verdict good\">Ready: training accepts this data.</p>\n");
         } else {
-            let errors = if count == 1 { "1 error".into() } else { format!("{} errors", grouped(count)) };
+            let errors = counted(count, "error");
             self.raw("<p class=\"verdict bad\">Not ready: ").text(&errors).raw(".</p>\n");
         }
     }
@@ -76,8 +76,8 @@ impl Page {
         self.row("tokens", &format!("{}, of which {} ({share}) are trained on", grouped(counts.tokens), grouped(counts.target_tokens)));
         if let Some(evaluation) = &report.evaluation {
             let files: Vec<String> = evaluation.files.iter().map(|file| file.display().to_string()).collect();
-            let (rows, leaked) = (grouped(evaluation.counts.rows), grouped(evaluation.leaked));
-            self.row("evaluation", &format!("{}: {rows} rows, {leaked} conversations also trained on", files.join(", ")));
+            let (rows, leaked) = (counted(evaluation.counts.rows, "row"), counted(evaluation.leaked, "conversation"));
+            self.row("evaluation", &format!("{}: {rows}, {leaked} also trained on", files.join(", ")));
         }
         for (name, count) in [
             ("rows held out", report.eval_rows),
@@ -164,9 +164,9 @@ impl Page {
         self.raw("</table>\n");
         if report.too_long.count > 0 {
             let words = format!(
-                "{} samples are longer than max_length; the longest has {} tokens",
-                grouped(report.too_long.count),
-                grouped(report.counts.longest)
+                "{} longer than max_length; the longest has {}",
+                if report.too_long.count == 1 { "1 sample is".into() } else { format!("{} samples are", grouped(report.too_long.count)) },
+                counted(report.counts.longest, "token")
             );
             self.raw("<p>").text(&words).raw("</p>\n");
         }
@@ -184,14 +184,14 @@ impl Page {
     }
 
     fn sample(&mut self, preview: &Preview) {
-        let (tokens, trained) = (grouped(preview.tokens.into()), grouped(preview.target_tokens.into()));
+        let (tokens, trained) = (counted(preview.tokens.into(), "token"), grouped(preview.target_tokens.into()));
         self.raw("<h3>").text(&preview.place()).raw("</h3>\n<p class=\"soft\">");
         if preview.kept == 0 {
-            self.text(&format!("{tokens} tokens, left out: too long, or no turn to train on")).raw("</p>\n");
+            self.text(&format!("{tokens}, left out: too long, or no turn to train on")).raw("</p>\n");
             return;
         }
         let cut = if preview.kept < preview.tokens { format!(", cut to {}", grouped(preview.kept.into())) } else { String::new() };
-        self.text(&format!("{tokens} tokens{cut}, {trained} trained on")).raw("</p>\n<pre>");
+        self.text(&format!("{tokens}{cut}, {trained} trained on")).raw("</p>\n<pre>");
         let mut within = false;
         for piece in &preview.pieces {
             if piece.target != within {

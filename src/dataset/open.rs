@@ -103,7 +103,7 @@ impl Sources {
 
     pub(crate) fn dataset(self, model_folder: PathBuf, mut options: Options) -> Dataset {
         options.embedding_rows = embedding_rows(&model_folder);
-        Dataset { files: self.files, names: self.names, parts: self.parts, warnings: self.warnings, model_folder, options }
+        Dataset { files: self.files, names: self.names, parts: self.parts, warnings: self.warnings, label: "", model_folder, options }
     }
 }
 

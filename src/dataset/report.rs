@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::base::cache;
+use crate::base::numbers::counted;
 use crate::data::{Bin, Counts, Dataset, Preview, PreviewSelection, Survey, TooLong, Transformers, TurnTokens};
 use crate::estimate::{Estimate, EstimateSettings, RowCounts, TrainingTime};
 use crate::python::TimingProbe;
@@ -209,8 +210,11 @@ fn add_evaluation(survey: &mut Survey, other: &Survey, report: &EvaluationReport
     survey.problem_count += other.problem_count;
     let named = |sentence: &String| format!("evaluation data: {sentence}");
     survey.errors.extend(other.errors.iter().map(named));
-    survey.warnings.extend(other.warnings.iter().map(named));
-    survey.notes.extend(other.notes.iter().map(named));
+    // What is said of the training data already is not said again.
+    let new = |known: &[String], found: &[String]| -> Vec<String> { found.iter().filter(|one| !known.contains(one)).map(named).collect() };
+    let (warnings, notes) = (new(&survey.warnings, &other.warnings), new(&survey.notes, &other.notes));
+    survey.warnings.extend(warnings);
+    survey.notes.extend(notes);
     if report.leaked > 0 {
         let pairs = report.first_leaked.iter().map(|leak| format!("[{}] is [{}] of the training data", leak.evaluation, leak.training));
         let pairs = pairs.take(LEAKS_NAMED).collect::<Vec<_>>().join(", ");
@@ -218,9 +222,11 @@ fn add_evaluation(survey: &mut Survey, other: &Survey, report: &EvaluationReport
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         let of = report.counts.conversations;
         survey.warnings.push(format!(
-            "evaluation data: {} of {of} conversations are also trained on, so the evaluation loss says too little about new data: {pairs}{more}; \
+            "evaluation data: {} of {} {} also trained on, so the evaluation loss says too little about new data: {pairs}{more}; \
              remove them from one of the files",
-            report.leaked
+            report.leaked,
+            counted(of, "conversation"),
+            if report.leaked == 1 { "is" } else { "are" }
         ));
     }
 }

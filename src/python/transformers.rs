@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use pyo3::exceptions::PyModuleNotFoundError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -15,12 +16,33 @@ use crate::python::{from_python, interpreter};
 #[derive(Debug)]
 pub(crate) struct PythonTransformers;
 
+/// Starts Python if its environment exists; otherwise returns false.
+fn started() -> Result<bool> {
+    match interpreter::start_existing() {
+        Ok(()) => Ok(true),
+        Err(error) if Error::of(&error).kind == Kind::Setup => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl Transformers for PythonTransformers {
+    fn version(&self) -> Result<Option<String>> {
+        if !started()? {
+            return Ok(None);
+        }
+        Python::attach(|py| {
+            let metadata = py.import("importlib.metadata").map_err(|raised| from_python(py, raised))?;
+            match metadata.call_method1("version", ("transformers",)).and_then(|version| version.extract()) {
+                Ok(version) => Ok(Some(version)),
+                Err(raised) if raised.is_instance_of::<PyModuleNotFoundError>(py) => Ok(None),
+                Err(raised) => Err(from_python(py, raised)),
+            }
+        })
+    }
+
     fn renderer(&self, folder: &Path) -> Result<Option<Box<dyn Render + '_>>> {
-        match interpreter::start_existing() {
-            Ok(()) => {}
-            Err(error) if Error::of(&error).kind == Kind::Setup => return Ok(None),
-            Err(error) => return Err(error),
+        if !started()? {
+            return Ok(None);
         }
         let (template, end_tokens) = Python::attach(|py| {
             let created = || {

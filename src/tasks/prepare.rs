@@ -1,7 +1,7 @@
 //! Prepares a data set: rows of token ids and labels, stored in the cache.
 
 use crate::base::progress::Bytes;
-use crate::base::{cache, progress};
+use crate::base::{cache, logging, progress};
 use crate::data::Prepared;
 use crate::dataset::open;
 use crate::params::command::DatasetCommand;
@@ -58,6 +58,7 @@ fn prepare(given: Map<String, Value>, interface: Interface, on_progress: &mut dy
     let params = resolve(COMMAND.name, COMMAND.all_params(), given, interface)?;
     // If Python is the host, it has its own signal handlers, which `on_progress` checks.
     let _handlers = python::note_signals();
+    let _once = logging::once_scope();
     let dataset = open(&params)?;
     dataset.warnings.iter().for_each(|warning| warning!("{warning}"));
     let mut bytes = Bytes::new(COMMAND.name);

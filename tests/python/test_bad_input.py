@@ -31,7 +31,7 @@ def as_file(folder: Path, text: str) -> Path:
 
 DATA = {
     "invalid JSON": ('[\n  {"messages": [}\n]', ["line 2, column 17", "invalid JSON"]),
-    "truncated": ('[{"messages": [', ["line 1", "invalid JSON", "EOF"]),
+    "truncated": ('[{"messages": [', ["line 1", "invalid JSON: EOF while parsing a list; the file is truncated"]),
     "no known format": ('{"a": 1}', ['has the keys "a", which are no known format']),
     "a number": ("12", ["not a list"]),
     "empty list": ("[]", ["contains no conversations"]),

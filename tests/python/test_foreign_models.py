@@ -230,8 +230,10 @@ def test_settings_that_are_rarely_meant_are_warned_of(runs: Path, data_json: str
     pyrust_nn.finetune_lora("quiet", "builtin:tiny", **given)
     pyrust_nn.finetune_lora("loud", "builtin:tiny", warmup=500, learning_rate=0.5e-1, lora_rank=2, lora_alpha=64, **given)
     pyrust_nn.finetune_full("first", "builtin:tiny", warmup=0.5, learning_rate=1e-5, **given)
-    log = {name: (runs / name / "pipeline.log").read_text() for name in ("quiet", "loud", "first")}
+    # With as many steps as in the sample pipeline, one that changes nothing is of no account.
+    pyrust_nn.finetune_full("long", "builtin:tiny", warmup=0.1, learning_rate=1e-3, **given | {"num_epochs": 3})
+    log = {name: (runs / name / "pipeline.log").read_text() for name in ("quiet", "loud", "first", "long")}
     words = ("never reaches", "is far from what LoRA usually takes", "multiply the adapter by 32", "the first step is 0")
-    assert [word for word in words if word in log["quiet"]] == []
+    assert [word for word in words if word in log["quiet"] + log["long"]] == []
     assert [word for word in words if word in log["loud"]] == list(words[:3])
     assert [word for word in words if word in log["first"]] == [words[3]]

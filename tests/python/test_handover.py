@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -57,7 +58,7 @@ def settle(folder: Path) -> None:
 def preparations(runs: Path) -> list[str]:
     """The lines in which the log of session s tells of a data set: prepared now, or found in the cache."""
     log = (runs / "s/pipeline.log").read_text().splitlines()
-    return [line for line in log if " conversations: " in line or "rows are already in" in line]
+    return [line for line in log if re.search(r" conversations?: \d| rows? (is|are) already in ", line)]
 
 
 def script(folder: Path, params: str, name: str = "") -> Path:
@@ -74,6 +75,31 @@ def test_rust_prepares_each_data_set_once_and_python_does_not_ask_again(
     made = task("s", base, dataset_path=data, eval_dataset_path=evaluation, **SHORT, runs_dir=runs)
     assert made["metrics"]["rows"] == 6 and made["metrics"]["eval_rows"] == 1
     assert len(preparations(runs)) == 2
+
+
+@pytest.mark.parametrize("template", ["compared", "own"])
+def test_a_warning_of_the_training_data_is_not_repeated_for_the_evaluation_data(
+    runs: Path, base: Path, tmp_path: Path, template: str
+) -> None:
+    """The same words once; other words say that they are about the evaluation data. Where the rows are made, and where they are found."""
+    if template == "own":
+        path = base / "chat_template.jinja"
+        path.write_text(path.read_text() + "{# never compared #}")
+
+    def data(name: str, count: int) -> Path:
+        items = [
+            {"messages": [{"role": "user", "content": f"{name} {i}?"}, {"role": "assistant", "content": "Yes."}], "note": 1}
+            for i in range(count)
+        ]
+        (tmp_path / name).write_text(json.dumps(items))
+        return tmp_path / name
+
+    train = data("train.json", 3)
+    for step, count in (("same", 3), ("again", 3), ("other", 2)):
+        given = {"dataset_path": train, "eval_dataset_path": data(f"{count}.json", count), "step": step, **SHORT}
+        pyrust_nn.finetune_lora("s", base, **given, runs_dir=runs)
+    log = [line for line in (runs / "s/pipeline.log").read_text().splitlines() if "these keys are not used" in line]
+    assert [line.partition(": ")[2].partition("these")[0] for line in log] == ["", "", "", "evaluation data: "]
 
 
 def test_what_rust_alone_cannot_prepare_is_prepared_once_as_well(runs: Path, base: Path, data: Path, tmp_path: Path) -> None:

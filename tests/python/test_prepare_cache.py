@@ -1,7 +1,9 @@
 """The cache of prepared data sets: reused, never incomplete, never wrong."""
 
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 import disturbed
 import pytest
 from data_engine import assistant, model_folder, rows, user, write
+from terminal import Terminal
 
 import pyrust_nn
 from pyrust_nn import PyrustNNError
@@ -106,6 +109,22 @@ def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
+
+
+def test_another_transformers_makes_the_rows_of_an_uncompared_template_again(cache, monkeypatch):
+    """A template that the tests compare is rendered without transformers, so its rows do not depend on it."""
+    path = write(many(5))
+    template = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}{# own #}"
+    tokenizer = load_tokenizer("builtin:tiny")
+    compared, own = model_folder(tokenizer), model_folder(tokenizer, template)
+    metadata_version = importlib.metadata.version
+    for version, again in (("5.0.0", False), ("5.0.0", True), ("99.0", False), ("99.0", True)):
+        known = {"transformers": version}
+        monkeypatch.setattr(importlib.metadata, "version", lambda name, known=known: known.get(name) or metadata_version(name))
+        assert prepare(own, path)["cached"] is again, version
+        prepare(compared, path)
+        assert prepare(compared, path)["cached"]
+    assert len(entries(cache)) == 3
 
 
 @pytest.mark.parametrize("name", ["train.arrow", "eval.arrow", "report.json"])
@@ -316,3 +335,14 @@ def test_a_limit_that_is_not_a_size_is_refused(model, cache, runs, cli, monkeypa
     assert cli("cache", "list").returncode == 2
     done = cli("finetune-lora", "--model", "builtin:tiny", "--dataset-path", write(many(5)), "--session", "s", "--runs-dir", runs)
     assert done.returncode == 2 and not runs.exists()
+
+
+def test_the_list_drops_nothing_at_80_columns(model, cache, cli, binary):
+    prepare(model, write(many(3)))
+    (entry,) = [one for one in json.loads(cli("cache", "list", "--json").stdout)["entries"] if one["name"].startswith("data/")]
+    terminal = Terminal(binary, "cache", "list")
+    assert terminal.finish() == 0
+    assert max(map(len, terminal.lines)) <= 80, terminal.text
+    (line,) = [line for line in terminal.lines if entry["name"][-10:] in line]
+    used = entry["used_at"][:19].replace("T", " ")
+    assert entry["kind"] in line and used in line and re.search(r"\d (bytes|KiB)", line), terminal.text

@@ -51,6 +51,9 @@ class StreamToLogger(io.TextIOBase):
         self.pieces: list[str] = []
         """The unfinished last line, in pieces: `print(".", end="")` a million times must not copy it a million times."""
         self.redrawn_at: float | None = None
+        """When the bar on the unfinished line was logged last."""
+        self.drawn_at: float | None = None
+        """When it was drawn first."""
         self.lock = threading.RLock()
         self.buffer = _ByteStream(self)
 
@@ -88,8 +91,8 @@ class StreamToLogger(io.TextIOBase):
             *whole, line = ("".join(self.pieces) + text).split("\n")
             for complete in whole:
                 is_bar = "\r" in complete or self.redrawn_at is not None
-                self._record(complete.rsplit("\r", 1)[-1], "off_terminal" if is_bar else "always")
-                self.redrawn_at = None
+                self._record(complete.rsplit("\r", 1)[-1], self._end_of_bar() if is_bar else "always")
+                self.redrawn_at = self.drawn_at = None
                 if is_bar:
                     _core.status("")
             drawn, redraws, rest = line.rpartition("\r")
@@ -99,10 +102,16 @@ class StreamToLogger(io.TextIOBase):
                 _core.status(ESCAPE.sub("", drawn).strip())
                 now = time.monotonic()
                 self.redrawn_at = now if self.redrawn_at is None else self.redrawn_at
+                self.drawn_at = now if self.drawn_at is None else self.drawn_at
                 if drawn.strip() and now - self.redrawn_at >= LOG_EVERY_SECONDS:
                     self.redrawn_at = now
                     self._record(drawn, "off_terminal")
         return len(text)
+
+    def _end_of_bar(self) -> str:
+        """On which consoles the end of a bar is shown: of a short one, only beside debug lines."""
+        lasted = 0.0 if self.drawn_at is None else time.monotonic() - self.drawn_at
+        return "off_terminal" if lasted >= LOG_EVERY_SECONDS else "verbose"
 
     def finish(self) -> None:
         """Record an unfinished last line."""
@@ -180,6 +189,7 @@ class StreamBridge:
         self.showwarning, self.filters = warnings.showwarning, warnings.filters[:]
         logging.captureWarnings(True)
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)  # peft's use of transformers
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's in a notebook without ipywidgets: our bar needs none
         self.levels = {name: logging.getLogger(name).level for name in NOISY_LOGGERS}
         for name in NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)

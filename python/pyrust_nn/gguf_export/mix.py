@@ -14,6 +14,7 @@ from typing import Any
 
 from pyrust_nn import ModelError, UsageError
 from pyrust_nn.gguf_export.tensor_types import OUTTYPES, TENSOR_TYPES
+from pyrust_nn.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +48,13 @@ class TypeChoices:
 
     @classmethod
     def checked(cls, token_embedding: str | None, output: str | None, by_pattern: Mapping[str, Any] | None) -> TypeChoices:
-        """The choices in a step's parameters. Raises UsageError if a pattern or a type is not valid."""
+        """The choices in a step's parameters. Raises UsageError if a pattern is not valid; types are checked before."""
         patterns = {}
         for pattern, name in (by_pattern or {}).items():
             try:
                 re.compile(pattern)
             except re.error as cause:
                 raise UsageError(f"tensor_type has the pattern {pattern!r}, which is not a regular expression: {cause}") from cause
-            if str(name).upper() not in TENSOR_TYPES:
-                names = ", ".join(kind.lower() for kind in TENSOR_TYPES)
-                raise UsageError(f"tensor_type maps {pattern!r} to {name!r}; the types are {names}")
             patterns[pattern] = str(name)
         return cls(token_embedding, output, patterns)
 
@@ -110,7 +108,7 @@ class Mix:
     def log_replaced(self) -> None:
         """Say in one line which types were replaced: a model may have hundreds of such tensors."""
         if self._replaced:
-            parts = ", ".join(f"{count} tensors {what}" for what, count in sorted(self._replaced.items()))
+            parts = ", ".join(f"{counted(count, 'tensor')} {what}" for what, count in sorted(self._replaced.items()))
             logger.info("%s: rows are not a multiple of the block of some types: %s", self.outtype, parts)
 
     def _exactly(self, kind: str, name: str, shape: tuple[int, ...]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pyrust_nn import ModelError
 from pyrust_nn.models.model_folder import INDEX, read_json, weight_files
+from pyrust_nn.wording import counted
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def stored_tensors(folder: Path) -> list[StoredTensor]:
         listed = {}  # the index of other files; the single file is used
     if missing := sorted(set(listed) - set(found)):
         some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise ModelError(f"{index} names {len(missing)} tensors that its files lack ({some}); copy or download the model again")
+        raise ModelError(f"{index} names {counted(len(missing), 'tensor')} that its files lack ({some}); copy or download the model again")
     return list(found.values())
 
 

@@ -116,7 +116,8 @@ def _check_unused(names: list[str], config: PretrainedConfig, folder: Path) -> N
         )
     if names:
         some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        logger.info("%d tensors in %s are not part of this model and are not loaded (%s)", len(names), folder, some)
+        what = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+        logger.info("in %s, %s not part of this model and not loaded (%s)", folder, what, some)
 
 
 def _is_vision(names: list[str], block: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from pyrust_nn.proof.gguf_file import GgufFile
 from pyrust_nn.proof.layers import Layer, judged, not_run
 from pyrust_nn.proof.reference import Reference
+from pyrust_nn.wording import counted
 
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 
@@ -50,4 +51,4 @@ def difference(wanted: list[int], found: list[int]) -> str:
     for place, (ours, theirs) in enumerate(zip(wanted, found, strict=False)):
         if ours != theirs:
             return f"token {place} is {theirs}, the model's {ours}"
-    return f"{len(found)} tokens instead of {len(wanted)}"
+    return f"{counted(len(found), 'token')} instead of {len(wanted)}"

@@ -7,11 +7,15 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+from pyrust_nn.wording import counted
+
 logger = logging.getLogger(__name__)
 
 # Learning rates that published recipes use, with a factor of ten on both sides: full fine-tuning 1e-6 to 1e-4, LoRA 1e-5 to 1e-3.
 _USUAL_RATES = {"full fine-tuning": (1e-7, 1e-3), "LoRA": (1e-6, 1e-2)}
 _MAX_SCALE = 8
+_FEW_STEPS = 20
+"""In so few steps one that changes nothing is at least a twentieth of the training."""
 
 
 def warn_about_settings(model: Any, params: SimpleNamespace, steps: int) -> None:
@@ -19,12 +23,12 @@ def warn_about_settings(model: Any, params: SimpleNamespace, steps: int) -> None
     warmup = math.ceil(steps * params.warmup) if params.warmup < 1 else int(params.warmup)
     if warmup >= steps:
         logger.warning(
-            "the warm-up of %d steps is not shorter than the training of %d: the learning rate never reaches %g; lower warmup",
-            warmup,
+            "the warm-up of %s is not shorter than the training of %d: the learning rate never reaches %g; lower warmup",
+            counted(warmup, "step"),
             steps,
             params.learning_rate,
         )
-    elif warmup:
+    elif warmup and steps <= _FEW_STEPS:
         logger.warning("the learning rate of the first step is 0, since the warm-up starts there: that step changes no weight")
     kind = "LoRA" if hasattr(model, "peft_config") else "full fine-tuning"
     low, high = _USUAL_RATES[kind]

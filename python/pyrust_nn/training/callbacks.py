@@ -17,6 +17,7 @@ from transformers import TrainerState as State
 from transformers import TrainingArguments as Args
 
 from pyrust_nn.training.session import TrainingSession
+from pyrust_nn.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class ProgressCallback(TrainerCallback):
             parts.append(f"eta {format_duration(self.eta.eta_seconds)}")
             if not self._estimated and state.global_step < state.max_steps:
                 left = state.max_steps - state.global_step
-                logger.info("remaining time: about %s for %d steps", format_duration(self.eta.eta_seconds), left)
+                logger.info("remaining time: about %s for %s", format_duration(self.eta.eta_seconds), counted(left, "step"))
             self._estimated = True
         self.session.progress(state.global_step, state.max_steps, "  ".join(parts))
 

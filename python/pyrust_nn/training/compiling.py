@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from pyrust_nn import InputError, SetupError
 from pyrust_nn.cpu.packed_attention import PACKED_ATTENTION, can_pack, rows_attention
 from pyrust_nn.models.model_folder import first_line
+from pyrust_nn.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def compiled_layers(model: Any, *, checkpointing: bool) -> Iterator[None]:
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     parts = [part for layer in layers for part in layer.children()] if checkpointing else layers
-    logger.info("compiling %d layers: the first steps take longer", len(layers))
+    logger.info("compiling %s: the first steps take longer", counted(len(layers), "layer"))
     hook = base.register_forward_pre_hook(_hide_lengths, with_kwargs=True)
     AttentionInterface.register(PACKED_ATTENTION, torch.compiler.disable(_uncompiled_attention))
     for part in parts:

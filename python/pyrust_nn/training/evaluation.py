@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from pyrust_nn import InputError
+from pyrust_nn.wording import counted
 
 logger = logging.getLogger(__name__)
-
-
-def check_evaluation(params: SimpleNamespace) -> None:
-    """Raise InputError for parameters that need evaluation data if there is none, or if two sources of it are given."""
-    if params.eval_dataset_path and params.eval_split:
-        raise InputError("eval_dataset_path and eval_split cannot both be set, since each says what to evaluate on; set one of them")
-    if params.eval_dataset_path or params.eval_split:
-        return
-    for name in ("eval_steps", "early_stopping_patience", "load_best_model_at_end"):
-        if getattr(params, name):
-            raise InputError(f"{name} needs data to evaluate on; set eval_dataset_path or eval_split")
 
 
 def set_eval_mode(model: torch.nn.Module) -> None:
@@ -64,10 +52,10 @@ class EvaluationCallback(TrainerCallback):
         if self.patience_exhausted and state.global_step < state.max_steps:
             self.stopped_early = True
             logger.info(
-                "stopped early at step %d of %d: no lower evaluation loss than %.4f in %d evaluations (early_stopping_patience)",
+                "stopped early at step %d of %d: no lower evaluation loss than %.4f in %s (early_stopping_patience)",
                 state.global_step,
                 state.max_steps,
                 best,
-                self.without_improvement,
+                counted(self.without_improvement, "evaluation"),
             )
         return control

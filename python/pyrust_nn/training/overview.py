@@ -14,6 +14,7 @@ from pyrust_nn import PyrustNNError, _core
 from pyrust_nn.models.devices import dtype_name
 from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.training.setup import TrainingData
+from pyrust_nn.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +28,13 @@ def log_overview(
     steps = math.ceil(params.num_epochs * math.ceil(rows / per_step))
     # The counts are those of the whole data set, with the rows held out.
     targets = f", {data.counts['target_tokens']:,} of them trained on" if data.counts.get("rows") == rows else ""
-    evaluated = f"; {len(data.evaluation):,} rows to evaluate on" if data.evaluation else ""
+    evaluated = f"; {counted(len(data.evaluation), 'row')} to evaluate on" if data.evaluation else ""
     memory = estimated_memory(params, data, device, dtype)
     lines = {
         "model": f"{params.model}: {total:,} parameters, {trained:,} of them trained ({100 * trained / total:.3g}%)",
         "device": f"{device_name(device)}, {dtype_name(dtype)}",
-        "data": f"{rows:,} rows, {int(data.train.lengths().sum()):,} tokens{targets}{evaluated}",
-        "training": f"{steps:,} steps of {per_step} rows, {params.num_epochs:g} epochs"
+        "data": f"{counted(rows, 'row')}, {counted(int(data.train.lengths().sum()), 'token')}{targets}{evaluated}",
+        "training": f"{counted(steps, 'step')} of {counted(per_step, 'row')}, {counted(float(params.num_epochs), 'epoch')}"
         + (", resumed from a checkpoint" if resumed else ""),
     }
     if memory is not None:

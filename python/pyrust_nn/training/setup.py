@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoConfig, set_seed
 
-from pyrust_nn import InputError, UsageError
+from pyrust_nn import InputError
 from pyrust_nn.cpu.packed_attention import can_pack
 from pyrust_nn.models.compared import is_compared
 from pyrust_nn.models.devices import pick_device, pick_dtype
@@ -19,9 +18,9 @@ from pyrust_nn.models.loading import position_limit
 from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.training.batches import MAX_TOKENS, BatchLayout, MicroBatching
 from pyrust_nn.training.compiling import check_compilable, check_compiler
-from pyrust_nn.training.evaluation import check_evaluation
 from pyrust_nn.training.rows import PreparedRows
 from pyrust_nn.training.session import TrainingSession
+from pyrust_nn.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -45,14 +44,8 @@ class TrainingData:
 def initialize_training(params: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
     """Seed every random generator; return the device and the dtype to compute with.
 
-    Raises UsageError under a distributed launcher, InputError for a dtype that the device cannot train in, SetupError if
-    `compile` is on and no compiler works.
+    Raises InputError for a dtype that the device cannot train in, SetupError if `compile` is on and no compiler works.
     """
-    if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
-        raise UsageError(
-            f"this is one of {processes} processes (WORLD_SIZE, as torchrun sets it), but training runs in a single process: each of "
-            "them would open the session. Start pyrust-nn without a launcher, or unset WORLD_SIZE"
-        )
     set_seed(params.seed)
     device = pick_device(params.device)
     dtype = pick_dtype(params.dtype, device)
@@ -71,7 +64,6 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig, session: Traini
             f"max_length {params.max_length} exceeds the {positions} positions (max_position_embeddings) of "
             f"{params.model}; set max_length to {positions} or less"
         )
-    check_evaluation(params)
     if params.compile:
         check_compilable(config)
     prepared = session.dataset("dataset_path")
@@ -79,7 +71,7 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig, session: Traini
     evaluation = PreparedRows(prepared["eval_path"]) if prepared["eval_path"] else None
     if params.eval_dataset_path:
         evaluation = PreparedRows(session.dataset("eval_dataset_path")["path"])
-    logger.info("%d rows to train on, %d to evaluate", len(train), len(evaluation or ()), extra={"shown": "off_terminal"})
+    logger.info("%s to train on, %d to evaluate", counted(len(train), "row"), len(evaluation or ()), extra={"shown": "off_terminal"})
     counts = {name: count for name, count in prepared.items() if isinstance(count, int) and name != "cached"}
     return TrainingData(train, evaluation, prepared["digest"], prepared["options"], counts | {"eval_rows": len(evaluation or ())})
 

@@ -8,6 +8,11 @@ pub(crate) fn message_without_position(cause: &serde_json::Error) -> String {
     message.split(" at line ").next().unwrap_or_default().to_string()
 }
 
+/// Whether a message of [`describe`] is about JSON that ends too early.
+pub(crate) fn is_truncated(message: &str) -> bool {
+    message.contains("EOF while parsing")
+}
+
 /// Describes a syntax error at offset `at`, with a fix for common mistakes.
 pub(crate) fn describe(text: &str, at: usize, cause: &serde_json::Error) -> Cow<'static, str> {
     let words = message_without_position(cause);

@@ -15,6 +15,7 @@ use crate::base::{error, signals};
 use crate::data::parse::columns::Layout;
 use crate::data::parse::conversation::Conversation;
 use crate::data::parse::dataset_format::{DatasetFormat, Detected, KNOWN};
+use crate::data::parse::json_error::is_truncated;
 use crate::data::parse::{diagnostic, fast};
 use crate::data::read::files::unreadable;
 use crate::data::read::problem::{Problem, Problems, SHOWN};
@@ -62,6 +63,8 @@ pub struct Batch {
     layout: Arc<Layout>,
     /// Whether the items are records of a table, whose columns in the text mean nothing to the user.
     table: bool,
+    /// Whether the text ends with the file.
+    ended: bool,
     place: (usize, usize),
     file: usize,
     in_file: usize,
@@ -182,7 +185,7 @@ impl Reader {
         }
         let text = match cause.get_ref().and_then(|inner| inner.downcast_ref::<TableError>()) {
             Some(TableError(text)) => text.clone(),
-            None => format!("the compressed data is damaged or truncated ({cause}); download or compress the file again"),
+            None => format!("has damaged or truncated compressed data ({cause}); download or compress the file again"),
         };
         self.splitter.errors.push(FramingError { at: None, text });
         let settled = self.splitter.settled();
@@ -220,7 +223,7 @@ impl Reader {
             self.discard(settled);
             return None;
         }
-        let batch = self.batch(settled);
+        let batch = self.batch(settled).map(|batch| Batch { ended, ..batch });
         if ended || self.rows_left() == Some(&mut 0) {
             self.source = None;
             self.file += 1;
@@ -298,7 +301,7 @@ impl Reader {
         self.in_all += items.len();
         let format = self.format.unwrap_or(DatasetFormat::Messages);
         let (layout, table) = (Arc::clone(&self.layout), self.table);
-        Some(Batch { text, items, errors, format, layout, table, place, file: self.file, in_file, first })
+        Some(Batch { text, items, errors, format, layout, table, ended: false, place, file: self.file, in_file, first })
     }
 }
 
@@ -306,6 +309,12 @@ impl Batch {
     /// Index of the file.
     pub(crate) fn file(&self) -> usize {
         self.file
+    }
+
+    /// The problem of an item whose JSON has no end, with what is missing.
+    fn truncated(&self, item: &Range<usize>, problem: &str) -> String {
+        let what = if self.ended && item.end == self.text.len() { "file" } else { "line" };
+        format!("{problem}; the {what} is truncated")
     }
 
     /// The conversations. Items with problems are added to `problems` and omitted.
@@ -335,6 +344,7 @@ impl Batch {
                     let offset = if self.table { 0 } else { offset };
                     let (line, column) = cursor.move_to(range.start + offset, &self.text);
                     let column = if self.table { 0 } else { column };
+                    let text = if is_truncated(&text) { self.truncated(range, &text) } else { text };
                     problems.add(Problem { file: self.file, line, column, path, text });
                 }
                 made

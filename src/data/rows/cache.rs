@@ -94,11 +94,20 @@ pub(crate) struct CacheEntry {
 }
 
 impl CacheEntry {
-    /// `files`, `tokenizer` and `template` are digests.
-    pub(crate) fn new(cache: &Path, files: u128, tokenizer: u128, template: u128, options: &Options) -> Result<CacheEntry> {
+    /// `files` is a digest. What decides besides: the digests of tokenizer and template, and the version of transformers if that renders the
+    /// template or is compared.
+    pub(crate) fn new(
+        cache: &Path,
+        files: u128,
+        (tokenizer, template, transformers): (u128, u128, Option<&str>),
+        options: &Options,
+    ) -> Result<CacheEntry> {
         // Without a split nothing is drawn.
         let options = Options { seed: if options.eval_split > 0.0 { options.seed } else { 0 }, ..options.clone() };
-        let all = format!("{} {files:x} {tokenizer:x} {template:x} {}", env!("PYRUST_NN_ENGINE"), serde_json::to_string(&options)?);
+        let mut all = format!("{} {files:x} {tokenizer:x} {template:x} {}", env!("PYRUST_NN_ENGINE"), serde_json::to_string(&options)?);
+        if let Some(version) = transformers {
+            all += &format!(" transformers {version}");
+        }
         Ok(CacheEntry { folder: cache.join("data").join(format!("{:032x}", xxh3_128(all.as_bytes()))), files })
     }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::base::error;
+use crate::base::numbers::counted;
 use crate::data::parse::remarks::Remark;
 use crate::data::read::problem::Problems;
 use crate::data::render::rendering::place;
@@ -160,7 +161,7 @@ impl Findings {
         if !self.ignored.is_empty() {
             let named = self.ignored.iter().take(NAMED_KEYS).map(|(key, count)| format!("{key:?} in {}", conversations(*count)));
             let more = self.ignored.len().saturating_sub(NAMED_KEYS);
-            let more = if more > 0 { format!(", and {more} more keys") } else { String::new() };
+            let more = if more > 0 { format!(", and {}", counted(more as u64, "more key")) } else { String::new() };
             warnings.push(format!(
                 "these keys are not used: {}{more}; remove them, or name their meaning with columns",
                 named.collect::<Vec<_>>().join(", ")
@@ -217,26 +218,26 @@ impl Findings {
         }
         let unnamed = self.refused.count - self.refused.first.len() as u64;
         if unnamed > 0 {
-            sentences.push(format!("the model's chat template refuses {unnamed} more conversations"));
+            sentences.push(format!("the model's chat template refuses {}", counted(unnamed, "more conversation")));
         }
         let most = options.max_length;
         if self.too_long.count > 0 && options.overlong == Overlong::Error {
             sentences.push(format!(
-                "{} samples have more than max_length {most} tokens: conversation {}. Raise max_length (the longest needs {}), or set \
+                "{} more than max_length {most} tokens: conversation {}. Raise max_length (the longest needs {}), or set \
                  overlong to drop, truncate_left or truncate_right",
-                self.too_long.count,
+                if self.too_long.count == 1 { "1 sample has".to_string() } else { format!("{} samples have", self.too_long.count) },
                 self.too_long.named(|one| format!("{} has {}", one.place, one.tokens)),
                 counts.longest
             ));
         } else if counts.rows == 0 && counts.dropped > 0 {
             let overlong = serde_json::to_value(options.overlong).unwrap_or_default();
             sentences.push(format!(
-                "no sample is left to train on: all {} samples are dropped. With overlong {} and max_length {most}, {} were too long, or \
-                 truncation removed every turn to train on (raise max_length, or use truncate_left, which keeps the last turns); the \
-                 others have only assistant turns with \"train\": false",
-                counts.dropped,
+                "no sample is left to train on: {} dropped. With overlong {} and max_length {most}, {} too long, or truncation removed \
+                 every turn to train on (raise max_length, or use truncate_left, which keeps the last turns); the others have only \
+                 assistant turns with \"train\": false",
+                if counts.dropped == 1 { "the only one is".to_string() } else { format!("all {} samples are", counts.dropped) },
                 overlong.as_str().unwrap_or_default(),
-                self.too_long_dropped
+                if self.too_long_dropped == 1 { "1 was".to_string() } else { format!("{} were", self.too_long_dropped) }
             ));
         }
         sentences

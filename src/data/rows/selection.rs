@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::base::error;
+use crate::base::numbers::counted;
 use crate::data::rows::options::Options;
 
 /// The files of one entry of `dataset_path`, and how much of them is used.
@@ -94,8 +95,9 @@ fn held_out(conversations: &[RowOrigin], options: &Options) -> Result<HashSet<u3
     let count = ((options.eval_split * all as f64).round() as usize).max(1);
     let nothing_left = |count: usize, why: &str| {
         error::input(format!(
-            "eval_split {} of {all} conversations holds out {count} and leaves nothing to train on{why}; lower eval_split, or add conversations",
-            options.eval_split
+            "eval_split {} of {} holds out {count} and leaves nothing to train on{why}; lower eval_split, or add conversations",
+            options.eval_split,
+            counted(all as u64, "conversation")
         ))
     };
     if count >= all {

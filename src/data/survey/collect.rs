@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::base::error;
+use crate::base::numbers::counted;
 use crate::data::check_files;
 use crate::data::engine::{DataEngine, Dataset, Transformers};
 use crate::data::parse::conversation::Role;
@@ -165,25 +166,30 @@ fn preview(engine: &DataEngine, row: &Row, (input_ids, labels): &Tokens) -> Prev
     }
 }
 
+fn was_or_were(conversations: u64) -> String {
+    format!("{conversations} {}", if conversations == 1 { "was" } else { "were" })
+}
+
 fn warnings(counts: &Counts, findings: &Findings, chosen: &PreviewSelection) -> Vec<String> {
     let mut warnings = Vec::new();
     if let PreviewSelection::Indices(indices) = chosen
         && let Some(beyond) = indices.iter().find(|index| **index as u64 >= counts.conversations)
     {
-        warnings.push(format!("there is no conversation [{beyond}] to show: {} were read, counted from 0", counts.conversations));
+        warnings.push(format!("there is no conversation [{beyond}] to show: {} read, counted from 0", was_or_were(counts.conversations)));
     }
     if counts.literal_special_tokens > 0 {
         warnings.push(format!(
-            "{} conversations contain the text of a special token such as <|im_end|>: {}; it is tokenized as plain text, not as the special \
-             token",
-            counts.literal_special_tokens,
+            "{} {} the text of a special token such as <|im_end|>: {}; it is tokenized as plain text, not as the special token",
+            counted(counts.literal_special_tokens, "conversation"),
+            if counts.literal_special_tokens == 1 { "contains" } else { "contain" },
             findings.literal_special_tokens.named(Clone::clone)
         ));
     }
     if counts.duplicates > 0 {
         warnings.push(format!(
-            "{} conversations are identical to an earlier one: {}",
-            counts.duplicates,
+            "{} {} identical to an earlier one: {}",
+            counted(counts.duplicates, "conversation"),
+            if counts.duplicates == 1 { "is" } else { "are" },
             findings.duplicates.named(Clone::clone)
         ));
     }

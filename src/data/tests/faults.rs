@@ -142,6 +142,23 @@ fn the_lines_after_a_broken_line_are_read() {
 }
 
 #[test]
+fn a_truncated_file_is_called_truncated_and_a_truncated_line_is_not_the_file() {
+    let list = format!("[{GOOD},\n{GOOD}]");
+    let lines = format!("{GOOD}\n{GOOD}\n");
+    // Within the second item, at any depth; and between items.
+    for at in [list.len() - 1, list.len() - 2, list.len() - 12, GOOD.len() + 2, GOOD.len() + 20] {
+        let got = read(&list[..at]).unwrap_err();
+        assert!(got.contains("invalid JSON: EOF while parsing") && got.ends_with("; the file is truncated"), "{got}");
+    }
+    for at in [lines.len() - 2, lines.len() - 12, GOOD.len() + 15] {
+        let got = read(&lines[..at]).unwrap_err();
+        assert!(got.ends_with("; the file is truncated"), "{got}");
+        let got = read(&format!("{}\n{GOOD}\n", &lines[..at])).unwrap_err();
+        assert!(got.ends_with("; the line is truncated"), "{got}");
+    }
+}
+
+#[test]
 fn bytes_that_are_not_utf_8() {
     let in_item = [b"[".as_slice(), GOOD.as_bytes(), b",\n{\"messages\": \"\xff\"}]"].concat();
     for (bytes, wanted) in [
@@ -150,8 +167,8 @@ fn bytes_that_are_not_utf_8() {
         (b"PK\x03\x04abc", "the file is a zip archive"),
         (b"\x80", "line 1, column 1: not UTF-8"),
         (b"{\"messages\": \"a\0b\"}", "line 1, column 16: invalid JSON: a NUL byte; the file is damaged"),
-        (b"\x1f\x8b\x08\0\0\0\0\0\0\x03abc", "the compressed data is damaged or truncated"),
-        (b"\x28\xb5\x2f\xfd", "the compressed data is damaged or truncated"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0\x03abc", "0.json has damaged or truncated compressed data"),
+        (b"\x28\xb5\x2f\xfd", "0.json has damaged or truncated compressed data"),
     ] {
         let got = conversations(bytes, 1 << 18).unwrap_err();
         assert!(got.contains(wanted), "{bytes:?}\n  gave {got}\n  not  {wanted}");

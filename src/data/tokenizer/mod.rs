@@ -27,9 +27,10 @@ use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use anyhow::Result;
+use log::Level;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-use crate::base::{cache, files};
+use crate::base::{cache, files, logging};
 use bpe_vocabulary::BpeVocabulary;
 use hf_tokenizer::HfTokenizer;
 use tokenizer_file::AddedToken;
@@ -125,7 +126,8 @@ impl Tokenizer {
         let engine = match vocabulary {
             Some(vocabulary) => Backend::Fast(Box::new(vocabulary)),
             None => {
-                info!("{}: not the byte-level BPE of Qwen; using the tokenizers library, which is slower", path.display());
+                let text = format!("{}: not the byte-level BPE of Qwen; using the tokenizers library, which is slower", path.display());
+                logging::emit_once(Level::Info, module_path!(), "", &text);
                 Backend::Library(HfTokenizer::open(&path, file.digest)?)
             }
         };
