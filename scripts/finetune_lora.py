@@ -104,18 +104,11 @@ def starting_adapters(params):
     """The folders of the frozen parents, and the adapter that is continued (None for a new one)."""
     checkpoint = params.checkpoint_lora
     if not checkpoint:
-        if params.checkpoint_mode == "stack":
-            raise InputError("checkpoint_mode stack needs an adapter to stack on; give it as checkpoint_lora")
         return [], None
     adapter = read_checkpoint(params)
     folder = adapter.folder
     if params.checkpoint_mode == "continue":
         return parent_folders(folder), adapter
-    if params.use_dora:
-        raise InputError(
-            "use_dora cannot be combined with checkpoint_mode stack: DoRA scales the base's weights without the parents' changes; "
-            "merge the parents first (task merge), or leave use_dora out"
-        )
     check_stackable(folder)
     return [*parent_folders(folder), folder], None
 

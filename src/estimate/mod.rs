@@ -15,7 +15,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use model_shape::ModelShape;
-pub(crate) use model_shape::embedding_rows;
+pub(crate) use model_shape::{embedding_rows, is_adapter, positions, read_config};
 
 pub use disk::Disk;
 pub use estimate_settings::FinetuneMethod;
@@ -85,7 +85,7 @@ pub(crate) fn estimate(folder: &Path, settings: &EstimateSettings, rows: RowCoun
     let model = match ModelShape::open(folder)? {
         Ok(model) => model,
         Err(why) => {
-            if model_shape::is_adapter(folder) {
+            if is_adapter(folder) {
                 refusals.push(format!(
                     "{} is a LoRA adapter; give its base model as model and the adapter as checkpoint_lora, or merge it first (task merge)",
                     folder.display()

@@ -40,6 +40,27 @@ pub(crate) fn embedding_rows(folder: &Path) -> Option<u32> {
     u32::try_from(rows).ok()
 }
 
+/// The configuration of the model in a folder: its text part. `None` if there is none, or if it cannot be read.
+pub(crate) fn read_config(folder: &Path) -> Option<Value> {
+    let whole: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).ok()?).ok()?;
+    let text = whole.get("text_config").filter(|config| config.is_object()).cloned();
+    // Quantization is told beside the text part.
+    let mut config = text.unwrap_or_else(|| whole.clone());
+    if let (Some(quantization), Some(config)) = (whole.get("quantization_config"), config.as_object_mut()) {
+        config.insert("quantization_config".into(), quantization.clone());
+    }
+    Some(config)
+}
+
+/// Maximum number of tokens in a sample, including the scaling of rotary embeddings. `None` if the configuration does not tell.
+pub(crate) fn positions(config: &Value) -> Option<u64> {
+    let limit = config["max_position_embeddings"].as_u64()?;
+    let rope = ["rope_parameters", "rope_scaling"].iter().map(|name| &config[*name]).find(|rope| rope.is_object());
+    let Some(factor) = rope.and_then(|rope| rope["factor"].as_f64()) else { return Some(limit) };
+    let scaled = factor * rope?["original_max_position_embeddings"].as_f64()?;
+    Some(limit.max(scaled as u64))
+}
+
 /// Whether it is the folder of an adapter, which has no base model weights.
 pub(crate) fn is_adapter(folder: &Path) -> bool {
     folder.join("adapter_config.json").is_file()
@@ -100,10 +121,7 @@ impl ModelShape {
 
     /// Maximum number of tokens in a sample, including the scaling of rotary embeddings.
     pub(crate) fn positions(&self) -> Option<u64> {
-        let limit = self.integer("max_position_embeddings")?;
-        let rope = ["rope_parameters", "rope_scaling"].iter().map(|name| &self.config[*name]).find(|rope| rope.is_object());
-        let scaled = rope.and_then(|rope| Some(rope["factor"].as_f64()? * rope["original_max_position_embeddings"].as_f64()?));
-        Some(scaled.map_or(limit, |scaled| limit.max(scaled as u64)))
+        positions(&self.config)
     }
 
     /// Rows of the input embedding: those of its weights, else `vocab_size`.

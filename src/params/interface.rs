@@ -19,4 +19,14 @@ impl Interface {
             _ => name.to_string(),
         }
     }
+
+    /// How a switch is turned on: `--overwrite`, `overwrite = true` in pipeline.toml, `overwrite=True` in Python.
+    pub fn switched_on(self, name: &str) -> String {
+        match self {
+            Interface::Cli => self.spell(name),
+            Interface::Toml => format!("{name} = true"),
+            Interface::Python => format!("{name}=True"),
+            Interface::Rust => format!("{name}: true"),
+        }
+    }
 }

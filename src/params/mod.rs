@@ -5,6 +5,7 @@ mod table;
 #[macro_use]
 mod shared_params;
 pub(crate) mod command;
+pub(crate) mod conflicts;
 pub(crate) mod group;
 pub(crate) mod interface;
 pub(crate) mod lora_defaults;

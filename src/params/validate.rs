@@ -1,9 +1,10 @@
-//! Validation that all interfaces share: names, types, bounds and required parameters. Then the defaults are filled in.
+//! Validation that all interfaces share: names, types, bounds, required parameters and conflicts. Then the defaults are filled in.
 
 use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::base::error;
+use crate::params::conflicts;
 use crate::params::interface::Interface;
 use crate::params::other_names::suggestion;
 use crate::params::param::{Param, Presence};
@@ -11,7 +12,8 @@ use crate::params::param::{Param, Presence};
 /// Returns every parameter with its value: given ones are validated, others get their default (null if unset).
 ///
 /// # Errors
-/// Kind `usage`: an unknown name, a missing required parameter, or a value of the wrong type or out of bounds.
+/// Kind `usage`: an unknown name, a missing required parameter, a value of the wrong type or out of bounds, or values that contradict each
+/// other.
 pub fn resolve<'a>(
     task: &str,
     params: impl IntoIterator<Item = &'a Param>,
@@ -34,13 +36,18 @@ pub fn resolve<'a>(
     for param in params {
         let value = match given.shift_remove(param.name) {
             None | Some(Value::Null) if param.presence == Presence::Required => {
-                return Err(error::usage(format!("{task} needs {}: {}", interface.spell(param.name), param.help.trim())));
+                // `Model: a folder, …` names the parameter again.
+                let help = param.help.trim();
+                let what = help.split_once(": ").filter(|(name, _)| name.chars().all(|c| c.is_alphabetic() || c == ' '));
+                let what = what.map_or(help, |(_, what)| what);
+                return Err(error::usage(format!("{task} needs {}: {what}", interface.spell(param.name))));
             }
             None | Some(Value::Null) => (param.default)(),
             Some(value) => accept(param, value, interface)?,
         };
         resolved.insert(param.name.to_string(), value);
     }
+    conflicts::check(&resolved, interface)?;
     Ok(resolved)
 }
 
@@ -79,6 +86,16 @@ mod tests {
         let message = |interface| lora(json!({"lora_rnk": 8}), interface).unwrap_err().to_string();
         assert!(message(Interface::Cli).ends_with("did you mean --lora-rank?"), "{}", message(Interface::Cli));
         assert!(message(Interface::Python).ends_with("did you mean lora_rank?"), "{}", message(Interface::Python));
+    }
+
+    #[test]
+    fn a_missing_parameter_is_named_once() {
+        for task in crate::tasks::TASKS {
+            let message = resolve(task.name, task.all_params(), Map::new(), Interface::Cli).unwrap_err().to_string();
+            let (before, what) = message.split_once(": ").unwrap();
+            assert_eq!(before, format!("{} needs {}", task.name, Interface::Cli.spell(task.input.name)));
+            assert!(!what.to_lowercase().starts_with(task.input.name) && what.len() > 10, "{message}");
+        }
     }
 
     #[test]

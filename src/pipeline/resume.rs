@@ -188,9 +188,10 @@ impl RemainingSteps<'_> {
             .map(|given| StepInputs::new(planned.task.name, &given).changed_params(&params));
         match changed {
             Some(changed) if !changed.is_empty() => Err(error::input(format!(
-                "step {step} of session {} cannot be resumed, because its parameters in the pipeline have changed: {}; restart the step with overwrite",
+                "step {step} of session {} cannot be resumed, because its parameters in the pipeline have changed: {}; restart the step with {}",
                 self.session,
-                changed.join(", ")
+                changed.join(", "),
+                self.interface.switched_on("overwrite")
             ))),
             _ => Ok(()),
         }

@@ -21,5 +21,5 @@ pub(crate) use interpreter::{
 };
 pub(crate) use package::{adapter_base, hub_dataset, json_lines, model_folder};
 pub(crate) use probe::{TimingProbe, time_rows};
-pub(crate) use script::{ScriptCall, call_script, called_user_script};
+pub(crate) use script::{ScriptCall, call_script, called_user_script, check_script_params};
 pub(crate) use transformers::PythonTransformers;

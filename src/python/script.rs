@@ -99,6 +99,20 @@ pub(crate) fn called_user_script() -> bool {
     USER_SCRIPT.load(Ordering::Relaxed)
 }
 
+/// Refuses `given` parameters (null: none) that the text of a user's script rules out. Starts Python if needed, in an environment that
+/// exists, but does not execute the script.
+///
+/// # Errors
+/// Kind `usage` for a wrong parameter, `setup` if Python cannot start.
+pub(crate) fn check_script_params(script: &Path, given: &Value, from_text: bool) -> Result<()> {
+    interpreter::start_existing()?;
+    Python::attach(|py| {
+        let module = || py.import("pyrust_nn._runtime.script_params");
+        let check = || module()?.call_method1("refuse_wrong_params", (script, given.to_string(), from_text));
+        check().map(drop).map_err(|raised| from_python(py, raised))
+    })
+}
+
 /// Starts Python if needed and calls the script.
 ///
 /// # Errors

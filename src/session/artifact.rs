@@ -144,8 +144,8 @@ fn step_output(folder: &Path, shown: &str, kind: ArtifactKind, outtype: Option<&
         return match gguf.iter().find(|file| file.to_lowercase().ends_with(&end)) {
             Some(file) => Ok(Some(session.join(file))),
             None => {
-                let has = if gguf.is_empty() { "no GGUF file".to_string() } else { gguf.join(", ") };
-                Err(error::model(format!("{shown} has no GGUF file of the type {outtype}, it has: {has}")))
+                let has = if gguf.is_empty() { "and none of another".to_string() } else { format!("it has: {}", gguf.join(", ")) };
+                Err(error::model(format!("{shown} has no GGUF file of the type {outtype}, {has}")))
             }
         };
     }
@@ -161,14 +161,18 @@ fn step_output(folder: &Path, shown: &str, kind: ArtifactKind, outtype: Option<&
     match made {
         Some(made) => Ok(Some(session.join(made))),
         None => Err(error::model(format!(
-            "{shown} has no output {}, it has: {}",
+            "{shown} has no output {}, {}",
             match kind {
                 ArtifactKind::Model => "model",
                 ArtifactKind::Adapter => "adapter",
                 ArtifactKind::Candidate | ArtifactKind::Answering => "gguf, model or adapter",
                 ArtifactKind::GgufAdapter => "gguf",
             },
-            if summary.outputs.is_empty() { "nothing".to_string() } else { summary.outputs.keys().cloned().collect::<Vec<_>>().join(", ") }
+            if summary.outputs.is_empty() {
+                "and no other".to_string()
+            } else {
+                format!("it has: {}", summary.outputs.keys().cloned().collect::<Vec<_>>().join(", "))
+            }
         ))),
     }
 }
@@ -292,6 +296,10 @@ mod tests {
             assert!(message.contains("no GGUF file of the type q4_0, it has: convert/a.f16.gguf"), "{message}");
             assert!(resolved("none.gguf", kind).unwrap_err().contains("there is no none.gguf"), "not looked up on the Hub");
         }
+        summary.outputs = serde_json::Map::from_iter([("model".to_string(), json!("convert/model"))]);
+        files::write_json(&step.join("summary.json"), &summary).unwrap();
+        let message = resolved("@convert:q8_0", ArtifactKind::Answering).unwrap_err();
+        assert!(message.ends_with("no GGUF file of the type q8_0, and none of another"), "{message}");
         let message = resolved("@convert:q8_0", ArtifactKind::Model).unwrap_err();
         assert!(message.contains("there is no step convert:q8_0"), "{message}");
     }

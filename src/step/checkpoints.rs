@@ -73,10 +73,8 @@ fn defect(folder: &Path) -> Result<Option<String>> {
 /// The checkpoints of a step, newest first. They are not verified.
 pub fn all(step: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(step.join(FOLDER)).into_iter().flatten().flatten();
-    let mut found: Vec<(u64, PathBuf)> = entries
-        .filter_map(|entry| Some((entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()?, entry.path())))
-        .filter(|(_, path)| path.is_dir())
-        .collect();
+    let mut found: Vec<(u64, PathBuf)> =
+        entries.filter_map(|entry| Some((number(&entry.path())?, entry.path()))).filter(|(_, path)| path.is_dir()).collect();
     found.sort();
     found.into_iter().rev().map(|(_, path)| path).collect()
 }
@@ -98,6 +96,11 @@ pub(crate) fn newest(step: &Path, inputs: &StepInputs) -> Result<Option<PathBuf>
         return Ok(Some(folder));
     }
     Ok(None)
+}
+
+/// The number of training steps of a checkpoint.
+pub(crate) fn number(checkpoint: &Path) -> Option<u64> {
+    checkpoint.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse().ok()
 }
 
 /// The device that the training used. `auto` might choose a different one now.

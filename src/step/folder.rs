@@ -54,7 +54,7 @@ impl StepFolder {
                 return Err(error::usage(format!(
                     "step {step} exists in {}; give {} to replace it, or another step name{}",
                     session.display(),
-                    interface.spell("overwrite"),
+                    interface.switched_on("overwrite"),
                     if interface == Interface::Toml { resume.as_str() } else { "" }
                 )));
             }
@@ -66,7 +66,7 @@ impl StepFolder {
                 session.display(),
                 newest.file_name().unwrap_or_default().display(),
                 session.file_name().unwrap_or_default().display(),
-                interface.spell("overwrite")
+                interface.switched_on("overwrite")
             )));
         }
         let is_step = ["summary.json", "script.py", inputs::FILE, checkpoints::FOLDER].iter().any(|name| target.join(name).exists());

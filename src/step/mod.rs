@@ -8,6 +8,7 @@ pub(crate) mod refusal;
 pub(crate) mod request;
 pub(crate) mod resolved_inputs;
 pub(crate) mod run;
+pub(crate) mod suitability;
 
 pub(crate) use request::{Request, StepOutcome};
 pub(crate) use run::{RUN_ORIGIN, run_step};

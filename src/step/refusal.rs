@@ -7,14 +7,18 @@ use std::path::Path;
 
 use anyhow::Result;
 use log::Level;
+use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Kind};
 use crate::base::{cache, logging};
+use crate::params::interface::Interface;
 use crate::params::validate::resolve;
+use crate::python;
 use crate::session::names::check_name;
 use crate::step::folder::StepFolder;
 use crate::step::request::Request;
 use crate::step::resolved_inputs::resolve_artifacts;
+use crate::step::suitability;
 
 /// Checks everything for which a step can be refused. Changes nothing.
 ///
@@ -29,9 +33,19 @@ pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()>
         task.source(params[task.input.name].as_str().unwrap_or_default())?;
         StepFolder::find(&runs.join(session), request)?;
         cache::max_bytes()?;
-        resolve_artifacts(request, &params, runs, session).map(drop)
+        suitability::check(request, &params, &resolve_artifacts(request, &params, runs, session)?)?;
+        check_own_params(request, &params)
     })();
     checked.or_else(|error| if Error::of(&error).kind == Kind::Usage { Err(error) } else { Ok(()) })
+}
+
+/// Refuses parameters that the text of a user's own script rules out. That takes a start of Python, which the step needs anyway.
+fn check_own_params(request: &Request, params: &Map<String, Value>) -> Result<()> {
+    if request.task.script.is_some() || request.is_dry() {
+        return Ok(());
+    }
+    let script = params[request.task.input.name].as_str().unwrap_or_default();
+    python::check_script_params(Path::new(script), &params["params"], request.interface == Interface::Cli)
 }
 
 /// Adds a line about a refused attempt to the session's log, if the session exists. `what` is refused: `step merge`.

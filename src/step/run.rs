@@ -24,8 +24,8 @@ use crate::step::folder::StepFolder;
 use crate::step::host::StepHost;
 use crate::step::inputs::{InputsRecorder, StepInputs};
 use crate::step::request::{Request, StepOutcome};
-use crate::step::resolved_inputs::{ResolvedInputs, resolve_inputs};
-use crate::step::{checkpoints, folder, refusal};
+use crate::step::resolved_inputs::{ResolvedInputs, resolve_artifacts, resolve_inputs};
+use crate::step::{checkpoints, folder, inputs, refusal, suitability};
 
 /// The origin of the log record with a failed step's error.
 pub(crate) const RUN_ORIGIN: &str = module_path!();
@@ -53,6 +53,7 @@ fn dry_run(request: &Request, runs: &Path, summary: &mut Summary) -> Result<()> 
     summary.params = secrets::redacted(&params);
     request.task.source(params[request.task.input.name].as_str().unwrap_or_default())?;
     StepFolder::find(&runs.join(&summary.session), request)?;
+    suitability::check(request, &params, &resolve_artifacts(request, &params, runs, &summary.session)?)?;
     resolve_inputs(request, &params, runs, &summary.session).map(drop)
 }
 
@@ -65,6 +66,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     // Again, because another process may have run the step before the session was locked.
     let step_folder = StepFolder::find(&session.folder, request).inspect_err(note)?;
     let _log = logging::attach(&session.log_path())?;
+    let _once = logging::once_scope();
     let argv = secrets::redacted_argv();
     debug!("pyrust-nn {} in {}: {}", env!("CARGO_PKG_VERSION"), std::env::current_dir().unwrap_or_default().display(), argv.join(" "));
     // Needed in the binary and in a Rust host. A Python host has its own handlers.
@@ -85,7 +87,10 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         logging::emit_to(Level::Info, module_path!(), &text, shown);
         execute(request, &mut session, runs, &step_folder, summary)
     });
-    let result = result.map_err(|error| without_secrets(with_resume_command(error, &summary.session)));
+    let result = result.map_err(|error| {
+        let error = with_resume_command(error, &summary.session, Continuation::of(request, &step_folder.working));
+        without_secrets(with_spelled_overwrite(error, request.interface))
+    });
     progress::clear();
     summary.finished_at = now();
     summary.duration_s = started.elapsed().as_secs_f64();
@@ -114,14 +119,59 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     result.and(written).and(ended)
 }
 
-/// Adds to an interruption how the step is resumed. Other errors are returned unchanged.
-fn with_resume_command(error: anyhow::Error, session: &str) -> anyhow::Error {
+/// How an interrupted step goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Continuation {
+    /// From this training step's checkpoint.
+    Checkpoint(u64),
+    /// From its beginning. `saves`: it would have written checkpoints with `save_steps`.
+    Restart { saves: bool },
+    /// It did not begin, so only a pipeline goes on with it.
+    NotBegun { pipeline: bool },
+}
+
+impl Continuation {
+    fn of(request: &Request, working: &Path) -> Continuation {
+        let newest = checkpoints::all(working).first().and_then(|folder| checkpoints::number(folder));
+        match newest {
+            Some(number) => Continuation::Checkpoint(number),
+            None if working.join(inputs::FILE).is_file() => Continuation::Restart { saves: request.task.has("save_steps") },
+            None => Continuation::NotBegun { pipeline: request.plan.is_some() },
+        }
+    }
+
+    /// Words that follow `finished steps stay, `.
+    fn words(self, session: &str) -> String {
+        let command = format!("`pyrust-nn resume {session}`");
+        match self {
+            Continuation::Checkpoint(number) => format!("{command} resumes this one from step {number}"),
+            Continuation::Restart { saves: true } => {
+                format!("{command} restarts this one, which has no checkpoint (save_steps writes them)")
+            }
+            Continuation::Restart { saves: false } => format!("{command} restarts this one"),
+            Continuation::NotBegun { pipeline: true } => format!("{command} starts this one again"),
+            Continuation::NotBegun { pipeline: false } => "start this one again".to_string(),
+        }
+    }
+}
+
+/// Adds to an interruption how the step goes on. Other errors are returned unchanged.
+fn with_resume_command(error: anyhow::Error, session: &str, continuation: Continuation) -> anyhow::Error {
     let read = Error::of(&error);
     if read.kind != Kind::Interrupted {
         return error;
     }
-    let message = format!("{}; finished steps stay, `pyrust-nn resume {session}` resumes this one", read.message);
+    let message = format!("{}; finished steps stay, {}", read.message, continuation.words(session));
     Error { message, ..read }.into()
+}
+
+/// The error with `overwrite` as the interface writes it.
+fn with_spelled_overwrite(error: anyhow::Error, interface: Interface) -> anyhow::Error {
+    let read = Error::of(&error);
+    match read.message.strip_suffix("with overwrite") {
+        Some(before) => Error { message: format!("{before}with {}", interface.switched_on("overwrite")), ..read }.into(),
+        None => error,
+    }
 }
 
 /// The error as it may be written and shown.
@@ -215,12 +265,35 @@ mod tests {
     fn an_interruption_says_how_to_resume_and_changes_no_text() {
         let cause = "OSError: /data/SESSION/a.json";
         let interrupted = || Error { causes: vec![cause.into()], ..signals::interrupted(Some(libc::SIGINT)) };
-        let error = Error::of(&with_resume_command(interrupted().into(), "s1"));
-        let message = "interrupted by Ctrl-C; finished steps stay, `pyrust-nn resume s1` resumes this one";
+        let error = Error::of(&with_resume_command(interrupted().into(), "s1", Continuation::Restart { saves: false }));
+        let message = "interrupted by Ctrl-C; finished steps stay, `pyrust-nn resume s1` restarts this one";
         assert_eq!((error.kind, error.message.as_str()), (Kind::Interrupted, message));
         assert_eq!(error.causes, [cause]);
         let other = Error::new(Kind::Input, "there is no file /data/SESSION/a.json");
-        assert_eq!(Error::of(&with_resume_command(other.clone().into(), "s1")), other);
+        assert_eq!(Error::of(&with_resume_command(other.clone().into(), "s1", Continuation::Checkpoint(4))), other);
+        for (continuation, words) in [
+            (Continuation::Checkpoint(40), "`pyrust-nn resume s1` resumes this one from step 40"),
+            (Continuation::Restart { saves: true }, "`pyrust-nn resume s1` restarts this one, which has no checkpoint"),
+            (Continuation::NotBegun { pipeline: true }, "`pyrust-nn resume s1` starts this one again"),
+            (Continuation::NotBegun { pipeline: false }, "stay, start this one again"),
+        ] {
+            let message = with_resume_command(interrupted().into(), "s1", continuation).to_string();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn overwrite_is_named_as_the_interface_writes_it() {
+        let error = || Error { causes: vec!["c".into()], ..Error::new(Kind::Input, "a.json has changed; restart the step with overwrite") };
+        for (interface, words) in [
+            (Interface::Cli, "with --overwrite"),
+            (Interface::Toml, "with overwrite = true"),
+            (Interface::Python, "with overwrite=True"),
+            (Interface::Rust, "with overwrite: true"),
+        ] {
+            let spelled = Error::of(&with_spelled_overwrite(error().into(), interface));
+            assert_eq!((spelled.message, spelled.causes), (format!("a.json has changed; restart the step {words}"), error().causes));
+        }
     }
 
     #[test]

@@ -106,15 +106,11 @@ fn defaults_are_within_their_own_bounds() {
     for params in [FinetuneFullParams::params(), FinetuneLoraParams::params()] {
         resolve("task", params, required.clone(), Interface::Rust).unwrap();
     }
-    for params in [
-        QuantizeModelParams::params(),
-        ConvertModelToGgufParams::params(),
-        InferenceParams::params(),
-        FlattenParams::params(),
-        MergeParams::params(),
-    ] {
+    for params in [QuantizeModelParams::params(), ConvertModelToGgufParams::params(), FlattenParams::params(), MergeParams::params()] {
         resolve("task", params, Map::new(), Interface::Rust).unwrap();
     }
+    let prompt = Map::from_iter([("prompt".to_string(), json!("hi"))]);
+    resolve("task", InferenceParams::params(), prompt, Interface::Rust).unwrap();
 }
 
 #[test]

@@ -27,9 +27,9 @@ WORDS: dict[str, list[str]] = {
     "usage": ["merge", "--model", "builtin:tiny", "--overwrite=perhaps"],
     "input": ["finetune-lora", "--model", "builtin:tiny", "--dataset-path", "nowhere.json"],
     "model": ["merge", "--model", "./nowhere"],
-    "setup": ["merge", "--model", "builtin:tiny", "--no-setup", "--python-env", "nowhere"],
-    "busy": ["merge", "--model", "builtin:tiny", "--session", "held"],
-    "io": ["merge", "--model", "builtin:tiny", "--runs-dir", "a_file/runs"],
+    "setup": ["quantize-model", "--model", "builtin:tiny", "--no-setup", "--python-env", "nowhere"],
+    "busy": ["quantize-model", "--model", "builtin:tiny", "--session", "held"],
+    "io": ["quantize-model", "--model", "builtin:tiny", "--runs-dir", "a_file/runs"],
     **{kind: ["script", f"{kind}.py"] for kind in SCRIPTS},
 }
 
@@ -81,7 +81,7 @@ def test_the_texts_of_an_error_are_kept_even_with_the_word_SESSION(cli: Cli, tmp
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
         errors[name] = json.loads(cli("script", f"SESSION/{name}.py", "--session", name, "--json").stdout)["error"]
     assert errors["failing"]["message"] == cause
-    command = "interrupted by Ctrl-C; finished steps stay, `pyrust-nn resume stopped` resumes this one"
+    command = "interrupted by Ctrl-C; finished steps stay, `pyrust-nn resume stopped` restarts this one"
     assert errors["stopped"]["message"] == command
     assert cause in errors["stopped"]["causes"]
 

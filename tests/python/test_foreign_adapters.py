@@ -255,7 +255,7 @@ def test_a_base_that_is_elsewhere_is_given_by_base_model(base: Path, tmp_path: P
     pyrust_nn.convert_lora_to_gguf("s", adapter, **given)
     pyrust_nn.finetune_lora("s", base, dataset_path=data_json, checkpoint_lora=adapter, num_epochs=0.1, step="c", runs_dir=runs)
     assert "has its shapes and is used" in (runs / "s/pipeline.log").read_text()
-    with pytest.raises(pyrust_nn.InputError, match=r"base_model is the base of an adapter, but .* is a whole model"):
+    with pytest.raises(pyrust_nn.UsageError, match=r"base_model is the base of an adapter, but .* is a whole model"):
         pyrust_nn.inference("s", base, prompt="Hi", step="w", **given)
     wide = tmp_path / "wide"
     from transformers import AutoConfig

@@ -132,7 +132,7 @@ def test_types_are_chosen_by_name(model: Path, runs: Path) -> None:
     ("choice", "says"),
     [
         ({"tensor_type": {"ffn(": "q4_k"}}, "not a regular expression"),
-        ({"tensor_type": {"ffn": "q9"}}, "the types are f32"),
+        ({"tensor_type": {"ffn": "q9"}}, "a type must be one of f32"),
         ({"token_embedding_type": "q9"}, "token_embedding_type must be one of f32"),
         ({"outtype": ["q4_k_x"]}, "outtype must be a non-empty list of f32"),
     ],

@@ -131,7 +131,7 @@ def test_status_answers_while_a_step_runs_and_a_second_step_is_refused(runs: Pat
             seen.append(pyrust_nn.get_status("s", 5, runs_dir=runs))
             if len(seen) == 1:
                 with pytest.raises(pyrust_nn.BusyError, match="finetune_lora of session s"):
-                    pyrust_nn.merge("other", "builtin:tiny", runs_dir=runs)
+                    pyrust_nn.quantize_model("other", "builtin:tiny", runs_dir=runs)
         time.sleep(0.02)
     thread.join()
     assert result["summary"]["status"] == "Success"

@@ -157,7 +157,7 @@ def test_a_scale_changes_the_answer_and_0_is_the_base(made: Path) -> None:
     [
         ("m/gguf", {"adapter": "m/gguf"}, InputError, "is not a LoRA adapter in GGUF"),
         ("m/adapter", {}, InputError, "is an adapter"),
-        ("m/gguf", {"adapter": "m/adapter", "adapter_scale": [1.0, 2.0]}, UsageError, "1 adapters and 2 scales"),
+        ("m/gguf", {"adapter": "m/adapter", "adapter_scale": [1.0, 2.0]}, UsageError, "names 1 adapter and adapter_scale has 2 scales"),
         ("m/gguf", {"dtype": "bf16"}, UsageError, "dtype is for a folder"),
         ("m/gguf", {"base_model": "builtin:tiny"}, UsageError, "base_model is for a folder"),
         ("builtin:tiny", {"parallel": 2}, UsageError, "parallel is for a GGUF file"),

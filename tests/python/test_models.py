@@ -293,7 +293,7 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
 
 
 def test_only_adapters_are_merged(trained: dict[str, str], runs: Path) -> None:
-    with pytest.raises(pyrust_nn.ModelError, match="whole model"):
+    with pytest.raises(pyrust_nn.UsageError, match="whole model"):
         pyrust_nn.merge("s", trained["full"], runs_dir=runs)
 
 

@@ -159,7 +159,7 @@ def test_a_pipeline_has_the_filter_if_all_its_steps_are_offline(second: str, tmp
         table = "\n".join(f'{name} = "{value}"' for name, value in params.items())
         (tmp_path / "p.toml").write_text(
             f'[[step]]\ntask = "script"\nscript = "{script}"\noffline = true\n[step.params]\n{table}\n'
-            f'[[step]]\ntask = "merge"\nname = "two"\nmodel = "builtin:tiny"\noffline = {second}\n'
+            f'[[step]]\ntask = "quantize_model"\nname = "two"\nmodel = "builtin:tiny"\noffline = {second}\n'
         )
         done = cli("run", tmp_path / "p.toml", "--session", "s", "--runs-dir", runs)
         assert "step script succeeded" in done.stderr, done.stderr

@@ -102,7 +102,7 @@ def test_an_adapter_is_merged_before_it_is_quantized(trained: dict[str, str], ru
 
 def test_a_quantized_model_is_not_quantized_again(trained: dict[str, str], runs: Path) -> None:
     pyrust_nn.quantize_model("s", trained["full"], bits=8, step="once", verify=False, runs_dir=runs)
-    with pytest.raises(pyrust_nn.InputError, match=r"already quantized.*from which it was made"):
+    with pytest.raises(pyrust_nn.UsageError, match=r"already quantized.*from which it was made"):
         pyrust_nn.quantize_model("s", runs / "s" / "once", bits=4, step="twice", verify=False, runs_dir=runs)
     assert not (runs / "s" / "twice" / "model").exists()
 

@@ -59,7 +59,9 @@ def session(request: pytest.FixtureRequest, runs: Path, script: Path, cli: Cli) 
     return runs / "s"
 
 
-# Each is refused in a session with a step `script`. `{path}` is the script.
+TRAIN = ["finetune-lora", "--model", "builtin:tiny", "--dataset-path", "x.json"]
+
+# Each is refused in a session with a step `script`. `{model}` and the like are files.
 WRONG_WORDS = {
     "unknown flag": (["merge", "--model", "builtin:tiny", "--overwite"], "--overwite"),
     "wrong value": (["finetune-lora", "--model", "builtin:tiny", "--dataset-path", "x.json", "--lora-rank", "zero"], "zero"),
@@ -68,12 +70,91 @@ WRONG_WORDS = {
     "no such built-in model": (["merge", "--model", "builtin:huge"], "builtin:huge"),
     "not a script": (["script", "notes.txt"], "notes.txt"),
     "over a failed step too": (["script", "notes.txt", "--step", "script", "--overwrite"], "notes.txt"),
+    "nothing to evaluate on": ([*TRAIN, "--early-stopping-patience", "2"], "--early-stopping-patience needs data"),
+    "two sets to evaluate on": ([*TRAIN, "--eval-split", "0.1", "--eval-dataset-path", "x.json"], "cannot both be set"),
+    "fp16 on a CPU": ([*TRAIN, "--dtype", "fp16", "--device", "cpu"], "set --dtype to bf16 or fp32"),
+    "beyond the positions": ([*TRAIN, "--max-length", "4096"], "--max-length 4096 exceeds the 2048 positions"),
+    "nothing to stack on": ([*TRAIN, "--checkpoint-mode", "stack"], "--checkpoint-lora"),
+    "a whole model as checkpoint": ([*TRAIN, "--checkpoint-lora", "{model}"], "is a whole model, not a LoRA adapter"),
+    "no prompt": (["inference", "--model", "builtin:tiny"], "--prompt (it may repeat) or --prompts-file"),
+    "a parameter of llama.cpp": (["inference", "--model", "{model}", "--prompt", "hi", "--parallel", "2"], "--parallel is for a GGUF file"),
+    "merging a whole model": (["merge", "-m", "builtin:tiny"], "builtin:tiny is a whole model; give an adapter"),
+    "merging a folder with a whole model": (["merge", "-m", "{model}"], "is a whole model; give an adapter"),
+    "flattening a whole model": (["flatten", "-m", "{model}"], "is a whole model; give an adapter"),
+    "converting a whole model as an adapter": (["convert-lora-to-gguf", "--adapter", "{model}"], "is a whole model; give an adapter"),
+    "the base of a whole model": (["quantize-model", "-m", "{model}", "--base-model", "builtin:tiny"], "leave it out"),
+    "beyond the positions of a folder": (
+        ["finetune-full", "--model", "{model}", "--dataset-path", "x.json", "--max-length", "65"],
+        "--max-length 65 exceeds the 64 positions",
+    ),
+    "training an adapter in full": (["finetune-full", "--model", "{adapter}", "--dataset-path", "x.json"], "is a LoRA adapter"),
+    "an adapter as the base": (["finetune-lora", "--model", "{adapter}", "--dataset-path", "x.json"], "is itself a LoRA adapter"),
+    "quantizing twice": (["quantize-model", "-m", "{quantized}"], "is already quantized"),
+    "training a quantized model in full": (["finetune-full", "--model", "{quantized}", "--dataset-path", "x.json"], "is quantized"),
+    "not a type of tensors": (["convert-model-to-gguf", "-m", "builtin:tiny", "--tensor-type", "ffn=q9"], "a type must be one of f32"),
+    "unknown parameter of a script": (["script", "{script}", "--step", "new", "--param", "fial=true"], "did you mean fail?"),
+    "wrong value of a script's parameter": (["script", "{script}", "--step", "new", "--param", "fail=perhaps"], "must be of type bool"),
 }
 
 
+def folders(tmp_path: Path) -> dict[str, Path]:
+    """Folders of which only the configuration is read."""
+    made = {}
+    for name, file, config in (
+        ("model", "config.json", {"max_position_embeddings": 64}),
+        ("quantized", "config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}),
+        ("adapter", "adapter_config.json", {"peft_type": "LORA"}),
+    ):
+        made[name] = tmp_path / name
+        made[name].mkdir()
+        (made[name] / file).write_text(json.dumps(config))
+    return made
+
+
+def test_a_refused_attempt_without_a_session_leaves_nothing(runs: Path, script: Path, cli: Cli) -> None:
+    for words in (["inference", "-m", "builtin:tiny"], [*TRAIN, "--eval-steps", "1"], ["script", script, "--param", "other=1"]):
+        done = cli(*words, "--runs-dir", runs)
+        assert done.returncode == 2, done.stderr
+        assert not runs.exists() or not list(runs.iterdir()), words
+
+
+SCRIPTS = {
+    "computed": ("PARAMS = dict(top=1)", {"top": 2}, None),
+    "changed later": ("PARAMS = {}\nPARAMS['top'] = 1", {"top": 2}, None),
+    "updated later": ("PARAMS = {}\nPARAMS.update(top=1)", {"top": 2}, None),
+    "imported": ("from os.path import *\nPARAMS = {}", {}, None),
+    "a computed default": ("import math\nPARAMS = {'top': math.pi}", {"top": "2.5"}, None),
+    "read elsewhere": ("PARAMS = {'top': 1}\nNAMES = list(PARAMS)", {"tip": "2"}, "did you mean top"),
+    "required": ("PARAMS = {'data': str}", {}, "needs the parameter data"),
+    "none": ("", {"top": "2"}, "it has none"),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_refused_only_for_what_its_text_says(name: str, runs: Path, script: Path, cli: Cli) -> None:
+    head, given, refused = SCRIPTS[name]
+    script.write_text(f"{head}\n\ndef run(params, session):\n    return {{'result': str(vars(params))}}\n")
+    words = [word for key, value in given.items() for word in ("--param", f"{key}={value}")]
+    done = cli("script", script, *words, "--session", "s", "--runs-dir", runs)
+    assert done.returncode == (2 if refused else 0) and (refused or "") in done.stderr, done.stderr
+    assert (runs / "s").exists() == (refused is None)
+
+
+def test_the_positions_of_the_built_in_model_are_known_before_it_is_made(cli: Cli, runs: Path) -> None:
+    from pyrust_nn.models.tiny import CONTEXT
+
+    words = [word if word != "x.json" else "data.json" for word in TRAIN]
+    for length, code in ((CONTEXT, 0), (CONTEXT + 1, 2)):
+        (runs.parent / "data.json").write_text('[{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]')
+        done = cli(*words, "--max-length", str(length), "--dry-run", "--runs-dir", runs)
+        assert done.returncode == code, done.stderr
+
+
 @pytest.mark.parametrize("name", WRONG_WORDS)
-def test_a_wrong_command_line(name: str, session: Path, runs: Path, cli: Cli) -> None:
-    words, shown = WRONG_WORDS[name]
+def test_a_wrong_command_line(name: str, session: Path, runs: Path, cli: Cli, script: Path, tmp_path: Path) -> None:
+    wanted, shown = WRONG_WORDS[name]
+    named = folders(tmp_path)
+    words = [word.format(script=script, **named) for word in wanted]
 
     def attempt() -> None:
         done = cli(*words, "--session", "s", "--runs-dir", runs)

@@ -230,8 +230,8 @@ def test_what_cannot_be_stacked_or_is_incomplete_is_refused_with_the_fix(home: P
             train(home, data, "no", session="no", runs_dir=runs, overwrite=True, **params)
 
     stacked = {"checkpoint_lora": tower[0], "checkpoint_mode": "stack"}
-    refused(pyrust_nn.InputError, "checkpoint_mode stack needs an adapter.*checkpoint_lora", checkpoint_mode="stack")
-    refused(pyrust_nn.InputError, "use_dora cannot be combined with checkpoint_mode stack", **stacked, use_dora=True)
+    refused(pyrust_nn.UsageError, "checkpoint_mode stack needs an adapter.*checkpoint_lora", checkpoint_mode="stack")
+    refused(pyrust_nn.UsageError, "use_dora cannot be combined with checkpoint_mode stack", **stacked, use_dora=True)
     refused(pyrust_nn.InputError, "cannot be continued with these parameters: lora_rank is 4.*stack", checkpoint_lora=tower[0], lora_rank=8)
 
     def edited(source: Path, name: str, file: str = "adapter_config.json", **settings: Any) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import difflib
 import gc
 import importlib.metadata
 import io
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pyrust_nn import _core
 from pyrust_nn._runtime.environment import MODEL_SOURCES, step_environment
 from pyrust_nn._runtime.imports import fast_imports
+from pyrust_nn._runtime.script_params import check_params
 from pyrust_nn._runtime.streams import StreamBridge, encodable
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def call(native: Any, about_json: str, params_json: str) -> str:
                 script = load_script(Path(about["script"]), f"step.{about['step']}")
             params = json.loads(params_json)
             if about["user_script"]:
-                params = check_params(script.get("PARAMS", {}), params["params"] or {}, about)
+                params = check_params(script.get("PARAMS", {}), params["params"] or {}, about["from_text"])
             session = Session(native, about, params if about["user_script"] else None)
             answer = script["run"](SimpleNamespace(**params), session)
             if answer is not None and not isinstance(answer, dict):
@@ -216,37 +216,6 @@ def load_script(path: Path, name: str) -> dict[str, Any]:
     if not callable(names.get("run")):
         raise _core.InputError(f"script {path.name} has no function run(params, session); define one")
     return names
-
-
-def check_params(defaults: Any, given: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """Check a user's parameters against the script's PARAMS, {name: default}. A default's type is the type of the parameter."""
-    if not isinstance(defaults, dict):
-        raise _core.InputError(f"PARAMS of the script is a {type(defaults).__name__}; it must be a dict of names and defaults")
-    for name in given:
-        if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, 1)
-            fix = f"did you mean {near[0]}?" if near else f"it has {', '.join(defaults) or 'none'}"
-            raise _core.UsageError(f"the script has no parameter {name}; {fix}")
-    return {name: convert_param(name, default, given.get(name, default), about["from_text"]) for name, default in defaults.items()}
-
-
-def convert_param(name: str, default: Any, value: Any, from_text: bool) -> Any:
-    """The value in the default's type. A string from the command line is parsed as that type; elsewhere the types must match."""
-    wanted = default if isinstance(default, type) else type(default)
-    if isinstance(default, type) and value is default:
-        raise _core.UsageError(f"the script needs the parameter {name} ({wanted.__name__})")
-    if value is default:
-        return value
-    if from_text and isinstance(value, str) and wanted is not str:
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    if wanted is type(None) or (value is None and default is None):
-        return value
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise _core.UsageError(f"the script's parameter {name} must be of type {wanted.__name__}, not {value!r}")
-    return value
 
 
 def facts() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pyrust_nn import InputError, UsageError
+from pyrust_nn import InputError
 from pyrust_nn.chat.sampling import Sampling
 from pyrust_nn.chat.streaming import AnswersInOrder
 from pyrust_nn.llama.engine import MOST_PARALLEL, Dead, Engine, EngineSettings
@@ -246,8 +246,6 @@ class LlamaModel:
 
 
 def paired(adapters: Sequence[str] | None, scales: Sequence[float] | None) -> list[tuple[str, float]]:
-    """Adapters with their scales. Raises UsageError if their numbers differ."""
-    adapters, scales = list(adapters or []), list(scales or [])
-    if scales and len(scales) != len(adapters):
-        raise UsageError(f"there are {len(adapters)} adapters and {len(scales)} scales (adapter_scale); give one scale for each adapter")
+    """Adapters with their scales. There are as many of these, or none (src/params/conflicts.rs)."""
+    adapters = list(adapters or [])
     return list(zip(adapters, scales or [1.0] * len(adapters), strict=True))

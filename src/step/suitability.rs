@@ -1,0 +1,198 @@
+//! Whether a step can work with its models and on this machine, as far as that is known without Python: from the names of the models, their
+//! configurations, and the devices.
+//!
+//! Python checks again what only it can know: a hub name that is not downloaded, a GPU that torch does not see.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use crate::base::error;
+use crate::estimate::{is_adapter, positions, read_config};
+use crate::gguf::TENSOR_TYPE;
+use crate::params::conflicts::fp16_needs_cuda;
+use crate::params::interface::Interface;
+use crate::params::param::Param;
+use crate::session::artifact::{TINY, downloaded, names_in};
+use crate::step::request::Request;
+
+/// Positions of `builtin:tiny`, as in `models/tiny.py`. A test compares them.
+pub(crate) const TINY_POSITIONS: u64 = 2048;
+
+/// What a model's name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ModelForm {
+    Whole,
+    Adapter,
+    GgufFile,
+    /// A hub name that is not downloaded, or a folder of another kind.
+    Unknown,
+}
+
+/// A model or adapter of a step.
+struct Artifact<'a> {
+    /// As the user gave it.
+    given: &'a str,
+    folder: PathBuf,
+    form: ModelForm,
+}
+
+/// Refuses a step that cannot work. `found` are its resolved models, by parameter; those that an earlier step will make are absent.
+///
+/// # Errors
+/// Kind `usage`.
+pub(super) fn check(request: &Request, params: &Map<String, Value>, found: &[(&'static Param, Vec<String>)]) -> Result<()> {
+    let interface = request.interface;
+    let artifact = |name: &str| {
+        let (_, resolved) = found.iter().find(|(param, _)| param.name == name)?;
+        Some(Artifact::new(names_in(params.get(name)).next()?, resolved.first()?))
+    };
+    let model = artifact("model");
+    match request.task.name {
+        "finetune_full" | "finetune_lora" => {
+            check_training(params, interface)?;
+            if let Some(model) = &model {
+                check_trained(model, request.task.name, params, interface)?;
+            }
+            if let Some(Artifact { given, form: ModelForm::Whole, .. }) = artifact("checkpoint_lora") {
+                let (checkpoint, model) = (interface.spell("checkpoint_lora"), interface.spell("model"));
+                return Err(error::usage(format!("{checkpoint}: {given} is a whole model, not a LoRA adapter; give it as {model}")));
+            }
+        }
+        "merge" | "flatten" | "convert_lora_to_gguf" => {
+            if let Some(Artifact { given, form: ModelForm::Whole, .. }) = model.or_else(|| artifact("adapter")) {
+                return Err(error::usage(format!("{given} is a whole model; give an adapter, such as the output of finetune_lora")));
+            }
+            return Ok(());
+        }
+        "convert_model_to_gguf" => check_tensor_types(params, interface)?,
+        "quantize_model" => {
+            if let Some(model) = model.as_ref().filter(|model| model.form == ModelForm::Whole && is_quantized(&model.config())) {
+                let given = model.given;
+                return Err(error::usage(format!("{given} is already quantized; give the plain model from which it was made")));
+            }
+        }
+        "inference" => {
+            if let Some(model) = &model {
+                check_answering(model, params, interface)?;
+            }
+        }
+        _ => {}
+    }
+    match &model {
+        Some(Artifact { given, form: ModelForm::Whole, .. }) if params.get("base_model").is_some_and(|base| !base.is_null()) => {
+            let base = interface.spell("base_model");
+            Err(error::usage(format!("{base} is the base of an adapter, but {given} is a whole model; leave it out")))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl<'a> Artifact<'a> {
+    fn new(given: &'a str, resolved: &str) -> Artifact<'a> {
+        let folder = downloaded(resolved).filter(|_| !Path::new(resolved).exists()).unwrap_or_else(|| PathBuf::from(resolved));
+        let form = match &folder {
+            _ if resolved == TINY => ModelForm::Whole,
+            path if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) => ModelForm::GgufFile,
+            path if is_adapter(path) => ModelForm::Adapter,
+            path if path.join("config.json").is_file() => ModelForm::Whole,
+            _ => ModelForm::Unknown,
+        };
+        Artifact { given, folder, form }
+    }
+
+    /// Null if it is not known.
+    fn config(&self) -> Value {
+        read_config(&self.folder).unwrap_or_default()
+    }
+}
+
+fn is_quantized(config: &Value) -> bool {
+    config.get("quantization_config").is_some_and(|quantization| !quantization.is_null())
+}
+
+/// What any training needs of the machine and the process.
+fn check_training(params: &Map<String, Value>, interface: Interface) -> Result<()> {
+    let processes = std::env::var("WORLD_SIZE").ok().and_then(|count| count.trim().parse::<u32>().ok());
+    if let Some(count) = processes.filter(|count| *count > 1) {
+        return Err(error::usage(format!(
+            "this is one of {count} processes (WORLD_SIZE, as torchrun sets it), but training runs in a single process: each of them would \
+             open the session. Start pyrust-nn without a launcher, or unset WORLD_SIZE"
+        )));
+    }
+    if params["dtype"] == "fp16" && params["device"] == "auto" && !may_have_gpu() {
+        return Err(fp16_needs_cuda(interface));
+    }
+    Ok(())
+}
+
+/// Whether torch may see a GPU. If false, the kernel has no driver of any.
+fn may_have_gpu() -> bool {
+    // NVIDIA's driver, NVIDIA's driver on WSL, AMD's.
+    ["/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"].iter().any(|path| Path::new(path).exists())
+}
+
+/// Whether the task can train this model.
+fn check_trained(model: &Artifact<'_>, task: &str, params: &Map<String, Value>, interface: Interface) -> Result<()> {
+    let given = model.given;
+    let (named, checkpoint, mode) = (interface.spell("model"), interface.spell("checkpoint_lora"), interface.spell("checkpoint_mode"));
+    match (model.form, task) {
+        (ModelForm::Adapter, "finetune_full") => {
+            return Err(error::usage(format!(
+                "{given} is a LoRA adapter, which has no weights of its own to fine-tune in full; merge it first (task merge) and give the \
+                 merged folder as {named}, or continue it with finetune_lora and {checkpoint}"
+            )));
+        }
+        (ModelForm::Adapter, _) => {
+            return Err(error::usage(format!(
+                "{given} is itself a LoRA adapter; to continue training it, give its base as {named} and the adapter as {checkpoint} \
+                 ({mode} stack trains a new adapter on top of it), or merge it first (task merge)"
+            )));
+        }
+        _ => {}
+    }
+    let config = model.config();
+    if task == "finetune_full" && is_quantized(&config) {
+        return Err(error::usage(format!(
+            "{given} is quantized, and quantized weights cannot be trained; give the model from which it was quantized, or train an adapter \
+             on it with finetune_lora"
+        )));
+    }
+    let limit = if given == TINY { Some(TINY_POSITIONS) } else { positions(&config) };
+    let longest = params["max_length"].as_u64().unwrap_or_default();
+    match limit {
+        Some(limit) if longest > limit => {
+            let max_length = interface.spell("max_length");
+            Err(error::usage(format!(
+                "{max_length} {longest} exceeds the {limit} positions (max_position_embeddings) of {given}; set {max_length} to {limit} or less"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the types that `tensor_type` gives are types of tensors.
+fn check_tensor_types(params: &Map<String, Value>, interface: Interface) -> Result<()> {
+    let given = params.get("tensor_type").and_then(Value::as_object).into_iter().flatten();
+    match given.into_iter().find(|(_, name)| TENSOR_TYPE.accept((*name).clone()).is_none()) {
+        Some((pattern, name)) => {
+            let (parameter, types) = (interface.spell("tensor_type"), TENSOR_TYPE.expected());
+            Err(error::usage(format!("{parameter} maps {pattern:?} to {name}; a type must be {types}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether every given parameter has a meaning for what answers: llama.cpp or transformers.
+fn check_answering(model: &Artifact<'_>, params: &Map<String, Value>, interface: Interface) -> Result<()> {
+    let given = |name: &&str| params.get(*name).is_some_and(|value| !value.is_null() && value != "auto");
+    let (of_the_other, needs): (&[&str], _) = match model.form {
+        ModelForm::GgufFile => (&["base_model", "dtype"], "a folder, and the model is a GGUF file"),
+        _ => (&["adapter", "adapter_scale", "parallel"], "a GGUF file, and the model is a folder"),
+    };
+    match of_the_other.iter().find(|name| given(name)) {
+        Some(name) => Err(error::usage(format!("{} is for {needs}; leave it out", interface.spell(name)))),
+        None => Ok(()),
+    }
+}
