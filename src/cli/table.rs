@@ -26,7 +26,9 @@ fn lines<const N: usize>(rows: &[[String; N]], flexible: Option<usize>, width: O
         match flexible {
             Some(column) if over > 0 && widths[column] >= over + LEAST => {
                 widths[column] -= over;
-                rows.iter_mut().for_each(|row| row[column] = tail(&row[column], widths[column]));
+                for row in &mut rows {
+                    row[column] = tail(&row[column], widths[column]);
+                }
             }
             Some(column) if over > 0 && column > 0 => kept.retain(|i| *i != column),
             _ => {}
