@@ -19,6 +19,7 @@ mod native;
 mod pipeline;
 mod python;
 mod reference;
+mod report;
 mod session;
 mod step;
 mod tasks;

@@ -47,6 +47,24 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// Four significant digits, and thousands without decimals.
+pub(crate) fn significant(number: f64) -> String {
+    match number.abs() {
+        size if (1e4..1e15).contains(&size) => format!("{}{}", if number < 0.0 { "-" } else { "" }, grouped(size.round() as u64)),
+        size if size >= 1e-3 || size == 0.0 => {
+            let decimals = (3 - size.max(1e-9).log10().floor() as i32).clamp(0, 6) as usize;
+            let text = format!("{number:.decimals$}");
+            if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
+        }
+        _ => format!("{number:.3e}"),
+    }
+}
+
+/// Seconds with a decimal below ten.
+pub(crate) fn seconds(seconds: f64) -> String {
+    if (0.0..10.0).contains(&seconds) { format!("{seconds:.1} s") } else { duration(seconds) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +75,6 @@ mod tests {
         assert_eq!([0, 999, 1000, 999_950, 1_234_567].map(short), ["0", "999", "1.0 k", "1.0 M", "1.2 M"]);
         assert_eq!([512, 44_000, 123_456_789].map(bytes), ["512 B", "44.0 kB", "123 MB"]);
         assert_eq!([5.0, 300.0, 36_000.0].map(duration), ["5 s", "5 min", "10.0 h"]);
+        assert_eq!([1e-5, 123_456.7, 0.001, -2.5, 7.0312].map(significant), ["1.000e-5", "123,457", "0.001", "-2.5", "7.031"]);
     }
 }

@@ -5,8 +5,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::commands::{
-    CacheArgs, ChatArgs, CompletionsArgs, DatasetArgs, DoctorArgs, InitArgs, ManArgs, ResumeArgs, RunArgs, SessionsArgs, SetupArgs,
-    StatusArgs, TaskArgs, pipeline_file,
+    CacheArgs, ChatArgs, CompareArgs, CompletionsArgs, DatasetArgs, DoctorArgs, InitArgs, ManArgs, ReportArgs, ResumeArgs, RunArgs,
+    SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file,
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     Resume(ResumeArgs),
     Status(StatusArgs),
+    Report(ReportArgs),
+    Compare(CompareArgs),
     #[command(flatten)]
     Dataset(DatasetArgs),
     Sessions(SessionsArgs),

@@ -10,7 +10,7 @@ pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
 ];
 
 /// Examples of the commands that are neither tasks nor dataset commands.
-const OTHER_COMMANDS: [(&str, Examples); 10] = [
+const OTHER_COMMANDS: [(&str, Examples); 12] = [
     (
         "run",
         [
@@ -51,6 +51,20 @@ const OTHER_COMMANDS: [(&str, Examples); 10] = [
         [
             ("Show the steps of a session and the end of its log:", "pyrust-nn status s1"),
             ("Show more of the log:", "pyrust-nn status s1 --lines 200"),
+        ],
+    ),
+    (
+        "report",
+        [
+            ("Write the report of a session and show it in the browser:", "pyrust-nn report s1 --open"),
+            ("Write it, and each curve as an SVG file for a paper:", "pyrust-nn report s1 --svg pictures"),
+        ],
+    ),
+    (
+        "compare",
+        [
+            ("Show what differs between two sessions:", "pyrust-nn compare s1 s2"),
+            ("Write it as a page, with the curves over one another:", "pyrust-nn compare s1 s2 s3 --html compared.html"),
         ],
     ),
     (

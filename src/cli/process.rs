@@ -103,6 +103,8 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
         Command::Chat(chat) => chat.run(global),
         Command::Resume(resume) => resume.run(global),
         Command::Status(status) => status.run(global),
+        Command::Report(report) => report.run(global),
+        Command::Compare(compare) => compare.run(global),
         Command::Dataset(command) => command.run(global),
         Command::Sessions(_) => SessionsArgs::run(global),
         Command::Cache(cache) => cache.run(global),

@@ -11,6 +11,7 @@ pub(crate) mod reference;
 pub(crate) mod status;
 pub(crate) mod summary;
 
+pub(crate) use details::folder_bytes;
 pub use names::new_session_id;
 pub(crate) use names::runs_dir;
 pub(crate) use process::ProcessGuard;

@@ -16,6 +16,7 @@ use crate::params::interface::Interface;
 use crate::params::validate::resolve;
 use crate::python;
 use crate::python::{ScriptCall, note_signals};
+use crate::report::write_report_quietly;
 use crate::session::names::check_name;
 use crate::session::process::ProcessGuard;
 use crate::session::record::Session;
@@ -62,6 +63,8 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     refusal::check(request, runs, &summary.session).inspect_err(note)?;
     let _one_at_a_time = ProcessGuard::begin(&summary.session, &summary.step)?;
     let mut session = Session::open(runs, &summary.session)?;
+    // A script may change the working directory.
+    let all_sessions = std::path::absolute(runs)?;
     folder::complete_replacements(&session.folder)?;
     // Again, because another process may have run the step before the session was locked.
     let step_folder = StepFolder::find(&session.folder, request).inspect_err(note)?;
@@ -116,6 +119,10 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         _ => {}
     }
     let ended = session.end(summary.status, summary.error.as_ref().map(|error| error.kind));
+    // Without the folder, or with another one in its place, there is nothing to report on.
+    if ended.is_ok() {
+        write_report_quietly(&all_sessions, &session.id);
+    }
     result.and(written).and(ended)
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use arrows::{Crate, circles, rust_files};
 
 /// The parts of the crate, each of which uses only those before it. `lib.rs` lists what is public of all.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "base",
     "params",
     "kernels",
@@ -24,6 +24,7 @@ const LAYERS: [&str; 17] = [
     "python",
     "session",
     "dataset",
+    "report",
     "step",
     "tasks",
     "pipeline",

@@ -3,12 +3,14 @@
 mod cache;
 mod chat;
 mod check;
+mod compare;
 mod completions;
 mod dataset;
 mod doctor;
 mod dry_run;
 mod init;
 mod man;
+mod report;
 mod resume;
 mod run;
 mod run_plan;
@@ -19,11 +21,13 @@ mod task;
 
 pub(crate) use cache::CacheArgs;
 pub(crate) use chat::ChatArgs;
+pub(crate) use compare::CompareArgs;
 pub(crate) use completions::CompletionsArgs;
 pub(crate) use dataset::DatasetArgs;
 pub(crate) use doctor::DoctorArgs;
 pub(crate) use init::InitArgs;
 pub(crate) use man::ManArgs;
+pub(crate) use report::ReportArgs;
 pub(crate) use resume::ResumeArgs;
 pub(crate) use run::{RunArgs, pipeline_file};
 pub(crate) use sessions::SessionsArgs;

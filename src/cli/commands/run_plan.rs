@@ -4,12 +4,13 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::cli::global::GlobalArgs;
-use crate::cli::results::{next_command, quality};
+use crate::cli::results::next_command;
 use crate::cli::table::table;
 use crate::cli::text::Style;
 use crate::cli::{console, output};
 use crate::pipeline::ExecutionPlan;
 use crate::python::deny_network;
+use crate::report::quality;
 use crate::session::runs_dir;
 use crate::step::StepOutcome;
 

@@ -1,0 +1,45 @@
+//! `report`: writes the report of a session, and opens it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+
+use crate::base::error::{Error, Kind};
+use crate::cli::global::GlobalArgs;
+use crate::cli::output;
+use crate::report::{write_pictures, write_report};
+use crate::session::runs_dir;
+
+/// Write the report of a session, one HTML file: its steps, curves, files and errors
+#[derive(Args, Debug)]
+pub(crate) struct ReportArgs {
+    /// Name of the session
+    session: String,
+    /// Open it in the browser
+    #[arg(long)]
+    open: bool,
+    /// Also write each curve as an SVG file into this folder
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
+}
+
+impl ReportArgs {
+    pub(crate) fn run(self, global: &GlobalArgs) -> Result<u8> {
+        let runs = runs_dir(global.runs_dir.as_deref());
+        let path = write_report(&runs, &self.session)?;
+        let pictures = self.svg.as_ref().map_or(Ok(Vec::new()), |folder| write_pictures(&runs, &self.session, folder))?;
+        if global.json {
+            output::json(&json!({"session": self.session, "report": path, "pictures": pictures}));
+        } else {
+            [path.clone()].iter().chain(&pictures).for_each(|path| output::line(&path.display().to_string()));
+        }
+        if self.open {
+            let path = std::fs::canonicalize(&path)?;
+            let fix = || Error::new(Kind::Setup, format!("no program opens {}; open it in a browser yourself", path.display()));
+            open::that_detached(&path).with_context(fix)?;
+        }
+        Ok(0)
+    }
+}

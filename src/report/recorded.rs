@@ -1,0 +1,175 @@
+//! What a session's folder says, read without its lock, so that a report can be made while a step runs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use crate::base::files;
+use crate::report::curves::Curves;
+use crate::session::record::read_record;
+use crate::session::{SessionState, StepState, Summary, read_log, session_state};
+
+/// Lines at the end of the log in which warnings are looked for.
+const LOG_LINES: usize = 20_000;
+/// Bytes of a file that are read, such as a lineage.json.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A session as recorded.
+#[derive(Debug)]
+pub(crate) struct RecordedSession {
+    pub state: SessionState,
+    /// session.json.
+    pub record: Map<String, Value>,
+    /// In the order in which they began.
+    pub steps: Vec<RecordedStep>,
+    /// Steps of the pipeline that was run last, and that have not run.
+    pub not_run: Vec<String>,
+    /// Warnings of the log, each once with its number, in the order of their first occurrence.
+    pub warnings: Vec<(String, usize)>,
+    pub folder: PathBuf,
+}
+
+/// A step as recorded.
+#[derive(Debug)]
+pub(crate) struct RecordedStep {
+    pub state: StepState,
+    /// `None` if there is none yet, or it is damaged.
+    pub summary: Option<Summary>,
+    /// Of the summary, otherwise those with which the step began.
+    pub params: Map<String, Value>,
+    /// begun.json's `inputs`: files with their hashes, by parameter.
+    pub inputs: Map<String, Value>,
+    pub curves: Curves,
+    /// lineage.json of the adapter that the step made.
+    pub lineage: Option<Value>,
+}
+
+impl RecordedSession {
+    /// Reads a session. Files of a step that are missing or damaged leave gaps.
+    ///
+    /// # Errors
+    /// Kind `usage` if there is no such session; `input` if its session.json is damaged.
+    pub(crate) fn read(runs: &Path, session: &str) -> Result<RecordedSession> {
+        let state = session_state(runs, session)?;
+        let folder = runs.join(session);
+        let record = read_record(&folder)?.unwrap_or_default();
+        let steps: Vec<RecordedStep> = state.steps.iter().map(|step| RecordedStep::read(&folder, step.clone())).collect();
+        let planned = record.get("plan").and_then(|plan| plan["steps"].as_array()).into_iter().flatten();
+        let names = planned.filter_map(|one| one["given"]["step"].as_str().or_else(|| one["task"].as_str()));
+        let begun = |name: &str| steps.iter().any(|step| step.name() == name);
+        let not_run = names.filter(|name| !begun(name)).map(ToString::to_string).collect();
+        let warnings = warnings(&read_log(runs, session, Some(LOG_LINES)).unwrap_or_default());
+        Ok(RecordedSession { state, record, steps, not_run, warnings, folder })
+    }
+
+    /// The number of the step whose output `name` is, seen from the step `at`: `@step`, `session/step` or a path in the session.
+    pub(crate) fn source(&self, name: &str, at: usize) -> Option<usize> {
+        let inside = || {
+            let rest = name.strip_prefix(self.folder.to_str()?)?;
+            rest.strip_prefix('/')
+        };
+        let relative =
+            name.strip_prefix('@').or_else(|| name.strip_prefix(self.state.session.as_str())?.strip_prefix('/')).or_else(inside)?;
+        let step = relative.split(['/', ':']).next()?;
+        self.steps[..at].iter().rposition(|other| other.state.step == step)
+    }
+
+    /// The model that a step begins from: the `model` of the first step of its chain, as given.
+    pub(crate) fn root_model(&self, at: usize) -> Option<&str> {
+        let mut at = at;
+        loop {
+            let model = self.steps[at].model()?;
+            match self.source(model, at) {
+                Some(earlier) => at = earlier,
+                None => return Some(model),
+            }
+        }
+    }
+}
+
+impl RecordedStep {
+    fn read(session: &Path, state: StepState) -> RecordedStep {
+        let folder = session.join(&state.step);
+        let summary = Summary::read(&folder).ok().flatten();
+        let begun = small_json(&folder.join("begun.json")).unwrap_or_default();
+        let object = |value: &Value| value.as_object().cloned().unwrap_or_default();
+        let params = summary.as_ref().map_or_else(|| object(&begun["params"]), |summary| summary.params.clone());
+        let adapter = summary.as_ref().and_then(|summary| summary.outputs.get("adapter")?.as_str());
+        let lineage = adapter.and_then(|adapter| small_json(&session.join(adapter).join("lineage.json")));
+        RecordedStep {
+            inputs: object(&begun["inputs"]),
+            curves: Curves::read(&folder.join("metrics.jsonl")),
+            state,
+            summary,
+            params,
+            lineage,
+        }
+    }
+
+    /// The step's name, that of a failed attempt without its suffix.
+    pub(crate) fn name(&self) -> &str {
+        self.state.step.strip_suffix(".failed").unwrap_or(&self.state.step)
+    }
+
+    /// The parameter `model` or `adapter`, as given.
+    pub(crate) fn model(&self) -> Option<&str> {
+        self.params.get("model").and_then(Value::as_str).or_else(|| self.params.get("adapter").and_then(Value::as_str))
+    }
+
+    pub(crate) fn is_training(&self) -> bool {
+        self.state.task.starts_with("finetune")
+    }
+
+    pub(crate) fn succeeded(&self) -> bool {
+        self.state.state == "success"
+    }
+
+    pub(crate) fn number(&self, metric: &str) -> Option<f64> {
+        self.summary.as_ref()?.metrics.get(metric)?.as_f64()
+    }
+
+    pub(crate) fn count(&self, metric: &str) -> Option<u64> {
+        self.summary.as_ref()?.metrics.get(metric)?.as_u64()
+    }
+}
+
+/// A JSON file of limited size. `None` if there is none.
+fn small_json(path: &Path) -> Option<Value> {
+    let file = files::open_own(path).ok()?;
+    if file.metadata().ok()?.len() > MAX_BYTES {
+        return None;
+    }
+    serde_json::from_slice(&files::read_own(path).ok()?).ok()
+}
+
+/// The warnings of a log. Further lines of a record are indented.
+fn warnings(log: &str) -> Vec<(String, usize)> {
+    let mut found: Vec<(String, usize)> = Vec::new();
+    let mut lines = log.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some((_, text)) = line.split_once("Z [WARN ] ") else { continue };
+        let mut text = text.split_once(": ").map_or(text, |(_, text)| text).to_string();
+        while let Some(more) = lines.next_if(|line| line.starts_with("    ")) {
+            text.push('\n');
+            text.push_str(more.trim_start());
+        }
+        match found.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, count)) => *count += 1,
+            None => found.push((text, 1)),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_one_record_and_equal_ones_are_counted() {
+        let log = "2026-01-01T00:00:00.000Z [WARN ] a: first\n    more\n2026-01-01T00:00:00.000Z [INFO ] a: other\n\
+                   2026-01-01T00:00:00.000Z [WARN ] b: second\n2026-01-01T00:00:00.000Z [WARN ] a: first\n    more\n";
+        assert_eq!(warnings(log), [("first\nmore".to_string(), 2), ("second".into(), 1)]);
+    }
+}
