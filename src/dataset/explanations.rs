@@ -3,12 +3,12 @@
 /// Words of a sentence, and what it means. The first that fits counts.
 const WARNINGS: [(&str, &str); 15] = [
     (
-        "are also trained on",
+        "also trained on",
         "The model has seen these answers, so their loss falls whether or not it learns anything general. A comparison of two trainings by \
          such a loss prefers the one that memorizes more.",
     ),
     (
-        "are identical to an earlier one",
+        "identical to an earlier one",
         "A repeated conversation counts as often as it occurs, and is memorized sooner than others. drop_duplicates keeps the first of each.",
     ),
     (

@@ -41,8 +41,10 @@ def test_the_same_parameters_with_the_same_defaults_at_every_interface(
     given: dict[str, Any] = {"dataset_path": data_json} if task.startswith("finetune") else {}
     if task == "verify":
         given = {"candidate": "builtin:tiny"}
+    if task == "inference":
+        given = {"prompt": "hi"}
     flags = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]
-    name = str(tmp_path) if subject == "adapter" else "builtin:tiny"
+    name = str(tmp_path) if subject == "adapter" or task in ("merge", "flatten") else "builtin:tiny"
     done = cli(task.replace("_", "-"), "--session", "s", f"--{subject}", name, *flags, "--dry-run", "--json")
     by_command = json.loads(done.stdout)["params"]
     by_python = getattr(pyrust_nn, task)("s", name, **given, dry_run=True)["params"]
@@ -51,7 +53,7 @@ def test_the_same_parameters_with_the_same_defaults_at_every_interface(
     signature = inspect.signature(getattr(pyrust_nn, task))
     assert set(signature.parameters) == {"session", *by_command}
     for key, parameter in signature.parameters.items():
-        if parameter.default is not inspect.Parameter.empty and key != "dry_run":
+        if parameter.default is not inspect.Parameter.empty and key not in (*given, "dry_run"):
             default = parameter.default
             assert by_command[key] == ([default] if isinstance(by_command[key], list) else default), key
     assert not runs.exists() and not Path("runs").exists(), "a dry run leaves nothing"
