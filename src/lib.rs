@@ -20,6 +20,7 @@ mod pipeline;
 mod python;
 mod reference;
 mod report;
+mod serve;
 mod session;
 mod step;
 mod tasks;
@@ -32,6 +33,7 @@ pub use data::Prepared;
 pub use dataset::CheckReport;
 pub use params::prompt::{Message, Prompt};
 pub use python::pyo3;
+pub use serve::{ServeParams, Server, serve};
 pub use session::{SessionState, Status, StepState, Summary, get_status, list_sessions, new_session_id, write_summary};
 pub use tasks::{
     CheckParams, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, FlattenParams, InferenceParams,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from pyrust_nn.types import CheckReport, Message, PreparedDataset, Summary
 
@@ -15,6 +15,7 @@ __all__ = [
     "ProofError",
     "PyrustNNError",
     "ScriptError",
+    "Server",
     "SetupError",
     "StorageError",
     "UsageError",
@@ -37,6 +38,7 @@ __all__ = [
     "resume",
     "run_pipeline",
     "run_script",
+    "serve",
     "set_console",
     "verify",
 ]
@@ -84,6 +86,32 @@ def clear_cache() -> dict[str, Any]:
 
 def set_console(on: bool) -> None:
     """Turn log lines and progress on stderr on (the default) or off."""
+
+@final
+class Server:
+    """A running server, which `serve` returns. In a `with` statement it ends after the answers in flight."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens: `http://127.0.0.1:8080`. The OpenAI API is below `/v1` of it."""
+
+    @property
+    def session(self) -> str:
+        """The session of the server's step."""
+
+    @property
+    def step(self) -> str:
+        """The name of the server's step."""
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The models and adapters, as `/v1/models` lists them."""
+
+    def close(self) -> Summary:
+        """End after the answers in flight; returns the step's summary. Ctrl-C ends it at once."""
+
+    def __enter__(self) -> Server: ...
+    def __exit__(self, *raised: object) -> None: ...
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
@@ -667,6 +695,38 @@ def run_script(
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
         dry_run: Show the resolved parameters without running the step. (true or false; default off)
         offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+    """
+
+def serve(
+    session: str | None,
+    model: str | PathLike[str] | Sequence[str | PathLike[str]],
+    *,
+    adapter: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    api_key: str | None = None,
+    parallel: int = 4,
+    ctx_size: int | None = None,
+    step: str | None = None,
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
+) -> Server:
+    """Serve models and adapters in GGUF by an HTTP API like OpenAI's, as a step of a session; returns the running server.
+
+    Args:
+        session: Name of the session; None creates a new one.
+        model: Model in GGUF: a file or a session's step (of a step with several the first, or step:q8_0). Several may be given. Requests call it NAME, or as it is written here (a file: its name without .gguf). (a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name; required)
+        adapter: Adapter in GGUF, as a model of its own name: a file or a session's step. It is used with the first model that it fits. Several may be given. (a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name; unset by default)
+        host: Address to listen on. Others than this machine's own (127.0.0.1, ::1, localhost) need an API key. (a string; default 127.0.0.1)
+        port: Port to listen on; 0 is any free one. (an integer from 0 to 65535; default 8080)
+        api_key: Key that requests must have (`Authorization: Bearer KEY`). If unset: the environment variable PYRUST_NN_API_KEY, otherwise none. (a string; unset by default)
+        parallel: Number of answers at once, of each model. More requests wait. (an integer from 1 to 64; default 4)
+        ctx_size: Positions of an answer with its prompt. If unset: those of the model, at most 8192. (an integer from 1 to 16777216; unset by default)
+        step: Name of the step, which is also its folder in the session. If unset: serve, serve-2, …. (a string; unset by default)
+        offline: Do not use the network, except to listen. (true or false; default off)
         runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
         device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """

@@ -45,6 +45,24 @@ pub fn attach(path: &Path) -> Result<Attached> {
     Ok(Attached(()))
 }
 
+/// A log beside that of the process's step, for what runs beside steps.
+pub struct SeparateLog(Box<dyn Log>);
+
+impl SeparateLog {
+    pub fn open(path: &Path) -> Result<SeparateLog> {
+        install();
+        Ok(SeparateLog(file_log(path)?))
+    }
+
+    /// Writes one record to this log, and to the consoles as `emit_to` does.
+    pub fn emit(&self, level: Level, origin: &str, text: &str, shown: Shown) {
+        record(level, origin, text, |record| {
+            self.0.log(record);
+            show(record, shown);
+        });
+    }
+}
+
 /// Adds one record to the log `path`, and to nothing else.
 pub fn append(path: &Path, level: Level, origin: &str, text: &str) -> Result<()> {
     let text = one_record(text);
@@ -91,10 +109,19 @@ pub fn emit(level: Level, origin: &str, text: &str) {
 
 /// Like `emit`, for the consoles of `shown`.
 pub fn emit_to(level: Level, origin: &str, text: &str, shown: Shown) {
+    record(level, origin, text, |record| {
+        if let Some(file) = lock().as_ref() {
+            file.log(record);
+        }
+        show(record, shown);
+    });
+}
+
+/// Makes a record, and gives it to the host's own logger too.
+fn record(level: Level, origin: &str, text: &str, write: impl FnOnce(&Record)) {
     let (origin, text) = (printable_line(origin), one_record(text));
     let arguments = format_args!("{text}");
-    let record = Record::builder().level(level).target(&origin).args(arguments).build();
-    write(&record, shown);
+    write(&Record::builder().level(level).target(&origin).args(arguments).build());
     if !is_installed() {
         log::logger().log(&Record::builder().level(level).target(&origin).args(arguments).build());
     }
@@ -136,10 +163,7 @@ pub fn emit_once(level: Level, origin: &str, label: &str, text: &str) {
     }
 }
 
-fn write(record: &Record, shown: Shown) {
-    if let Some(file) = lock().as_ref() {
-        file.log(record);
-    }
+fn show(record: &Record, shown: Shown) {
     if let Some(console) = CONSOLE.read().unwrap_or_else(PoisonError::into_inner).as_ref() {
         console(record, shown);
     }

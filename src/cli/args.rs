@@ -6,7 +6,7 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcom
 
 use crate::cli::commands::{
     CacheArgs, ChatArgs, CompareArgs, CompletionsArgs, DatasetArgs, DoctorArgs, InitArgs, ManArgs, ReportArgs, ResumeArgs, RunArgs,
-    SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file,
+    ServeArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file,
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Task(TaskArgs),
     #[command(flatten)]
     Chat(ChatArgs),
+    #[command(flatten)]
+    Serve(ServeArgs),
     Resume(ResumeArgs),
     Status(StatusArgs),
     Report(ReportArgs),

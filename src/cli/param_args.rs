@@ -103,9 +103,12 @@ fn flag(param: &Param, of_run: bool) -> Arg {
             arg.num_args(1..).action(ArgAction::Append)
         }
         ParamType::Prompts | ParamType::TextList => arg.action(ArgAction::Append).allow_hyphen_values(true),
-        ParamType::GgufAdapters | ParamType::FloatList { .. } | ParamType::Object | ParamType::JsonObject | ParamType::Names(_) => {
-            arg.action(ArgAction::Append)
-        }
+        ParamType::GgufAdapters
+        | ParamType::NamedArtifacts
+        | ParamType::FloatList { .. }
+        | ParamType::Object
+        | ParamType::JsonObject
+        | ParamType::Names(_) => arg.action(ArgAction::Append),
         _ => arg,
     }
 }
@@ -130,7 +133,8 @@ fn value_hint(value_type: ParamType) -> ValueHint {
         | ParamType::Adapter
         | ParamType::Candidate
         | ParamType::AnsweringModel
-        | ParamType::GgufAdapters => ValueHint::AnyPath,
+        | ParamType::GgufAdapters
+        | ParamType::NamedArtifacts => ValueHint::AnyPath,
         _ => ValueHint::Unknown,
     }
 }
@@ -143,6 +147,7 @@ fn value_name(value_type: ParamType) -> &'static str {
         ParamType::Int { .. } | ParamType::IntChoice(_) | ParamType::IntList | ParamType::Float { .. } | ParamType::FloatList { .. } => "N",
         ParamType::Path | ParamType::Paths | ParamType::Adapter | ParamType::Candidate | ParamType::GgufAdapters => "PATH",
         ParamType::Model | ParamType::AnsweringModel => "MODEL",
+        ParamType::NamedArtifacts => "[NAME=]ARTIFACT",
         _ => "NAME",
     }
 }

@@ -101,6 +101,7 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
         Command::Run(run) => run.run(global),
         Command::Task(task) => Ok(task.run(global)),
         Command::Chat(chat) => chat.run(global),
+        Command::Serve(serve) => serve.run(global),
         Command::Resume(resume) => resume.run(global),
         Command::Status(status) => status.run(global),
         Command::Report(report) => report.run(global),

@@ -1,21 +1,23 @@
 //! Python calls Rust: the native module `pyrust_nn._core` and its public functions. Those of the tasks are made from their parameter tables.
 
+mod functions;
 mod gguf_files;
 mod internal;
 mod notebook;
+mod server;
 mod tensors;
 
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyDict, PyList, PyTuple};
+use pyo3::types::{PyCFunction, PyDict, PyList};
 use serde_json::{Map, Value};
 
 use crate::base::cache::CacheContent;
 use crate::base::{cache, error};
+use crate::native::functions::{arguments, python_function, show, show_console};
+use crate::native::server::{PyServer, serve_function};
 use crate::params::command::DatasetCommand;
 use crate::params::interface::Interface;
 use crate::params::param::MODEL;
@@ -24,7 +26,6 @@ use crate::python::convert::{to_object, to_value};
 use crate::python::exceptions;
 use crate::python::exceptions::to_python;
 use crate::reference::Function;
-use crate::session::ProcessGuard;
 use crate::session::names::runs_dir;
 use crate::session::status;
 use crate::step::request::{Request, StepOutcome};
@@ -69,64 +70,6 @@ fn command_function<'py>(py: Python<'py>, command: &'static DatasetCommand) -> P
         let mut on_progress = |_, _| Python::attach(|py| py.check_signals().map_err(anyhow::Error::from));
         to_object(py, &py.detach(|| (command.run)(given, Interface::Python, &mut on_progress)).map_err(to_python)?)
     })
-}
-
-/// Shows the console unless the program decided otherwise. A script of a step must not turn it on for its host, which may be a Rust program.
-fn show_console(py: Python<'_>) -> PyResult<()> {
-    if !crate::python::started() && !ProcessGuard::is_held() && cli::first_use() {
-        show(py, true, LevelFilter::Warn)?;
-    }
-    Ok(())
-}
-
-/// Turns the console on or off. `level`: of the log lines in a notebook.
-fn show(py: Python<'_>, on: bool, level: LevelFilter) -> PyResult<()> {
-    if on && notebook::is_notebook(py)? {
-        return notebook::show(py, level);
-    }
-    py.detach(|| cli::set_console(on));
-    Ok(())
-}
-
-/// `call` as a Python function with the name and docstring of `function`.
-fn python_function<'py>(
-    py: Python<'py>,
-    function: &Function,
-    call: impl Fn(Python<'_>, &Bound<'_, PyTuple>, Option<&Bound<'_, PyDict>>) -> PyResult<Py<PyAny>> + Send + Sync + 'static,
-) -> PyResult<Bound<'py, PyCFunction>> {
-    let name: &'static std::ffi::CStr = Box::leak(CString::new(function.name)?.into_boxed_c_str());
-    let doc: &'static std::ffi::CStr = Box::leak(CString::new(function.docstring())?.into_boxed_c_str());
-    PyCFunction::new_closure(py, Some(name), Some(doc), move |args: &Bound<'_, PyTuple>, keywords: Option<&Bound<'_, PyDict>>| {
-        show_console(args.py())?;
-        call(args.py(), args, keywords)
-    })
-}
-
-/// Arguments by name. Those in `positions` can be given by position.
-fn arguments(
-    function: &str,
-    positions: &[&str],
-    args: &Bound<'_, PyTuple>,
-    keywords: Option<&Bound<'_, PyDict>>,
-) -> PyResult<Map<String, Value>> {
-    if args.len() > positions.len() {
-        return Err(PyTypeError::new_err(format!("{function}() takes {} by position, the others by name", positions.join(" and "))));
-    }
-    let mut given = Map::new();
-    for (position, value) in positions.iter().zip(args.iter()) {
-        given.insert((*position).to_string(), argument(function, position, &value)?);
-    }
-    for (key, value) in keywords.into_iter().flatten() {
-        let key: String = key.extract()?;
-        if given.insert(key.clone(), argument(function, &key, &value)?).is_some() {
-            return Err(PyTypeError::new_err(format!("{function}() got {key} twice")));
-        }
-    }
-    Ok(given)
-}
-
-fn argument(function: &str, name: &str, value: &Bound<'_, PyAny>) -> PyResult<Value> {
-    to_value(value).map_err(|raised| PyTypeError::new_err(format!("{function}() got {name}: {}", raised.value(value.py()))))
 }
 
 /// Return a session's log or its last lines. Can be called while a step runs in another thread.
@@ -243,6 +186,8 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     for command in DATASET_COMMANDS {
         module.add(command.function, command_function(py, command)?)?;
     }
+    module.add("serve", serve_function(py)?)?;
+    module.add_class::<PyServer>()?;
     module.add_function(wrap_pyfunction!(run_pipeline, module)?)?;
     module.add_function(wrap_pyfunction!(resume, module)?)?;
     module.add_function(wrap_pyfunction!(get_status, module)?)?;

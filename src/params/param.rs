@@ -46,7 +46,7 @@ pub struct Param {
 
 impl Param {
     /// A required parameter: the input of a task.
-    const fn input(name: &'static str, value_type: ParamType, help: &'static str) -> Param {
+    pub(crate) const fn input(name: &'static str, value_type: ParamType, help: &'static str) -> Param {
         Param {
             name,
             help,

@@ -40,6 +40,8 @@ pub enum ParamType {
     AnsweringModel,
     /// One adapter in GGUF, or several: files, or sessions' steps.
     GgufAdapters,
+    /// Files in GGUF or sessions' steps, each by a name of its own: `[name=]ARTIFACT`.
+    NamedArtifacts,
     String,
     Bool,
     /// auto, cpu, cuda or cuda:N.
@@ -108,6 +110,7 @@ impl ParamType {
             ParamType::Candidate => "a file, a folder or a session's step".into(),
             ParamType::AnsweringModel => "a file, a folder, a session's step or a name".into(),
             ParamType::GgufAdapters => "a GGUF file or a session's step, or a list of them".into(),
+            ParamType::NamedArtifacts => "a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name".into(),
             ParamType::String => "a string".into(),
             ParamType::Bool => "true or false".into(),
             ParamType::Device => "auto, cpu, cuda or cuda:N".into(),
@@ -143,12 +146,12 @@ impl ParamType {
                 | ParamType::String,
                 Value::String(text),
             ) if !text.is_empty() && !text.contains('\0') => Some(Value::String(text)),
-            (ParamType::GgufAdapters, Value::Array(items)) if !items.is_empty() => {
+            (ParamType::GgufAdapters | ParamType::NamedArtifacts, Value::Array(items)) if !items.is_empty() => {
                 items.into_iter().map(|item| ParamType::Path.accept(item)).collect::<Option<_>>().map(Value::Array)
             }
             (ParamType::TextList, Value::String(text)) => (!text.is_empty()).then(|| json!([text])),
             (ParamType::TextList, list) => ParamType::StringList.accept(list),
-            (ParamType::GgufAdapters, value) => Some(json!([ParamType::Path.accept(value)?])),
+            (ParamType::GgufAdapters | ParamType::NamedArtifacts, value) => Some(json!([ParamType::Path.accept(value)?])),
             (ParamType::FloatList { min, max }, Value::Array(items)) if !items.is_empty() => {
                 items.into_iter().map(|item| float(min, max).accept(item)).collect::<Option<_>>().map(Value::Array)
             }
@@ -239,7 +242,7 @@ impl ParamType {
                 let numbers = texts.iter().flat_map(|text| text.split(',')).map(str::trim);
                 numbers.map(|text| text.parse::<f64>().map_or_else(|_| Value::from(text), Value::from)).collect()
             }
-            ParamType::Prompts | ParamType::Paths | ParamType::GgufAdapters | ParamType::TextList => {
+            ParamType::Prompts | ParamType::Paths | ParamType::GgufAdapters | ParamType::NamedArtifacts | ParamType::TextList => {
                 texts.iter().cloned().map(Value::from).collect()
             }
             ParamType::JsonObject => {
@@ -271,6 +274,7 @@ impl ParamType {
                 | ParamType::IntList
                 | ParamType::FloatList { .. }
                 | ParamType::GgufAdapters
+                | ParamType::NamedArtifacts
                 | ParamType::ChoiceList(_)
                 | ParamType::CaselessList { .. }
                 | ParamType::Prompts

@@ -10,6 +10,7 @@ pub(crate) mod package;
 pub(crate) mod probe;
 pub(crate) mod script;
 pub(crate) mod script_host;
+pub(crate) mod served_model;
 pub(crate) mod transformers;
 
 pub use pyo3;
@@ -22,4 +23,5 @@ pub(crate) use interpreter::{
 pub(crate) use package::{adapter_base, hub_dataset, json_lines, model_folder};
 pub(crate) use probe::{TimingProbe, time_rows};
 pub(crate) use script::{ScriptCall, call_script, called_user_script, check_script_params};
+pub(crate) use served_model::{LlamaAddress, ServedModel, first_model_for};
 pub(crate) use transformers::PythonTransformers;

@@ -5,8 +5,10 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use crate::params::command::DatasetCommand;
-use crate::params::param::{MODEL, Param, Presence, display_value};
+use crate::params::param::{MODEL, Param, Presence, TaskParams, display_value};
 use crate::params::task::Task;
+use crate::serve;
+use crate::serve::ServeParams;
 
 /// A function of the Python package, derived from a task or a dataset command.
 pub(crate) struct Function {
@@ -44,6 +46,18 @@ impl Function {
             input: &MODEL,
             params: (command.params)(),
             returns: command.returns,
+        }
+    }
+
+    pub(crate) fn of_serve() -> Function {
+        Function {
+            name: serve::NAME,
+            command: serve::NAME.into(),
+            about: format!("{}, as a step of a session; returns the running server.", serve::ABOUT),
+            session: true,
+            input: &serve::SERVED_MODELS,
+            params: ServeParams::params(),
+            returns: "Server",
         }
     }
 

@@ -11,7 +11,8 @@ use crate::reference::schema::pipeline_schema;
 use crate::tasks::{DATASET_COMMANDS, TASKS};
 
 fn functions() -> impl Iterator<Item = Function> {
-    TASKS.iter().map(|task| Function::of_task(task)).chain(DATASET_COMMANDS.iter().map(|command| Function::of_command(command)))
+    let tasks = TASKS.iter().map(|task| Function::of_task(task));
+    tasks.chain([Function::of_serve()]).chain(DATASET_COMMANDS.iter().map(|command| Function::of_command(command)))
 }
 
 /// Begins the internal part of the stub.
@@ -88,7 +89,9 @@ fn python_type(param_type: ParamType) -> String {
             let one = literal(names.iter().map(|name| format!("\"{name}\"")).collect());
             format!("{one} | Sequence[{one}]")
         }
-        ParamType::Paths | ParamType::GgufAdapters => "str | PathLike[str] | Sequence[str | PathLike[str]]".into(),
+        ParamType::Paths | ParamType::GgufAdapters | ParamType::NamedArtifacts => {
+            "str | PathLike[str] | Sequence[str | PathLike[str]]".into()
+        }
         ParamType::Prompts => "str | Sequence[str | Sequence[Message]] | Sequence[Message]".into(),
         ParamType::Object | ParamType::JsonObject => "Mapping[str, Any]".into(),
         ParamType::Names(_) => "Mapping[str, str]".into(),

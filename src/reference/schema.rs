@@ -75,7 +75,7 @@ fn type_schema(param_type: ParamType) -> Value {
         ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::AnsweringModel | ParamType::String => {
             text
         }
-        ParamType::GgufAdapters | ParamType::TextList => json!({"anyOf": [text, list(&text)]}),
+        ParamType::GgufAdapters | ParamType::NamedArtifacts | ParamType::TextList => json!({"anyOf": [text, list(&text)]}),
         ParamType::Bool => json!({"type": "boolean"}),
         ParamType::Device => json!({"type": "string", "pattern": "^(auto|cpu|cuda|cuda:[0-9]{1,3})$"}),
         ParamType::Int { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),

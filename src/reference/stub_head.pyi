@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from pyrust_nn.types import CheckReport, Message, PreparedDataset, Summary
 
@@ -50,6 +50,32 @@ def clear_cache() -> dict[str, Any]:
 
 def set_console(on: bool) -> None:
     """Turn log lines and progress on stderr on (the default) or off."""
+
+@final
+class Server:
+    """A running server, which `serve` returns. In a `with` statement it ends after the answers in flight."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens: `http://127.0.0.1:8080`. The OpenAI API is below `/v1` of it."""
+
+    @property
+    def session(self) -> str:
+        """The session of the server's step."""
+
+    @property
+    def step(self) -> str:
+        """The name of the server's step."""
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The models and adapters, as `/v1/models` lists them."""
+
+    def close(self) -> Summary:
+        """End after the answers in flight; returns the step's summary. Ctrl-C ends it at once."""
+
+    def __enter__(self) -> Server: ...
+    def __exit__(self, *raised: object) -> None: ...
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""

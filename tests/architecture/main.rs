@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use arrows::{Crate, circles, rust_files};
 
 /// The parts of the crate, each of which uses only those before it. `lib.rs` lists what is public of all.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "base",
     "params",
     "kernels",
@@ -28,6 +28,7 @@ const LAYERS: [&str; 18] = [
     "step",
     "tasks",
     "pipeline",
+    "serve",
     "reference",
     "cli",
     "native",

@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 INSTALL = "pip install 'pyrust-nn[llama]'"
 MOST_THREADS, MOST_PARALLEL = 256, 64
+API_KEY = "PYRUST_NN_API_KEY"
+"""The variable with the key of `serve`, which is not llama.cpp's."""
+OTHER_REQUESTS = 8
+"""Requests that a server takes beside those that wait for an answer, such as `/tokenize`."""
 SAID_LINES = 200
 """Lines of llama.cpp's log that are kept to explain its end."""
 
@@ -48,6 +52,8 @@ class EngineSettings:
     adapters: Sequence[tuple[str, float]] = ()
     device: str = "auto"
     threads: int | None = None
+    served_as: str | None = None
+    """The name of a model that several people ask, by requests of their own (`serving`)."""
 
 
 def installed() -> bool:
@@ -88,7 +94,7 @@ class Engine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             # Read by libgomp when it is loaded: waiting threads must not take the time of those that compute.
-            env={"OMP_WAIT_POLICY": "passive", **os.environ},
+            env={"OMP_WAIT_POLICY": "passive", **{name: value for name, value in os.environ.items() if name != API_KEY}},
             start_new_session=True,  # Ctrl-C in the terminal is for us
             encoding="utf-8",
             errors="replace",
@@ -136,6 +142,10 @@ class Engine:
             "timeout_read": 600,
             "verbosity": 2,  # errors and warnings, never a prompt
         }
+        if one.served_as:
+            # Of prompts that left their slot llama.cpp keeps up to 8 GiB, and takes an adapter's for another's.
+            settings |= {"cache_ram_mib": 0, "endpoint_metrics": True, "n_threads_http": one.parallel + OTHER_REQUESTS}
+            settings["model_alias"] = [one.served_as]  # else answers have the file's path
         if one.device == "cpu":
             settings["n_gpu_layers"] = 0
         elif device := re.fullmatch(r"cuda:(\d+)", one.device):
@@ -189,13 +199,18 @@ class Engine:
 
         Raises ModelError if it died before.
         """
+        if why := self.revived():
+            logger.warning("%s; it is started again", why)
+
+    def revived(self) -> str | None:
+        """Like `revive`; how the process ended, if it had."""
         with self._lock:
             if self._closed:
                 raise Dead("it was ended")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.5)  # its connections end a moment before it does
             if self.alive():
-                return
+                return None
             # What an abort says has no time before it; errors of single requests have one.
             self._reader.join(2)
             said = [line for line in self._said if not line[:1].isdigit()]
@@ -203,8 +218,12 @@ class Engine:
             if self._restarted:
                 raise ModelError(f"{why}; it had been restarted once before")
             self._restarted = True
-            logger.warning("%s; it is started again", why)
             self._start()
+            return why
+
+    def wait(self) -> None:
+        """Return when the process has ended."""
+        self._process.wait()
 
     def close(self) -> None:
         """End it."""

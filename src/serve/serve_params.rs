@@ -1,0 +1,51 @@
+//! The parameters of `serve`.
+
+use crate::params::prelude::*;
+use crate::params::task::Examples;
+
+pub(crate) const NAME: &str = "serve";
+pub(crate) const ABOUT: &str = "Serve models and adapters in GGUF by an HTTP API like OpenAI's";
+pub(crate) const EXAMPLES: Examples = [
+    ("Serve a GGUF file of a step:", "pyrust-nn serve -m s1/convert_model_to_gguf:q8_0"),
+    (
+        "Serve a model and an adapter on it, under names of their own:",
+        "pyrust-nn serve -m base=base.gguf --adapter support=s1/convert_lora_to_gguf",
+    ),
+];
+
+/// What is served.
+pub(crate) static SERVED_MODELS: Param = Param::input(
+    "model",
+    ParamType::NamedArtifacts,
+    "Model in GGUF: a file or a session's step (of a step with several the first, or step:q8_0). Several may be given. Requests call it NAME, or as it is written here (a file: its name without .gguf).",
+);
+
+device_params! {
+    [params]
+    /// Serve models and adapters in GGUF.
+    ServeParams {
+        /// Adapter in GGUF, as a model of its own name: a file or a session's step. It is used with the first model that it fits. Several may be given.
+        unset adapter: Vec<String> = Vec::new(), ParamType::NamedArtifacts, Model;
+        /// Address to listen on. Others than this machine's own (127.0.0.1, ::1, localhost) need an API key.
+        default host: String = "127.0.0.1".to_string(), ParamType::String, Server;
+        /// Port to listen on; 0 is any free one.
+        default port: u32 = 8080, int(0, 65_535), Server;
+        /// Key that requests must have (`Authorization: Bearer KEY`). If unset: the environment variable PYRUST_NN_API_KEY, otherwise none.
+        unset api_key: String = String::new(), ParamType::String, Server;
+        /// Number of answers at once, of each model. More requests wait.
+        default parallel: u32 = 4, int(1, 64), Memory;
+        /// Positions of an answer with its prompt. If unset: those of the model, at most 8192.
+        unset ctx_size: Option<u32> = None, int(1, 16_777_216), Memory;
+        /// Name of the step, which is also its folder in the session. If unset: serve, serve-2, ….
+        unset step: String = String::new(), ParamType::String, Session;
+        /// Do not use the network, except to listen.
+        default offline: bool = false, ParamType::Bool, Global;
+        /// Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory.
+        unset runs_dir: PathBuf = PathBuf::new(), ParamType::Path, Global;
+    }
+}
+
+/// All parameters: what is served, and how.
+pub(crate) fn all_params() -> impl Iterator<Item = &'static Param> {
+    std::iter::once(&SERVED_MODELS).chain(ServeParams::params())
+}

@@ -1,0 +1,289 @@
+//! A running server: started, drained, ended.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use log::Level;
+use serde_json::{Map, Value, json};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::base::error::{Error, Kind};
+use crate::base::{error, secrets, signals};
+use crate::params::interface::Interface;
+use crate::params::param::TaskParams;
+use crate::params::validate::resolve;
+use crate::python::first_model_for;
+use crate::serve::access::{Access, listen_address};
+use crate::serve::backend::{BackendSettings, ModelBackend};
+use crate::serve::gateway::Gateway;
+use crate::serve::http_server::serve_connections;
+use crate::serve::serve_params::{NAME, SERVED_MODELS, ServeParams, all_params};
+use crate::serve::served_names::{ServedName, check_unique};
+use crate::serve::server_step::ServerStep;
+use crate::session::names::check_name;
+use crate::session::{Summary, new_session_id, runs_dir};
+
+/// The variable with the API key.
+const KEY_VARIABLE: &str = "PYRUST_NN_API_KEY";
+
+/// How often an end is waited for before signals are looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A server that answers until it is closed. On drop it ends at once.
+pub struct Server {
+    url: String,
+    gateway: Arc<Gateway>,
+    backends: Vec<Arc<ModelBackend>>,
+    watchers: Vec<JoinHandle<()>>,
+    runtime: Option<Runtime>,
+    ended: Mutex<Receiver<()>>,
+    /// Why it ended by itself.
+    failure: Arc<Mutex<Option<Error>>>,
+    step: Option<ServerStep>,
+    _secrets: secrets::Held,
+}
+
+/// Serves models in GGUF, each `[name=]ARTIFACT`, until the server is closed. See `docs/serve.md`.
+///
+/// ```no_run
+/// let server = pyrust_nn::serve("s1", &["s1/convert_model_to_gguf"], &pyrust_nn::ServeParams { port: 0, ..Default::default() })?;
+/// println!("{}/v1", server.url());
+/// server.close()?;
+/// # anyhow::Ok(())
+/// ```
+///
+/// # Errors
+/// Kind `usage` (a parameter, or the port is taken), `model` (a file), `busy` (the session is in use), `setup` (no xllamacpp).
+pub fn serve(session: &str, models: &[&str], params: &ServeParams) -> Result<Server> {
+    let mut given = params.given()?;
+    given.insert(SERVED_MODELS.name.into(), models.into());
+    Server::start(Some(session.to_string()), given, Interface::Rust)
+}
+
+impl Server {
+    /// Starts a server. `session`: `None` makes a new id.
+    pub(crate) fn start(session: Option<String>, mut given: Map<String, Value>, interface: Interface) -> Result<Server> {
+        if let (None | Some(Value::Null), Some(key)) =
+            (given.get("api_key"), std::env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()))
+        {
+            given.insert("api_key".into(), key.into());
+        }
+        let held = secrets::hold(&given);
+        let params = resolve(NAME, all_params(), given, interface)?;
+        let session = session.unwrap_or_else(new_session_id);
+        check_name("session", &session)?;
+        let text = |name: &str| params[name].as_str().unwrap_or_default();
+        let number = |name: &str| params[name].as_u64().unwrap_or_default();
+        let runs = runs_dir(params["runs_dir"].as_str().map(Path::new));
+
+        let models = ServedName::all_in(&params, "model", &runs, &session)?;
+        let adapters = ServedName::all_in(&params, "adapter", &runs, &session)?;
+        check_unique(models.iter().chain(&adapters))?;
+        let address = listen_address(text("host"), number("port") as u16, interface)?;
+        let access = Access::new(params["api_key"].as_str(), &address, interface)?;
+        // Before the session is opened: a refused server changes nothing.
+        let listener = listen(&address, interface)?;
+        let address = listener.local_addr()?;
+
+        let mut step = ServerStep::begin(&runs, &session, &params, interface)?;
+        let settings =
+            BackendSettings { parallel: number("parallel") as u32, ctx_size: params["ctx_size"].as_u64(), device: text("device").into() };
+        let url = format!("http://{address}");
+        let started = start_backends(models, adapters, &settings).and_then(|backends| {
+            signals::check()?;
+            let gateway = Arc::new(Gateway::new(backends.clone(), access, Arc::clone(&step.log)));
+            step.serving(json!({"url": url, "pid": std::process::id(), "models": gateway.models()}))?;
+            let (runtime, ended) = run(listener, &gateway)?;
+            Ok((backends, gateway, runtime, ended))
+        });
+        let (backends, gateway, runtime, ended) = match started {
+            Ok(started) => started,
+            Err(cause) => {
+                // The error of the start is the one to report.
+                drop(step.end(Some(Error::of(&cause))));
+                return Err(cause);
+            }
+        };
+        step.summary.params.insert("device".into(), backends[0].device().into());
+        step.summary.params.insert("ctx_size".into(), backends[0].positions.into());
+        step.log.note(&format!("serving on {url}"));
+        let failure = Arc::new(Mutex::new(None));
+        let watchers = backends.iter().map(|backend| watch(backend, &gateway, &failure)).collect::<Result<_>>()?;
+        Ok(Server {
+            url,
+            gateway,
+            backends,
+            watchers,
+            runtime: Some(runtime),
+            ended: Mutex::new(ended),
+            failure,
+            step: Some(step),
+            _secrets: held,
+        })
+    }
+
+    /// Where it listens: `http://127.0.0.1:8080`. The OpenAI API is below `/v1` of it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The session of the server's step.
+    pub fn session(&self) -> &str {
+        self.step.as_ref().map_or("", |step| &step.summary.session)
+    }
+
+    /// The name of the server's step.
+    pub fn step(&self) -> &str {
+        self.step.as_ref().map_or("", |step| &step.summary.step)
+    }
+
+    /// The models and adapters, as `/v1/models` lists them.
+    pub fn models(&self) -> Vec<Value> {
+        self.gateway.models()
+    }
+
+    /// Lets the answers in flight end and refuses new requests. Then the server ends.
+    pub fn drain(&self) {
+        let in_flight = *self.gateway.in_flight.borrow();
+        let waits =
+            if in_flight == 0 { String::new() } else { format!(", after {in_flight} answers in flight; a second signal ends it at once") };
+        self.gateway.log.emit(Level::Info, &format!("the server ends{waits}"));
+        self.gateway.drain();
+    }
+
+    /// Waits until the server has ended, but not longer than this. Whether it has.
+    pub fn wait(&self, at_most: Duration) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        // The sender is gone when it has ended.
+        !matches!(ended.recv_timeout(at_most), Err(RecvTimeoutError::Timeout))
+    }
+
+    /// Ends the server after the answers in flight, and returns the step's summary.
+    ///
+    /// # Errors
+    /// Kind `model` if llama.cpp had ended twice, `io` if the summary cannot be written.
+    pub fn close(self) -> Result<Summary> {
+        self.close_unless(|| Ok(()))
+    }
+
+    /// Like `close`; `check` is asked again and again whether to go on waiting.
+    ///
+    /// # Errors
+    /// That of `check` too. Then the server has ended at once.
+    pub(crate) fn close_unless(self, mut check: impl FnMut() -> Result<()>) -> Result<Summary> {
+        if !self.wait(Duration::ZERO) {
+            self.drain();
+        }
+        while !self.wait(POLL) {
+            if let Err(cause) = check() {
+                let error = Error::of(&cause);
+                self.end(Some(error))?;
+                return Err(cause);
+            }
+        }
+        self.ended()
+    }
+
+    /// The summary of a server that has ended.
+    pub(crate) fn ended(self) -> Result<Summary> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let summary = self.end(failure.clone())?;
+        failure.map_or(Ok(summary), |error| Err(error.into()))
+    }
+
+    /// Ends it now. The summary has this error.
+    pub(crate) fn end(mut self, error: Option<Error>) -> Result<Summary> {
+        self.stop();
+        self.step.take().context("a server ends once")?.end(error)
+    }
+
+    fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(1)); // which breaks off what is in flight
+        }
+        for backend in &self.backends {
+            backend.close();
+        }
+        for watcher in self.watchers.drain(..) {
+            drop(watcher.join()); // it logs nothing after this
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(step) = self.step.take() {
+            drop(step.end(Some(Error::new(Kind::Interrupted, "the server was dropped by its program; call close"))));
+        }
+    }
+}
+
+/// Starts llama.cpp for each model, with its adapters.
+fn start_backends(models: Vec<ServedName>, adapters: Vec<ServedName>, settings: &BackendSettings) -> Result<Vec<Arc<ModelBackend>>> {
+    let mut of_model: Vec<Vec<ServedName>> = vec![Vec::new(); models.len()];
+    let files: Vec<String> = models.iter().map(|model| model.file.clone()).collect();
+    for adapter in adapters {
+        // With one model, what does not fit is refused with its reason.
+        let index = if models.len() == 1 { 0 } else { first_model_for(&adapter.file, &files)? };
+        of_model[index].push(adapter);
+    }
+    models.into_iter().zip(of_model).map(|(model, adapters)| Ok(Arc::new(ModelBackend::start(model, adapters, settings)?))).collect()
+}
+
+/// # Errors
+/// Kind `usage` if the address is taken or not this machine's, otherwise `io`.
+fn listen(address: &SocketAddr, interface: Interface) -> Result<TcpListener> {
+    TcpListener::bind(address).map_err(|cause| {
+        let port = interface.spell("port");
+        match cause.kind() {
+            io::ErrorKind::AddrInUse => {
+                error::usage(format!("port {} is taken by another program; give {port} another (0 is any free one)", address.port()))
+            }
+            io::ErrorKind::PermissionDenied => {
+                error::usage(format!("port {} is not allowed to this user; give {port} one above 1023", address.port()))
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                error::usage(format!("{} is not an address of this machine; change {}", address.ip(), interface.spell("host")))
+            }
+            _ => Error::new(Kind::Io, format!("cannot listen on {address}: {cause}")).into(),
+        }
+    })
+}
+
+/// Runs the server in threads of its own. The receiver hears of its end.
+fn run(listener: TcpListener, gateway: &Arc<Gateway>) -> Result<(Runtime, Receiver<()>)> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("serve").enable_io().enable_time().build()?;
+    listener.set_nonblocking(true)?;
+    let listener = {
+        let _inside = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    let (end, ended) = channel::<()>();
+    let gateway = Arc::clone(gateway);
+    runtime.spawn(async move {
+        serve_connections(listener, gateway).await;
+        drop(end);
+    });
+    Ok((runtime, ended))
+}
+
+/// Watches a llama.cpp in a thread. If it ends for good, the server drains and fails.
+fn watch(backend: &Arc<ModelBackend>, gateway: &Arc<Gateway>, failure: &Arc<Mutex<Option<Error>>>) -> Result<JoinHandle<()>> {
+    let (backend, gateway, failure) = (Arc::clone(backend), Arc::clone(gateway), Arc::clone(failure));
+    let watching = move || {
+        if let Err(cause) = backend.watch(&gateway.log) {
+            let error = Error::of(&cause);
+            gateway.log.emit(Level::Error, &format!("{}: {}; the server ends", backend.model.name, error.message));
+            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            gateway.drain();
+        }
+    };
+    Ok(std::thread::Builder::new().name("llama.cpp".into()).spawn(watching)?)
+}
