@@ -14,7 +14,9 @@ use crate::data::Transformers;
 use crate::python::convert::to_object;
 use crate::python::exceptions::to_python;
 use crate::python::transformers::PythonTransformers;
-use crate::{adapter, data, dataset, estimate, python};
+use crate::session::Summary;
+use crate::session::names::runs_dir;
+use crate::{adapter, data, dataset, estimate, python, report};
 
 /// One record of the log. `shown`: on which consoles, `always`, `off_terminal` or `verbose`.
 #[pyfunction]
@@ -38,6 +40,17 @@ fn log_record(py: Python<'_>, level: u32, origin: &str, text: &str, shown: &str)
 #[pyfunction]
 fn status(py: Python<'_>, text: &str) {
     py.detach(|| progress::status(text));
+}
+
+/// A summary (JSON) as HTML for a notebook.
+#[pyfunction]
+fn summary_html(py: Python<'_>, summary: &str) -> PyResult<String> {
+    let html = || -> anyhow::Result<String> {
+        let summary: Summary = serde_json::from_str(summary).map_err(|cause| error::usage(format!("this is no summary: {cause}")))?;
+        let runs = summary.params.get("runs_dir").and_then(serde_json::Value::as_str).map(PathBuf::from);
+        report::summary_html(&summary, &runs_dir(runs.as_deref()))
+    };
+    py.detach(html).map_err(to_python)
 }
 
 #[pyfunction]
@@ -202,6 +215,7 @@ fn hold_cache_entry(py: Python<'_>, path: PathBuf) -> bool {
 pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(log_record, module)?)?;
     module.add_function(wrap_pyfunction!(status, module)?)?;
+    module.add_function(wrap_pyfunction!(summary_html, module)?)?;
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
     module.add_function(wrap_pyfunction!(digest, module)?)?;
     module.add_function(wrap_pyfunction!(check_template, module)?)?;

@@ -3,6 +3,7 @@
 mod functions;
 mod gguf_files;
 mod internal;
+mod metrics;
 mod notebook;
 mod server;
 mod tensors;
@@ -36,6 +37,7 @@ use crate::{cli, pipeline};
 /// A step's summary as a dict, or its exception with the summary on it.
 fn outcome(py: Python<'_>, outcome: StepOutcome) -> PyResult<Py<PyAny>> {
     let summary = to_object(py, &serde_json::to_value(&outcome.summary).map_err(|error| to_python(error.into()))?)?;
+    let summary = shown(py, "ShownSummary", summary)?;
     match outcome.error {
         None => Ok(summary),
         Some(error) => {
@@ -44,6 +46,11 @@ fn outcome(py: Python<'_>, outcome: StepOutcome) -> PyResult<Py<PyAny>> {
             Err(raised)
         }
     }
+}
+
+/// A dict or list as the class of the package that a notebook shows as HTML.
+fn shown(py: Python<'_>, class: &str, plain: Py<PyAny>) -> PyResult<Py<PyAny>> {
+    Ok(py.import("pyrust_nn.shown")?.call_method1(class, (plain,))?.unbind())
 }
 
 /// A task as a Python function `(session, input, *, parameters)`.
@@ -154,7 +161,7 @@ fn summaries(py: Python<'_>, outcomes: Vec<StepOutcome>) -> PyResult<Py<PyAny>> 
     for one in outcomes {
         list.append(outcome(py, one)?)?;
     }
-    Ok(list.into_any().unbind())
+    shown(py, "ShownSummaries", list.into_any().unbind())
 }
 
 /// Run the command line and return the exit code.
@@ -192,6 +199,8 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(resume, module)?)?;
     module.add_function(wrap_pyfunction!(get_status, module)?)?;
     module.add_function(wrap_pyfunction!(list_sessions, module)?)?;
+    module.add_class::<metrics::Metrics>()?;
+    module.add_function(wrap_pyfunction!(metrics::metrics, module)?)?;
     module.add_function(wrap_pyfunction!(list_cache, module)?)?;
     module.add_function(wrap_pyfunction!(clear_cache, module)?)?;
     module.add_function(wrap_pyfunction!(set_console, module)?)?;

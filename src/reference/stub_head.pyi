@@ -42,6 +42,25 @@ def list_sessions(*, runs_dir: str | PathLike[str] | None = None) -> list[dict[s
     finished_at, duration_s, model, loss, eta_seconds and error.
     """
 
+@final
+class Metrics:
+    """The metrics of a session's steps: a row for each logged step, a column for each number.
+
+    `pandas.DataFrame.from_arrow`, `polars.DataFrame` and `pyarrow.table` take it as it is. `to_dicts` needs no package.
+    """
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns: `name` (of the step in the session), `step`, then the numbers."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+    def __len__(self) -> int: ...
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The rows as dicts, without the numbers that a row has not."""
+
+def metrics(session: str, step: str | None = None, *, runs_dir: str | PathLike[str] | None = None) -> Metrics:
+    """Return the metrics of a session's fine-tunings, or of one step, as a table that pandas, polars and pyarrow read."""
+
 def list_cache() -> dict[str, Any]:
     """Return the content of the cache: folder, bytes, max_bytes, and entries with name, kind, bytes, used_at and in_use."""
 
@@ -87,6 +106,7 @@ EXHAUSTED: list[int]
 
 def log(level: int, origin: str, text: str, shown: str = "always") -> None: ...
 def status(text: str) -> None: ...
+def summary_html(summary: str) -> str: ...
 def estimated_memory(folder: Path, settings: str, rows: str) -> int | None: ...
 def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...
 def digest(files: Sequence[str | PathLike[str]]) -> str: ...

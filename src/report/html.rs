@@ -11,10 +11,11 @@ use crate::base::numbers::grouped;
 use crate::base::printable::printable;
 
 const STYLE: &str = include_str!("report.css");
-const TEMPLATES: [(&str, &str); 3] = [
+const TEMPLATES: [(&str, &str); 4] = [
     ("base.html", include_str!("base.html")),
     ("report.html", include_str!("report.html")),
     ("compare.html", include_str!("compare.html")),
+    ("summary.html", include_str!("summary.html")),
 ];
 
 /// Text for HTML, in an element or in a quoted attribute. Characters that would be obeyed instead of shown are shown escaped.

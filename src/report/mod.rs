@@ -11,6 +11,7 @@ mod curves;
 mod detail;
 mod environment;
 mod files_made;
+mod fragment;
 mod graph;
 mod html;
 mod lineage;
@@ -23,6 +24,9 @@ mod recorded;
 mod steps;
 
 pub(crate) use compare::{ComparedCurve, Comparison, compare};
+pub(crate) use curves::Curves;
+pub(crate) use fragment::summary_html;
 pub(crate) use page::{write_report, write_report_quietly};
 pub(crate) use pictures::write_pictures;
 pub(crate) use quality::quality;
+pub(crate) use recorded::metrics_of;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::base::files;
+use crate::base::{error, files};
 use crate::report::curves::Curves;
 use crate::session::record::read_record;
 use crate::session::{SessionState, StepState, Summary, read_log, session_state};
@@ -132,6 +132,26 @@ impl RecordedStep {
     pub(crate) fn count(&self, metric: &str) -> Option<u64> {
         self.summary.as_ref()?.metrics.get(metric)?.as_u64()
     }
+}
+
+/// The metrics of the steps that have some, by the step's name; of one step, if it is named.
+///
+/// # Errors
+/// Kind `usage` if there is no such session, no such step in it, or no metrics.
+pub(crate) fn metrics_of(runs: &Path, session: &str, step: Option<&str>) -> Result<Vec<(String, Curves)>> {
+    let state = session_state(runs, session)?;
+    let named = |other: &StepState| step.is_none_or(|step| other.step == step);
+    if let Some(step) = step.filter(|_| !state.steps.iter().any(named)) {
+        let known = state.steps.iter().map(|step| step.step.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(error::usage(format!("session {session} has no step {step}; it has {known}")));
+    }
+    let read = |step: &StepState| (step.step.clone(), Curves::read(&runs.join(session).join(&step.step).join("metrics.jsonl")));
+    let found: Vec<_> = state.steps.iter().filter(|step| named(step)).map(read).filter(|(_, curves)| curves.lines > 0).collect();
+    if found.is_empty() {
+        let what = step.map_or_else(|| format!("session {session}"), |step| format!("step {step} of session {session}"));
+        return Err(error::usage(format!("{what} has no metrics: they are written by a training, every logging_steps steps")));
+    }
+    Ok(found)
 }
 
 /// A JSON file of limited size. `None` if there is none.

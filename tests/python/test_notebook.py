@@ -66,3 +66,28 @@ def test_a_failure_is_the_exception_alone(cell: Run, tmp_path: Path) -> None:
     outputs = cell("import pyrust_nn\npyrust_nn.run_script('s', 'mine.py')  # raises")
     assert [one["kind"] for one in outputs] == ["error"]
     assert outputs[0]["ename"] == "ScriptError"
+
+
+def html(outputs: list[dict[str, Any]]) -> str:
+    (shown,) = [one["data"]["text/html"] for one in outputs if one["kind"] == "execute_result"]
+    return str(shown)
+
+
+def test_a_summary_is_shown_as_a_table_with_the_curve_and_stays_a_dict(cell: Run, data_json: str) -> None:
+    train = f"import pyrust_nn\npyrust_nn.finetune_lora('s', 'builtin:tiny', dataset_path={data_json!r}, num_epochs=1, logging_steps=1)"
+    shown = html(cell(train))
+    assert "finetune_lora/adapter" in shown and 'aria-label="Loss: loss from ' in shown and "<script" not in shown
+    code = (
+        "open('mine.py', 'w').write('def run(params, session): pass')\nimport json\nmade = pyrust_nn.run_script('s', 'mine.py')\n"
+        "print(isinstance(made, dict), json.load(open('runs/s/script/summary.json')) == made, json.loads(json.dumps(made)) == made)"
+    )
+    assert text(cell(code), "stdout") == "True True True\n"
+
+
+def test_a_failed_step_is_shown_by_its_exception_s_summary(cell: Run) -> None:
+    code = (
+        "import pyrust_nn\nopen('mine.py', 'w').write('def run(params, session):\\n    raise ValueError(\"<b>no\")\\n')\n"
+        "try:\n    pyrust_nn.run_script('s', 'mine.py')\nexcept pyrust_nn.ScriptError as error:\n    shown = error.summary\nshown"
+    )
+    shown = html(cell(code))
+    assert "&lt;b&gt;no" in shown and "<b>no" not in shown and "failure" in shown
