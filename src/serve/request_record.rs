@@ -6,6 +6,7 @@ use std::time::Instant;
 use hyper::{Method, StatusCode};
 use tokio::sync::watch;
 
+use crate::serve::path::Route;
 use crate::serve::server_log::ServerLog;
 use crate::serve::token_counts::AnswerEnd;
 
@@ -89,7 +90,8 @@ impl Drop for RequestRecord {
             totals.prompt_tokens += prompt;
             totals.completion_tokens += completion;
         });
-        self.log.request(&self.line(tokens));
+        let probe = Route::of(&self.method, &self.path) == Some(Route::Health);
+        self.log.request(&self.line(tokens), probe);
         self.in_flight.send_modify(|count| *count -= 1);
     }
 }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::base::error::{Error, Kind};
+use crate::base::numbers::counted;
 use crate::base::{error, secrets, signals};
 use crate::params::interface::Interface;
 use crate::params::param::TaskParams;
@@ -112,7 +113,7 @@ impl Server {
         };
         step.summary.params.insert("device".into(), backends[0].device().into());
         step.summary.params.insert("ctx_size".into(), backends[0].positions.into());
-        step.log.note(&format!("serving on {url}"));
+        step.log.emit(Level::Info, &format!("step {} of session {} serves on {url}", step.summary.step, step.summary.session));
         let failure = Arc::new(Mutex::new(None));
         let watchers = backends.iter().map(|backend| watch(backend, &gateway, &failure)).collect::<Result<_>>()?;
         Ok(Server {
@@ -150,9 +151,10 @@ impl Server {
 
     /// Lets the answers in flight end and refuses new requests. Then the server ends.
     pub fn drain(&self) {
-        let in_flight = *self.gateway.in_flight.borrow();
-        let waits =
-            if in_flight == 0 { String::new() } else { format!(", after {in_flight} answers in flight; a second signal ends it at once") };
+        let waits = match *self.gateway.in_flight.borrow() {
+            0 => String::new(),
+            count => format!(" after {} in flight; a second signal ends it at once", counted(count as u64, "answer")),
+        };
         self.gateway.log.emit(Level::Info, &format!("the server ends{waits}"));
         self.gateway.drain();
     }

@@ -40,14 +40,10 @@ impl ServerLog {
         self.log.emit(level, module_path!(), text, Shown::Always);
     }
 
-    /// What the program shows in another way.
-    pub(crate) fn note(&self, text: &str) {
-        self.log.emit(Level::Info, module_path!(), text, Shown::Verbose);
-    }
-
-    /// The line of a request.
-    pub(crate) fn request(&self, text: &str) {
-        self.log.emit(Level::Info, module_path!(), text, self.requests);
+    /// The line of a request. `probe`: a program asks again and again whether the server is there.
+    pub(crate) fn request(&self, text: &str, probe: bool) {
+        let (level, shown) = if probe { (Level::Debug, Shown::Verbose) } else { (Level::Info, self.requests) };
+        self.log.emit(level, module_path!(), text, shown);
     }
 
     pub(crate) fn count(&self, add: impl FnOnce(&mut Totals)) {

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::base::clock::now;
 use crate::base::error::{Error, Kind};
 use crate::base::logging::Shown;
+use crate::base::numbers::counted;
 use crate::base::{error, files, secrets};
 use crate::params::interface::Interface;
 use crate::report::write_report;
@@ -63,7 +64,8 @@ impl ServerStep {
         let error = error.map(secrets::redact_error);
         match &error {
             None => {
-                let text = format!("step {} ended after {} requests", self.summary.step, self.summary.metrics["requests"]);
+                let requests = counted(self.summary.metrics["requests"].as_u64().unwrap_or_default(), "request");
+                let text = format!("step {} ended after {requests}", self.summary.step);
                 self.log.emit(Level::Info, &text);
             }
             Some(error) => {

@@ -299,6 +299,10 @@ def test_without_a_key_other_sites_and_names_are_refused(made: Path, binary: Pat
         assert served.request("POST", "/tokenize", asked)[0] == 200
         status, answer = served.request("OPTIONS", "/tokenize", Origin="https://evil.example")
         assert status in (403, 404), answer
+    with Served(binary, made, "-m", "m/noise", "--host", "0.0.0.0", PYRUST_NN_API_KEY=KEY) as served:
+        served.host = served.host.replace("0.0.0.0", "127.0.0.1")
+        assert served.request("POST", "/tokenize", asked, Host="some.name")[0] == 200, "the key allows it"
+        assert served.request("POST", "/tokenize", asked, Authorization="Bearer x")[0] == 401
     before = sorted(made.iterdir())
     done = cli("serve", "-m", "m/noise", "--host", "0.0.0.0", "--runs-dir", made, "--session", "open")
     assert done.returncode == 2 and "a key is needed; set PYRUST_NN_API_KEY or --api-key" in done.stderr, done.stderr
@@ -342,6 +346,8 @@ def test_the_key_is_nowhere(server: Served) -> None:
     assert not [path for path in files if KEY in path.read_text(errors="replace")]
     assert QUESTION not in server.log, "no contents"
     assert "POST /v1/chat/completions 200 base " in server.log and "+2 tokens" in server.log
+    assert server.request("GET", "/health")[0] == 200
+    server.until("[DEBUG] pyrust_nn::serve::server_log: GET /health 200")
 
 
 # Its end, and that of others
