@@ -251,7 +251,7 @@ def test_the_configuration_of_another_tool_is_converted(tool: str, cli: Cli, tmp
         assert words in done.stderr and words in written, f"{words}\n{done.stderr}"
     # Every key with a value is converted, named as not needed, or warned of.
     assert len([line for line in done.stderr.splitlines() if "theirs.yaml" in line]) == len(warnings), done.stderr
-    done = cli("run", "--dry-run", "-m", "builtin:tiny", "--runs-dir", runs)
+    done = cli("run", "--dry-run", "-m", "builtin:tiny", "--max-length", "2048", "--runs-dir", runs)
     assert done.returncode == 0, done.stderr
 
 

@@ -112,7 +112,10 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_a_refused_attempt_without_a_session_leaves_nothing(runs: Path, script: Path, cli: Cli) -> None:
-    for words in (["inference", "-m", "builtin:tiny"], [*TRAIN, "--eval-steps", "1"], ["script", script, "--param", "other=1"]):
+    attempts = [["inference", "-m", "builtin:tiny"], [*TRAIN, "--eval-steps", "1"], ["script", script, "--param", "other=1"]]
+    if not any(Path(driver).exists() for driver in ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")):
+        attempts.append([*TRAIN, "--dtype", "fp16"])
+    for words in attempts:
         done = cli(*words, "--runs-dir", runs)
         assert done.returncode == 2, done.stderr
         assert not runs.exists() or not list(runs.iterdir()), words

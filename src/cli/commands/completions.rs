@@ -1,4 +1,7 @@
 //! `completions`: the completion script of a shell.
+//!
+//! The script knows commands, flags and their values, but no sessions: only clap_complete's dynamic engine could offer these, and it is behind
+//! the feature `unstable-dynamic`, whose protocol between script and program may change with any version.
 
 use clap::{Args, Command};
 use clap_complete::Shell;
