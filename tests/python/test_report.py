@@ -309,6 +309,17 @@ def test_steps_that_a_resumed_training_repeats_are_drawn_once(cli: Cli, runs: Pa
     assert "resumed at step 2" in read.text and "The loss fell from 5 to 1." in read.text
 
 
+def test_a_single_logged_step_is_a_point(cli: Cli, runs: Path) -> None:
+    folder = write_session(runs, [summary("finetune_full", "tune")])
+    write_metrics(folder / "tune", iter([{"step": 1, "loss": 2.0, "learning_rate": 0.0}]))
+    assert cli("report", "s", "--runs-dir", runs).returncode == 0
+    read = page(folder)
+    assert curve(read, "Loss") == "Loss: loss 2 at step 1" and curve(read, "Learning rate") == "Learning rate: learning_rate 0 at step 1"
+    points = [one for one in read.all("circle") if one.get("class") == "dot s0"]
+    assert len(points) == 3 and all(62 <= float(one["cx"] or 0) < 560 for one in points), "the loss twice, and the rate"
+    assert "60 s · finetune_full" in read.text, "how long it took, before what it was"
+
+
 def test_what_the_numbers_say_is_said(cli: Cli, runs: Path) -> None:
     grows = summary("finetune_full", "grows", metrics={"first_loss": 1.0, "last_loss": 2.0})
     overfits = summary("finetune_full", "overfits", metrics={"first_loss": 3.0, "last_loss": 0.1, "truncated": 4})
