@@ -64,7 +64,7 @@ examples: build dev  ## Write the numbers that the documentation's examples show
 	PYRUST_NN_GENERATE=1 PYRUST_NN_BINARY=$(CURDIR)/$(BIN) $(PY) -m pytest tests/python/test_examples.py
 
 generate:        ## Write what is made from the definition of the parameters
-	PYRUST_NN_GENERATE=1 cargo test --profile $(PROFILE) --quiet --lib generated
+	PYRUST_NN_GENERATE=1 cargo test --profile $(PROFILE) --quiet --lib --test architecture generated
 
 bench-export: build dev  ## Encoding of GGUF's block formats beside ggml_quantize_chunk, a few minutes
 	$(PY) benchmarks/export.py

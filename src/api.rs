@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::base::logging;
+use crate::base::{logging, signals};
 use crate::params::interface::Interface;
-use crate::session::{ProcessGuard, Session, Summary, runs_dir};
+use crate::session::{self, Exported, ProcessGuard, Session, Summary, runs_dir};
 use crate::step::StepOutcome;
 use crate::{pipeline, python};
 
@@ -41,6 +41,23 @@ pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
 pub fn resume_with_secrets(session: &str, step: Option<&str>, secrets: Map<String, Value>) -> Result<Vec<Summary>> {
     let plan = pipeline::remaining(None, session, step, &secrets, Interface::Rust)?;
     plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()
+}
+
+/// Writes a session (runs directory: PYRUST_NN_RUNS, otherwise `runs`) into one file, by default `<session>.tar.zst`, with the hash of every file in it
+/// and an SPDX list of what it was made from.
+///
+/// # Errors
+/// Kind `usage` if there is no such session or the file exists, `busy` if the session is in use, `input` if it holds a symbolic link or device, `io`.
+pub fn export_session(session: &str, path: Option<&Path>) -> Result<Exported> {
+    session::export_session(&runs_dir(None), session, path, &signals::check)
+}
+
+/// Reads a session from an archive that `export_session` wrote, under its own name or as `session`. Checks every file; returns the name.
+///
+/// # Errors
+/// Kind `input` if the archive is damaged, incomplete or unsafe; then nothing is left of it. Kind `usage` if the session exists, `io`.
+pub fn import_session(path: &Path, session: Option<&str>) -> Result<String> {
+    session::import_session(&runs_dir(None), path, session, &signals::check)
 }
 
 /// Calls `work` with Python in a session. Meanwhile the session is locked, Python's logging and streams go to its log, and Ctrl-C raises

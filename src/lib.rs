@@ -25,7 +25,7 @@ mod session;
 mod step;
 mod tasks;
 
-pub use api::{resume, resume_with_secrets, run_pipeline, with_python_env};
+pub use api::{export_session, import_session, resume, resume_with_secrets, run_pipeline, with_python_env};
 pub use base::cache::{CacheContent, CacheItem, clear_cache, list_cache};
 pub use base::error;
 pub use cli::{process, set_console};
@@ -34,7 +34,7 @@ pub use dataset::CheckReport;
 pub use params::prompt::{Message, Prompt};
 pub use python::pyo3;
 pub use serve::{ServeParams, Server, serve};
-pub use session::{SessionState, Status, StepState, Summary, get_status, list_sessions, new_session_id, write_summary};
+pub use session::{Exported, SessionState, Status, StepState, Summary, get_status, list_sessions, new_session_id, write_summary};
 pub use tasks::{
     CheckParams, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, FlattenParams, InferenceParams,
     MergeParams, PrepareParams, QuantizeModelParams, ScriptParams, VerifyParams, check_dataset, convert_lora_to_gguf,

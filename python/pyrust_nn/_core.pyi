@@ -25,10 +25,12 @@ __all__ = [
     "clear_cache",
     "convert_lora_to_gguf",
     "convert_model_to_gguf",
+    "export_session",
     "finetune_full",
     "finetune_lora",
     "flatten",
     "get_status",
+    "import_session",
     "inference",
     "list_cache",
     "list_sessions",
@@ -98,6 +100,16 @@ class Metrics:
 
 def metrics(session: str, step: str | None = None, *, runs_dir: str | PathLike[str] | None = None) -> Metrics:
     """Return the metrics of a session's fine-tunings, or of one step, as a table that pandas, polars and pyarrow read."""
+
+def export_session(
+    session: str, path: str | PathLike[str] | None = None, *, runs_dir: str | PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Write a session into one file (`<session>.tar.zst` by default) with the hash of every file in it. Return session, path, bytes, files and
+    content_bytes.
+    """
+
+def import_session(path: str | PathLike[str], session: str | None = None, *, runs_dir: str | PathLike[str] | None = None) -> str:
+    """Read a session from an archive that `export_session` wrote, and check every file in it. Return its name, which is `session` if given."""
 
 def list_cache() -> dict[str, Any]:
     """Return the content of the cache: folder, bytes, max_bytes, and entries with name, kind, bytes, used_at and in_use."""

@@ -1,4 +1,4 @@
-//! The prefixes of module names in different classes of one model. The canonical names are those of the text model: `model.layers.0…`.
+//! The prefixes of module names in different classes of one model (Unsloth trains on another class). The canonical names are those of the text model: `model.layers.0…`.
 
 /// A prefix that some class has where the text model has `model.`, and the prefix of its output matrix. Multimodal checkpoints and the classes
 /// `…ForConditionalGeneration` have the first three, a model without its output matrix the fourth.

@@ -15,7 +15,8 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::base::{clock, error, files};
+use crate::base::size_variable::size_variable;
+use crate::base::{clock, files};
 
 /// The size of the cache from which the entries used longest ago are removed: 20 GiB.
 const MAX: u64 = 20 << 30;
@@ -43,28 +44,7 @@ pub fn folder() -> PathBuf {
 /// # Errors
 /// Kind `usage` if the variable is not a size.
 pub fn max_bytes() -> Result<u64> {
-    match std::env::var(MAX_VARIABLE) {
-        Ok(text) if !text.trim().is_empty() => parse_size(text.trim()).ok_or_else(|| {
-            error::usage(format!("{MAX_VARIABLE}={text} is not a size; give bytes, or a number with KiB, MiB, GiB or TiB, such as 20GiB"))
-        }),
-        _ => Ok(MAX),
-    }
-}
-
-/// A number of bytes, also with a unit: `1.5GiB`, `500 MiB`, `20G`. Units are powers of 1024.
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = (text[..digits].parse::<f64>().ok()?, text[digits..].trim());
-    let unit = unit.to_ascii_uppercase();
-    let power = match unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit) {
-        "" => 0,
-        "K" => 1,
-        "M" => 2,
-        "G" => 3,
-        "T" => 4,
-        _ => return None,
-    };
-    Some((number * 1024_f64.powi(power)) as u64)
+    size_variable(MAX_VARIABLE, MAX)
 }
 
 /// An entry of the cache.
@@ -216,16 +196,6 @@ pub fn hold(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units_and_nonsense_is_none() {
-        for (text, wanted) in [("0", 0), ("123", 123), ("1K", 1 << 10), ("1.5 GiB", 3 << 29), ("20GB", 20 << 30), ("2tib", 2 << 40)] {
-            assert_eq!(parse_size(text), Some(wanted), "{text}");
-        }
-        for text in ["", "much", "-1", "1X", "1.2.3", "GiB"] {
-            assert_eq!(parse_size(text), None, "{text}");
-        }
-    }
 
     fn entry(cache: &Path, name: &str, bytes: usize, age: u64) -> PathBuf {
         let path = cache.join(name);

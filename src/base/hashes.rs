@@ -179,6 +179,31 @@ pub fn sha256(path: &Path) -> Result<String> {
     Ok(hexadecimal(hash))
 }
 
+/// Computes the SHA-256 of what is read through it.
+pub(crate) struct HashingReader<R> {
+    inner: R,
+    hash: Sha256,
+}
+
+impl<R: Read> HashingReader<R> {
+    pub(crate) fn new(inner: R) -> HashingReader<R> {
+        HashingReader { inner, hash: Sha256::new() }
+    }
+
+    /// Of what was read, as hexadecimal digits.
+    pub(crate) fn sha256(self) -> String {
+        hexadecimal(self.hash)
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        Ok(read)
+    }
+}
+
 fn hexadecimal(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

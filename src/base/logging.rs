@@ -10,11 +10,11 @@ use std::io::LineWriter;
 use std::path::Path;
 use std::sync::{Mutex, Once, PoisonError, RwLock};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{ConfigBuilder, LevelPadding, WriteLogger, format_description};
 
-use crate::base::files;
+use crate::base::log_file::LogFile;
 use crate::base::printable::printable_line;
 use crate::base::secrets::redact;
 
@@ -41,7 +41,7 @@ macro_rules! failure { ($($text:tt)+) => { $crate::base::logging::emit(log::Leve
 /// Writes records to `path` until the returned guard is dropped.
 pub fn attach(path: &Path) -> Result<Attached> {
     install();
-    *lock() = Some(file_log(path)?);
+    *lock() = Some(file_log(LogFile::open(path)?));
     Ok(Attached(()))
 }
 
@@ -51,7 +51,7 @@ pub struct SeparateLog(Box<dyn Log>);
 impl SeparateLog {
     pub fn open(path: &Path) -> Result<SeparateLog> {
         install();
-        Ok(SeparateLog(file_log(path)?))
+        Ok(SeparateLog(file_log(LogFile::open(path)?)))
     }
 
     /// Writes one record to this log, and to the consoles as `emit_to` does.
@@ -63,15 +63,14 @@ impl SeparateLog {
     }
 }
 
-/// Adds one record to the log `path`, and to nothing else.
+/// Adds one record to the log `path`, and to nothing else. Another process may be writing to it, so its limit is not looked at.
 pub fn append(path: &Path, level: Level, origin: &str, text: &str) -> Result<()> {
     let text = one_record(text);
-    file_log(path)?.log(&Record::builder().level(level).target(origin).args(format_args!("{text}")).build());
+    file_log(LogFile::with_limit(path, u64::MAX)?).log(&Record::builder().level(level).target(origin).args(format_args!("{text}")).build());
     Ok(())
 }
 
-fn file_log(path: &Path) -> Result<Box<dyn Log>> {
-    let file = files::Writer::append(path).with_context(|| format!("log {} cannot be opened", path.display()))?;
+fn file_log(file: LogFile) -> Box<dyn Log> {
     let config = ConfigBuilder::new()
         .set_time_format_custom(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"))
         .set_time_level(LevelFilter::Error)
@@ -81,7 +80,7 @@ fn file_log(path: &Path) -> Result<Box<dyn Log>> {
         .set_level_padding(LevelPadding::Right)
         .build();
     // Line buffering: a record is written to the file at once.
-    Ok(WriteLogger::new(LevelFilter::Debug, config, LineWriter::with_capacity(1 << 16, file)))
+    WriteLogger::new(LevelFilter::Debug, config, LineWriter::with_capacity(1 << 16, file))
 }
 
 /// Closes the log file on drop.

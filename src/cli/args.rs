@@ -5,8 +5,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::commands::{
-    CacheArgs, ChatArgs, CompareArgs, CompletionsArgs, DatasetArgs, DoctorArgs, InitArgs, ManArgs, ReportArgs, ResumeArgs, RunArgs,
-    ServeArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file,
+    CacheArgs, ChatArgs, CompareArgs, CompletionsArgs, DatasetArgs, DoctorArgs, ExportArgs, ImportArgs, InitArgs, ManArgs, ReportArgs,
+    ResumeArgs, RunArgs, ServeArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file,
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     #[command(flatten)]
     Dataset(DatasetArgs),
     Sessions(SessionsArgs),
+    Export(ExportArgs),
+    Import(ImportArgs),
     Cache(CacheArgs),
     Setup(SetupArgs),
     Doctor(DoctorArgs),

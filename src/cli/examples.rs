@@ -10,7 +10,7 @@ pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
 ];
 
 /// Examples of the commands that are neither tasks nor dataset commands.
-const OTHER_COMMANDS: [(&str, Examples); 12] = [
+const OTHER_COMMANDS: [(&str, Examples); 14] = [
     (
         "run",
         [
@@ -50,7 +50,7 @@ const OTHER_COMMANDS: [(&str, Examples); 12] = [
         "status",
         [
             ("Show the steps of a session and the end of its log:", "pyrust-nn status s1"),
-            ("Show more of the log:", "pyrust-nn status s1 --lines 200"),
+            ("Show the warnings and errors of the last hour:", "pyrust-nn status s1 --level warning --since 1h"),
         ],
     ),
     (
@@ -71,7 +71,24 @@ const OTHER_COMMANDS: [(&str, Examples); 12] = [
         "sessions",
         [
             ("List the sessions in runs/:", "pyrust-nn sessions"),
-            ("List those of another folder, as JSON:", "pyrust-nn sessions --runs-dir /data/runs --json"),
+            (
+                "Remove what is no longer needed of sessions that are a month old:",
+                "pyrust-nn sessions gc --checkpoints --failed --older-than 30d",
+            ),
+        ],
+    ),
+    (
+        "export",
+        [
+            ("Write a session into s1.tar.zst:", "pyrust-nn export s1"),
+            ("Write it to another place:", "pyrust-nn export s1 /backup/s1.tar.zst"),
+        ],
+    ),
+    (
+        "import",
+        [
+            ("Read it on another machine:", "pyrust-nn import s1.tar.zst"),
+            ("Under another name:", "pyrust-nn import s1.tar.zst --session from-ana"),
         ],
     ),
     (

@@ -14,7 +14,7 @@ use serde_json::{Map, json};
 use crate::base::error::Error;
 use crate::base::{error, secrets, signals};
 use crate::cli::args::{Command, CommandLine, command_line};
-use crate::cli::commands::{DoctorArgs, SessionsArgs, SetupArgs, TaskArgs};
+use crate::cli::commands::{DoctorArgs, SetupArgs, TaskArgs};
 use crate::cli::global::GlobalArgs;
 use crate::cli::text::Style;
 use crate::cli::{console, output};
@@ -107,7 +107,9 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
         Command::Report(report) => report.run(global),
         Command::Compare(compare) => compare.run(global),
         Command::Dataset(command) => command.run(global),
-        Command::Sessions(_) => SessionsArgs::run(global),
+        Command::Sessions(args) => args.run(global),
+        Command::Export(export) => export.run(global),
+        Command::Import(import) => import.run(global),
         Command::Cache(cache) => cache.run(global),
         Command::Setup(_) => SetupArgs::run(global),
         Command::Doctor(_) => Ok(DoctorArgs::run(global)),

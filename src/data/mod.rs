@@ -25,6 +25,7 @@ pub(crate) use prepare::prepare_dataset;
 pub(crate) use prompts::read_prompts;
 pub(crate) use read::check::check_files;
 pub(crate) use read::files::{digest, expand, is_pattern, repeated};
+pub(crate) use read::size_limits::size_limits;
 pub(crate) use read::zip::{is_zip, unzip};
 
 pub(crate) use render::rendering::{PROBE, Render, RenderError, RenderText, Rendering, place};

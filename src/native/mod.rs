@@ -1,5 +1,6 @@
 //! Python calls Rust: the native module `pyrust_nn._core` and its public functions. Those of the tasks are made from their parameter tables.
 
+mod archives;
 mod functions;
 mod gguf_files;
 mod internal;
@@ -27,8 +28,8 @@ use crate::python::convert::{to_object, to_value};
 use crate::python::exceptions;
 use crate::python::exceptions::to_python;
 use crate::reference::Function;
+use crate::session;
 use crate::session::names::runs_dir;
-use crate::session::status;
 use crate::step::request::{Request, StepOutcome};
 use crate::step::run_step;
 use crate::tasks::{DATASET_COMMANDS, TASKS};
@@ -83,7 +84,7 @@ fn command_function<'py>(py: Python<'py>, command: &'static DatasetCommand) -> P
 #[pyfunction]
 #[pyo3(signature = (session, lines=None, *, runs_dir=None))]
 fn get_status(py: Python<'_>, session: &str, lines: Option<usize>, runs_dir: Option<PathBuf>) -> PyResult<String> {
-    py.detach(|| status::read_log(&self::runs_dir(runs_dir.as_deref()), session, lines)).map_err(to_python)
+    py.detach(|| session::read_log(&self::runs_dir(runs_dir.as_deref()), session, lines)).map_err(to_python)
 }
 
 /// Return every session, oldest first: session, created, state, size_bytes and steps. Of each step: step, task, state, started_at,
@@ -91,7 +92,7 @@ fn get_status(py: Python<'_>, session: &str, lines: Option<usize>, runs_dir: Opt
 #[pyfunction]
 #[pyo3(signature = (*, runs_dir=None))]
 fn list_sessions(py: Python<'_>, runs_dir: Option<PathBuf>) -> PyResult<Py<PyAny>> {
-    let sessions = py.detach(|| status::list_sessions(runs_dir.as_deref())).map_err(to_python)?;
+    let sessions = py.detach(|| session::list_sessions(runs_dir.as_deref())).map_err(to_python)?;
     to_object(py, &serde_json::to_value(sessions).map_err(|error| to_python(error.into()))?)
 }
 
@@ -201,6 +202,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(list_sessions, module)?)?;
     module.add_class::<metrics::Metrics>()?;
     module.add_function(wrap_pyfunction!(metrics::metrics, module)?)?;
+    archives::add_to(module)?;
     module.add_function(wrap_pyfunction!(list_cache, module)?)?;
     module.add_function(wrap_pyfunction!(clear_cache, module)?)?;
     module.add_function(wrap_pyfunction!(set_console, module)?)?;

@@ -3,6 +3,7 @@
 pub(crate) mod execution_plan;
 pub(crate) mod open;
 pub(crate) mod pipeline_file;
+mod recorded_request;
 pub(crate) mod resume;
 mod withheld;
 

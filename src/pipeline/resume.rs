@@ -6,12 +6,11 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::base::error;
-use crate::data;
 use crate::params::interface::Interface;
-use crate::params::param_type::ParamType;
 use crate::params::task::Task;
 use crate::params::validate::resolve;
 use crate::pipeline::execution_plan::ExecutionPlan;
+use crate::pipeline::recorded_request::recorded_request;
 use crate::pipeline::withheld;
 use crate::session::names::runs_dir;
 use crate::session::record::{Session, read_record};
@@ -150,32 +149,8 @@ impl RemainingSteps<'_> {
         Ok(Some(request))
     }
 
-    /// A request with the given parameters. Relative paths become absolute if the working directory has changed since.
-    fn request(&self, task: &'static Task, mut given: Map<String, Value>, cwd: &Path) -> Request {
-        let elsewhere = std::env::current_dir().is_ok_and(|now| now != cwd);
-        let absolute = |text: &str| {
-            let path = cwd.join(text);
-            // A path counts if it exists there; a pattern, if it matches a file there.
-            let exists = elsewhere && Path::new(text).is_relative() && (path.exists() || data::expand(&[path.to_string_lossy()]).is_ok());
-            exists.then(|| Value::from(path.to_string_lossy().into_owned()))
-        };
-        let is_path = |of: ParamType| of.is_artifact() || [ParamType::Path, ParamType::Paths].contains(&of);
-        for param in task.all_params().filter(|param| is_path(param.value_type)) {
-            match given.get_mut(param.name) {
-                Some(Value::Array(paths)) => {
-                    for path in paths {
-                        *path = path.as_str().and_then(absolute).unwrap_or_else(|| path.take());
-                    }
-                }
-                Some(path) => *path = path.as_str().and_then(absolute).unwrap_or_else(|| path.take()),
-                None => {}
-            }
-        }
-        match self.runs {
-            Some(runs) => drop(given.insert("runs_dir".into(), runs.to_string_lossy().into())),
-            None => drop(given.shift_remove("runs_dir")),
-        }
-        Request::new(task, Some(self.session.to_string()), given, self.interface)
+    fn request(&self, task: &'static Task, given: Map<String, Value>, cwd: &Path) -> Request {
+        recorded_request(task, given, cwd, self.runs, self.session, self.interface)
     }
 
     /// Fails if the parameters of an unfinished step have changed in the pipeline.

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::base::files;
+use crate::base::lines_from_end::LinesFromEnd;
 use crate::session::summary::Summary;
 
 /// What is known of a step from its folder.
@@ -48,8 +49,8 @@ impl StepDetails {
 
 /// The last number of that name in metrics.jsonl.
 fn last_of(folder: &Path, name: &str) -> Option<f64> {
-    let text = String::from_utf8(files::read_own(&folder.join("metrics.jsonl")).ok()?).ok()?;
-    text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok()?.get(name)?.as_f64())
+    let mut lines = LinesFromEnd::open(&folder.join("metrics.jsonl")).ok()?.map_while(Result::ok);
+    lines.find_map(|line| serde_json::from_str::<Value>(&line).ok()?.get(name)?.as_f64())
 }
 
 /// Bytes of all files below a folder. Links are not followed.

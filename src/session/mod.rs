@@ -1,5 +1,6 @@
 //! Sessions: the folder `runs/<id>/` with its lock, log, `session.json` and the summaries of its steps.
 
+mod archive;
 pub(crate) mod artifact;
 mod details;
 pub(crate) mod folder_identity;
@@ -8,14 +9,21 @@ pub(crate) mod names;
 pub(crate) mod process;
 pub(crate) mod record;
 pub(crate) mod reference;
+mod session_list;
+mod session_log;
 pub(crate) mod status;
 pub(crate) mod summary;
 
+pub use archive::Exported;
+pub(crate) use archive::{export_session, import_session};
 pub(crate) use details::folder_bytes;
 pub use names::new_session_id;
 pub(crate) use names::runs_dir;
 pub(crate) use process::ProcessGuard;
 pub(crate) use record::Session;
-pub use status::{SessionState, StepState, get_status, list_sessions};
-pub(crate) use status::{log_after, log_bytes, read_log, session_state};
+pub use session_list::list_sessions;
+pub use session_log::get_status;
+pub(crate) use session_log::{LogFilter, LogPosition, last_records, log_after, log_end, read_log};
+pub(crate) use status::session_state;
+pub use status::{SessionState, StepState};
 pub use summary::{Status, Summary, write_summary};

@@ -1,94 +1,25 @@
-//! The state of sessions and steps, and their logs.
+//! The state of sessions and steps.
 //!
 //! It is read from files only, by Rust, without the lock. So it answers while a step runs: importing torch and saving a model hold Python's
 //! interpreter lock for up to a second.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use serde::Serialize;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base::clock::seconds_since;
-use crate::base::{error, files};
+use crate::base::error;
 use crate::session::details::{StepDetails, folder_bytes};
 use crate::session::lock::lock_owner;
-use crate::session::names::{check_name, runs_dir};
+use crate::session::names::check_name;
 use crate::session::record::read_record;
 use crate::session::summary::{Status, Summary};
 
-/// The complete log of a session. Runs directory: PYRUST_NN_RUNS, otherwise `runs`.
-pub fn get_status(session: &str) -> Result<String> {
-    read_log(&runs_dir(None), session, None)
-}
-
-/// The last lines of a session's log, or all of it.
-pub fn read_log(runs: &Path, session: &str, lines: Option<usize>) -> Result<String> {
-    let folder = existing_session(runs, session)?;
-    let path = folder.join("pipeline.log");
-    let read = match lines {
-        None => files::read_own(&path),
-        Some(count) => last_lines(&path, count),
-    };
-    match read {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
-    }
-}
-
-/// What the log has after its first `offset` bytes, to its last complete line; and the bytes up to there.
-pub(crate) fn log_after(runs: &Path, session: &str, offset: u64) -> Result<(String, u64)> {
-    let path = existing_session(runs, session)?.join("pipeline.log");
-    let read = || -> std::io::Result<Vec<u8>> {
-        let file = files::open_own(&path)?;
-        let mut block = vec![0; file.metadata()?.len().saturating_sub(offset) as usize];
-        file.read_exact_at(&mut block, offset)?;
-        Ok(block)
-    };
-    let mut block = match read() {
-        Ok(block) => block,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
-    };
-    block.truncate(block.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
-    let end = offset + block.len() as u64;
-    Ok((String::from_utf8_lossy(&block).into_owned(), end))
-}
-
-/// Bytes of the session's log.
-pub(crate) fn log_bytes(runs: &Path, session: &str) -> u64 {
-    fs::metadata(runs.join(session).join("pipeline.log")).map_or(0, |found| found.len())
-}
-
-/// The last `count` lines of a file, read in blocks from its end: a log can have many gigabytes.
-fn last_lines(path: &Path, count: usize) -> std::io::Result<Vec<u8>> {
-    const BLOCK: u64 = 1 << 16;
-    let file = files::open_own(path)?;
-    let mut start = file.metadata()?.len();
-    let mut blocks = Vec::new();
-    let mut breaks = 0;
-    // One line break more than lines: the one before the first line. The last line may have no break yet.
-    while start > 0 && breaks <= count {
-        let length = start.min(BLOCK);
-        start -= length;
-        let mut block = vec![0; length as usize];
-        file.read_exact_at(&mut block, start)?;
-        breaks += block.iter().filter(|byte| **byte == b'\n').count();
-        blocks.push(block);
-    }
-    let mut text: Vec<u8> = blocks.into_iter().rev().flatten().collect();
-    if !text.is_empty() && !text.ends_with(b"\n") {
-        text.push(b'\n');
-    }
-    let lines = text.split_inclusive(|byte| *byte == b'\n').count();
-    Ok(text.split_inclusive(|byte| *byte == b'\n').skip(lines.saturating_sub(count)).flatten().copied().collect())
-}
-
 /// The state of a step.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepState {
     pub step: String,
     pub task: String,
@@ -109,7 +40,7 @@ pub struct StepState {
 }
 
 /// The state of a session and its steps.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionState {
     pub session: String,
     pub created: String,
@@ -176,33 +107,6 @@ fn step_state(session: &Path, step: String, state: String, invocation: &Value) -
     }
 }
 
-/// All sessions, oldest first. Runs directory: the parameter `runs`, otherwise PYRUST_NN_RUNS, otherwise `runs`.
-pub fn list_sessions(runs: Option<&Path>) -> Result<Vec<SessionState>> {
-    let runs = runs_dir(runs);
-    let entries = match fs::read_dir(&runs) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", runs.display())),
-    };
-    let mut sessions = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().join("session.json").is_file() && check_name("session", &name).is_ok() {
-            // One damaged record must not hide the others.
-            sessions.push(session_state(&runs, &name).unwrap_or_else(|_| SessionState {
-                session: name,
-                created: String::new(),
-                state: "damaged".into(),
-                size_bytes: 0,
-                steps: Vec::new(),
-            }));
-        }
-    }
-    sessions.sort_by(|a, b| (&a.created, &a.session).cmp(&(&b.created, &b.session)));
-    Ok(sessions)
-}
-
 fn succeeded(step: &Path) -> bool {
     matches!(Summary::read(step), Ok(Some(summary)) if summary.status == Status::Success)
 }
@@ -242,29 +146,5 @@ mod tests {
         drop(session);
         let state = session_state(runs.path(), "s1").unwrap();
         assert_eq!((state.state.as_str(), state.steps[0].state.as_str()), ("interrupted", "interrupted"));
-        fs::create_dir(runs.path().join("s2")).unwrap();
-        fs::write(runs.path().join("s2/session.json"), "{").unwrap();
-        let listed: Vec<_> = list_sessions(Some(runs.path())).unwrap().into_iter().map(|one| (one.session, one.state)).collect();
-        assert_eq!(listed, [("s2".into(), "damaged".into()), ("s1".into(), "interrupted".to_string())]);
-    }
-
-    #[test]
-    fn the_last_lines_of_the_log() {
-        let runs = tempfile::tempdir().unwrap();
-        fs::create_dir(runs.path().join("demo1")).unwrap();
-        assert_eq!(read_log(runs.path(), "demo1", None).unwrap(), "");
-        fs::write(runs.path().join("demo1/pipeline.log"), "a\nb\nc\n").unwrap();
-        for (count, wanted) in [(None, "a\nb\nc\n"), (Some(2), "b\nc\n"), (Some(0), ""), (Some(9), "a\nb\nc\n")] {
-            assert_eq!(read_log(runs.path(), "demo1", count).unwrap(), wanted);
-        }
-        // Lines longer than a block, and a last line that is still being written.
-        let lines: Vec<String> = (0..40).map(|number| format!("{number}-{}", "x".repeat(number * 997 % 70_000))).collect();
-        fs::write(runs.path().join("demo1/pipeline.log"), lines.join("\n")).unwrap();
-        for count in 0..=41 {
-            let wanted: String = lines[40 - count.min(40)..].iter().flat_map(|line| [line, "\n"]).collect();
-            assert!(read_log(runs.path(), "demo1", Some(count)).unwrap() == wanted, "{count}");
-        }
-        let message = read_log(runs.path(), "demo2", None).unwrap_err().to_string();
-        assert!(message.contains("did you mean demo1?"), "{message}");
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod folder;
 pub(crate) mod host;
 pub(crate) mod inputs;
 pub(crate) mod refusal;
+pub(crate) mod removal;
 pub(crate) mod request;
 pub(crate) mod resolved_inputs;
 pub(crate) mod run;

@@ -10,7 +10,8 @@ use log::Level;
 use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Kind};
-use crate::base::{cache, logging};
+use crate::base::{cache, log_file, logging};
+use crate::data::size_limits;
 use crate::params::interface::Interface;
 use crate::params::validate::resolve;
 use crate::python;
@@ -33,6 +34,8 @@ pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()>
         task.source(params[task.input.name].as_str().unwrap_or_default())?;
         StepFolder::find(&runs.join(session), request)?;
         cache::max_bytes()?;
+        log_file::max_bytes()?;
+        size_limits()?;
         suitability::check(request, &params, &resolve_artifacts(request, &params, runs, session)?)?;
         check_own_params(request, &params)
     })();

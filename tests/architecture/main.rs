@@ -4,6 +4,7 @@ mod arrows;
 mod engine;
 #[path = "../../build/engine_version.rs"]
 mod engine_version;
+mod file_list;
 mod writes;
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-"""Complete checkpoints, from which a training resumes exactly.
+"""Complete checkpoints, from which a training resumes exactly, and which old ones are deleted.
 
 Trainer saves weights, optimizer, scheduler, gradient scaler, its own state, and the random states of Python, NumPy, torch
 and CUDA. Beside them are `resume.json` (see `resuming`), `begun.json` (parameters and hashes of data and model) and

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments and implementation. Each `run` returns the exit code.
 
+mod archive;
 mod cache;
 mod chat;
 mod check;
@@ -20,6 +21,7 @@ mod setup;
 mod status;
 mod task;
 
+pub(crate) use archive::{ExportArgs, ImportArgs};
 pub(crate) use cache::CacheArgs;
 pub(crate) use chat::ChatArgs;
 pub(crate) use compare::CompareArgs;

@@ -4,14 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
+use log::Level;
+use regex::Regex;
 use serde_json::json;
 
+use crate::base::clock::named_time;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::table::table;
 use crate::cli::text::{duration, significant, visible};
-use crate::session::{SessionState, log_after, log_bytes, read_log, runs_dir, session_state};
+use crate::session::{LogFilter, LogPosition, SessionState, last_records, log_after, log_end, read_log, runs_dir, session_state};
 
 /// How often `--follow` looks at the log.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -27,13 +30,54 @@ pub(crate) struct StatusArgs {
     /// Show new log lines until no step of the session runs
     #[arg(short, long)]
     follow: bool,
+    /// Lowest level of the log records to show [default: info, with --verbose debug]
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<LogLevel>,
+    /// Show only log records that match this regular expression
+    #[arg(long, value_name = "REGEX")]
+    grep: Option<Regex>,
+    /// Show only log records since then: `10m`, `2h`, `3d` ago, or a time in UTC such as `2026-11-26T20:00`
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<String>,
+}
+
+/// A level of log records.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogLevel {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+impl From<LogLevel> for Level {
+    fn from(level: LogLevel) -> Level {
+        match level {
+            LogLevel::Debug => Level::Debug,
+            LogLevel::Info => Level::Info,
+            LogLevel::Warning => Level::Warn,
+            LogLevel::Error => Level::Error,
+        }
+    }
+}
+
+fn time(text: &str) -> Result<String, String> {
+    named_time(text).ok_or_else(|| "give how long ago, such as 90s, 10m, 2h or 3d, or a time in UTC such as 2026-11-26T20:00".into())
 }
 
 impl StatusArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<u8> {
         let runs = runs_dir(global.runs_dir.as_deref());
+        let is_filtered = self.level.is_some() || self.grep.is_some() || self.since.is_some();
+        let level = self.level.map_or(if global.verbose { Level::Debug } else { Level::Info }, Level::from);
+        let filter = LogFilter { level, pattern: self.grep, since: self.since };
         if global.json && !self.follow {
-            let (state, log) = (session_state(&runs, &self.session)?, read_log(&runs, &self.session, Some(self.lines))?);
+            let state = session_state(&runs, &self.session)?;
+            let log = if is_filtered {
+                joined(&last_records(&runs, &self.session, &filter, self.lines)?)
+            } else {
+                read_log(&runs, &self.session, Some(self.lines))?
+            };
             let SessionState { session, created, state, size_bytes, steps } = state;
             output::json(
                 &json!({"session": session, "created": created, "state": state, "size_bytes": size_bytes, "steps": steps, "log": log}),
@@ -41,28 +85,28 @@ impl StatusArgs {
             return Ok(0);
         }
         let state = session_state(&runs, &self.session)?;
-        // Debug records are left out, so more lines are read than shown.
-        let end = log_bytes(&runs, &self.session);
-        let log = read_log(&runs, &self.session, Some(self.lines.saturating_mul(4).saturating_add(400)))?;
+        let end = log_end(&runs, &self.session)?;
+        let shown = last_records(&runs, &self.session, &filter, self.lines)?;
         if !self.follow {
             print_steps(&state);
-        }
-        let shown = readable(&log, global.verbose);
-        let first = shown.len().saturating_sub(self.lines);
-        if !self.follow {
             output::line("");
         }
-        output::text(&shown[first..].iter().map(|line| visible(line) + "\n").collect::<String>());
-        if self.follow { follow(&runs, &self.session, end, state, global.verbose) } else { Ok(0) }
+        output::text(&visible(&joined(&shown)));
+        if self.follow { follow(&runs, &self.session, end, state, &filter) } else { Ok(0) }
     }
 }
 
-/// Prints new lines of the log until no step runs, then the steps. `read`: the bytes of the log that are printed already.
-fn follow(runs: &Path, session: &str, mut read: u64, mut state: SessionState, verbose: bool) -> Result<u8> {
+fn joined(lines: &[impl AsRef<str>]) -> String {
+    lines.iter().flat_map(|line| [line.as_ref(), "\n"]).collect()
+}
+
+/// Prints new records of the log until no step runs, then the steps. `read`: the part of the log that is printed already.
+fn follow(runs: &Path, session: &str, mut read: LogPosition, mut state: SessionState, filter: &LogFilter) -> Result<u8> {
+    let mut is_shown = true;
     loop {
         let running = state.state == "running";
         let (new, end) = log_after(runs, session, read)?;
-        output::text(&readable(&new, verbose).iter().map(|line| visible(line) + "\n").collect::<String>());
+        output::text(&visible(&joined(&filter.select(&new, &mut is_shown))));
         output::flush();
         read = end;
         if !running {
@@ -94,30 +138,5 @@ fn print_steps(state: &SessionState) {
         if let Some(error) = &step.error {
             output::line(&format!("{}: {}", step.step, visible(error)));
         }
-    }
-}
-
-/// The lines of the log without debug records, such as tracebacks; all lines if `verbose`.
-fn readable(log: &str, verbose: bool) -> Vec<&str> {
-    let mut shown = true;
-    let lines = log.lines().filter(|line| {
-        // Further lines of a record are indented.
-        if !line.starts_with(' ') {
-            shown = !line.contains("Z [DEBUG] ");
-        }
-        shown || verbose
-    });
-    lines.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn debug_records_are_left_out_with_all_their_lines() {
-        let log = "2026-01-01T00:00:00.000Z [DEBUG] a: Traceback\n    File\n2026-01-01T00:00:00.000Z [ERROR] b: failed\n    caused by: c\n";
-        assert_eq!(readable(log, false), ["2026-01-01T00:00:00.000Z [ERROR] b: failed", "    caused by: c"]);
-        assert_eq!(readable(log, true).len(), 4);
     }
 }

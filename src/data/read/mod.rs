@@ -5,6 +5,7 @@ pub(crate) mod files;
 pub(crate) mod problem;
 pub(crate) mod reader;
 pub(crate) mod scanner;
+pub(crate) mod size_limits;
 pub(crate) mod source;
 pub(crate) mod splitter;
 pub(crate) mod table;

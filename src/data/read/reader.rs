@@ -19,8 +19,9 @@ use crate::data::parse::json_error::is_truncated;
 use crate::data::parse::{diagnostic, fast};
 use crate::data::read::files::unreadable;
 use crate::data::read::problem::{Problem, Problems, SHOWN};
+use crate::data::read::size_limits::{SizeLimits, size_limits};
 use crate::data::read::source;
-use crate::data::read::splitter::{FramingError, SizeLimits, Splitter, size_limits};
+use crate::data::read::splitter::{FramingError, Splitter};
 use crate::data::read::table::TableError;
 
 type ByteStream = Box<dyn Read + Send>;
@@ -76,9 +77,9 @@ impl Reader {
     /// Reads the sizes of the files and opens none yet. `files` come from [`expand`](crate::data::read::files::expand).
     ///
     /// # Errors
-    /// Kind `input` if a file does not exist.
+    /// Kind `input` if a file does not exist, `usage` if the limit that the environment sets is not a size.
     pub fn open(files: Vec<PathBuf>, layout: &Layout) -> Result<Reader> {
-        Reader::with_sizes(files, layout, size_limits())
+        Reader::with_sizes(files, layout, size_limits()?)
     }
 
     pub(crate) fn with_sizes(files: Vec<PathBuf>, layout: &Layout, sizes: SizeLimits) -> Result<Reader> {

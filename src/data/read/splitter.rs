@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 
 use crate::data::parse::json_error::{error_offset, message_without_position};
 use crate::data::read::scanner::{Scanner, ValueEnd};
+use crate::data::read::size_limits::{MAX_RECORD, SizeLimits};
 
 /// An error between items, or of the file as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,29 +16,6 @@ pub(crate) struct FramingError {
     /// Offset in the text; `None` for the file as a whole.
     pub at: Option<usize>,
     pub text: String,
-}
-
-/// Size limits in bytes. Tests use small ones.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SizeLimits {
-    /// Bytes read at once, which is about the size of a batch.
-    pub block: usize,
-    /// An item that has reached this size without an end is checked by a parser, and again at each doubling, so that a broken item does
-    /// not consume the whole file.
-    pub suspicious: usize,
-    /// Maximum size of an item. Reading one takes several times as much memory.
-    pub item: usize,
-}
-
-pub(crate) const SIZE_LIMITS: SizeLimits = SizeLimits { block: 256 << 10, suspicious: 4 << 20, item: 64 << 20 };
-
-/// The environment variable that changes the maximum size of an item.
-const MAX_RECORD: &str = "PYRUST_NN_MAX_RECORD_BYTES";
-
-/// The limits, with the maximum size of an item that the environment sets.
-pub(crate) fn size_limits() -> SizeLimits {
-    let given = std::env::var(MAX_RECORD).ok().and_then(|text| text.parse().ok());
-    SizeLimits { item: given.unwrap_or(SIZE_LIMITS.item), ..SIZE_LIMITS }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
 
 use crate::data::parse::item_keys::TRAIN_NAMES;
-use crate::data::read::splitter::size_limits;
+use crate::data::read::size_limits::size_limits;
 
 /// What is wrong with a table, as words that follow the file's name.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) fn open(mut text: Box<dyn Read + Send>) -> io::Result<(Box<dyn Read +
         return Ok((text, false));
     }
     let taken = Arc::new(AtomicUsize::new(0));
-    let text = RecordLimit { text, taken: Arc::clone(&taken), limit: size_limits().item };
+    let text = RecordLimit { text, taken: Arc::clone(&taken), limit: size_limits().map_err(io::Error::other)?.item };
     let reader =
         ReaderBuilder::new().delimiter(separator).flexible(true).has_headers(false).from_reader(Box::new(text) as Box<dyn Read + Send>);
     Ok((Box::new(TableText { reader, header: Vec::new(), record: StringRecord::new(), line: 1, out: Vec::new(), at: 0, taken }), true))

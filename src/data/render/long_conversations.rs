@@ -12,7 +12,7 @@ use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::render::rendering::{NestedRenderings, NestedRow, Rendering, Turn};
 use crate::data::render::rendering_frame::{Position, RenderingFrame, placeholder, with_placeholders};
 use crate::data::render::template::REASONING;
-use crate::data::render::thinking::{END_THINK, THINK};
+use crate::data::render::thinking::{THINK, split_at_end_think};
 
 /// The rendering of a conversation whose whole shows every turn as inference sees it; `None` if it must be rendered in another way. `turn`
 /// finds one turn as inference sees it, and `whole` renders a conversation.
@@ -85,7 +85,7 @@ impl<'a> SplitContent<'a> {
         if let Some(Value::String(reasoning)) = message.fields.get(REASONING[0]) {
             return SplitContent { reasoning: Some(reasoning), ..whole };
         }
-        let Some((thought, after)) = content.strip_prefix(THINK).and_then(|inner| inner.split_once(END_THINK)) else { return whole };
+        let Some((thought, after)) = content.strip_prefix(THINK).and_then(split_at_end_think) else { return whole };
         let answer = after.trim_start_matches('\n');
         let (reasoning, before_answer) = (thought.trim_matches('\n'), content.len() - answer.len());
         if reasoning.is_empty() {

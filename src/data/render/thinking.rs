@@ -1,11 +1,32 @@
 //! The reasoning in an answer, `<think>…</think>`: finding, masking and dropping it.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
 use crate::data::parse::conversation::{Conversation, Role};
 use crate::data::render::jinja_methods;
 use crate::data::render::rendering::Turn;
 
 pub(crate) const THINK: &str = "<think>";
 pub(crate) const END_THINK: &str = "</think>";
+
+/// Looks for the tags with vector instructions, because every answer is searched.
+static FIND_THINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(THINK));
+static FIND_END_THINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(END_THINK));
+
+fn has_think(text: &str) -> bool {
+    FIND_THINK.find(text.as_bytes()).is_some()
+}
+
+fn has_end_think(text: &str) -> bool {
+    FIND_END_THINK.find(text.as_bytes()).is_some()
+}
+
+/// What is before and after the first end of a think block.
+pub(crate) fn split_at_end_think(text: &str) -> Option<(&str, &str)> {
+    FIND_END_THINK.find(text.as_bytes()).map(|at| (&text[..at], &text[at + END_THINK.len()..]))
+}
 
 /// The offset of the think block that a template opens, or opens and closes, at the end of a prompt.
 pub(crate) fn thinking_prompt(prompt: &str) -> Option<usize> {
@@ -26,19 +47,19 @@ pub(crate) fn empty_thinking(text: &str) -> Option<usize> {
 /// The length of a think block at the beginning of a text, with the white space around it. One that does not end is the whole text.
 pub(crate) fn thinking_length(text: &str) -> Option<usize> {
     let inner = text.trim_start().strip_prefix(THINK)?;
-    let rest = inner.split_once(END_THINK).map_or("", |(_, rest)| rest);
+    let rest = split_at_end_think(inner).map_or("", |(_, rest)| rest);
     Some(text.len() - rest.trim_start_matches('\n').len())
 }
 
 /// Excludes a turn's reasoning from training: the target starts after the think block, whether the turn or its prompt opened it.
 pub(crate) fn mask_thinking(text: &str, turn: &mut Turn) {
     let target = &text[turn.target_start..turn.target_end];
-    let opened = thinking_prompt(&text[..turn.target_start]).is_some_and(|at| !text[at..turn.target_start].contains(END_THINK));
+    let opened = thinking_prompt(&text[..turn.target_start]).is_some_and(|at| !has_end_think(&text[at..turn.target_start]));
     if !opened && !target.trim_start().starts_with(THINK) {
         return;
     }
-    if let Some(at) = target.find(END_THINK) {
-        let answer = target[at + END_THINK.len()..].trim_start_matches('\n');
+    if let Some((_, answer)) = split_at_end_think(target) {
+        let answer = answer.trim_start_matches('\n');
         turn.target_start = turn.target_end - answer.len();
     }
 }
@@ -57,16 +78,15 @@ pub(crate) fn drop_thinking(conversation: &mut Conversation) {
 
 /// The content after a leading thought. A thought without `<think>` is one whose prompt opens it. Tags in prose are no thoughts.
 pub(crate) fn after_thinking(content: &str) -> Option<&str> {
-    let (thought, answer) = content.split_once(END_THINK)?;
-    let leading =
-        thought.trim_start().starts_with(THINK) || !(content.contains(THINK) || answer.contains(END_THINK)) && thought.ends_with('\n');
+    let (thought, answer) = split_at_end_think(content)?;
+    let leading = thought.trim_start().starts_with(THINK) || !(has_think(content) || has_end_think(answer)) && thought.ends_with('\n');
     leading.then_some(answer)
 }
 
 /// Whether an answer has the tags of a thought somewhere else than around a leading one.
 pub(crate) fn mentions_thinking(content: &str) -> bool {
     let rest = after_thinking(content).unwrap_or(content);
-    rest.contains(THINK) || rest.contains(END_THINK)
+    has_think(rest) || has_end_think(rest)
 }
 
 #[cfg(test)]

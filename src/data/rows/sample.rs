@@ -1,5 +1,5 @@
 //! From rendered text and its turns to token ids and labels. Which turns are trained is decided in `render/turns.rs` and
-//! `render/thinking.rs`; `workers.rs` truncates.
+//! `render/thinking.rs`; `batch.rs` truncates.
 //!
 //! The text is split at special tokens, and each piece between them is tokenized on its own, as `tokenizers` does. So a position on
 //! such a border needs no search. The text of a special token within a message stays ordinary text: see [`Escapes`].

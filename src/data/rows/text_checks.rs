@@ -71,16 +71,42 @@ fn of_fields(fields: &Map<String, Value>, note: &mut impl FnMut(char)) {
 
 /// Calls `note` with each character that is not printed.
 fn unprinted(text: &str, note: &mut impl FnMut(char)) {
-    // Most text has none, and is passed byte by byte.
-    let may_be = |byte: u8| byte >= 0x7f || (byte < 0x20 && byte != b'\n' && byte != b'\t');
-    if !text.bytes().any(may_be) {
-        return;
-    }
-    each_symbol(text, &mut |symbol, printed| {
-        if !printed {
+    let bytes = text.as_bytes();
+    let mut from = 0;
+    while let Some(at) = next_candidate(bytes, from) {
+        let mut symbols = text[at..].chars();
+        let Some(symbol) = symbols.next() else { return };
+        if is_unprinted(symbol, text[..at].chars().next_back(), symbols.next()) {
             note(symbol);
         }
-    });
+        from = at + symbol.len_utf8();
+    }
+}
+
+/// The first byte at or after `from` with which a character may begin that is not printed. Most blocks of text have none; they are passed with
+/// vector instructions, for which a block is looked at as a whole.
+fn next_candidate(bytes: &[u8], from: usize) -> Option<usize> {
+    const BLOCK: usize = 64;
+    let mut at = from;
+    for block in bytes[from..].chunks(BLOCK) {
+        if block.iter().fold(false, |any, byte| any | begins_candidate(*byte)) {
+            return block.iter().position(|byte| begins_candidate(*byte)).map(|inside| at + inside);
+        }
+        at += block.len();
+    }
+    None
+}
+
+/// Whether a byte is a control character, or the first one of such characters in UTF-8 as `is_unprinted` knows.
+#[expect(clippy::needless_bitwise_bool, reason = "without branches the compiler looks at a whole vector of bytes")]
+const fn begins_candidate(byte: u8) -> bool {
+    (byte < 0x20) & (byte != b'\n') & (byte != b'\t')
+        | (byte == 0x7f)
+        | (byte == 0xc2)
+        | (byte == 0xe1)
+        | (byte == 0xe2)
+        | (byte == 0xef)
+        | (byte == 0xf3)
 }
 
 /// Calls `take` with each character, and whether it is printed or has a use between its neighbours.
@@ -166,6 +192,23 @@ mod tests {
         let mut all = Vec::new();
         unprinted(text, &mut |symbol| all.push(symbol));
         all
+    }
+
+    #[test]
+    fn every_character_that_is_not_printed_is_looked_at() {
+        for symbol in '\0'..=char::MAX {
+            let begins = begins_candidate(symbol.to_string().as_bytes()[0]);
+            assert!(begins || !is_unprinted(symbol, None, None) && !is_unprinted(symbol, Some('a'), Some('a')), "{symbol:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn blocks_miss_nothing(text in "[a-zé你 \n\r\t\u{200b}-\u{200e}\u{7f}\u{0}\u{1f3f4}\u{e0067}]{0,300}") {
+            let mut each = Vec::new();
+            each_symbol(&text, &mut |symbol, printed| if !printed { each.push(symbol); });
+            proptest::prop_assert_eq!(found(&text), each);
+        }
     }
 
     #[test]

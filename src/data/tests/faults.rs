@@ -9,7 +9,7 @@ use crate::data::parse::dataset_format::DatasetFormat;
 use crate::data::parse::{diagnostic, fast};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
-use crate::data::read::splitter::SizeLimits;
+use crate::data::read::size_limits::SizeLimits;
 use crate::data::tests::{GOOD, TestFiles, conversations, faults, read};
 
 /// Each text has exactly one fault, whose line begins with the given words.

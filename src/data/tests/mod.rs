@@ -15,7 +15,7 @@ use crate::data::parse::dataset_format::DatasetFormat;
 use crate::data::read::files::expand;
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
-use crate::data::read::splitter::SizeLimits;
+use crate::data::read::size_limits::SizeLimits;
 use crate::data::{Conversation, check_files};
 
 const GOOD: &str = r#"{"messages": [{"role": "user", "content": "é"}, {"role": "assistant", "content": "好"}], "id": 7}"#;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::data::parse::columns::{Layout, Shape};
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::{Batch, Reader};
-use crate::data::read::splitter::{SIZE_LIMITS, SizeLimits};
+use crate::data::read::size_limits::{SIZE_LIMITS, SizeLimits};
 use crate::data::tests::{GOOD, TestFiles, conversations};
 use crate::data::{digest, expand, repeated};
 

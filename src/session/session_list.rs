@@ -1,0 +1,153 @@
+//! The list of all sessions, with an index that makes it fast: `runs/.sessions.jsonl` keeps the state of each session that has ended, for as
+//! long as its session.json is the same file. Every step writes session.json anew. The index may be removed at any time.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::base::files;
+use crate::session::names::{check_name, runs_dir};
+use crate::session::status::{SessionState, session_state};
+
+const INDEX: &str = ".sessions.jsonl";
+
+/// Which session.json it is: changed at each write.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct RecordVersion {
+    inode: u64,
+    bytes: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct IndexEntry {
+    record: RecordVersion,
+    state: SessionState,
+}
+
+impl RecordVersion {
+    /// That of the session in a folder. `None` if there is none.
+    fn of(folder: &Path) -> Option<RecordVersion> {
+        let found = fs::metadata(folder.join("session.json")).ok().filter(fs::Metadata::is_file)?;
+        Some(RecordVersion { inode: found.ino(), bytes: found.len(), seconds: found.mtime(), nanoseconds: found.mtime_nsec() })
+    }
+}
+
+/// All sessions, oldest first. Runs directory: the parameter `runs`, otherwise PYRUST_NN_RUNS, otherwise `runs`.
+pub fn list_sessions(runs: Option<&Path>) -> Result<Vec<SessionState>> {
+    let runs = runs_dir(runs);
+    let entries = match fs::read_dir(&runs) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", runs.display())),
+    };
+    let mut index = read_index(&runs);
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>();
+    let names = names.with_context(|| format!("{} cannot be read", runs.display()))?;
+    let records: Vec<(String, RecordVersion)> =
+        names.into_par_iter().filter_map(|name| RecordVersion::of(&runs.join(&name)).map(|record| (name, record))).collect();
+    let (mut settled, mut others, mut is_changed) = (Vec::new(), Vec::new(), false);
+    for (name, record) in records.into_iter().filter(|(name, _)| check_name("session", name).is_ok()) {
+        match index.remove(&name) {
+            Some(entry) if entry.record == record => settled.push(entry),
+            _ => {
+                let state = state_or_damaged(&runs, name);
+                // What runs, or was killed and may be resumed at any moment, is looked at each time.
+                if state.state != "damaged" && state.steps.iter().all(|step| step.finished_at.is_some()) {
+                    settled.push(IndexEntry { record, state });
+                    is_changed = true;
+                } else {
+                    others.push(state);
+                }
+            }
+        }
+    }
+    if is_changed || !index.is_empty() {
+        // An index that cannot be written costs time only.
+        drop(write_index(&runs, &settled));
+    }
+    let mut sessions: Vec<SessionState> = settled.into_iter().map(|entry| entry.state).chain(others).collect();
+    sessions.sort_by(|a, b| (&a.created, &a.session).cmp(&(&b.created, &b.session)));
+    Ok(sessions)
+}
+
+/// One damaged record must not hide the others.
+fn state_or_damaged(runs: &Path, session: String) -> SessionState {
+    session_state(runs, &session).unwrap_or_else(|_| SessionState {
+        session,
+        created: String::new(),
+        state: "damaged".into(),
+        size_bytes: 0,
+        steps: Vec::new(),
+    })
+}
+
+/// The index by session. A missing one is empty, and so are damaged lines.
+fn read_index(runs: &Path) -> HashMap<String, IndexEntry> {
+    let lines = files::read_own(&runs.join(INDEX)).unwrap_or_default();
+    let entries = lines.par_split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<IndexEntry>(line).ok());
+    entries.map(|entry| (entry.state.session.clone(), entry)).collect()
+}
+
+/// A line for each session.
+fn write_index(runs: &Path, entries: &[IndexEntry]) -> Result<()> {
+    let mut lines = Vec::new();
+    for entry in entries {
+        serde_json::to_writer(&mut lines, entry)?;
+        lines.push(b'\n');
+    }
+    files::write_whole(&runs.join(INDEX), &lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::record::Session;
+    use crate::session::summary::Status;
+
+    fn names_and_states(runs: &Path) -> Vec<(String, String)> {
+        list_sessions(Some(runs)).unwrap().into_iter().map(|one| (one.session, one.state)).collect()
+    }
+
+    #[test]
+    fn the_index_holds_what_has_ended_and_follows_every_change() {
+        let runs = tempfile::tempdir().unwrap();
+        let runs = runs.path();
+        let step = |name: &str, status: Option<Status>| {
+            let mut session = Session::open(runs, name).unwrap();
+            session.begin("merge", "merge", &[]).unwrap();
+            if let Some(status) = status {
+                session.end(status, None).unwrap();
+            }
+        };
+        step("a", Some(Status::Success));
+        step("b", None);
+        fs::create_dir(runs.join("c")).unwrap();
+        fs::write(runs.join("c/session.json"), "{").unwrap();
+        let wanted = |states: [&str; 3]| {
+            ["c", "a", "b"].iter().zip(states).map(|(name, state)| (name.to_string(), state.to_string())).collect::<Vec<_>>()
+        };
+        for _ in 0..2 {
+            assert_eq!(names_and_states(runs), wanted(["damaged", "success", "interrupted"]));
+            assert_eq!(read_index(runs).into_keys().collect::<Vec<_>>(), ["a"]);
+        }
+        step("b", Some(Status::Success));
+        step("a", Some(Status::Failure));
+        for _ in 0..2 {
+            assert_eq!(names_and_states(runs), wanted(["damaged", "failure", "success"]));
+        }
+        assert_eq!(read_index(runs).len(), 2);
+        fs::remove_dir_all(runs.join("a")).unwrap();
+        assert_eq!(names_and_states(runs).len(), 2);
+        assert_eq!(read_index(runs).into_keys().collect::<Vec<_>>(), ["b"]);
+        fs::write(runs.join(INDEX), "[{").unwrap();
+        assert_eq!(names_and_states(runs).len(), 2);
+    }
+}
