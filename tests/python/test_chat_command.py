@@ -52,18 +52,18 @@ class Chat:
         while words.encode() not in self.terminal.raw[since:]:
             assert self.terminal.read(1) and time.monotonic() < end, self.terminal.text
 
-    def prompt(self, since: int, after: str = "\n") -> str:
-        """Read until these words and then a prompt, after the first `since` bytes; what was shown, as text."""
+    def prompt(self, since: int, after: str = "\n") -> None:
+        """Read until these words and then a prompt, after the first `since` bytes."""
         self.until(after, since)
         self.until(PROMPT, self.terminal.raw.index(after.encode(), since))
-        return " ".join(self.terminal.raw[since:].decode().split())
 
     def type(self, text: str, until: str = "\n") -> str:
         """Type a line; what was shown until these words and the prompt after them, as text."""
         before = len(self.terminal.raw)
         os.write(self.terminal.parent, (text + "\r").encode())
         self.until("\n", before)
-        return self.prompt(self.terminal.raw.index(b"\n", before), until)
+        self.prompt(self.terminal.raw.index(b"\n", before), until)
+        return " ".join(self.terminal.raw[before:].decode().split())
 
     def ask(self, question: str) -> str:
         """Ask, and read to the counts at the end of the answer."""

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tar::{Builder, Header};
 
-use super::manifest::{FORMAT, MANIFEST, Manifest, ManifestFile, SPDX};
+use super::manifest::{ArchiveManifest, FORMAT, MANIFEST, ManifestFile, SPDX};
 use super::spdx;
 use crate::base::clock::now;
 use crate::base::progress::Bytes;
@@ -56,7 +56,7 @@ pub(crate) fn export_session(runs: &Path, session: &str, target: Option<&Path>, 
         let name = path.strip_prefix(&folder)?.to_string_lossy().into_owned();
         Ok(ManifestFile { path: name, bytes, sha256 })
     });
-    let mut manifest = Manifest {
+    let mut manifest = ArchiveManifest {
         format: FORMAT,
         session: session.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tar::{Archive, EntryType};
 
-use super::manifest::{FORMAT, MANIFEST, Manifest, ManifestFile, SPDX};
+use super::manifest::{ArchiveManifest, FORMAT, MANIFEST, ManifestFile, SPDX};
 use crate::base::clock::now;
 use crate::base::progress::Bytes;
 use crate::base::{error, files, hashes, progress};
@@ -38,7 +38,7 @@ pub(crate) fn import_session(runs: &Path, path: &Path, session: Option<&str>, ch
 
     let mut first = entries.next().ok_or_else(|| bad("it is empty".into()))?.map_err(damaged)?;
     let text = small_file(&mut first).map_err(damaged)?;
-    let manifest: Manifest =
+    let manifest: ArchiveManifest =
         serde_json::from_slice(&text).map_err(|cause| bad(format!("its first file is no {MANIFEST} of a session ({cause})")))?;
     if manifest.format != FORMAT {
         return Err(bad(format!(
@@ -128,7 +128,7 @@ fn write_file(made: &Path, file: &ManifestFile, entry: &mut impl Read, bad: &dyn
 }
 
 /// Notes in session.json where the session comes from, and its new name.
-fn note_origin(made: &Path, name: &str, manifest: &Manifest, archive: &Path) -> Result<()> {
+fn note_origin(made: &Path, name: &str, manifest: &ArchiveManifest, archive: &Path) -> Result<()> {
     let mut record =
         read_record(made)?.ok_or_else(|| error::input(format!("{} holds no session.json; nothing was imported", archive.display())))?;
     record.insert("id".into(), name.into());

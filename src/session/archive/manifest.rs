@@ -12,7 +12,7 @@ pub(super) const SPDX: &str = "spdx.json";
 
 /// What an archive holds, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Manifest {
+pub(super) struct ArchiveManifest {
     pub format: u32,
     pub session: String,
     /// Of the program that wrote it.

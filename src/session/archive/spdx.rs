@@ -3,12 +3,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::manifest::Manifest;
+use super::manifest::ArchiveManifest;
 
 const NAMESPACE: &str = "https://spdx.org/spdxdocs/pyrust-nn";
 
 /// The document. `record`: session.json.
-pub(super) fn document(manifest: &Manifest, record: &Map<String, Value>) -> Value {
+pub(super) fn document(manifest: &ArchiveManifest, record: &Map<String, Value>) -> Value {
     let own = package("SPDXRef-Session", &format!("session {}", manifest.session), None, None);
     let inputs = record.get("sha256").and_then(Value::as_object).into_iter().flatten().enumerate().map(|(i, (path, sha256))| {
         let name = path.rsplit('/').next().unwrap_or(path);
