@@ -32,7 +32,7 @@ struct ConfirmArgs {
 pub(super) struct RmArgs {
     /// Names of sessions
     sessions: Vec<String>,
-    /// Sessions whose last step was in this state: success, failure, interrupted or damaged
+    /// Sessions in this state: success, failure, interrupted or damaged. A session in which a step succeeded is only in the state success
     #[arg(long, value_name = "STATE", conflicts_with = "sessions")]
     state: Option<String>,
     /// Sessions in which nothing has run since then: `30d` or `4w` ago, or a date such as `2026-11-26`
@@ -70,7 +70,7 @@ impl RmArgs {
                 return Err(error::usage("sessions rm needs the names of sessions, --state or --older-than"));
             }
             let found = unused(&runs, self.older_than.as_deref())?;
-            found.into_iter().filter(|one| self.state.as_ref().is_none_or(|state| one.state == *state)).map(|one| one.session).collect()
+            found.into_iter().filter(|one| self.state.as_ref().is_none_or(|state| is_in_state(one, state))).map(|one| one.session).collect()
         } else {
             self.sessions
         };
@@ -96,6 +96,11 @@ impl GcArgs {
         }
         self.confirm.remove(&runs, &parts, global.json)
     }
+}
+
+/// Whether a session may be removed as one in this state. One with a step that succeeded holds something, even if a later step failed.
+fn is_in_state(session: &SessionState, state: &str) -> bool {
+    session.state == state && (state == "success" || session.steps.iter().all(|step| step.state != "success"))
 }
 
 /// The sessions that no process uses, and in which nothing has run since `older_than`.
