@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::base::numbers::grouped;
 use crate::base::printable::printable;
+use crate::data::render::template::to_value;
 
 const STYLE: &str = include_str!("report.css");
 const TEMPLATES: [(&str, &str); 4] = [
@@ -81,22 +82,6 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
-}
-
-/// JSON as a value of a template.
-fn to_value(json: &Json) -> Value {
-    match json {
-        Json::Null => Value::from(()),
-        Json::Bool(flag) => Value::from(*flag),
-        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(whole), _) => Value::from(whole),
-            (_, Some(whole)) => Value::from(whole),
-            _ => Value::from(number.as_f64().unwrap_or_default()),
-        },
-        Json::String(text) => Value::from(text.as_str()),
-        Json::Array(items) => Value::from(items.iter().map(to_value).collect::<Vec<_>>()),
-        Json::Object(map) => Value::from_pairs(map.iter().map(|(name, value)| (name.clone(), to_value(value)))),
-    }
 }
 
 #[cfg(test)]

@@ -333,8 +333,8 @@ impl Object for TemplateMessage {
     }
 }
 
-/// JSON as a value of the template.
-fn to_value(json: &Json) -> Value {
+/// JSON as a value of a template.
+pub(crate) fn to_value(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
         Json::Bool(flag) => Value::from(*flag),
