@@ -88,6 +88,10 @@ def test_a_session_comes_back_as_it_was(made: Path, cli: Cli, tmp_path: Path, da
     merged = pyrust_nn.merge("again", "again/finetune_lora", runs_dir=tmp_path / "other")
     assert merged["status"] == "Success"
 
+    # An imported session can be exported again.
+    pyrust_nn.export_session("again", tmp_path / "again.tar.zst", runs_dir=tmp_path / "other")
+    assert pyrust_nn.import_session(tmp_path / "again.tar.zst", "third", runs_dir=tmp_path / "other") == "third"
+
     # What it was made from.
     inputs = {one["name"]: one["checksums"][0]["checksumValue"] for one in spdx["packages"] if "checksums" in one}
     assert inputs["data.json"] == hashlib.sha256(Path(data_json).read_bytes()).hexdigest()

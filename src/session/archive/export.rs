@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tar::{Builder, Header};
 
-use super::manifest::{ArchiveManifest, FORMAT, MANIFEST, ManifestFile, SPDX};
+use super::manifest::{ArchiveManifest, FORMAT, IMPORTED, MANIFEST, ManifestFile, SPDX};
 use super::spdx;
 use crate::base::clock::now;
 use crate::base::progress::Bytes;
@@ -48,7 +48,7 @@ pub(crate) fn export_session(runs: &Path, session: &str, target: Option<&Path>, 
     let _lock = lock(&folder, session)?;
     let record =
         read_record(&folder)?.ok_or_else(|| error::usage(format!("{} has no session.json, so it is no session", folder.display())))?;
-    let paths = content(&folder)?;
+    let paths = content(&folder, record.contains_key(IMPORTED))?;
     let mut listed = Vec::new();
     hashes::each_file(paths, check, &mut |path, sha256| listed.push((path.to_path_buf(), sha256.to_string())))?;
     let listed = listed.into_iter().map(|(path, sha256)| {
@@ -87,8 +87,9 @@ pub(crate) fn export_session(runs: &Path, session: &str, target: Option<&Path>, 
     Ok(Exported { session: session.to_string(), path: target, bytes, files: manifest.files.len(), content_bytes: total })
 }
 
-/// All files of a session, without its lock and what killed processes left of files.
-fn content(folder: &Path) -> Result<Vec<PathBuf>> {
+/// All files of a session, without its lock and what killed processes left of files; of an imported one also without the `spdx.json` of its
+/// import, which the archive has anew.
+fn content(folder: &Path, is_imported: bool) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(next) = folders.pop() {
@@ -103,7 +104,7 @@ fn content(folder: &Path) -> Result<Vec<PathBuf>> {
                     "{} is {what}, which an archive does not hold; remove it, or put the file there",
                     path.display()
                 )));
-            } else if path != folder.join("lock") && !files::is_partial(&entry.file_name()) {
+            } else if path != folder.join("lock") && !files::is_partial(&entry.file_name()) && !(is_imported && path == folder.join(SPDX)) {
                 files.push(path);
             }
         }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tar::{Archive, EntryType};
 
-use super::manifest::{ArchiveManifest, FORMAT, MANIFEST, ManifestFile, SPDX};
+use super::manifest::{ArchiveManifest, FORMAT, IMPORTED, MANIFEST, ManifestFile, SPDX};
 use crate::base::clock::now;
 use crate::base::progress::Bytes;
 use crate::base::{error, files, hashes, progress};
@@ -134,6 +134,6 @@ fn note_origin(made: &Path, name: &str, manifest: &ArchiveManifest, archive: &Pa
     record.insert("id".into(), name.into());
     let origin = json!({"session": manifest.session, "host": manifest.host, "version": manifest.version, "commit": manifest.commit,
         "exported_at": manifest.exported_at, "imported_at": now()});
-    record.insert("imported".into(), origin);
+    record.insert(IMPORTED.into(), origin);
     files::write_json(&made.join("session.json"), &Value::Object(record))
 }

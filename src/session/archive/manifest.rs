@@ -9,6 +9,8 @@ pub(super) const FORMAT: u32 = 1;
 /// The names of the two files that are not the session's own.
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const SPDX: &str = "spdx.json";
+/// The key of session.json that says where an imported session comes from.
+pub(super) const IMPORTED: &str = "imported";
 
 /// What an archive holds, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
