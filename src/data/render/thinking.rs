@@ -11,9 +11,13 @@ use crate::data::render::rendering::Turn;
 pub(crate) const THINK: &str = "<think>";
 pub(crate) const END_THINK: &str = "</think>";
 
+/// What both tags end with.
+const TAG_END: &str = "think>";
+
 /// Looks for the tags with vector instructions, because every answer is searched.
 static FIND_THINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(THINK));
 static FIND_END_THINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(END_THINK));
+static FIND_TAG_END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(TAG_END));
 
 fn has_think(text: &str) -> bool {
     FIND_THINK.find(text.as_bytes()).is_some()
@@ -85,6 +89,10 @@ pub(crate) fn after_thinking(content: &str) -> Option<&str> {
 
 /// Whether an answer has the tags of a thought somewhere else than around a leading one.
 pub(crate) fn mentions_thinking(content: &str) -> bool {
+    // Most answers have no tag, which one search finds.
+    if FIND_TAG_END.find(content.as_bytes()).is_none() {
+        return false;
+    }
     let rest = after_thinking(content).unwrap_or(content);
     has_think(rest) || has_end_think(rest)
 }

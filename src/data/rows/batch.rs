@@ -109,14 +109,18 @@ impl PreparedBatch {
         // No token predicts the first kept token.
         let first = usize::from(kept_before.is_empty());
         let labels = &own.labels[kept_own.clone()];
-        let targets = labels.iter().skip(first).filter(|label| **label != IGNORED).count();
+        let targets = trained(labels.get(first..).unwrap_or_default());
         let mut kinds = KindCounts::default();
         if targets > 0 {
             self.tokens.push_after(&history.input_ids[kept_before.clone()], &own.input_ids[kept_own.clone()], labels);
             history.kinds.get(kept_before).unwrap_or_default().iter().for_each(|kind| kinds[*kind as usize][0] += 1);
-            for (i, (kind, label)) in own.kinds.get(kept_own).unwrap_or_default().iter().zip(labels).enumerate() {
-                kinds[*kind as usize][0] += 1;
-                kinds[*kind as usize][1] += u32::from(i >= first && *label != IGNORED);
+            // Most tokens have their neighbour's kind, and are counted with vector instructions.
+            let mut done = 0;
+            for run in own.kinds.get(kept_own).unwrap_or_default().chunk_by(|one, next| one == next) {
+                let end = done + run.len();
+                kinds[run[0] as usize][0] += run.len() as u32;
+                kinds[run[0] as usize][1] += trained(labels.get(done.max(first)..end).unwrap_or_default()) as u32;
+                done = end;
             }
         }
         let kept = if targets > 0 { kept.len() as u32 } else { 0 };
@@ -141,4 +145,8 @@ impl PreparedBatch {
         });
         self.tokens = tokens;
     }
+}
+
+fn trained(labels: &[i32]) -> usize {
+    labels.iter().map(|label| usize::from(*label != IGNORED)).sum()
 }

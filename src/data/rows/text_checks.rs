@@ -87,14 +87,29 @@ fn unprinted(text: &str, note: &mut impl FnMut(char)) {
 /// vector instructions, for which a block is looked at as a whole.
 fn next_candidate(bytes: &[u8], from: usize) -> Option<usize> {
     const BLOCK: usize = 64;
-    let mut at = from;
-    for block in bytes[from..].chunks(BLOCK) {
-        if block.iter().fold(false, |any, byte| any | begins_candidate(*byte)) {
-            return block.iter().position(|byte| begins_candidate(*byte)).map(|inside| at + inside);
-        }
-        at += block.len();
+    let rest = &bytes[from..];
+    let (blocks, tail) = rest.as_chunks::<BLOCK>();
+    let found = blocks.iter().enumerate().find_map(|(i, block)| Some(from + i * BLOCK + candidate_in(block)?));
+    found.or_else(|| match rest.last_chunk::<BLOCK>() {
+        // With the bytes before them, which have none, the last bytes are a block too.
+        Some(last) if !tail.is_empty() => Some(bytes.len() - BLOCK + candidate_in(last)?),
+        _ => Some(bytes.len() - tail.len() + candidate_in(tail)?),
+    })
+}
+
+#[inline]
+fn candidate_in(block: &[u8]) -> Option<usize> {
+    let any = |wanted: fn(u8) -> bool| block.iter().fold(false, |any, byte| any | wanted(*byte));
+    if !any(may_begin_candidate) || !any(begins_candidate) {
+        return None;
     }
-    None
+    block.iter().position(|byte| begins_candidate(*byte))
+}
+
+/// Whether a byte is a control character or not ASCII: what few comparisons can tell.
+#[expect(clippy::needless_bitwise_bool, reason = "without branches the compiler looks at a whole vector of bytes")]
+const fn may_begin_candidate(byte: u8) -> bool {
+    ((byte as i8) < 0x20) & (byte != b'\n') & (byte != b'\t') | (byte == 0x7f)
 }
 
 /// Whether a byte is a control character, or the first one of such characters in UTF-8 as `is_unprinted` knows.
@@ -174,13 +189,14 @@ pub(crate) fn answer_faults(conversation: &Conversation) -> impl Iterator<Item =
     let messages = if conversation.kind == SampleKind::Chat { conversation.messages.as_slice() } else { &[] };
     let is_answer = |message: &ChatMessage| message.role == Role::Assistant && message.train && !message.has_tool_calls();
     messages.iter().enumerate().filter(move |(_, message)| is_answer(message)).filter_map(|(i, message)| {
-        let answer = after_thinking(&message.content).unwrap_or(&message.content).trim();
-        let asked = i.checked_sub(1).map(|before| &messages[before]).filter(|before| before.role == Role::User);
+        let answer = after_thinking(&message.content).unwrap_or(&message.content).trim_start();
         if answer.is_empty() {
-            Some((AnswerFault::Empty, i))
-        } else {
-            asked.is_some_and(|asked| asked.content.trim() == answer).then_some((AnswerFault::RepeatsPrompt, i))
+            return Some((AnswerFault::Empty, i));
         }
+        let asked = i.checked_sub(1).map(|before| &messages[before]).filter(|before| before.role == Role::User)?.content.trim_start();
+        // Most differ in their first byte, and need no more.
+        let repeats = asked.as_bytes().first() == answer.as_bytes().first() && asked.trim_end() == answer.trim_end();
+        repeats.then_some((AnswerFault::RepeatsPrompt, i))
     })
 }
 

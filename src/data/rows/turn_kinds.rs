@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use crate::data::parse::conversation::{Conversation, Role, SampleKind};
@@ -124,7 +125,7 @@ impl<'t> TurnForm<'t> {
         let fits = |token: &&String| !token.is_empty() && ended.ends_with(token.as_str());
         let end_token = end_tokens.iter().filter(fits).max_by_key(|token| token.len())?.as_str();
         let before = &text[..turn.prompt_end];
-        let prompt = before.rfind(end_token).map_or(before, |at| before[at + end_token.len()..].trim_start());
+        let prompt = memmem::rfind(before.as_bytes(), end_token.as_bytes()).map_or(before, |at| before[at + end_token.len()..].trim_start());
         Some(TurnForm { end_token, header: &prompt[..thinking_prompt(prompt).unwrap_or(prompt.len())] })
     }
 }
@@ -156,7 +157,7 @@ impl Spans {
 fn by_end_tokens(text: &str, roles: &[Role], form: TurnForm<'_>) -> Option<Vec<(Range<usize>, TurnKind)>> {
     let TurnForm { end_token, header } = form;
     let mut ends: Vec<usize> = Vec::new();
-    for (at, _) in text.match_indices(end_token) {
+    for at in memmem::find_iter(text.as_bytes(), end_token) {
         let after = at + end_token.len();
         ends.push(after + (text[after..].len() - text[after..].trim_start().len()));
     }

@@ -185,6 +185,7 @@ impl Preparation<'_> {
     /// Renders, tokenizes and masks conversations.
     fn batch(&self, conversations: Vec<Conversation>, file: usize, encoder: &mut Encoder<'_>) -> Result<PreparedBatch, RenderError> {
         let mut made = PreparedBatch::default();
+        let mut sample = Sample::default();
         made.tokens.reserve(conversations.iter().flat_map(|one| &one.messages).map(|message| message.content.len()).sum::<usize>() / 3);
         for mut conversation in conversations {
             let hash = digest(&conversation);
@@ -222,19 +223,20 @@ impl Preparation<'_> {
             let row = Row { conversation: conversation.index, file, hash, ..Row::default() };
             let written = Written { conversation: &conversation, shown, escape, row };
             match renderings {
-                Renderings::Apart(renderings) => self.add_apart(renderings, &written, encoder, &mut made)?,
-                Renderings::Nested(nested) => self.add_nested(&nested, &written, encoder, &mut made)?,
+                Renderings::Apart(renderings) => self.add_apart(renderings, &written, encoder, &mut sample, &mut made)?,
+                Renderings::Nested(nested) => self.add_nested(&nested, &written, encoder, &mut sample, &mut made)?,
             }
         }
         Ok(made)
     }
 
-    /// Adds the samples of renderings that have their whole text.
+    /// Adds the samples of renderings that have their whole text. `sample` is only memory that is used again.
     fn add_apart(
         &self,
         renderings: Vec<Rendering>,
         written: &Written<'_>,
         encoder: &mut Encoder<'_>,
+        sample: &mut Sample,
         made: &mut PreparedBatch,
     ) -> Result<(), RenderError> {
         let Written { conversation, shown, escape, .. } = *written;
@@ -244,15 +246,14 @@ impl Preparation<'_> {
         if conversation.kind != SampleKind::PlainText {
             add_probe(&renderings, shown, made);
         }
-        let mut sample = Sample::default();
         for mut rendering in renderings {
             let spans = if self.survey { kind_spans(shown, &rendering, self.tokenizer.control_texts()) } else { Vec::new() };
             if self.options.thinking == Thinking::Mask {
                 rendering.turns.iter_mut().for_each(|turn| mask_thinking(&rendering.text, turn));
             }
-            encoder.encode(&rendering, escape, &spans, &mut sample)?;
+            encoder.encode(&rendering, escape, &spans, sample)?;
             self.note_beyond_embedding(&sample.input_ids, conversation, made);
-            made.add(&History::default(), &sample, &self.options, Row { message: rendering.message, ..written.row.clone() });
+            made.add(&History::default(), sample, &self.options, Row { message: rendering.message, ..written.row.clone() });
         }
         Ok(())
     }
@@ -263,6 +264,7 @@ impl Preparation<'_> {
         nested: &NestedRenderings,
         written: &Written<'_>,
         encoder: &mut Encoder<'_>,
+        sample: &mut Sample,
         made: &mut PreparedBatch,
     ) -> Result<(), RenderError> {
         let Written { conversation, shown, escape, .. } = *written;
@@ -270,7 +272,7 @@ impl Preparation<'_> {
             add_probe(&[nested.written_out(row)], shown, made);
         }
         let spans = if self.survey { nested_spans(shown, nested, self.tokenizer.control_texts()) } else { Vec::new() };
-        let (mut history, mut sample) = (History::default(), Sample::default());
+        let mut history = History::default();
         for row in &nested.rows {
             encoder.extend(&mut history, &nested.history, row.shared, escape, &spans)?;
             let mut own = Rendering { text: row.text.clone(), turns: vec![row.turn], message: None };
@@ -278,9 +280,9 @@ impl Preparation<'_> {
             if self.options.thinking == Thinking::Mask {
                 own.turns.iter_mut().for_each(|turn| mask_thinking(&own.text, turn));
             }
-            encoder.encode(&own, escape, &spans, &mut sample)?;
+            encoder.encode(&own, escape, &spans, sample)?;
             self.note_beyond_embedding(&sample.input_ids, conversation, made);
-            made.add(&history, &sample, &self.options, Row { message: Some(row.message), ..written.row.clone() });
+            made.add(&history, sample, &self.options, Row { message: Some(row.message), ..written.row.clone() });
         }
         self.note_beyond_embedding(&history.input_ids, conversation, made);
         Ok(())
@@ -289,6 +291,10 @@ impl Preparation<'_> {
     /// Notes a token without a row in the model's embedding, once for a conversation.
     fn note_beyond_embedding(&self, ids: &[i32], conversation: &Conversation, made: &mut PreparedBatch) {
         let Some(rows) = self.options.embedding_rows else { return };
+        // Looking at all of them without a branch takes vector instructions, and is faster than stopping at the first.
+        if !ids.iter().fold(false, |any, id| any | (*id as u32 >= rows)) {
+            return;
+        }
         let Some(id) = ids.iter().map(|id| *id as u32).find(|id| *id >= rows) else { return };
         if made.beyond_embedding.last().is_none_or(|last| last.conversation != conversation.index) {
             let token = String::from_utf8_lossy(&self.tokenizer.bytes(id)).into_owned();

@@ -17,10 +17,17 @@ pub(crate) struct ByteClasses {
 
 impl ByteClasses {
     /// The length of the word at the start of the bytes, or 0 if undecided: non-ASCII characters, words that may continue after the
-    /// block, contractions, whitespace other than blanks. (The pattern is in `pretokenize`.)
+    /// block, contractions, whitespace other than blanks and lines. (The pattern is in `pretokenize`.)
     #[inline]
     pub(crate) fn word(self, first: u8) -> usize {
         let ByteClasses { letters, digits, spaces, blanks, newlines, wide } = self;
+        // Whitespace up to the last newline of its run.
+        let run = (!spaces).trailing_zeros();
+        let ends = newlines & ((1 << run) - 1);
+        if ends != 0 {
+            let decided = run < BLOCK as u32 && wide >> run & 1 == 0;
+            return if decided { ends.ilog2() as usize + 1 } else { 0 };
+        }
         let others = !(letters | digits | spaces | wide) & ((1 << BLOCK) - 1);
         // End of a run that contains the second byte; the first may be any byte.
         let run_end = |set: u32| (!(set >> 1)).trailing_zeros() + 1;
