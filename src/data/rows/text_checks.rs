@@ -99,11 +99,15 @@ fn next_candidate(bytes: &[u8], from: usize) -> Option<usize> {
 
 #[inline]
 fn candidate_in(block: &[u8]) -> Option<usize> {
-    let any = |wanted: fn(u8) -> bool| block.iter().fold(false, |any, byte| any | wanted(*byte));
-    if !any(may_begin_candidate) || !any(begins_candidate) {
+    if !any(block, may_begin_candidate) || !any(block, begins_candidate) {
         return None;
     }
     block.iter().position(|byte| begins_candidate(*byte))
+}
+
+#[inline]
+fn any(block: &[u8], wanted: impl Fn(u8) -> bool) -> bool {
+    block.iter().fold(false, |any, byte| any | wanted(*byte))
 }
 
 /// Whether a byte is a control character or not ASCII: what few comparisons can tell.

@@ -125,7 +125,8 @@ impl<'t> TurnForm<'t> {
         let fits = |token: &&String| !token.is_empty() && ended.ends_with(token.as_str());
         let end_token = end_tokens.iter().filter(fits).max_by_key(|token| token.len())?.as_str();
         let before = &text[..turn.prompt_end];
-        let prompt = memmem::rfind(before.as_bytes(), end_token.as_bytes()).map_or(before, |at| before[at + end_token.len()..].trim_start());
+        let prompt =
+            memmem::rfind(before.as_bytes(), end_token.as_bytes()).map_or(before, |at| before[at + end_token.len()..].trim_start());
         Some(TurnForm { end_token, header: &prompt[..thinking_prompt(prompt).unwrap_or(prompt.len())] })
     }
 }

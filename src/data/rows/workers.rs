@@ -291,8 +291,8 @@ impl Preparation<'_> {
     /// Notes a token without a row in the model's embedding, once for a conversation.
     fn note_beyond_embedding(&self, ids: &[i32], conversation: &Conversation, made: &mut PreparedBatch) {
         let Some(rows) = self.options.embedding_rows else { return };
-        // Looking at all of them without a branch takes vector instructions, and is faster than stopping at the first.
-        if !ids.iter().fold(false, |any, id| any | (*id as u32 >= rows)) {
+        // The largest of all is found with vector instructions, faster than the first that is too large.
+        if ids.iter().map(|id| *id as u32).max().is_none_or(|largest| largest < rows) {
             return;
         }
         let Some(id) = ids.iter().map(|id| *id as u32).find(|id| *id >= rows) else { return };
