@@ -4,6 +4,7 @@ Input: a model, a data set, and optionally an adapter (`checkpoint_lora`), which
 on it (`checkpoint_mode`). Output: `adapter/`, for peft. With `load_in_4bit` the model's own weights are held in nf4 (QLoRA).
 """
 
+import difflib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -120,8 +121,11 @@ def new_config(params, model):
         possible = {name for name, module in model.named_modules() if isinstance(module, layers)}
         for target in params.target_modules:
             if not any(name == target or name.endswith(f".{target}") for name in possible):
-                known = ", ".join(sorted({name.rpartition(".")[2] for name in possible}))
-                raise InputError(f"target_modules: {params.model} has no layer {target!r} that LoRA can adapt; it has {known}")
+                known = sorted({name.rpartition(".")[2] for name in possible})
+                near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(target.rpartition(".")[2], known, 1))
+                raise InputError(
+                    f"target_modules: {params.model} has no layer {target!r} that LoRA can adapt; it has {', '.join(known)}{near}"
+                )
     defaults = _core.lora_defaults()
     return LoraConfig(
         task_type="CAUSAL_LM",

@@ -13,6 +13,7 @@ use crate::adapter::mlx;
 use crate::adapter::settings::LoraSettings;
 use crate::adapter::tensor_name::{AdapterTensorName, TensorRole};
 use crate::base::error;
+use crate::base::numbers::counted;
 use crate::gguf;
 
 const CONFIG: &str = "adapter_config.json";
@@ -284,10 +285,10 @@ impl AdapterReader<'_> {
         let names: Vec<&str> =
             named.iter().filter(|tensor| strange.contains(&tensor.module.as_str())).map(|tensor| tensor.stored.as_str()).collect();
         self.refuse(format_args!(
-            "does not fit its base {}: {} of its {} tensors belong to no layer of it ({}); give the model that it was trained on as base_model",
+            "does not fit its base {}: {} of its {} belong to no layer of it ({}); give the model that it was trained on as base_model",
             self.base_name,
             names.len(),
-            named.len(),
+            counted(named.len() as u64, "tensor"),
             some(&names)
         ))
     }
@@ -353,8 +354,8 @@ impl AdapterReader<'_> {
         }
         let names: Vec<&str> = missing.iter().map(String::as_str).collect();
         self.refuse(format_args!(
-            "is incomplete: its configuration adapts {} layers for which it has no weights ({}); copy it again or train it again",
-            names.len(),
+            "is incomplete: its configuration adapts {} for which it has no weights ({}); copy it again or train it again",
+            counted(names.len() as u64, "layer"),
             some(&names)
         ))
     }

@@ -16,5 +16,6 @@ pub mod printable;
 pub mod progress;
 pub(crate) mod secrets;
 pub mod signals;
+pub(crate) mod similar_path;
 pub(crate) mod size_variable;
 pub mod threads;

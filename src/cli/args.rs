@@ -10,6 +10,7 @@ use crate::cli::commands::{
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
+use crate::cli::other_commands::{one_of, our_commands};
 use crate::params::group::Group;
 use crate::params::interface::Interface;
 use crate::params::other_names::our_name;
@@ -80,9 +81,9 @@ impl CommandLine {
     /// Parses the arguments; the first is the program's name.
     pub(crate) fn parse(argv: &[String]) -> Result<CommandLine, clap::Error> {
         let mut command = command_line();
-        let matches = command
-            .try_get_matches_from_mut(argv)
-            .map_err(|error| unknown_command(argv).unwrap_or_else(|| with_our_name(error, &command, argv)))?;
+        let matches = command.try_get_matches_from_mut(argv).map_err(|error| {
+            unknown_command(argv).or_else(|| unknown_action(&error, &command, argv)).unwrap_or_else(|| with_our_name(error, &command, argv))
+        })?;
         // clap assigns arguments before a command to the default command, which does not run then. They would be ignored silently.
         if let (Some(name), Some(argument)) = (matches.subcommand_name(), first_run_argument(&command, &matches)) {
             let message = format!("{argument} is before the command {name}; write it after {name}");
@@ -110,6 +111,19 @@ fn unknown_command(argv: &[String]) -> Option<clap::Error> {
     let word = matches.get_raw("file")?.next()?.to_string_lossy().into_owned();
     let why = pipeline_file(&word).err()?;
     Some(command.error(ErrorKind::InvalidSubcommand, format!("{word} is {why}")))
+}
+
+/// The error for a word after a command that has commands of its own, such as `sessions list`, if it is known from elsewhere.
+fn unknown_action(error: &clap::Error, root: &clap::Command, argv: &[String]) -> Option<clap::Error> {
+    let (ContextValue::String(word), ErrorKind::InvalidSubcommand) = (error.get(ContextKind::InvalidSubcommand)?, error.kind()) else {
+        return None;
+    };
+    let command = argv.iter().skip(1).find_map(|word| root.find_subcommand(word))?.get_name().to_string();
+    let ours = our_commands(word).iter().filter(|ours| ours.split(' ').next() == Some(command.as_str()));
+    let ours: Vec<String> = ours.map(|ours| format!("`pyrust-nn {ours}`")).collect();
+    let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
+    let message = format!("{command} has no command {word}; did you mean {}?", one_of(&ours));
+    (!ours.is_empty()).then(|| root.clone().error(ErrorKind::InvalidSubcommand, message))
 }
 
 /// For an unknown flag that is another tool's name of a parameter of the command, suggests ours instead of a similarly spelled one.
@@ -287,9 +301,43 @@ mod tests {
 
     #[test]
     fn a_misspelled_command_gets_a_suggestion() {
-        for words in [&["stauts", "s1"][..], &["stauts"]] {
+        for (words, wrong, right) in [
+            (&["stauts", "s1"][..], "stauts", "status"),
+            (&["stauts"], "stauts", "status"),
+            (&["comprae", "a", "b"], "comprae", "compare"),
+            (&["train", "data.json", "-m", "m"], "train", "did you mean the command finetune-lora or finetune-full?"),
+            (&["zzz"], "zzz", "pyrust-nn --help lists them"),
+            (&["sessions", "list"], "list", "did you mean `pyrust-nn sessions`?"),
+            (&["sessions", "delete", "s1"], "delete", "did you mean `pyrust-nn sessions rm` or `pyrust-nn sessions gc`?"),
+            (&["cache", "ls"], "ls", "did you mean `pyrust-nn cache list`?"),
+            (&["sessions", "--filter", "foo=1"], "foo", "the columns are session, state, model, task, loss, size, age"),
+            (&["sessions", "--filter", "stat=1"], "stat", "did you mean state?"),
+            (&["sessions", "rm", "--state", "failed"], "failed", "failure"),
+        ] {
             let message = read(words).unwrap_err().to_string();
-            assert!(message.contains("stauts") && message.contains("status"), "{message}");
+            assert!(message.contains(wrong) && message.contains(right) && !message.contains("invalid variant"), "{message}");
         }
+    }
+
+    #[test]
+    fn the_input_of_a_command_needs_no_flag() {
+        let given = |words: &[&str]| match read(words).unwrap().into_parts() {
+            (global, Command::Task(task)) => format!("{:?}", task.resolve(&global).unwrap()),
+            (_, other) => format!("{other:?}"),
+        };
+        for (command, flag) in [
+            ("merge", "-m"),
+            ("flatten", "-m"),
+            ("quantize-model", "-m"),
+            ("convert-model-to-gguf", "-m"),
+            ("convert-lora-to-gguf", "--adapter"),
+            ("chat", "-m"),
+            ("serve", "-m"),
+        ] {
+            assert_eq!(given(&[command, "s1/merge"]), given(&[command, flag, "s1/merge"]), "{command}");
+            assert!(read(&[command, "a", flag, "b"]).is_err(), "{command} by both");
+        }
+        assert_eq!(given(&["serve", "a.gguf", "b=c.gguf"]), given(&["serve", "-m", "a.gguf", "-m", "b=c.gguf"]));
+        assert!(help("merge", 140).contains("Usage: pyrust-nn merge <MODEL> [OPTIONS]"));
     }
 }

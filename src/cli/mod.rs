@@ -8,6 +8,7 @@ mod console;
 mod display;
 mod examples;
 mod global;
+mod other_commands;
 mod output;
 mod param_args;
 mod process;

@@ -73,7 +73,7 @@ pub(crate) fn json(value: &Value) {
 /// Writes an error with its causes to stderr.
 pub(crate) fn error(error: &Error) {
     let word = Style::of_stderr().error("error");
-    let causes: String = error.causes.iter().map(|cause| format!("\n  caused by: {}", printable(cause))).collect();
+    let causes: String = error.causes.iter().map(|cause| format!("\n  caused by: {}", printable(cause).replace('\n', "\n    "))).collect();
     let text = at_stderr_s_width(&format!("error: {}{causes}", printable(&error.message)));
     drop(writeln!(std::io::stderr(), "{}", text.replacen("error", &word, 1)));
     if let Some(traceback) = error.traceback.as_ref().filter(|_| error.kind == crate::base::error::Kind::Script) {

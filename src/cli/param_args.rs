@@ -17,6 +17,16 @@ const SHORT_FLAGS: [(&str, char); 2] = [("model", 'm'), ("dataset_path", 'd')];
 /// Parameters that may also be given without their flag, and the name of the value.
 const POSITIONALS: [(&str, &str); 4] = [("candidate", "CANDIDATE"), ("dataset_path", "DATA"), ("prompt", "PROMPT"), ("script", "FILE")];
 
+/// What a task works on. It is given without its flag if nothing else of the command is.
+const INPUTS: [(&str, &str); 2] = [("model", "MODEL"), ("adapter", "ADAPTER")];
+
+/// The name of the value of a parameter that may be given without its flag, in a command with these parameters.
+fn positional_name(param: &Param, all: &[&Param]) -> Option<&'static str> {
+    let among = |names: &[(&str, &'static str)], param: &Param| names.iter().find(|(name, _)| *name == param.name).map(|(_, value)| *value);
+    let is_input = param.presence == Presence::Required && !all.iter().any(|one| among(&POSITIONALS, one).is_some());
+    among(&POSITIONALS, param).or_else(|| among(&INPUTS, param).filter(|_| is_input))
+}
+
 /// The parameters that are flags of the command itself, not global ones.
 pub(crate) fn command_params<'a>(params: impl Iterator<Item = &'a Param>) -> impl Iterator<Item = &'a Param> {
     params.filter(|param| param.group != Group::Global)
@@ -41,7 +51,7 @@ pub(crate) fn given<'a>(params: impl Iterator<Item = &'a Param>, matches: &ArgMa
 /// The arguments of a command: the positional ones, and a flag for each parameter.
 pub(crate) fn args(params: impl Iterator<Item = &'static Param>) -> impl Iterator<Item = Arg> {
     let params: Vec<&Param> = command_params(params).collect();
-    let positionals: Vec<Arg> = params.iter().copied().filter_map(positional).collect();
+    let positionals: Vec<Arg> = params.iter().filter_map(|param| Some(positional(param, positional_name(param, &params)?))).collect();
     positionals.into_iter().chain(flags(params.into_iter(), false))
 }
 
@@ -59,12 +69,13 @@ pub(crate) fn flags(params: impl Iterator<Item = &'static Param>, of_run: bool) 
 /// The command's usage: first what must be given.
 pub(crate) fn usage(command: &str, params: impl Iterator<Item = &'static Param>) -> String {
     let mut words = vec![format!("pyrust-nn {command}")];
-    for param in command_params(params) {
-        match (POSITIONALS.iter().find(|(name, _)| *name == param.name), param.presence) {
-            (Some((_, value)), Presence::Required) => {
+    let all: Vec<&Param> = command_params(params).collect();
+    for param in &all {
+        match (positional_name(param, &all), param.presence) {
+            (Some(value), Presence::Required) => {
                 words.push(format!("<{value}>{}", if param.value_type.repeats() { "..." } else { "" }));
             }
-            (Some((_, value)), _) => words.push(format!("[{value}]...")),
+            (Some(value), _) => words.push(format!("[{value}]...")),
             (None, Presence::Required) => words.push(format!("{} <{}>", Interface::Cli.spell(param.name), value_name(param.value_type))),
             _ => {}
         }
@@ -152,15 +163,14 @@ fn value_name(value_type: ParamType) -> &'static str {
     }
 }
 
-/// A parameter as a positional argument, if it can be one. The flag and the argument exclude each other: two data sets by two ways are
+/// A parameter as a positional argument. The flag and the argument exclude each other: two data sets by two ways are
 /// more likely a mistake than a wish.
-fn positional(param: &Param) -> Option<Arg> {
-    let (_, value_name) = POSITIONALS.iter().find(|(name, _)| *name == param.name)?;
+fn positional(param: &Param, value_name: &'static str) -> Arg {
     let required = if param.presence == Presence::Required { " [required]" } else { "" };
-    let arg = Arg::new(positional_id(param)).value_name(*value_name).conflicts_with(param.name);
+    let arg = Arg::new(positional_id(param)).value_name(value_name).conflicts_with(param.name);
     let arg = arg.value_hint(value_hint(param.value_type));
     let arg = arg.help(format!("Instead of {}{required}", Interface::Cli.spell(param.name)));
-    Some(if param.value_type.repeats() { arg.num_args(1..) } else { arg })
+    if param.value_type.repeats() { arg.num_args(1..) } else { arg }
 }
 
 /// clap needs different ids for the flag and the positional argument.

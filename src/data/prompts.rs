@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 
 use crate::base::error;
 use crate::base::error::did_you_mean;
+use crate::base::similar_path::or_similar;
 use crate::data::parse::columns::Layout;
 use crate::data::parse::conversation::{ChatMessage, Conversation, Role, SampleKind};
 use crate::data::parse::dataset_format::{DatasetFormat, Detected};
@@ -186,11 +187,8 @@ fn add_file(prompts: &mut Prompts, path: &Path) -> Result<()> {
 fn unreadable(path: &Path, cause: &std::io::Error) -> anyhow::Error {
     if cause.kind() == std::io::ErrorKind::NotFound {
         let folder = std::env::current_dir().unwrap_or_default();
-        return error::input(format!(
-            "the prompts file {} does not exist (current folder: {}); check prompts_file",
-            path.display(),
-            folder.display()
-        ));
+        let fix = or_similar(path, &|path| path.is_file(), "check prompts_file");
+        return error::input(format!("the prompts file {} does not exist (current folder: {}); {fix}", path.display(), folder.display()));
     }
     error::input(format!("the prompts file {} cannot be read: {cause}; check the path and its permissions", path.display()))
 }

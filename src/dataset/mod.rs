@@ -9,6 +9,6 @@ pub(crate) mod report;
 pub(crate) mod tokenizer;
 
 pub(crate) use handover::{DATASETS, StepDatasets};
-pub(crate) use open::{open, open_evaluation};
+pub(crate) use open::{check_paths, open, open_evaluation};
 pub use report::CheckReport;
 pub(crate) use tokenizer::tokenizer_folder;

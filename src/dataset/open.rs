@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::base::similar_path::or_similar;
 use crate::base::{cache, error, files};
 use crate::data::{DataPart, Dataset, Options};
 use crate::dataset::entry::Entry;
@@ -107,23 +108,48 @@ impl Sources {
     }
 }
 
+/// Checks the entries of a parameter and that their files exist. Opens, downloads and converts nothing.
+///
+/// # Errors
+/// Kind `input`: a missing file, or one that cannot be a data set. Kind `usage`: a wrong option of an entry.
+pub(crate) fn check_paths(value: &Value, offline: bool) -> Result<()> {
+    paths(value).iter().try_for_each(|path| locate(&Entry::parse(path)?, offline).map(drop))
+}
+
+/// What an entry names.
+enum Located {
+    StandardInput,
+    Files(Vec<PathBuf>),
+    Hub,
+}
+
 fn entry_files(entry: &Entry, offline: bool) -> Result<Vec<PathBuf>> {
+    Ok(match locate(entry, offline)? {
+        Located::StandardInput => vec![standard_input()?],
+        Located::Files(files) => files,
+        Located::Hub => {
+            vec![python::hub_dataset(&entry.path, [entry.name.as_deref(), entry.split.as_deref(), entry.revision.as_deref()])?]
+        }
+    })
+}
+
+fn locate(entry: &Entry, offline: bool) -> Result<Located> {
     let path = Path::new(&entry.path);
     if entry.path == "-" {
-        return Ok(vec![standard_input()?]);
+        return Ok(Located::StandardInput);
     }
     if is_foreign(path) && !data::is_pattern(&entry.path) {
-        return Ok(vec![path.to_path_buf()]);
+        return if path.exists() { Ok(Located::Files(vec![path.to_path_buf()])) } else { Err(data::missing(path)) };
     }
     if is_hub_name(&entry.path) && !path.exists() {
         if offline {
+            let fix = or_similar(path, &|path| path.is_file(), "check the path, or leave offline out");
             return Err(error::input(format!(
-                "there is no data set {} here, and offline forbids looking for it on the Hugging Face hub; check the path, or leave offline out",
+                "there is no data set {} here, and offline forbids looking for it on the Hugging Face hub; {fix}",
                 entry.path
             )));
         }
-        let options = [entry.name.as_deref(), entry.split.as_deref(), entry.revision.as_deref()];
-        return Ok(vec![python::hub_dataset(&entry.path, options)?]);
+        return Ok(Located::Hub);
     }
     if let Some(option) = [("name", &entry.name), ("revision", &entry.revision)].iter().find(|(_, value)| value.is_some()) {
         return Err(error::usage(format!(
@@ -135,7 +161,7 @@ fn entry_files(entry: &Entry, offline: bool) -> Result<Vec<PathBuf>> {
         let what = "a split is only for folders of the datasets library and data sets of the hub";
         return Err(error::usage(format!("data set {}: {what}; remove split={split}", entry.path)));
     }
-    data::expand(&[&entry.path])
+    data::expand(&[&entry.path]).map(Located::Files)
 }
 
 /// `owner/name`, and no name of a file.
@@ -183,10 +209,5 @@ pub(crate) fn is_foreign(path: &Path) -> bool {
 
 /// The folder with the model's tokenizer.
 fn model_folder(model: &str, runs: &Path, offline: bool) -> Result<PathBuf> {
-    if let Some(step) = model.strip_prefix('@') {
-        return Err(error::usage(format!(
-            "{model} names a step of a pipeline, but this command is not part of one; give <session>/{step}"
-        )));
-    }
     tokenizer_folder(&resolve_artifact(model, runs, "", ArtifactKind::Model)?, offline)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::python;
-use crate::session::artifact::downloaded;
+use crate::session::hub_names::downloaded;
 
 const TOKENIZER: &str = "tokenizer.json";
 

@@ -15,7 +15,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use model_shape::ModelShape;
-pub(crate) use model_shape::{embedding_rows, is_adapter, positions, read_config};
+pub(crate) use model_shape::{embedding_rows, is_adapter, layer_names, positions, read_config};
 
 pub use disk::Disk;
 pub use estimate_settings::FinetuneMethod;

@@ -1,6 +1,6 @@
 //! The shape of a model: its configuration and the headers of its safetensors files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -162,6 +162,19 @@ pub(crate) fn linear_layers(model: &ModelShape) -> impl Iterator<Item = (&str, u
         }
         Some((path, tensor.shape[1] as u64, tensor.shape[0] as u64))
     })
+}
+
+/// The last parts of the names of the layers that LoRA can adapt, sorted: the matrices of the blocks, the embedding and the output matrix.
+/// `None` if the files do not tell: quantized weights are packed, and other families have blocks of other names.
+pub(crate) fn layer_names(folder: &Path) -> Option<Vec<String>> {
+    let model = ModelShape::open(folder).ok()?.ok().filter(|model| !model.quantized)?;
+    if !model.tensors.keys().any(|name| in_a_block(name)) {
+        return None;
+    }
+    let matrices = model.tensors.values().filter(|tensor| tensor.shape.len() == 2);
+    let names = matrices.filter_map(|tensor| tensor.name.strip_suffix(".weight")?.rsplit('.').next());
+    let names: BTreeSet<String> = names.chain(["lm_head"]).map(String::from).collect();
+    Some(names.into_iter().collect())
 }
 
 pub(crate) fn in_a_block(name: &str) -> bool {

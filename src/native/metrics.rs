@@ -10,6 +10,7 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList};
 
+use crate::base::numbers::counted;
 use crate::python::exceptions::to_python;
 use crate::report::{Curves, metrics_of};
 use crate::session::names::runs_dir;
@@ -59,7 +60,7 @@ impl Metrics {
     }
 
     fn __repr__(&self) -> String {
-        format!("Metrics({} rows: {})", self.table.num_rows(), self.columns().join(", "))
+        format!("Metrics({}: {})", counted(self.table.num_rows() as u64, "row"), self.columns().join(", "))
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod conflicts;
 pub(crate) mod group;
 pub(crate) mod interface;
 pub(crate) mod lora_defaults;
+pub(crate) mod near_miss;
 pub(crate) mod other_names;
 pub(crate) mod param;
 pub(crate) mod param_type;

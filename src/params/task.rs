@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::base::similar_path::or_similar;
 use crate::base::{assets, error};
 use crate::params::param::Param;
 
@@ -70,6 +71,11 @@ impl Task {
         if path.extension().is_none_or(|extension| extension != "py") {
             return Err(error::usage(format!("script {input} is not a .py file; give a Python file with run(params, session)")));
         }
-        std::fs::read_to_string(path).map_err(|cause| error::input(format!("script {input} cannot be read: {cause}; check the path")))
+        std::fs::read_to_string(path).map_err(|cause| {
+            let is_script = |path: &Path| path.extension().is_some_and(|extension| extension == "py");
+            let why =
+                if cause.kind() == std::io::ErrorKind::NotFound { "does not exist".into() } else { format!("cannot be read: {cause}") };
+            error::input(format!("script {input} {why}; {}", or_similar(path, &is_script, "check the path")))
+        })
     }
 }

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::base::error;
+use crate::base::error::Error;
 use crate::params::interface::Interface;
 use crate::pipeline::execution_plan::ExecutionPlan;
 use crate::pipeline::pipeline_file::Pipeline;
 use crate::session::names::runs_dir;
-use crate::step::refusal;
+use crate::step::{Request, refusal};
 
 /// The steps of the pipeline `file`. `overrides` replace its top-level keys, `session` its session.
 ///
 /// # Errors
-/// Kind `usage`. It is noted in the session's log, if the session exists.
+/// Kind `usage`; `input` or `model` if a file or a model does not exist that no earlier step can make. It is noted in the session's log, if the session exists.
 pub fn open(file: &Path, overrides: Map<String, Value>, session: Option<String>, interface: Interface) -> Result<ExecutionPlan> {
     let mut place = Place { runs: overrides.get("runs_dir").cloned(), session: session.clone() };
     let opened = Pipeline::read(file).and_then(|pipeline| {
@@ -24,12 +24,17 @@ pub fn open(file: &Path, overrides: Map<String, Value>, session: Option<String>,
         place.runs = place.runs.take().or_else(|| pipeline.common.get("runs_dir").cloned());
         let plan = pipeline.with(overrides, session, interface)?;
         for request in &plan.steps {
-            refusal::check(request, &request.runs(), &plan.session)
-                .map_err(|cause| error::usage(format!("{}, step {}: {cause}", file.display(), request.step())))?;
+            refusal::check(request, &request.runs(), &plan.session).map_err(|cause| in_step(file, request, &cause))?;
         }
         Ok(plan)
     });
     opened.inspect_err(|error| refusal::note(&place.runs(), place.session.as_deref().unwrap_or_default(), "pipeline", error))
+}
+
+/// The error of a step, with its place.
+fn in_step(file: &Path, request: &Request, cause: &anyhow::Error) -> anyhow::Error {
+    let error = Error::of(cause);
+    Error { message: format!("{}, step {}: {}", file.display(), request.step(), error.message), ..error }.into()
 }
 
 /// Where the pipeline would run, as far as it is known.
@@ -51,7 +56,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::base::error::{Error, Kind};
+    use crate::base::error::Kind;
     use crate::session::Session;
     use crate::tasks::{MergeParams, merge};
 

@@ -10,7 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::base::clock::now;
 use crate::base::error;
+use crate::base::similar_path::or_similar;
+use crate::gguf::FILE_TYPES;
 use crate::params::interface::Interface;
+use crate::params::near_miss::similar_name;
 use crate::params::other_names::suggestion;
 use crate::params::param::MODEL;
 use crate::params::task::Task;
@@ -49,7 +52,9 @@ impl Pipeline {
         }
         let text = std::fs::read_to_string(path).map_err(|cause| match cause.kind() {
             std::io::ErrorKind::NotFound => {
-                error::usage(format!("there is no pipeline file {shown}; give another file, or write one with `pyrust-nn init`"))
+                let is_pipeline = |path: &Path| path.extension().is_some_and(|extension| extension == "toml");
+                let fix = or_similar(path, &is_pipeline, "give another file, or write one with `pyrust-nn init`");
+                error::usage(format!("there is no pipeline file {shown}; {fix}"))
             }
             _ => error::usage(format!("pipeline file {shown} cannot be read: {cause}")),
         })?;
@@ -131,6 +136,12 @@ impl Pipeline {
                 if let Some(reference) = step.filter(|reference| !names.iter().any(|known| known == reference)) {
                     let near =
                         error::did_you_mean(reference, names.iter().map(String::as_str)).map(|near| format!("; did you mean @{near}?"));
+                    if let Some((step, outtype)) = reference.rsplit_once(':').filter(|(step, _)| names.iter().any(|known| known == step)) {
+                        let near =
+                            similar_name(outtype, &FILE_TYPES.map(|of| of.name)).map(|near| format!("; did you mean @{step}:{near}?"));
+                        let near = near.unwrap_or_default();
+                        return Err(error::usage(format!("step {name}: {outtype} is not a type of GGUF files{near}")));
+                    }
                     return Err(error::usage(format!(
                         "step {name}: @{reference} is not an earlier step{}",
                         near.unwrap_or_else(|| format!(

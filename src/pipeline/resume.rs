@@ -55,7 +55,7 @@ fn find(
     let invocations = record.get("invocations").and_then(Value::as_array).cloned().unwrap_or_default();
     let names: Vec<&str> = invocations.iter().filter_map(|one| one["step"].as_str()).collect();
     let mut steps = match step {
-        Some(step) => vec![remaining.named(step, &names)?],
+        Some(step) => vec![remaining.named(step, &invocations)?],
         None => {
             let planned = remaining.planned()?;
             if planned.is_empty() { vec![remaining.last(&names, &invocations)?] } else { planned }
@@ -63,6 +63,19 @@ fn find(
     };
     withheld::restore(&mut steps, secrets, interface)?;
     ExecutionPlan { session: session.to_string(), steps }.checked(&format!("session {session}"))
+}
+
+/// What to do about an attempt that failed before it had recorded its inputs: its data were wrong, for example.
+fn not_begun(attempt: &Value) -> String {
+    let argv: Vec<&str> = attempt["argv"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let is_plain = |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_@%+=:,./-".contains(&byte));
+    let command = match argv.split_first() {
+        Some((program, words)) if Path::new(program).file_name().is_some_and(|name| name == "pyrust-nn") && words.iter().all(is_plain) => {
+            format!(": `pyrust-nn {}`", words.join(" "))
+        }
+        _ => String::new(),
+    };
+    format!("it failed before it began, so nothing of it can be resumed; run it again{command}")
 }
 
 /// The state from which the remaining steps of a session are found.
@@ -76,18 +89,31 @@ struct RemainingSteps<'a> {
 }
 
 impl RemainingSteps<'_> {
-    /// The unfinished attempt of the step `step`.
-    fn named(&self, step: &str, known: &[&str]) -> Result<Request> {
+    /// The unfinished attempt of the step `step`, or its first one if it is a step of the pipeline that has not begun.
+    fn named(&self, step: &str, invocations: &[Value]) -> Result<Request> {
         if let Some(request) = self.unfinished(step)? {
+            return Ok(request);
+        }
+        let planned = self.plan_requests()?;
+        let mut known: Vec<String> = planned.iter().map(|request| request.step().to_string()).collect();
+        if let Some(request) = planned.into_iter().find(|request| request.step() == step).filter(|_| !self.succeeded_in(step, self.plan)) {
             return Ok(request);
         }
         if self.succeeded_in(step, &Value::Null) {
             return Err(error::usage(format!("step {step} of session {} has succeeded, so there is nothing to resume", self.session)));
         }
-        let reason = match error::did_you_mean(step, known.iter().copied()) {
-            _ if known.contains(&step) => "it failed before it started; run it again".to_string(),
-            Some(near) => format!("there is no such step; did you mean {near}?"),
-            None => "there is no such step".to_string(),
+        known.extend(invocations.iter().filter_map(|one| one["step"].as_str()).map(String::from));
+        let reason = match invocations.iter().rev().find(|one| one["step"] == step) {
+            Some(attempt) => not_begun(attempt),
+            None => match error::did_you_mean(step, known.iter().map(String::as_str)) {
+                Some(near) => format!("there is no such step; did you mean {near}?"),
+                None if known.is_empty() => "there is no such step, and no step has been started".to_string(),
+                None => {
+                    known.sort();
+                    known.dedup();
+                    format!("there is no such step; the session has {}", known.join(", "))
+                }
+            },
         };
         Err(error::usage(format!("step {step} of session {} cannot be resumed: {reason}", self.session)))
     }
@@ -95,11 +121,7 @@ impl RemainingSteps<'_> {
     /// The steps of the pipeline that have not succeeded since it was started.
     fn planned(&self) -> Result<Vec<Request>> {
         let mut requests = Vec::new();
-        for row in self.plan["steps"].as_array().into_iter().flatten() {
-            let task = task_named(row["task"].as_str().unwrap_or_default())?;
-            let given = row["given"].as_object().cloned().unwrap_or_default();
-            let cwd = Path::new(self.plan["cwd"].as_str().unwrap_or_default());
-            let planned = self.request(task, given, cwd);
+        for planned in self.plan_requests()? {
             let name = planned.step().to_string();
             if self.succeeded_in(&name, self.plan) {
                 continue;
@@ -113,6 +135,17 @@ impl RemainingSteps<'_> {
             }
         }
         Ok(requests)
+    }
+
+    /// All steps of the pipeline, as it was started.
+    fn plan_requests(&self) -> Result<Vec<Request>> {
+        let rows = self.plan["steps"].as_array().into_iter().flatten();
+        let cwd = Path::new(self.plan["cwd"].as_str().unwrap_or_default());
+        let request = |row: &Value| {
+            let task = task_named(row["task"].as_str().unwrap_or_default())?;
+            Ok(self.request(task, row["given"].as_object().cloned().unwrap_or_default(), cwd))
+        };
+        rows.map(request).collect()
     }
 
     /// The newest attempt that did not succeed.
@@ -129,11 +162,11 @@ impl RemainingSteps<'_> {
                 if let Some(request) = self.unfinished(name)? {
                     return Ok(request);
                 }
-                failed = failed.or(Some(*name));
+                failed = failed.or(Some((name, one)));
             }
         }
         Err(match failed {
-            Some(name) => nothing(format!("step {name} failed before it started; run it again")),
+            Some((name, attempt)) => nothing(format!("step {name}: {}", not_begun(attempt))),
             None if seen.is_empty() => nothing("no step has been started".into()),
             None => nothing("every step has succeeded".into()),
         })

@@ -7,6 +7,7 @@ pub(crate) mod environment;
 pub(crate) mod exceptions;
 pub(crate) mod interpreter;
 pub(crate) mod package;
+pub(crate) mod preflight;
 pub(crate) mod probe;
 pub(crate) mod script;
 pub(crate) mod script_host;
@@ -21,6 +22,7 @@ pub(crate) use interpreter::{
     EnvironmentChoice, check_signals, deny_network, finish, host_prefix, note_signals, started, use_environment, with_python,
 };
 pub(crate) use package::{adapter_base, hub_dataset, json_lines, model_folder};
+pub(crate) use preflight::{check_device, check_hub_model, check_served_model, check_tensor_patterns};
 pub(crate) use probe::{TimingProbe, time_rows};
 pub(crate) use script::{ScriptCall, call_script, called_user_script, check_script_params};
 pub(crate) use served_model::{LlamaAddress, ServedModel, first_model_for};

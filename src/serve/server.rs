@@ -19,7 +19,7 @@ use crate::base::{error, secrets, signals};
 use crate::params::interface::Interface;
 use crate::params::param::TaskParams;
 use crate::params::validate::resolve;
-use crate::python::first_model_for;
+use crate::python::{check_served_model, first_model_for};
 use crate::serve::access::{Access, listen_address};
 use crate::serve::backend::{BackendSettings, ModelBackend};
 use crate::serve::gateway::Gateway;
@@ -29,6 +29,8 @@ use crate::serve::served_names::{ServedName, check_unique};
 use crate::serve::server_step::ServerStep;
 use crate::session::names::check_name;
 use crate::session::{Summary, new_session_id, runs_dir};
+use crate::step::devices::check_device;
+use crate::step::refusal;
 
 /// The variable with the API key.
 const KEY_VARIABLE: &str = "PYRUST_NN_API_KEY";
@@ -67,6 +69,42 @@ pub fn serve(session: &str, models: &[&str], params: &ServeParams) -> Result<Ser
     Server::start(Some(session.to_string()), given, Interface::Rust)
 }
 
+/// What a server needs before its step begins.
+struct ServerInputs {
+    params: Map<String, Value>,
+    models: Vec<ServedName>,
+    adapters: Vec<ServedName>,
+    listener: TcpListener,
+    access: Access,
+}
+
+/// Checks the parameters, finds the files and opens the port.
+fn prepare(session: Option<&str>, given: Map<String, Value>, runs: &Path, interface: Interface) -> Result<ServerInputs> {
+    let params = resolve(NAME, all_params(), given, interface)?;
+    session.map_or(Ok(()), |session| check_name("session", session))?;
+    check_device(&params, interface)?;
+    let models = ServedName::all_in(&params, "model", runs, session.unwrap_or_default())?;
+    let adapters = ServedName::all_in(&params, "adapter", runs, session.unwrap_or_default())?;
+    check_unique(models.iter().chain(&adapters))?;
+    // Without an environment one is made when the models start.
+    check_files(&models, &adapters, params["ctx_size"].as_u64())
+        .or_else(|cause| if Error::of(&cause).kind == Kind::Setup { Ok(()) } else { Err(cause) })?;
+    let port = params["port"].as_u64().unwrap_or_default() as u16;
+    let address = listen_address(params["host"].as_str().unwrap_or_default(), port, interface)?;
+    let access = Access::new(params["api_key"].as_str(), &address, interface)?;
+    let listener = listen(&address, interface)?;
+    Ok(ServerInputs { params, models, adapters, listener, access })
+}
+
+/// Checks that llama.cpp can serve these files together.
+fn check_files(models: &[ServedName], adapters: &[ServedName], ctx_size: Option<u64>) -> Result<()> {
+    let files = |of: &[ServedName]| of.iter().map(|one| one.file.clone()).collect::<Vec<_>>();
+    let (models, adapters) = (files(models), files(adapters));
+    let is_alone = models.len() == 1;
+    models.iter().try_for_each(|model| check_served_model(model, if is_alone { &adapters } else { &[] }, ctx_size))?;
+    adapters.iter().filter(|_| !is_alone).try_for_each(|adapter| first_model_for(adapter, &models).map(drop))
+}
+
 impl Server {
     /// Starts a server. `session`: `None` makes a new id.
     pub(crate) fn start(session: Option<String>, mut given: Map<String, Value>, interface: Interface) -> Result<Server> {
@@ -76,21 +114,15 @@ impl Server {
             given.insert("api_key".into(), key.into());
         }
         let held = secrets::hold(&given);
-        let params = resolve(NAME, all_params(), given, interface)?;
+        let runs = runs_dir(given.get("runs_dir").and_then(Value::as_str).map(Path::new));
+        // Before the session is opened: a refused server changes nothing.
+        let inputs = prepare(session.as_deref(), given, &runs, interface)
+            .inspect_err(|cause| refusal::note(&runs, session.as_deref().unwrap_or_default(), NAME, cause))?;
+        let ServerInputs { params, models, adapters, listener, access } = inputs;
         let session = session.unwrap_or_else(new_session_id);
-        check_name("session", &session)?;
+        let address = listener.local_addr()?;
         let text = |name: &str| params[name].as_str().unwrap_or_default();
         let number = |name: &str| params[name].as_u64().unwrap_or_default();
-        let runs = runs_dir(params["runs_dir"].as_str().map(Path::new));
-
-        let models = ServedName::all_in(&params, "model", &runs, &session)?;
-        let adapters = ServedName::all_in(&params, "adapter", &runs, &session)?;
-        check_unique(models.iter().chain(&adapters))?;
-        let address = listen_address(text("host"), number("port") as u16, interface)?;
-        let access = Access::new(params["api_key"].as_str(), &address, interface)?;
-        // Before the session is opened: a refused server changes nothing.
-        let listener = listen(&address, interface)?;
-        let address = listener.local_addr()?;
 
         let mut step = ServerStep::begin(&runs, &session, &params, interface)?;
         let settings =

@@ -8,8 +8,11 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::base::error;
+use crate::base::similar_path::or_similar;
 use crate::gguf::FILE_TYPES;
-use crate::session::reference::{missing_step, no_such_step, session_alone};
+use crate::params::near_miss::similar_name;
+use crate::session::hub_names::{downloaded, is_hub_name};
+use crate::session::reference::{missing_step, no_such_step, session_alone, step_without_session};
 use crate::session::summary::{Status, Summary};
 
 /// The built-in model, which is generated when it is used.
@@ -100,19 +103,29 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
         }
         Some(path) if path.exists() => Err(error::model(format!("{} is a file; give the model's folder", path.display()))),
         Some(_) => Err(error::model(format!("there is no {shown}; run that step first"))),
-        None if kind == ArtifactKind::Adapter => Err(error::model(format!(
-            "there is no adapter {name}: it is neither a folder nor a step in {}; give a folder with adapter_config.json or <session>/<step>",
-            runs.display()
-        ))),
+        None if kind == ArtifactKind::Adapter => {
+            let fix = or_similar(Path::new(name), &is_adapter, "give a folder with adapter_config.json or <session>/<step>");
+            Err(error::model(format!("there is no adapter {name}: it is neither a folder nor a step in {}; {fix}", runs.display())))
+        }
         None if kind == ArtifactKind::GgufAdapter || is_gguf(Path::new(name)) => {
-            Err(error::model(format!("there is no {name}: it is neither a GGUF file nor a step in {}; check the path", runs.display())))
+            let fix = or_similar(Path::new(name), &is_gguf, "check the path");
+            Err(error::model(format!("there is no {name}: it is neither a GGUF file nor a step in {}; {fix}", runs.display())))
         }
         None if is_hub_name(name) => Ok(name.to_string()),
-        None => Err(error::model(format!(
-            "there is no model {name}: it is not a folder, a step in {} or a valid Hub name; check the path",
-            runs.display()
-        ))),
+        None => {
+            let fix = or_similar(Path::new(name), &|path| is_model(path) || (kind.may_be_gguf() && is_gguf(path)), "check the path");
+            let what = "it is not a folder, a step in";
+            Err(error::model(format!("there is no model {name}: {what} {} or a valid Hub name; {fix}", runs.display())))
+        }
     }
+}
+
+fn is_adapter(path: &Path) -> bool {
+    path.join("adapter_config.json").is_file()
+}
+
+fn is_model(path: &Path) -> bool {
+    path.join("config.json").is_file() || is_adapter(path)
 }
 
 /// Refuses a reference to a step that does not exist. Everything else is left to [`resolve_artifact`].
@@ -120,14 +133,35 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
 /// # Errors
 /// Kind `usage`.
 pub(crate) fn check_reference(name: &str, runs: &Path, session: &str) -> Result<()> {
+    if !Path::new(name).exists() {
+        check_outtype(name, runs, session)?;
+    }
     let name = if Path::new(name).exists() { name } else { without_outtype(name).0 };
     match name.strip_prefix('@') {
+        Some(step) if session.is_empty() => return Err(step_without_session(runs, step, None)),
         Some(step) if !runs.join(session).join(step).exists() => return Err(no_such_step(runs, session, step, true)),
         Some(_) => return Ok(()),
         None if Path::new(name).exists() || runs.join(name).exists() || downloaded(name).is_some() => return Ok(()),
         None => {}
     }
     missing_step(name, runs).map_or(Ok(()), |(session, step)| Err(no_such_step(runs, session, step, false)))
+}
+
+/// Refuses a type of a step's GGUF files that is none: `convert:q4`.
+fn check_outtype(name: &str, runs: &Path, session: &str) -> Result<()> {
+    let Some((step, outtype)) = name.rsplit_once(':').filter(|_| without_outtype(name).1.is_none()) else { return Ok(()) };
+    let folders = match step.strip_prefix('@') {
+        Some(step) => vec![runs.join(session).join(step)],
+        None => vec![PathBuf::from(step), runs.join(step)],
+    };
+    let Some(summary) = folders.iter().find_map(|folder| Summary::read(folder).ok().flatten()) else { return Ok(()) };
+    let made: Vec<&str> = names_in(summary.outputs.get("gguf")).filter_map(|file| file.strip_suffix(".gguf")?.rsplit('.').next()).collect();
+    if made.is_empty() {
+        return Ok(());
+    }
+    let near = similar_name(outtype, &made).or_else(|| similar_name(outtype, &FILE_TYPES.map(|of| of.name)));
+    let near = near.map(|near| format!("did you mean {step}:{near}? ")).unwrap_or_default();
+    Err(error::usage(format!("{outtype} is not a type of GGUF files; {near}The step has {}", made.join(", "))))
 }
 
 /// The output of the step in `folder`. `None` if it is not the folder of a step.
@@ -177,31 +211,8 @@ fn step_output(folder: &Path, shown: &str, kind: ArtifactKind, outtype: Option<&
     }
 }
 
-/// The folder of a downloaded Hub model with its tokenizer, in the Hub's cache (`HF_HUB_CACHE`, `HF_HOME`). `None` if it is not there.
-pub(crate) fn downloaded(name: &str) -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = set("HF_HOME").or_else(|| Some(set("HOME")?.join(".cache/huggingface")))?;
-    let model = set("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")).join(format!("models--{}", name.replace('/', "--")));
-    let commit = std::fs::read_to_string(model.join("refs/main")).ok()?;
-    let folder = model.join("snapshots").join(commit.trim());
-    folder.join("tokenizer.json").is_file().then_some(folder)
-}
-
 fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-}
-
-/// Whether `name` is a valid Hub name: `name` or `owner/name`.
-fn is_hub_name(name: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty()
-            && part.len() <= 96
-            && !part.starts_with(['.', '-'])
-            && !part.ends_with(['.', '-'])
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    };
-    let mut parts = name.split('/');
-    matches!((parts.next(), parts.next(), parts.next()), (Some(a), b, None) if part(a) && b.is_none_or(part))
 }
 
 #[cfg(test)]
@@ -262,6 +273,7 @@ mod tests {
             ("@merge", "session first has no step merge, its steps: finetune_full, lora; run that step first"),
             (&inside("frist/lora"), "did you mean first/lora?"),
             ("first", "first is a session; name one of its steps: first/finetune_full, first/lora"),
+            ("first/nope", "session first has no step nope, its steps: finetune_full, lora; run that step first"),
         ] {
             for kind in [ArtifactKind::Model, ArtifactKind::Adapter] {
                 let error = error::Error::of(&resolve_artifact(name, runs.path(), "first", kind).expect_err(name));
@@ -294,6 +306,14 @@ mod tests {
             }
             let message = resolved("@convert:q4_0", kind).unwrap_err();
             assert!(message.contains("no GGUF file of the type q4_0, it has: convert/a.f16.gguf"), "{message}");
+            for (wrong, words) in [
+                ("@convert:q8", "q8 is not a type of GGUF files; did you mean @convert:q8_0? The step has f16, q8_0"),
+                ("s1/convert:Q80", "did you mean s1/convert:q8_0?"),
+                ("@convert:q4km", "did you mean @convert:q4_k_m? The step has f16, q8_0"),
+            ] {
+                let message = resolved(wrong, kind).unwrap_err();
+                assert!(message.contains(words), "{message}");
+            }
             assert!(resolved("none.gguf", kind).unwrap_err().contains("there is no none.gguf"), "not looked up on the Hub");
         }
         summary.outputs = serde_json::Map::from_iter([("model".to_string(), json!("convert/model"))]);
@@ -313,6 +333,39 @@ mod tests {
         let absent = runs.path().join("nowhere");
         assert_eq!(resolve_artifact("Qwen/Qwen3-0.6B", &absent, "s", ArtifactKind::Model).unwrap(), "Qwen/Qwen3-0.6B");
         assert!(resolve_artifact("frist/finetune_lora", &absent, "s", ArtifactKind::Model).is_err());
+    }
+
+    #[test]
+    fn a_step_of_no_session_is_a_usage_error_that_names_one_which_has_it() {
+        let runs = sessions();
+        let error = |step: &str| error::Error::of(&resolve_artifact(step, runs.path(), "", ArtifactKind::Model).unwrap_err());
+        let (known, unknown) = (error("@lora"), error("@merge"));
+        assert_eq!([known.kind, unknown.kind], [error::Kind::Usage; 2]);
+        assert!(known.message.ends_with("this one has none; give <session>/lora, such as first/lora"), "{}", known.message);
+        assert!(unknown.message.ends_with("give <session>/merge"), "{}", unknown.message);
+    }
+
+    #[test]
+    fn a_misspelled_path_gets_a_suggestion() {
+        let runs = sessions();
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["mine/config.json", "adapter/adapter_config.json", "small.q8_0.gguf"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "{}").unwrap();
+        }
+        let message = |name: &str, kind| {
+            let given = folder.path().join(name);
+            resolve_artifact(given.to_str().unwrap(), runs.path(), "first", kind).unwrap_err().to_string()
+        };
+        for (name, kind, near) in [
+            ("mien", ArtifactKind::Model, "mine"),
+            ("adpter", ArtifactKind::Adapter, "adapter"),
+            ("small.q80.gguf", ArtifactKind::Answering, "small.q8_0.gguf"),
+        ] {
+            let message = message(name, kind);
+            assert!(message.ends_with(&format!("did you mean {}?", folder.path().join(near).display())), "{message}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod archive;
 pub(crate) mod artifact;
 mod details;
 pub(crate) mod folder_identity;
+pub(crate) mod hub_names;
 pub(crate) mod lock;
 pub(crate) mod names;
 pub(crate) mod process;

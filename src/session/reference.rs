@@ -1,7 +1,7 @@
 //! References to steps of sessions: which names are one, and what to say if there is no such step.
 //!
-//! `a/b` can be a step or a model on the Hub. It is a step if `b` is the name of a task or of an existing step: a typing error in the
-//! session's name must not start a search on the Hub. What is a folder, an existing step
+//! `a/b` can be a step or a model on the Hub. It is a step if `b` is the name of a task or of an existing step, or if `a` is a session and
+//! `b` is written as steps are: a typing error must not start a search on the Hub. What is a folder, an existing step
 //! or a downloaded model is not asked here.
 
 use std::fs;
@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::base::error;
 use crate::base::error::did_you_mean;
+use crate::params::interface::Interface;
 use crate::params::task::TASK_NAMES;
 
 /// The session and the step of a name that can only be a reference to a step that does not exist.
@@ -25,6 +26,11 @@ pub(crate) fn missing_step<'a>(name: &'a str, runs: &Path) -> Option<(&'a str, &
     }
     let own_steps = steps(&runs.join(session));
     let near = || did_you_mean(step, own_steps.iter().map(String::as_str).chain(TASK_NAMES)).is_some();
+    // A model's name has a capital letter or a dash nearly always.
+    let like_a_step = || step.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if runs.join(session).join("session.json").is_file() && like_a_step() {
+        return Some((session, step));
+    }
     let known = TASK_NAMES.contains(&step) || sessions(runs).iter().any(|one| runs.join(one).join(step).is_dir());
     (known || (!own_steps.is_empty() && near())).then_some((session, step))
 }
@@ -36,7 +42,7 @@ pub(crate) fn no_such_step(runs: &Path, session: &str, step: &str, here: bool) -
     if let Some(near) = did_you_mean(step, of.iter().map(String::as_str)) {
         return error::usage(format!("session {session} has no step {step}; did you mean {}?", written(session, near)));
     }
-    if !of.is_empty() || here {
+    if !of.is_empty() || here || runs.join(session).join("session.json").is_file() {
         let has = if of.is_empty() { "it has no steps yet".to_string() } else { format!("its steps: {}", of.join(", ")) };
         return error::usage(format!("session {session} has no step {step}, {has}; run that step first"));
     }
@@ -53,6 +59,25 @@ pub(crate) fn no_such_step(runs: &Path, session: &str, step: &str, here: bool) -
         None => format!("`pyrust-nn sessions` lists them ({step} is a step's name, so {session}/{step} is not looked up on the Hub)"),
     };
     error::usage(format!("there is no session {session} in {}; {fix}", runs.display()))
+}
+
+/// The error for `@step` where there is no session whose step it could be. `interface`: that of a command that takes a session.
+pub(crate) fn step_without_session(runs: &Path, step: &str, interface: Option<Interface>) -> anyhow::Error {
+    let with_step = |session: &String| runs.join(session).join(without_type(step)).join("summary.json").is_file();
+    // The ids of sessions begin with the time.
+    let example = sessions(runs).into_iter().rev().find(with_step).map(|session| format!(", such as {session}/{step}"));
+    let written = format!("<session>/{step}{}", example.unwrap_or_default());
+    error::usage(match interface {
+        Some(interface) => {
+            format!("@{step} is a step of this session, and no session is given; give {}, or {written}", interface.spell("session"))
+        }
+        None => format!("@{step} is a step of the session in which a command runs, and this one has none; give {written}"),
+    })
+}
+
+/// `convert` of `convert:q8_0`.
+fn without_type(step: &str) -> &str {
+    step.split(':').next().unwrap_or_default()
 }
 
 /// The error for the name of a session in place of a step.

@@ -1,6 +1,7 @@
 //! One step of a session: how it runs, its folder, its inputs, its checkpoints.
 
 pub(crate) mod checkpoints;
+pub(crate) mod devices;
 pub(crate) mod folder;
 pub(crate) mod host;
 pub(crate) mod inputs;

@@ -1,7 +1,8 @@
-//! Refused attempts. An attempt is refused for an error of the kind `usage` that is found before the step begins: a wrong parameter, flag or
-//! name, or a step that exists already. It leaves a line in the log of an existing session, and nothing else.
+//! Refused attempts. An attempt is refused for an error that is found before the step begins: a wrong parameter, flag or name, a step that
+//! exists already, a file, a model or a GPU that does not exist. It leaves a line in the log of an existing session, and nothing else.
 //!
-//! So everything that can be refused is checked before the session is opened. Later errors are recorded in the step's summary.
+//! So everything that can be refused is checked before the session is opened. Later errors are recorded in the step's summary: what is wrong
+//! with the content of a file, for example.
 
 use std::path::Path;
 
@@ -13,18 +14,23 @@ use crate::base::error::{Error, Kind};
 use crate::base::{cache, log_file, logging};
 use crate::data::size_limits;
 use crate::params::interface::Interface;
+use crate::params::param::Param;
+use crate::params::param_type::ParamType;
 use crate::params::validate::resolve;
 use crate::python;
+use crate::session::artifact::{TINY, names_in};
+use crate::session::hub_names::downloaded;
 use crate::session::names::check_name;
+use crate::step::devices::check_device_in_python;
 use crate::step::folder::StepFolder;
 use crate::step::request::Request;
-use crate::step::resolved_inputs::resolve_artifacts;
+use crate::step::resolved_inputs::{check_files, resolve_artifacts};
 use crate::step::suitability;
 
 /// Checks everything for which a step can be refused. Changes nothing.
 ///
 /// # Errors
-/// Kind `usage`. Errors of other kinds are not reported: they are found again when the step runs, and recorded.
+/// Kinds `usage`, `input` and `model`. Errors of other kinds are not reported: they are found again when the step runs, and recorded.
 pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()> {
     let checked = (|| {
         check_name("session", session)?;
@@ -36,15 +42,60 @@ pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()>
         cache::max_bytes()?;
         log_file::max_bytes()?;
         size_limits()?;
-        suitability::check(request, &params, &resolve_artifacts(request, &params, runs, session)?)?;
-        check_own_params(request, &params)
+        let artifacts = resolve_artifacts(request, &params, runs, session)?;
+        suitability::check(request, &params, &artifacts)?;
+        check_files(request, &params)?;
+        if request.is_dry() {
+            return Ok(());
+        }
+        check_own_params(request, &params)?;
+        if request.resume {
+            return Ok(());
+        }
+        if let Some(types) = params.get("tensor_type").filter(|types| !types.is_null()) {
+            python::check_tensor_patterns(types)?;
+        }
+        if !answers_in_gguf(&artifacts) {
+            check_device_in_python(&params)?;
+        }
+        let is_on_hub = |name: &&String| *name != TINY && !Path::new(name).exists() && downloaded(name).is_none();
+        let mut names = artifacts.iter().flat_map(|(_, found)| found).filter(is_on_hub);
+        names.try_for_each(|name| python::check_hub_model(name, request.is_offline()))
     })();
-    checked.or_else(|error| if Error::of(&error).kind == Kind::Usage { Err(error) } else { Ok(()) })
+    checked.or_else(|error| if refuses(request, Error::of(&error).kind, &runs.join(session)) { Err(error) } else { Ok(()) })
+}
+
+/// Whether an error of that kind, found now, refuses the attempt.
+fn refuses(request: &Request, kind: Kind, session: &Path) -> bool {
+    match kind {
+        Kind::Usage => true,
+        // A resumed step has begun. What is missing now was there before, so it has changed, which the step itself reports.
+        Kind::Input | Kind::Model => !request.resume && !may_be_made(request, session),
+        _ => false,
+    }
+}
+
+/// Whether an earlier step of the pipeline may yet make what this one names: a user's own script can write anywhere, other steps in the
+/// folder of their session.
+fn may_be_made(request: &Request, session: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let own = absolute(session);
+    let is_name = |of: ParamType| of.is_artifact() || [ParamType::Path, ParamType::Paths].contains(&of);
+    let params = request.task.all_params().filter(|param| is_name(param.value_type) && param.name != "runs_dir");
+    let mut names = params.flat_map(|param| names_in(request.given.get(param.name)));
+    request.earlier().any(|(_, task)| task == "script")
+        || (request.earlier().next().is_some() && names.any(|name| absolute(Path::new(name)).starts_with(&own)))
+}
+
+/// Whether llama.cpp answers, which needs no torch.
+fn answers_in_gguf(artifacts: &[(&Param, Vec<String>)]) -> bool {
+    let model = artifacts.iter().find(|(param, _)| param.value_type == ParamType::AnsweringModel);
+    model.and_then(|(_, found)| found.first()).is_some_and(|found| found.to_lowercase().ends_with(".gguf"))
 }
 
 /// Refuses parameters that the text of a user's own script rules out. That takes a start of Python, which the step needs anyway.
 fn check_own_params(request: &Request, params: &Map<String, Value>) -> Result<()> {
-    if request.task.script.is_some() || request.is_dry() {
+    if request.task.script.is_some() {
         return Ok(());
     }
     let script = params[request.task.input.name].as_str().unwrap_or_default();
@@ -57,7 +108,8 @@ fn check_own_params(request: &Request, params: &Map<String, Value>) -> Result<()
 pub(crate) fn note(runs: &Path, session: &str, what: &str, error: &anyhow::Error) {
     let folder = runs.join(session);
     let error = Error::of(error);
-    if error.kind == Kind::Usage && check_name("session", session).is_ok() && folder.join("session.json").is_file() {
+    let is_refusal = matches!(error.kind, Kind::Usage | Kind::Input | Kind::Model);
+    if is_refusal && check_name("session", session).is_ok() && folder.join("session.json").is_file() {
         let causes: String = error.causes.iter().map(|cause| format!("\ncaused by: {cause}")).collect();
         let text = format!("{what} refused ({}): {}{causes}", error.kind.name(), error.message);
         // If the line cannot be written, the caller still reports the error.

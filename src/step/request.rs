@@ -37,11 +37,24 @@ impl Request {
         self.given.get("dry_run") == Some(&Value::Bool(true))
     }
 
+    /// Whether the network must not be used.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.given.get("offline") == Some(&Value::Bool(true))
+    }
+
     /// Whether a step of this name comes earlier in the same pipeline.
     pub fn follows(&self, name: &str) -> bool {
+        self.earlier().any(|(step, _)| step == name)
+    }
+
+    /// The earlier steps of the same pipeline: name and task.
+    pub(crate) fn earlier(&self) -> impl Iterator<Item = (&str, &str)> {
         let rows = self.plan.as_ref().and_then(|plan| plan["steps"].as_array()).into_iter().flatten();
-        let names = rows.map(|row| row["given"]["step"].as_str().or(row["task"].as_str()).unwrap_or_default());
-        names.take_while(|step| *step != self.step()).any(|step| step == name)
+        let all = rows.map(|row| {
+            let task = row["task"].as_str().unwrap_or_default();
+            (row["given"]["step"].as_str().unwrap_or(task), task)
+        });
+        all.take_while(|(step, _)| *step != self.step())
     }
 
     /// The step's name.

@@ -6,10 +6,12 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::base::error;
-use crate::dataset::{DATASETS, StepDatasets};
+use crate::base::similar_path::or_similar;
+use crate::dataset::{DATASETS, StepDatasets, check_paths};
 use crate::params::param::Param;
 use crate::params::param_type::ParamType;
 use crate::session::artifact::{ArtifactKind, names_in, resolve_artifact, without_outtype};
+use crate::session::reference::step_without_session;
 use crate::session::summary::{Status, Summary};
 use crate::step::request::Request;
 
@@ -33,11 +35,7 @@ pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, run
         let value = if params[param.name].is_array() { found.into() } else { found.into_iter().next().into() };
         for_script.insert(param.name.into(), value);
     }
-    if let Some(given) = params.get("prompts_file").and_then(Value::as_str)
-        && !Path::new(given).is_file()
-    {
-        return Err(error::input(format!("there is no prompts file {given}; check {}", request.interface.spell("prompts_file"))));
-    }
+    check_files(request, params)?;
     let datasets = StepDatasets::new(for_script.clone(), runs, session);
     for name in DATASETS {
         if params.get(name).is_some_and(|given| !given.is_null()) {
@@ -45,6 +43,23 @@ pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, run
         }
     }
     Ok(ResolvedInputs { for_script, files, datasets })
+}
+
+/// Checks that the files exist that the parameters name.
+///
+/// # Errors
+/// Kind `input`: a missing file, or a path that cannot be a data set. Kind `usage`: a wrong option of a data set.
+pub(crate) fn check_files(request: &Request, params: &Map<String, Value>) -> Result<()> {
+    for (name, what) in [("prompts_file", "prompts file"), ("imatrix", "importance matrix")] {
+        if let Some(given) = params.get(name).and_then(Value::as_str)
+            && !Path::new(given).is_file()
+        {
+            let fix = or_similar(Path::new(given), &|path| path.is_file(), &format!("check {}", request.interface.spell(name)));
+            return Err(error::input(format!("there is no {what} {given}; {fix}")));
+        }
+    }
+    let mut given = DATASETS.iter().filter_map(|name| params.get(*name)).filter(|given| !given.is_null());
+    given.try_for_each(|given| check_paths(given, request.is_offline()))
 }
 
 /// The folders of the models and adapters that the parameters name, or the Hub names that Python loads.
@@ -73,6 +88,9 @@ pub(crate) fn resolve_artifacts(
             !step.is_some_and(|step| request.follows(step) && (request.is_dry() || !made(step)))
         };
         let given: Vec<&str> = names_in(params.get(param.name)).collect();
+        if let (None, Some(step)) = (&request.session, given.iter().find_map(|given| given.strip_prefix('@'))) {
+            return Err(step_without_session(runs, step, Some(request.interface)));
+        }
         if !given.is_empty() && given.iter().all(|given| is_made(given)) {
             let resolved = given.into_iter().map(|given| resolve_artifact(given, runs, session, kind));
             found.push((param, resolved.collect::<Result<_>>()?));

@@ -303,16 +303,21 @@ mod tests {
         }
     }
 
+    /// Runs a step that fails with the kind `input` before Python starts: its data are no JSON.
+    fn fail(runs: &Path, data: &Path) -> anyhow::Error {
+        std::fs::write(data, "[{").unwrap();
+        let given = json!({"model": "builtin:tiny", "dataset_path": data, "runs_dir": runs});
+        let task = crate::tasks::task_named("finetune_lora").unwrap();
+        run_step(Request::new(task, Some("s".into()), given.as_object().cloned().unwrap(), Interface::Cli)).error.unwrap()
+    }
+
     #[test]
     fn a_process_killed_while_it_wrote_begun_json_does_not_block_the_step() {
-        let runs = tempfile::tempdir().unwrap();
-        let left = runs.path().join("s/merge/.begun.json.partial-77");
+        let (runs, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let left = runs.path().join("s/finetune_lora/.begun.json.partial-77");
         std::fs::create_dir_all(left.parent().unwrap()).unwrap();
         std::fs::write(&left, "{").unwrap();
-        let given = json!({"model": "./nowhere", "runs_dir": runs.path()});
-        let task = crate::tasks::task_named("merge").unwrap();
-        let error = run_step(Request::new(task, Some("s".into()), given.as_object().cloned().unwrap(), Interface::Cli)).error.unwrap();
-        assert_eq!(Error::of(&error).kind, Kind::Model);
+        assert_eq!(Error::of(&fail(runs.path(), &data.path().join("a.json"))).kind, Kind::Input);
         assert!(!left.exists());
     }
 
@@ -320,14 +325,9 @@ mod tests {
     fn a_write_error_is_kind_io_and_hides_no_error_of_the_step() {
         let mut kinds = Vec::new();
         for number in 1.. {
-            let runs = tempfile::tempdir().unwrap();
-            let attempt = || {
-                let given = json!({"model": "./nowhere", "runs_dir": runs.path()});
-                let given = given.as_object().cloned().unwrap();
-                let task = crate::tasks::task_named("merge").unwrap();
-                run_step(Request::new(task, Some("s".into()), given, Interface::Cli)).error.unwrap()
-            };
-            assert_eq!(Error::of(&attempt()).kind, Kind::Model);
+            let (runs, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let attempt = || fail(runs.path(), &data.path().join("a.json"));
+            assert_eq!(Error::of(&attempt()).kind, Kind::Input);
             // The second attempt also removes the first one.
             let (error, passed) = files::with_fault(runs.path(), Some((number, libc::EIO)), attempt);
             if passed.len() < number {
@@ -336,9 +336,9 @@ mod tests {
             kinds.push((passed[number - 1].clone(), Error::of(&error).kind));
         }
         assert!(kinds.len() > 10, "{kinds:?}");
-        assert!(kinds.iter().all(|(_, kind)| [Kind::Io, Kind::Model].contains(kind)), "{kinds:?}");
+        assert!(kinds.iter().all(|(_, kind)| [Kind::Io, Kind::Input].contains(kind)), "{kinds:?}");
         // The last write is session.json's, when the step's own error is known.
-        assert_eq!(kinds.last().unwrap().1, Kind::Model, "{kinds:?}");
+        assert_eq!(kinds.last().unwrap().1, Kind::Input, "{kinds:?}");
         assert!(kinds.iter().any(|(_, kind)| *kind == Kind::Io), "{kinds:?}");
     }
 }

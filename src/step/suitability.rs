@@ -9,12 +9,18 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::base::error;
-use crate::estimate::{is_adapter, positions, read_config};
-use crate::gguf::TENSOR_TYPE;
+use crate::base::error::did_you_mean;
+use crate::estimate::{is_adapter, layer_names, positions, read_config};
+use crate::gguf::{TENSOR_TYPE, describe};
 use crate::params::conflicts::fp16_needs_cuda;
 use crate::params::interface::Interface;
+use crate::params::lora_defaults::TARGET_MODULES;
+use crate::params::near_miss::near_miss;
 use crate::params::param::Param;
-use crate::session::artifact::{TINY, downloaded, names_in};
+use crate::params::param_type::ParamType;
+use crate::session::artifact::{TINY, names_in};
+use crate::session::hub_names::{downloaded, is_in_hub_cache};
+use crate::step::devices::{check_device, may_have_gpu};
 use crate::step::request::Request;
 
 /// Positions of `builtin:tiny`, as in `models/tiny.py`. A test compares them.
@@ -26,8 +32,12 @@ enum ModelForm {
     Whole,
     Adapter,
     GgufFile,
-    /// A hub name that is not downloaded, or a folder of another kind.
-    Unknown,
+    /// A folder that is neither.
+    OtherFolder,
+    /// A file of another kind.
+    NoGguf,
+    /// A hub name that is not downloaded whole.
+    HubName,
 }
 
 /// A model or adapter of a step.
@@ -41,7 +51,8 @@ struct Artifact<'a> {
 /// Refuses a step that cannot work. `found` are its resolved models, by parameter; those that an earlier step will make are absent.
 ///
 /// # Errors
-/// Kind `usage`.
+/// Kind `usage`: it is the wrong model or parameter for this task. Kind `model`: it is no model. Kind `input`: the machine or the model does
+/// not have what a parameter names.
 pub(super) fn check(request: &Request, params: &Map<String, Value>, found: &[(&'static Param, Vec<String>)]) -> Result<()> {
     let interface = request.interface;
     let artifact = |name: &str| {
@@ -49,11 +60,14 @@ pub(super) fn check(request: &Request, params: &Map<String, Value>, found: &[(&'
         Some(Artifact::new(names_in(params.get(name)).next()?, resolved.first()?))
     };
     let model = artifact("model");
+    check_forms(request, params, found)?;
+    check_device(params, interface)?;
     match request.task.name {
         "finetune_full" | "finetune_lora" => {
             check_training(params, interface)?;
             if let Some(model) = &model {
                 check_trained(model, request.task.name, params, interface)?;
+                check_target_modules(model, params, interface)?;
             }
             if let Some(Artifact { given, form: ModelForm::Whole, .. }) = artifact("checkpoint_lora") {
                 let (checkpoint, model) = (interface.spell("checkpoint_lora"), interface.spell("model"));
@@ -97,7 +111,9 @@ impl<'a> Artifact<'a> {
             path if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) => ModelForm::GgufFile,
             path if is_adapter(path) => ModelForm::Adapter,
             path if path.join("config.json").is_file() => ModelForm::Whole,
-            _ => ModelForm::Unknown,
+            _ if Path::new(resolved).is_dir() => ModelForm::OtherFolder,
+            _ if Path::new(resolved).is_file() => ModelForm::NoGguf,
+            _ => ModelForm::HubName,
         };
         Artifact { given, folder, form }
     }
@@ -127,10 +143,85 @@ fn check_training(params: &Map<String, Value>, interface: Interface) -> Result<(
     Ok(())
 }
 
-/// Whether torch may see a GPU. If false, the kernel has no driver of any.
-fn may_have_gpu() -> bool {
-    // NVIDIA's driver, NVIDIA's driver on WSL, AMD's.
-    ["/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"].iter().any(|path| Path::new(path).exists())
+/// Refuses folders that hold no model or adapter, and Hub names that are not downloaded while the network must not be used.
+fn check_forms(request: &Request, params: &Map<String, Value>, found: &[(&'static Param, Vec<String>)]) -> Result<()> {
+    for (param, resolved) in found {
+        for (given, resolved) in names_in(params.get(param.name)).zip(resolved) {
+            match Artifact::new(given, resolved).form {
+                ModelForm::OtherFolder if param.value_type == ParamType::Adapter || ["merge", "flatten"].contains(&request.task.name) => {
+                    return Err(error::model(format!(
+                        "{given} has no adapter_config.json, so it is not a LoRA adapter; give the folder that has one"
+                    )));
+                }
+                ModelForm::NoGguf if param.value_type == ParamType::Candidate => {
+                    return Err(error::input(format!(
+                        "{resolved} is not a GGUF file; give a .gguf file, a folder with a model or an adapter, or a session's step"
+                    )));
+                }
+                // A folder with GGUF files is a candidate too.
+                ModelForm::OtherFolder if param.value_type != ParamType::Candidate || !has_gguf(Path::new(resolved)) => {
+                    return Err(error::model(format!(
+                        "{given} has no config.json, so it is not a model; {}",
+                        inner_model(given, resolved)
+                    )));
+                }
+                ModelForm::HubName if request.is_offline() && !Path::new(resolved).exists() && !is_in_hub_cache(resolved) => {
+                    let offline = request.interface.switched_on("offline");
+                    return Err(error::model(format!(
+                        "model {resolved} is not downloaded, and {offline} forbids the download; run once without {offline}, or give the \
+                         model's folder"
+                    )));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has_gguf(folder: &Path) -> bool {
+    let is_gguf = |path: PathBuf| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| is_gguf(entry.path()))
+}
+
+/// What to do instead of giving a folder without a model: give one in it.
+fn inner_model(given: &str, folder: &str) -> String {
+    let is_model = |path: &PathBuf| path.join("config.json").is_file() || is_adapter(path);
+    let mut inner: Vec<PathBuf> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).filter(is_model).collect();
+    inner.sort();
+    match inner.first().and_then(|path| path.file_name()) {
+        Some(name) => format!("did you mean {}?", Path::new(given).join(name).display()),
+        None => "give the folder that has one".into(),
+    }
+}
+
+/// Whether the model has layers of the names that LoRA is to adapt, as far as its files tell. Only the last part of each name is compared,
+/// because loading renames what is before it.
+fn check_target_modules(model: &Artifact<'_>, params: &Map<String, Value>, interface: Interface) -> Result<()> {
+    let known = if model.given == TINY { Some(tiny_layers()) } else { layer_names(&model.folder) };
+    let last = |target: &str| target.rsplit('.').next().unwrap_or_default().to_string();
+    let mut targets = names_in(params.get("target_modules"));
+    let (Some(known), given) = (known, model.given) else { return Ok(()) };
+    match targets.find(|target| !known.contains(&last(target))) {
+        Some(unknown) => {
+            let near = did_you_mean(&last(unknown), known.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?"));
+            Err(error::input(format!(
+                "{}: {given} has no layer {unknown:?} that LoRA can adapt; it has {}{}",
+                interface.spell("target_modules"),
+                known.join(", "),
+                near.unwrap_or_default()
+            )))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The layers of `builtin:tiny`, sorted. A test compares them.
+fn tiny_layers() -> Vec<String> {
+    let mut names: Vec<String> = TARGET_MODULES.into_iter().chain(["embed_tokens", "lm_head"]).map(String::from).collect();
+    names.sort();
+    names
 }
 
 /// Whether the task can train this model.
@@ -178,7 +269,8 @@ fn check_tensor_types(params: &Map<String, Value>, interface: Interface) -> Resu
     match given.into_iter().find(|(_, name)| TENSOR_TYPE.accept((*name).clone()).is_none()) {
         Some((pattern, name)) => {
             let (parameter, types) = (interface.spell("tensor_type"), TENSOR_TYPE.expected());
-            Err(error::usage(format!("{parameter} maps {pattern:?} to {name}; a type must be {types}")))
+            let near = near_miss(TENSOR_TYPE, name).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            Err(error::usage(format!("{parameter} maps {pattern:?} to {name}; a type must be {types}{near}")))
         }
         None => Ok(()),
     }
@@ -188,6 +280,10 @@ fn check_tensor_types(params: &Map<String, Value>, interface: Interface) -> Resu
 fn check_answering(model: &Artifact<'_>, params: &Map<String, Value>, interface: Interface) -> Result<()> {
     let given = |name: &&str| params.get(*name).is_some_and(|value| !value.is_null() && value != "auto");
     let (of_the_other, needs): (&[&str], _) = match model.form {
+        ModelForm::GgufFile if describe(&model.folder, false).is_ok_and(|header| header["keys"]["general.type"] == "adapter") => {
+            let (path, adapter) = (model.folder.display(), interface.spell("adapter"));
+            return Err(error::input(format!("{path} is an adapter; give its base's GGUF file as the model, and this one as {adapter}")));
+        }
         ModelForm::GgufFile => (&["base_model", "dtype"], "a folder, and the model is a GGUF file"),
         _ => (&["adapter", "adapter_scale", "parallel"], "a GGUF file, and the model is a folder"),
     };

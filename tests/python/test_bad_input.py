@@ -112,11 +112,7 @@ def test_parameters(fault: str, runs: Path, data_json: str, cli: Cli) -> None:
     assert done.returncode == code, done.stderr
     for word in words:
         assert word in done.stderr
-    if kind == "usage":
-        assert not runs.exists(), "a refused attempt makes no session"
-    else:
-        summary = json.loads((runs / "s/finetune_lora/summary.json").read_text())
-        assert (summary["status"], summary["error"]["kind"]) == ("Failure", kind)
+    assert not runs.exists(), "a refused attempt makes no session"
     with pytest.raises(pyrust_nn.PyrustNNError) as raised:
         pyrust_nn.finetune_lora("t", given.pop("model"), **given, runs_dir=runs)
     assert raised.value.kind == kind

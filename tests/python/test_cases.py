@@ -214,7 +214,7 @@ def test_tables_zip_and_standard_input(models: Any, cli: Cli, tmp_path: Path) ->
     assert done.returncode == 0 and json.loads(done.stdout)["rows"] == 1
     (tmp_path / "b.csv").write_text("question,answer\na,b\nc\n")
     done = cli("prepare", tmp_path / "b.csv", "--model", models["qwen2_5"][0], "--no-setup")
-    assert done.returncode == 2 and "b.csv has 1 fields in the record of line 3, but 2 columns" in done.stderr
+    assert done.returncode == 2 and "b.csv has 1 field in the record of line 3, but 2 columns" in done.stderr
     (tmp_path / "c.csv").write_text('messages\n"[{""role"": ""user"", ""content"": 5}]"\n')
     done = cli("check", tmp_path / "c.csv", "--model", models["qwen2_5"][0], "--no-setup")
     assert done.returncode == 2 and "line 2, [0].messages[0].content: must be a string" in done.stdout

@@ -233,7 +233,8 @@ def test_questions_from_a_pipe(cli: Callable[..., Any], made: Path, tmp_path: Pa
     ("words", "code", "message"),
     [
         ([], 2, "chat needs --model"),
-        (["-m", "@merge"], 2, "a chat has none; write <session>/merge"),
+        (["-m", "@merge"], 2, "this one has none; give <session>/merge"),
+        (["m/zzz"], 2, "session m has no step zzz, its steps: "),
         (["-m", "nowhere.gguf"], 1, "there is no nowhere.gguf"),
         (["-m", "m/gguf", "--dtype", "bf16"], 2, "dtype is for a folder"),
         (["-m", "m/gguf", "--prompt", "x"], 2, "--prompt"),

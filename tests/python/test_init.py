@@ -327,6 +327,64 @@ def test_the_schema_accepts_what_the_program_accepts(cli: Cli, tmp_path: Path) -
         assert (not errors) == valid, f"{text}{errors}"
 
 
+def test_a_model_of_another_family_is_a_warning(cli: Cli, tmp_path: Path, data_json: str) -> None:
+    (tmp_path / "theirs.yaml").write_text(
+        f"base_model: meta-llama/Llama-3.2-1B\ndatasets:\n  - path: {data_json}\n    type: chat_template\n"
+    )
+    done = cli("init", "--from", "theirs.yaml")
+    words = "meta-llama/Llama-3.2-1B is of the family llama, not Qwen: "
+    assert done.returncode == 0 and words in done.stderr and "cannot be converted to GGUF" in done.stderr, done.stderr
+    assert f"# Note: {words}" in (tmp_path / "pipeline.toml").read_text()
+    done = cli("init", data_json, "-m", "Qwen/Qwen3-0.6B", "--overwrite")
+    assert done.returncode == 0 and "family" not in done.stderr, done.stderr
+    done = cli("init", "--from", "their.yaml")
+    assert done.returncode == 2 and "did you mean theirs.yaml?" in done.stderr, done.stderr
+
+
+def completed(folder: Path, line: str) -> set[str]:
+    """What an interactive bash would offer at the end of a line, files included: a program calls bash's own completion."""
+    script = """source ./complete.bash
+        words=($1); [[ $1 == *' ' ]] && words+=('')
+        COMP_WORDS=("${words[@]}"); COMP_CWORD=$((${#words[@]} - 1)); COMP_LINE=$1; COMP_POINT=${#1}
+        cur=${words[COMP_CWORD]}; prev=${words[COMP_CWORD - 1]}
+        files=yes
+        compopt() { case "$*" in '+o bashdefault +o default') files=no;; esac; }
+        function=$(complete -p pyrust-nn | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+        $function pyrust-nn "$cur" "$prev"
+        printf '%s\\n' "${COMPREPLY[@]}"
+        if [[ $files == yes && ${#COMPREPLY[@]} == 0 ]]; then compgen -f -- "$cur"; fi
+    """
+    done = subprocess.run(["bash", "-c", script, "bash", line], capture_output=True, text=True, cwd=folder)
+    assert done.returncode in (0, 1) and not done.stderr, done.stderr
+    return set(done.stdout.split())
+
+
+def test_bash_offers_the_choices_of_a_flag_and_no_files(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "complete.bash").write_text(cli("completions", "bash").stdout)
+    (tmp_path / "bf16_notes.txt").touch()
+    (tmp_path / "-odd").touch()
+    for line, wanted in (
+        ("pyrust-nn finetune-lora --dtype ", {"auto", "bf16", "fp16", "fp32"}),
+        ("pyrust-nn finetune-lora --dtype b", {"bf16"}),
+        ("pyrust-nn finetune-lora --dtype x", set()),
+        ("pyrust-nn run --scheduler ", {"cosine", "linear", "constant"}),
+        ("pyrust-nn inference --device ", {"auto", "cpu", "cuda"}),
+        ("pyrust-nn convert-lora-to-gguf --outtype ", {"f32", "f16", "bf16", "q8_0"}),
+        ("pyrust-nn convert-lora-to-gguf --outtype f16 q", {"q8_0"}),
+        ("pyrust-nn convert-model-to-gguf --outtype Q9", set()),
+        ("pyrust-nn finetune-lora --lora-rank ", set()),
+        ("pyrust-nn sessions --sort ", {"session", "state", "model", "task", "loss", "size", "age"}),
+        ("pyrust-nn finetune-lora --zz", set()),
+    ):
+        assert completed(tmp_path, line) == wanted, line
+    for line in ("pyrust-nn finetune-lora -", "pyrust-nn merge -", "pyrust-nn finetune-lora data.json -", "pyrust-nn -"):
+        offered = completed(tmp_path, line)
+        assert "--offline" in offered and "-odd" not in offered and all(word.startswith("-") for word in offered), line
+    assert "bf16_notes.txt" in completed(tmp_path, "pyrust-nn finetune-lora --dataset-path b")
+    assert "bf16_notes.txt" in completed(tmp_path, "pyrust-nn finetune-lora -d b")
+    assert "bf16_notes.txt" in completed(tmp_path, "pyrust-nn merge b")
+
+
 def test_completions_know_commands_and_flags(cli: Cli, tmp_path: Path) -> None:
     for shell in ("bash", "zsh", "fish", "elvish", "powershell"):
         done = cli("completions", shell)

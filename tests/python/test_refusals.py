@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -109,6 +112,209 @@ def folders(tmp_path: Path) -> dict[str, Path]:
         made[name].mkdir()
         (made[name] / file).write_text(json.dumps(config))
     return made
+
+
+# Names of what does not exist, beside files that do: `good.json`, `pipeline.toml`, a whole model in `whole`, an adapter in `adapter`,
+# an empty folder `empty`, and the session `s` with a step `script` that made no model.
+TYPOS: dict[str, tuple[list[str], int, list[str]]] = {
+    "data": (["finetune-lora", "god.json", "-m", "builtin:tiny"], 2, ["there is no data set god.json", "did you mean good.json?"]),
+    "data with options": (["finetune-lora", "god.json::weight=2", "-m", "builtin:tiny"], 2, ["did you mean good.json?"]),
+    "a pattern": (["finetune-full", "x*.json", "-m", "builtin:tiny"], 2, ["no file matches x*.json"]),
+    "a table": (["finetune-full", "god.parquet", "-m", "builtin:tiny"], 2, ["there is no data set god.parquet", "did you mean good.json?"]),
+    "a data set of the hub": (["finetune-full", "org/god", "-m", "builtin:tiny", "--offline"], 2, ["org/god here, and offline forbids"]),
+    "data to evaluate on": (["finetune-lora", "good.json", "-m", "builtin:tiny", "--eval-dataset-path", "god.json"], 2, ["god.json"]),
+    "data to verify on": (["verify", "whole", "-m", "whole", "--dataset-path", "god.json"], 2, ["did you mean good.json?"]),
+    "prompts": (["inference", "-m", "whole", "--prompts-file", "god.json"], 2, ["there is no prompts file god.json", "good.json?"]),
+    "an importance matrix": (["convert-model-to-gguf", "whole", "--imatrix", "x.gguf"], 2, ["there is no importance matrix x.gguf"]),
+    "a script": (["script", "cont.py", "--step", "new"], 2, ["script cont.py does not exist; did you mean count.py?"]),
+    "a folder": (["finetune-lora", "good.json", "-m", "./nope"], 1, ["there is no model ./nope"]),
+    "a near folder": (["quantize-model", "./whle"], 1, ["did you mean ./whole?"]),
+    "a folder without a model": (["quantize-model", "empty"], 1, ["empty has no config.json, so it is not a model"]),
+    "a folder around a model": (["quantize-model", "around"], 1, ["did you mean around/inner?"]),
+    "a file": (["finetune-lora", "good.json", "-m", "good.json"], 1, ["good.json is a file; give the model's folder"]),
+    "a hub name offline": (["inference", "-m", "qwen", "--prompt", "a", "--offline"], 1, ["model qwen is not downloaded", "--offline"]),
+    "a name of no kind": (["inference", "-m", "a/b/c", "--prompt", "a"], 1, ["there is no model a/b/c"]),
+    "a candidate": (["verify", "smal.gguf", "-m", "whole"], 1, ["did you mean small.gguf?"]),
+    "a candidate that is none": (["verify", "good.json", "-m", "whole"], 2, ["good.json is not a GGUF file"]),
+    "an empty candidate": (["verify", "empty", "-m", "whole"], 1, ["empty has no config.json, so it is not a model"]),
+    "a base": (["merge", "adapter", "--base-model", "./nope"], 1, ["there is no model ./nope"]),
+    "a step without a model": (["inference", "-m", "s/script", "--prompt", "a"], 1, ["s/script has no output gguf, model or adapter"]),
+    "a GGUF file": (["inference", "-m", "smal.gguf", "--prompt", "a"], 1, ["there is no smal.gguf", "did you mean small.gguf?"]),
+    "no GGUF file": (["inference", "-m", "good.json", "--prompt", "a"], 1, ["good.json is not a .gguf file"]),
+    "no adapter": (["convert-lora-to-gguf", "empty"], 1, ["empty has no adapter_config.json, so it is not a LoRA adapter"]),
+    "merging no adapter": (["merge", "empty"], 1, ["empty has no adapter_config.json"]),
+    "an adapter": (["convert-lora-to-gguf", "adaptr"], 1, ["there is no adapter adaptr", "did you mean adapter?"]),
+    "a checkpoint": (["finetune-lora", "good.json", "-m", "whole", "--checkpoint-lora", "./nope"], 1, ["there is no adapter ./nope"]),
+    "layers": (["finetune-lora", "good.json", "-m", "builtin:tiny", "--target-modules", "qproj"], 2, ['no layer "qproj"', "mean q_proj?"]),
+    "one of two layers": (
+        ["finetune-lora", "good.json", "-m", "builtin:tiny", "--target-modules", "v_proj", "gate"],
+        2,
+        ['no layer "gate"', "did you mean gate_proj?"],
+    ),
+    "a pattern of tensors": (["convert-model-to-gguf", "whole", "--tensor-type", "ffn(=q8_0"], 2, ["not a regular expression"]),
+    "a type": (["convert-model-to-gguf", "whole", "--outtype", "q4km"], 2, ["did you mean q4_k_m?"]),
+    "the beginning of a type": (["convert-model-to-gguf", "whole", "--outtype", "q4"], 2, ["did you mean q4_0, q4_1, q4_k_s or q4_k_m?"]),
+    "a type of tensors": (["convert-model-to-gguf", "whole", "--tensor-type", "ffn=q4k"], 2, ["did you mean q4_k?"]),
+    "a served file": (["serve", "smal.gguf", "--port", "0"], 1, ["did you mean small.gguf?"]),
+    "a served file that is none": (["serve", "small.gguf", "--port", "0"], 1, ["small.gguf is not a complete GGUF file"]),
+}
+
+
+@pytest.fixture
+def things(tmp_path: Path, script: Path) -> None:
+    """Files and folders beside which the names above are typing errors."""
+    named = folders(tmp_path)
+    named["model"].rename(tmp_path / "whole")
+    for folder in ("empty", "around/inner"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "around/inner/config.json").write_text("{}")
+    (tmp_path / "small.gguf").write_text("GGUF")
+    (tmp_path / "count.py").write_text(SCRIPT)
+    (tmp_path / "good.json").write_text('[{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]')
+
+
+@pytest.mark.parametrize("name", TYPOS)
+def test_a_name_of_nothing_leaves_a_line(name: str, things: None, runs: Path, script: Path, cli: Cli) -> None:
+    """Whatever its kind: no session, no step, no state."""
+    words, code, shown = TYPOS[name]
+    assert cli("script", script, "--session", "s", "--runs-dir", runs).returncode == 0
+    step = "" if words[0] == "serve" else "step "
+
+    def attempt() -> None:
+        done = cli(*words, "--session", "s", "--runs-dir", runs)
+        assert done.returncode == code and all(words in done.stderr for words in shown), done.stderr
+
+    kind = {"usage", "input"} if code == 2 else {"model"}
+    before, log = contents(runs / "s"), (runs / "s/pipeline.log").read_text()
+    attempt()
+    added = (runs / "s/pipeline.log").read_text().removeprefix(log)
+    assert len([line for line in added.splitlines() if line[0] != " "]) == 1 and any(f"refused ({one})" in added for one in kind) and step in added, added
+    assert {file: text for file, text in contents(runs / "s").items() if file != "pipeline.log"} == {
+        file: text for file, text in before.items() if file != "pipeline.log"
+    }
+    for session in (["--session", "new"], []):
+        assert cli(*words, *session, "--runs-dir", runs).returncode == code
+    assert [entry.name for entry in runs.iterdir()] == ["s"]
+
+
+def test_a_gpu_that_is_not_there(things: None, runs: Path, cli: Cli) -> None:
+    for words in (
+        ["finetune-lora", "good.json", "-m", "builtin:tiny"],
+        ["inference", "-m", "whole", "--prompt", "a"],
+        ["quantize-model", "whole"],
+        ["serve", "small.gguf"],
+    ):
+        for device in ("cuda", "cuda:7"):
+            done = cli(*words, "--device", device, "--runs-dir", runs, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+            assert done.returncode == 2 and f"--device {device}: there is no GPU here" in done.stderr, done.stderr
+    assert not runs.exists()
+
+
+def test_torch_is_asked_for_a_gpu_that_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyrust_nn.models import devices
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(pyrust_nn.InputError, match="cuda:77"):
+        devices.check_device("cuda:77")
+
+
+def test_the_layers_of_the_built_in_model_are_known_before_it_is_made(things: None, runs: Path, cli: Cli) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from pyrust_nn.models.tiny import tiny_model_folder
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder())
+    matrices = {name.rpartition(".")[2] for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
+    matrices -= {name for name in matrices if "norm" in name}
+    done = cli("finetune-lora", "good.json", "-m", "builtin:tiny", "--target-modules", "x", "--runs-dir", runs, "--dry-run")
+    assert f"it has {', '.join(sorted(matrices))}" in done.stderr, done.stderr
+    done = cli("finetune-lora", "good.json", "-m", "builtin:tiny", "--target-modules", *sorted(matrices), "--runs-dir", runs, "--dry-run")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "kind"),
+    [
+        ("finetune_lora", {"model": "builtin:tiny", "dataset_path": "god.json"}, pyrust_nn.InputError),
+        ("finetune_lora", {"model": "./nope", "dataset_path": "good.json"}, pyrust_nn.ModelError),
+        ("finetune_lora", {"model": "builtin:tiny", "dataset_path": "good.json", "target_modules": ["qproj"]}, pyrust_nn.InputError),
+        ("inference", {"model": "qwen", "prompt": "a", "offline": True}, pyrust_nn.ModelError),
+        ("convert_lora_to_gguf", {"adapter": "empty"}, pyrust_nn.ModelError),
+        ("run_script", {"script": "cont.py"}, pyrust_nn.InputError),
+    ],
+)
+def test_a_name_of_nothing_from_python(function: str, given: dict[str, Any], kind: type[Exception], things: None, runs: Path) -> None:
+    name, value = next(iter(given.items()))
+    for session in (None, "new"):
+        with pytest.raises(kind, match=r"did you mean|has no|not downloaded|there is no") as raised:
+            getattr(pyrust_nn, function)(session, value, **{key: one for key, one in given.items() if key != name}, runs_dir=runs)
+        assert raised.value.summary["status"] == "Failure"  # type: ignore[attr-defined]
+        assert not runs.exists()
+
+
+def test_a_later_step_of_a_pipeline_may_name_what_an_earlier_one_makes(things: None, tmp_path: Path, runs: Path, cli: Cli) -> None:
+    (tmp_path / "make.py").write_text("import shutil\ndef run(params, session):\n    shutil.copy('good.json', 'made.json')\n")
+    train = 'task = "finetune_lora"\nmodel = "builtin:tiny"\nnum_epochs = 1\n'
+    (tmp_path / "p.toml").write_text(f'[[step]]\ntask = "script"\nscript = "make.py"\n[[step]]\n{train}dataset_path = "made.json"\n')
+    done = cli("run", "p.toml", "--session", "s", "--runs-dir", runs)
+    assert done.returncode == 0, done.stderr
+    # A training writes no data set.
+    (tmp_path / "q.toml").write_text(
+        f'[[step]]\n{train}dataset_path = "good.json"\n[[step]]\n{train}name = "second"\ndataset_path = "god.json"\n'
+    )
+    done = cli("run", "q.toml", "--session", "t", "--runs-dir", runs)
+    assert done.returncode == 2 and "q.toml, step second: there is no data set god.json" in done.stderr, done.stderr
+    assert not (runs / "t").exists()
+    with pytest.raises(pyrust_nn.InputError, match=r"did you mean good\.json"):
+        pyrust_nn.run_pipeline("q.toml", session="t", runs_dir=str(runs))
+    done = cli("run", "pp.toml", "--runs-dir", runs)
+    assert done.returncode == 2 and "there is no pipeline file pp.toml; did you mean p.toml?" in done.stderr, done.stderr
+
+
+def test_a_step_of_this_session_needs_one(runs: Path, script: Path, cli: Cli) -> None:
+    done = cli("merge", "@script", "--runs-dir", runs)
+    assert done.returncode == 2 and "no session is given; give --session, or <session>/script" in done.stderr, done.stderr
+    assert not runs.exists()
+    assert cli("script", script, "--session", "s", "--runs-dir", runs).returncode == 0
+    (runs.parent / "x.json").write_text("[]")
+    for words in (["merge", "@script"], ["serve", "@script"], ["chat", "@script"], ["check", "x.json", "-m", "@script"]):
+        done = cli(*words, "--runs-dir", runs)
+        assert done.returncode == 2 and "<session>/script, such as s/script" in done.stderr, done.stderr
+    with pytest.raises(pyrust_nn.UsageError, match="no session is given; give session, or <session>/script, such as s/script"):
+        pyrust_nn.merge(None, "@script", runs_dir=runs)
+    done = cli("chat", "s/nope", "--runs-dir", runs)
+    assert done.returncode == 2 and "session s has no step nope, its steps: script" in done.stderr, done.stderr
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A hub without models."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+def test_a_name_that_the_hub_does_not_know(things: None, runs: Path, cli: Cli, tmp_path: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hub")}
+        for words in (["finetune-lora", "good.json", "-m", "qwen"], ["inference", "-m", "org/qwen", "--prompt", "a"]):
+            done = cli(*words, "--runs-dir", runs, env=env)
+            assert done.returncode == 1 and "neither a local folder nor a hub model" in done.stderr, done.stderr
+        server.shutdown()
+    assert Hub.asked
+    done = cli("quantize-model", "qwen", "--runs-dir", runs, env=env)
+    assert done.returncode == 1 and "the hub is not reachable" in done.stderr, done.stderr
+    assert not runs.exists()
 
 
 def test_a_refused_attempt_without_a_session_leaves_nothing(runs: Path, script: Path, cli: Cli) -> None:
@@ -280,10 +486,15 @@ def test_a_refusal_while_the_session_runs_leaves_its_log_whole(tmp_path: Path, r
     assert places == sorted(places)
 
 
-def test_a_real_failure_keeps_its_record(runs: Path, cli: Cli) -> None:
+def test_a_real_failure_keeps_its_record(tmp_path: Path, runs: Path, cli: Cli) -> None:
+    """What is wrong with the content of a file is no typing error."""
+    (tmp_path / "bad.json").write_text("[{")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "adapter_config.json").write_text("{")
     for words, kind in (
-        (["finetune-lora", "--model", "builtin:tiny", "--dataset-path", "nowhere.json"], "input"),
-        (["merge", "--model", "./no/model"], "model"),
+        (["finetune-lora", "--model", "builtin:tiny", "--dataset-path", "bad.json"], "input"),
+        (["merge", "--model", broken], "model"),
     ):
         assert cli(*words, "--session", kind, "--runs-dir", runs).returncode != 0
         step = runs / kind / words[0].replace("-", "_")
@@ -295,6 +506,9 @@ def test_an_input_error_leaves_an_earlier_success_and_its_own_summary_beside_it(
     words = ["finetune-lora", "--model", "builtin:tiny", "--num-epochs", "1", "--session", "s", "--runs-dir", runs]
     assert cli(*words, "--dataset-path", data_json).returncode == 0
     before = contents(runs / "s/finetune_lora")
+    (runs.parent / "bad.json").write_text("[{")
     assert cli(*words, "--dataset-path", "nowhere.json", "--overwrite").returncode == 2
+    assert not (runs / "s/finetune_lora.failed").exists()
+    assert cli(*words, "--dataset-path", "bad.json", "--overwrite").returncode == 2
     assert contents(runs / "s/finetune_lora") == before
     assert json.loads((runs / "s/finetune_lora.failed/summary.json").read_text())["error"]["kind"] == "input"

@@ -253,6 +253,34 @@ def test_nothing_to_resume_is_said(copy: Path, runs: Path, cli: Cli) -> None:
         assert done.returncode == 2 and "nothing to resume" in done.stderr and "succeeded" in done.stderr, done.stderr
 
 
+def test_a_step_that_failed_before_it_began_is_run_again_and_not_resumed(runs: Path, tmp_path: Path, cli: Cli) -> None:
+    """docs/resume.md says the same."""
+    (tmp_path / "bad.json").write_text("[{")
+    words = ["finetune-lora", "bad.json", "-m", "builtin:tiny", "--session", "s", "--runs-dir", str(runs)]
+    assert cli(*words).returncode == 2
+    command = f"it failed before it began, so nothing of it can be resumed; run it again: `pyrust-nn {' '.join(words)}`"
+    for step in ([], ["--step", "finetune_lora"]):
+        done = cli("resume", "s", *step, "--runs-dir", runs)
+        assert done.returncode == 2 and command in done.stderr, done.stderr
+    done = cli("resume", "s", "--step", "merge", "--runs-dir", runs)
+    assert "there is no such step; the session has finetune_lora" in done.stderr, done.stderr
+
+
+def test_a_step_of_the_pipeline_that_has_not_run_can_be_named(runs: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "stop.py").write_text("def run(params, session):\n    raise ValueError('stop')\n")
+    (tmp_path / "go.py").write_text("def run(params, session):\n    return {}\n")
+    step = '[[step]]\ntask = "script"\n'
+    (tmp_path / "p.toml").write_text(f'{step}name = "first"\nscript = "stop.py"\n{step}name = "later"\nscript = "go.py"\n')
+    assert cli("run", "p.toml", "--session", "s", "--runs-dir", runs).returncode == 1
+    done = cli("resume", "s", "--step", "latr", "--runs-dir", runs)
+    assert done.returncode == 2 and "there is no such step; did you mean later?" in done.stderr, done.stderr
+    done = cli("resume", "s", "--step", "later", "--runs-dir", runs)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((runs / "s/later/summary.json").read_text())["status"] == "Success"
+    done = cli("resume", "s", "--step", "later", "--runs-dir", runs)
+    assert done.returncode == 2 and "has succeeded" in done.stderr, done.stderr
+
+
 def test_killed_after_its_last_checkpoint_a_training_makes_no_further_step(runs: Path, dataset: Path, base: Path) -> None:
     """The last step lies within an epoch, where Trainer would go on."""
     given = COMMON | LORA | {"num_epochs": 2.5, "save_steps": 4}

@@ -39,6 +39,13 @@ def test_what_happened_is_a_line_and_no_traceback(ended: Path, cli: Cli) -> None
     assert "Traceback" in cli("status", "failure", "--runs-dir", ended, "--verbose").stdout
 
 
+def test_no_record_of_a_level_is_said(ended: Path, cli: Cli) -> None:
+    done = cli("status", "success", "--level", "warning", "--runs-dir", ended)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "no such log records", done.stdout
+    assert "no such log records" not in cli("status", "failure", "--level", "error", "--runs-dir", ended).stdout
+    assert "log records" not in cli("status", "success", "-n", "0", "--runs-dir", ended).stdout
+
+
 def test_a_state_has_the_same_word_everywhere(ended: Path, cli: Cli) -> None:
     import pyrust_nn
 

@@ -5,10 +5,11 @@ The rules are those of llama-quantize (`llama_tensor_get_type` and `tensor_allow
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,14 +50,23 @@ class TypeChoices:
     @classmethod
     def checked(cls, token_embedding: str | None, output: str | None, by_pattern: Mapping[str, Any] | None) -> TypeChoices:
         """The choices in a step's parameters. Raises UsageError if a pattern is not valid; types are checked before."""
-        patterns = {}
-        for pattern, name in (by_pattern or {}).items():
-            try:
-                re.compile(pattern)
-            except re.error as cause:
-                raise UsageError(f"tensor_type has the pattern {pattern!r}, which is not a regular expression: {cause}") from cause
-            patterns[pattern] = str(name)
+        patterns = {pattern: str(name) for pattern, name in (by_pattern or {}).items()}
+        _check_patterns(patterns)
         return cls(token_embedding, output, patterns)
+
+
+def check_patterns(types_json: str) -> None:
+    """Check the parameter `tensor_type` before a step begins. Called by Rust."""
+    _check_patterns(json.loads(types_json) or {})
+
+
+def _check_patterns(patterns: Iterable[str]) -> None:
+    """Raise UsageError for a pattern that is not valid."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as cause:
+            raise UsageError(f"tensor_type has the pattern {pattern!r}, which is not a regular expression: {cause}") from cause
 
 
 @dataclass(frozen=True)

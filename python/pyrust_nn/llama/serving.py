@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyrust_nn import InputError, UsageError, _core
@@ -12,6 +12,20 @@ from pyrust_nn.llama.gguf_model_file import GgufModelFile, check_adapter
 
 POSITIONS = 8192
 """The positions of an answer if `ctx_size` is unset and the model has more: their cache takes memory whether they are used or not."""
+
+
+def check_served(model: str, adapters: Sequence[str], ctx_size: int | None) -> GgufModelFile:
+    """The file, if it can be served with these adapters and this many positions. Called by Rust too, before a step begins.
+
+    Raises ModelError, InputError or UsageError if not.
+    """
+    file = GgufModelFile(model)
+    file.check_template()
+    for adapter in adapters:
+        check_adapter(adapter, file)
+    if ctx_size is not None and ctx_size > file.positions:
+        raise UsageError(f"ctx_size is {ctx_size}, and {file.path} has {file.positions} positions; give at most these")
+    return file
 
 
 class ServedModel:
@@ -23,13 +37,8 @@ class ServedModel:
         Raises ModelError, InputError or UsageError if a file or a parameter cannot be used, SetupError without xllamacpp.
         """
         params = json.loads(params_json)
-        file = GgufModelFile(params["model"])
-        file.check_template()
-        for adapter in params["adapters"]:
-            check_adapter(adapter, file)
+        file = check_served(params["model"], params["adapters"], params["ctx_size"])
         self.positions = params["ctx_size"] or min(POSITIONS, file.positions)
-        if self.positions > file.positions:
-            raise UsageError(f"ctx_size is {self.positions}, and {file.path} has {file.positions} positions; give at most these")
         adapters = [(adapter, 0.0) for adapter in params["adapters"]]
         common = (str(file.path), self.positions, params["parallel"], adapters, params["device"])
         self._engine = Engine(EngineSettings(*common, served_as=params["name"]))

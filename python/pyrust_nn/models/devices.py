@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyrust_nn import InputError
+from pyrust_nn._runtime.environment import step_environment
+from pyrust_nn._runtime.imports import fast_imports
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +26,12 @@ def pick_device(device: str) -> torch.device:
         if picked.index is not None and picked.index >= count:
             raise InputError(f"device {device}: the GPUs here are cuda:0 to cuda:{count - 1}")
     return picked
+
+
+def check_device(device: str) -> None:
+    """`pick_device` before a step begins, in the environment of a step: torch reads it when it is imported. Called by Rust."""
+    with step_environment(offline=False), fast_imports(own_interpreter=False):
+        pick_device(device)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:

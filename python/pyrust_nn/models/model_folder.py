@@ -7,15 +7,17 @@ code can run arbitrary code when they are loaded.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pyrust_nn import ModelError
-from pyrust_nn._runtime.environment import MODEL_SOURCES, environment_variables
+from pyrust_nn._runtime.environment import MODEL_SOURCES, environment_variables, step_environment
 from pyrust_nn.models.tiny import TINY_MODEL, tiny_model_folder
 
 logger = logging.getLogger(__name__)
@@ -73,12 +75,26 @@ def _record(model: str, folder: Path) -> Path:
 def _snapshot(name: str) -> Path:
     """The folder of a hub model in the hub's cache."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     offline = is_offline()
-    try:
+    with _hub_errors(name, offline):
         # Subfolders hold other formats of the same weights (onnx, original).
-        folder = snapshot_download(name, allow_patterns=_DOWNLOADED_FILES, ignore_patterns=["*/*"], local_files_only=offline)
+        return Path(snapshot_download(name, allow_patterns=_DOWNLOADED_FILES, ignore_patterns=["*/*"], local_files_only=offline))
+
+
+@contextlib.contextmanager
+def _hub_errors(name: str, offline: bool) -> Iterator[None]:
+    """Raise the hub's errors as ModelError."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        yield
     except GatedRepoError as cause:
         raise ModelError(f"model {name} needs permission: accept its terms on the hub, then log in with `hf auth login`") from cause
     except RepositoryNotFoundError as cause:
@@ -92,9 +108,39 @@ def _snapshot(name: str) -> Path:
                 "run once without --offline, or give the model's folder"
             ) from cause
         raise ModelError(f"model {name} cannot be downloaded: the hub is not reachable; check the network, or give a folder") from cause
+    except HFValidationError as cause:
+        raise ModelError(f"there is no model {name}, neither a local folder nor a name that the hub allows; check the spelling") from cause
     except (HfHubHTTPError, OSError) as cause:
         raise ModelError(f"model {name} could not be downloaded: {cause}; try again, or give a folder") from cause
-    return Path(folder)
+    except Exception as cause:
+        # Of the HTTP library: httpx's or requests' errors of a connection.
+        if not type(cause).__module__.startswith(("httpx", "requests")):
+            raise
+        raise ModelError(f"model {name} cannot be downloaded: the hub is not reachable; check the network, or give a folder") from cause
+
+
+_TIMEOUT_S = 10
+_FOUND: set[str] = set()
+"""Names that the hub has, so that the steps of a pipeline ask once."""
+
+
+def check_hub_model(name: str, offline: bool) -> None:
+    """Raise ModelError if a hub model is neither downloaded nor, unless `offline`, on the hub. Downloads nothing. Called by Rust."""
+    if name in _FOUND:
+        return
+    with step_environment(offline):
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        denied = offline or is_offline()
+        with _hub_errors(name, denied):
+            try:
+                snapshot_download(name, allow_patterns=_DOWNLOADED_FILES, ignore_patterns=["*/*"], local_files_only=True)
+            except LocalEntryNotFoundError:
+                if denied:
+                    raise
+                HfApi().model_info(name, revision="main", timeout=_TIMEOUT_S)
+    _FOUND.add(name)
 
 
 def checked_model_folder(model: str) -> Path:

@@ -37,7 +37,12 @@ def prove(files: list[Path], reference: Reference, samples: Samples, gate: float
         layers = layers_of(file, reference, samples, gate)
         proofs.append(file_proof(str(file), layers))
         passed = [name for name, layer in layers.items() if layer["passed"]]
-        others = [f"; {name}: {layer['why']}" for name, layer in layers.items() if not layer["passed"]]
+        # Why a layer failed is the step's error, which would be told twice.
+        others = [
+            f"; {name}: {layer['why'] if layer['passed'] is None else 'not passed'}"
+            for name, layer in layers.items()
+            if not layer["passed"]
+        ]
         logger.info("%s: %s passed%s", file.name, ", ".join(passed) or "nothing", "".join(others))
     session.progress(len(files), len(files))
     return proofs

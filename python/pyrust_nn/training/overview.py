@@ -34,7 +34,7 @@ def log_overview(
         "model": f"{params.model}: {total:,} parameters, {trained:,} of them trained ({100 * trained / total:.3g}%)",
         "device": f"{device_name(device)}, {dtype_name(dtype)}",
         "data": f"{counted(rows, 'row')}, {counted(int(data.train.lengths().sum()), 'token')}{targets}{evaluated}",
-        "training": f"{counted(steps, 'step')} of {counted(per_step, 'row')}, {counted(float(params.num_epochs), 'epoch')}"
+        "training": f"{counted(steps, 'step')} of {counted(min(per_step, rows), 'row')}, {counted(float(params.num_epochs), 'epoch')}"
         + (", resumed from a checkpoint" if resumed else ""),
     }
     if memory is not None:

@@ -10,6 +10,7 @@ use crate::base::{assets, error, files};
 use crate::cli::commands::dry_run::show_plan;
 use crate::cli::commands::run_plan::run_plan;
 use crate::cli::global::GlobalArgs;
+use crate::cli::other_commands::{one_of, our_commands};
 use crate::cli::output;
 use crate::cli::param_args::{command_params, flags, given};
 use crate::params::group::Group;
@@ -53,11 +54,32 @@ pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
     if word.ends_with(".toml") || Path::new(word).is_file() {
         return Ok(word.into());
     }
-    let own = ["run", "init", "resume", "status", "sessions", "cache", "setup", "doctor", "completions", "man"].map(String::from);
+    let own = [
+        "run",
+        "init",
+        "chat",
+        "serve",
+        "resume",
+        "status",
+        "report",
+        "compare",
+        "sessions",
+        "export",
+        "import",
+        "cache",
+        "setup",
+        "doctor",
+        "completions",
+        "man",
+    ]
+    .map(String::from);
     let datasets = DATASET_COMMANDS.iter().map(|command| command.name.to_string());
     let commands: Vec<String> = TASKS.iter().map(|task| task.command()).chain(datasets).chain(own).collect();
-    let near = error::did_you_mean(word, commands.iter().map(String::as_str)).map(|near| format!("; did you mean the command {near}?"));
-    Err(format!("neither a command nor a pipeline file (.toml){}", near.unwrap_or_default()))
+    let ours = our_commands(word);
+    let near = if ours.is_empty() { Vec::from_iter(error::did_you_mean(word, commands.iter().map(String::as_str))) } else { ours.to_vec() };
+    let near =
+        if near.is_empty() { "; pyrust-nn --help lists them".into() } else { format!("; did you mean the command {}?", one_of(&near)) };
+    Err(format!("neither a command nor a pipeline file (.toml){near}"))
 }
 
 /// Values that replace those of the file.

@@ -90,6 +90,9 @@ impl StatusArgs {
         if !self.follow {
             print_steps(&state);
             output::line("");
+            if shown.is_empty() && self.lines > 0 {
+                output::line(&format!("no {}log records", if is_filtered { "such " } else { "" }));
+            }
         }
         output::text(&visible(&joined(&shown)));
         if self.follow { follow(&runs, &self.session, end, state, &filter) } else { Ok(0) }

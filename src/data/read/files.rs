@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::base::similar_path::or_similar;
 use crate::base::{error, signals, threads};
 
 /// The files of a data set, in the given order. Each argument is a file or a glob pattern, whose files are sorted by name. An argument that
@@ -76,11 +77,15 @@ fn regular(file: &Path) -> Result<()> {
             Err(error::input(format!("data set {name} is a folder; give a JSON file, or a pattern such as {name}/*.jsonl")))
         }
         Ok(_) => Err(error::input(format!("data set {name} is not a regular file; give a JSON file"))),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
-            Err(error::input(format!("there is no data set {name} (looked in {}); check the path", here())))
-        }
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Err(missing(file)),
         Err(cause) => Err(unreadable(file, &cause)),
     }
+}
+
+/// The error for a data set that does not exist.
+pub(crate) fn missing(file: &Path) -> anyhow::Error {
+    let fix = or_similar(file, &|path| path.is_file(), "check the path");
+    error::input(format!("there is no data set {} (looked in {}); {fix}", file.display(), here()))
 }
 
 fn here() -> String {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
 
+use crate::base::numbers::counted;
 use crate::data::parse::item_keys::TRAIN_NAMES;
 use crate::data::read::size_limits::size_limits;
 
@@ -149,9 +150,9 @@ impl TableText {
         let line = self.record.position().map_or(self.line, csv::Position::line);
         if self.record.len() != self.header.len() {
             return Err(broken(format!(
-                "has {} fields in the record of line {line}, but {} columns in its header; put a field with a separator or a line break in quotes",
-                self.record.len(),
-                self.header.len()
+                "has {} in the record of line {line}, but {} in its header; put a field with a separator or a line break in quotes",
+                counted(self.record.len() as u64, "field"),
+                counted(self.header.len() as u64, "column")
             )));
         }
         while self.line < line {

@@ -13,6 +13,7 @@ use tar::{Archive, EntryType};
 use super::manifest::{ArchiveManifest, FORMAT, IMPORTED, MANIFEST, ManifestFile, SPDX};
 use crate::base::clock::now;
 use crate::base::progress::Bytes;
+use crate::base::similar_path::or_similar;
 use crate::base::{error, files, hashes, progress};
 use crate::session::names::check_name;
 use crate::session::record::read_record;
@@ -31,7 +32,9 @@ pub(crate) fn import_session(runs: &Path, path: &Path, session: Option<&str>, ch
     if let Some(session) = session {
         check_name("session", session)?;
     }
-    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let is_archive = |path: &Path| path.extension().is_some_and(|extension| extension == "zst");
+    let file = File::open(path)
+        .with_context(|| format!("{} cannot be read; {}", path.display(), or_similar(path, &is_archive, "check the path")))?;
     let damaged = |cause: io::Error| bad(format!("it is no archive of a session, or it is damaged ({cause})"));
     let mut archive = Archive::new(zstd::Decoder::with_buffer(BufReader::with_capacity(1 << 17, file)).map_err(damaged)?);
     let mut entries = archive.entries().map_err(damaged)?;

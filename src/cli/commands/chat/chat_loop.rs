@@ -183,9 +183,6 @@ fn load(params: &Map<String, Value>, runs: &Path) -> Result<ChatModel> {
     let mut resolved = params.clone();
     for (name, kind) in [("model", ArtifactKind::Answering), ("base_model", ArtifactKind::Model), ("adapter", ArtifactKind::GgufAdapter)] {
         let given: Vec<&str> = names_in(params.get(name)).collect();
-        if let Some(one) = given.iter().find(|one| one.starts_with('@')) {
-            return Err(error::usage(format!("{one} is a step of a session, and a chat has none; write <session>/{}", &one[1..])));
-        }
         let found = given.iter().map(|one| resolve_artifact(one, runs, "", kind)).collect::<Result<Vec<_>>>()?;
         let value = if params[name].is_array() { found.into() } else { found.into_iter().next().into() };
         resolved.insert(name.into(), value);

@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::base::error;
+use crate::base::similar_path::or_similar;
 use crate::cli::commands::init::other_data::{count_rows, data_files};
 use crate::cli::text::counted;
 use crate::params::interface::Interface;
@@ -35,7 +36,10 @@ pub(crate) struct Converted {
 /// Kind `input`: it cannot be read, is no YAML, or is of no known tool. Kind `usage`: its method is not supported.
 pub(crate) fn convert(path: &Path) -> Result<Converted> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|cause| error::input(format!("{shown} cannot be read: {cause}; check the path")))?;
+    let text = std::fs::read_to_string(path).map_err(|cause| {
+        let fix = or_similar(path, &|path| path.is_file(), "check the path");
+        error::input(format!("{shown} cannot be read: {cause}; {fix}"))
+    })?;
     let parsed: Value = serde_saphyr::from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|cause| error::input(format!("{shown} is not valid YAML: {cause}; correct it")))?;
     let Value::Object(keys) = parsed else {

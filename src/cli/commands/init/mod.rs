@@ -1,6 +1,7 @@
 //! `init`: writes a commented pipeline.toml for a model and a data set, or from another tool's configuration.
 
 mod convert;
+mod family;
 mod other_data;
 mod template;
 
@@ -21,6 +22,7 @@ use crate::pipeline::pipeline_file::Pipeline;
 use crate::reference::{SCHEMA_FILE, pipeline_schema};
 use crate::tasks::task_named;
 use convert::convert;
+use family::other_family;
 use template::NewPipeline;
 
 /// Write a commented pipeline.toml for a model and a data set, or from the configuration of another tool
@@ -128,6 +130,10 @@ impl InitArgs {
                 }
                 warnings.push(format!("{name} is missing; set it in {}", self.output.display()));
             }
+        }
+        if let Some(warning) = pipeline.values.get("model").and_then(Value::as_str).and_then(other_family) {
+            pipeline.notes.push(format!("Note: {warning}"));
+            warnings.push(warning);
         }
         Ok((pipeline, warnings))
     }

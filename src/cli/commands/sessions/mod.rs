@@ -9,6 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::base::clock::seconds_since;
+use crate::base::error::did_you_mean;
 use crate::cli::commands::sessions::remove::{GcArgs, RmArgs};
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
@@ -56,7 +57,11 @@ enum Column {
 
 fn filter(text: &str) -> Result<(Column, String), String> {
     let (column, wanted) = text.split_once('=').ok_or("give COLUMN=TEXT, such as state=failure")?;
-    Ok((Column::from_str(column, false)?, wanted.to_string()))
+    let names = Column::value_variants().iter().filter_map(|known| Some(known.to_possible_value()?.get_name().to_string()));
+    let names: Vec<String> = names.collect();
+    let near = did_you_mean(column, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    let unknown = || format!("there is no column {column}; the columns are {}{near}", names.join(", "));
+    Ok((Column::from_str(column, false).map_err(|_| unknown())?, wanted.to_string()))
 }
 
 impl SessionsArgs {

@@ -33,7 +33,7 @@ pub(super) struct RmArgs {
     /// Names of sessions
     sessions: Vec<String>,
     /// Sessions in this state: success, failure, interrupted or damaged. A session in which a step succeeded is only in the state success
-    #[arg(long, value_name = "STATE", conflicts_with = "sessions")]
+    #[arg(long, value_name = "STATE", conflicts_with = "sessions", value_parser = ["success", "failure", "interrupted", "damaged"])]
     state: Option<String>,
     /// Sessions in which nothing has run since then: `30d` or `4w` ago, or a date such as `2026-11-26`
     #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "sessions")]

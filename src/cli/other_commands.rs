@@ -1,0 +1,60 @@
+//! Commands that people look for under the names of other tools.
+
+/// A word and our commands for it.
+const OTHER_COMMANDS: &[(&[&str], &[&str])] = &[
+    (&["train", "finetune", "fine-tune", "fit", "sft", "tune"], &["finetune-lora", "finetune-full"]),
+    (&["lora", "qlora", "peft", "adapter"], &["finetune-lora"]),
+    (&["full"], &["finetune-full"]),
+    (&["generate", "infer", "predict", "ask", "complete", "prompt", "test"], &["inference", "chat"]),
+    (&["server", "api"], &["serve"]),
+    (&["quantise", "quant"], &["quantize-model", "convert-model-to-gguf"]),
+    (&["convert", "gguf", "to-gguf", "export-gguf", "convert-to-gguf"], &["convert-model-to-gguf", "convert-lora-to-gguf"]),
+    (&["fuse", "merge-lora", "merge-adapter"], &["merge"]),
+    (&["validate", "lint", "inspect", "data", "dataset", "tokenize", "preprocess"], &["check", "prepare"]),
+    (&["evaluate", "eval", "proof", "prove"], &["verify"]),
+    (&["list", "ls", "ps", "history", "session", "runs"], &["sessions", "cache list"]),
+    (&["log", "logs", "show", "tail", "watch", "monitor"], &["status"]),
+    (&["continue", "restart"], &["resume"]),
+    (&["diff"], &["compare"]),
+    (&["install"], &["setup"]),
+    (&["new", "config", "create"], &["init"]),
+    (&["rm", "remove", "delete", "clean", "gc", "prune"], &["sessions rm", "sessions gc", "cache clear"]),
+    (&["completion"], &["completions"]),
+    (&["info", "env", "version"], &["doctor"]),
+];
+
+/// Our commands for a word that is none.
+pub(crate) fn our_commands(word: &str) -> &'static [&'static str] {
+    let word = word.to_lowercase().replace('_', "-");
+    OTHER_COMMANDS.iter().find(|(others, _)| others.contains(&word.as_str())).map_or(&[], |(_, ours)| ours)
+}
+
+/// Words as `a, b or c`.
+pub(crate) fn one_of(words: &[&str]) -> String {
+    match words.split_last() {
+        Some((last, before)) if !before.is_empty() => format!("{} or {last}", before.join(", ")),
+        _ => words.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::command_line;
+
+    #[test]
+    fn other_names_lead_to_commands_and_are_none() {
+        let root = command_line();
+        for (others, ours) in OTHER_COMMANDS {
+            for name in *ours {
+                let mut words = name.split(' ');
+                let command = root.find_subcommand(words.next().unwrap()).unwrap_or_else(|| panic!("{name}"));
+                assert!(words.all(|inner| command.find_subcommand(inner).is_some()), "{name}");
+            }
+            assert!(others.iter().all(|name| root.find_subcommand(name).is_none()), "{others:?}");
+        }
+        assert_eq!(one_of(our_commands("train")), "finetune-lora or finetune-full");
+        assert_eq!(one_of(our_commands("RM")), "sessions rm, sessions gc or cache clear");
+        assert!(our_commands("nothing").is_empty());
+    }
+}
