@@ -188,7 +188,11 @@ def test_a_name_of_nothing_leaves_a_line(name: str, things: None, runs: Path, sc
     before, log = contents(runs / "s"), (runs / "s/pipeline.log").read_text()
     attempt()
     added = (runs / "s/pipeline.log").read_text().removeprefix(log)
-    assert len([line for line in added.splitlines() if line[0] != " "]) == 1 and any(f"refused ({one})" in added for one in kind) and step in added, added
+    assert (
+        len([line for line in added.splitlines() if line[0] != " "]) == 1
+        and any(f"refused ({one})" in added for one in kind)
+        and step in added
+    ), added
     assert {file: text for file, text in contents(runs / "s").items() if file != "pipeline.log"} == {
         file: text for file, text in before.items() if file != "pipeline.log"
     }
