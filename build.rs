@@ -73,7 +73,10 @@ fn export_interpreter() {
 /// Writes `embedded.rs`: the embedded files as a list of paths and texts, included by `src/base/assets.rs`.
 fn embed_files() {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
-    let mut paths: Vec<String> = ["data.json", "pipeline.toml", "pyproject.toml", "requirements.txt"].map(String::from).to_vec();
+    let mut paths: Vec<String> =
+        ["data.json", "pipeline.toml", "pyproject.toml", "python/pyrust_nn/models/tiny_texts.json", "requirements.txt"]
+            .map(String::from)
+            .to_vec();
     let mut folders = vec!["python/pyrust_nn".to_string(), "scripts".to_string()];
     while let Some(folder) = folders.pop() {
         println!("cargo:rerun-if-changed={folder}");

@@ -29,6 +29,7 @@ pub(crate) fn near_miss(value_type: ParamType, value: &Value) -> Option<String> 
         _ => return None,
     };
     let aliases: &[(&str, &str)] = if let ParamType::CaselessList { aliases, .. } = value_type { aliases } else { &[] };
+    let caseless = matches!(value_type, ParamType::Caseless(_) | ParamType::CaselessList { .. });
     let is_known = |word: &str| names.contains(&word) || aliases.iter().any(|(alias, _)| *alias == word);
     let given: Vec<&str> = match value {
         Value::String(text) => vec![text],
@@ -36,7 +37,10 @@ pub(crate) fn near_miss(value_type: ParamType, value: &Value) -> Option<String> 
         Value::Object(map) => map.keys().map(String::as_str).collect(),
         _ => return None,
     };
-    given.into_iter().find(|word| !is_known(&word.to_lowercase())).and_then(|wrong| similar_name(wrong, names))
+    given
+        .into_iter()
+        .find(|word| !is_known(&if caseless { word.to_lowercase() } else { (*word).to_string() }))
+        .and_then(|wrong| similar_name(wrong, names))
 }
 
 /// As [`near_miss`], of one word.

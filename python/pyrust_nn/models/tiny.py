@@ -1,11 +1,11 @@
 """`builtin:tiny`: a small Qwen2 model with random weights, generated locally, so that everything can be tried without a download.
 
 It is a folder like any other model's: config.json, generation_config.json, model.safetensors (fp32), tokenizer.json,
-tokenizer_config.json and chat_template.jinja. Its content depends only on this file and on the data.json embedded in
-the program, never on the user's data, the machine or the versions of torch and transformers:
+tokenizer_config.json and chat_template.jinja. Its content depends only on this file and on tiny_texts.json, never on the
+sample or the user's data, the machine or the versions of torch and transformers:
 
-* The tokenizer is byte-level BPE with Qwen2's normalizer and pre-tokenizer (as in its tokenizer.json), trained on the
-  texts of data.json.
+* The tokenizer is byte-level BPE with Qwen2's normalizer and pre-tokenizer (as in its tokenizer.json), trained on
+  tiny_texts.json: the sample's texts when sessions were first kept. With others, those sessions could not be resumed.
 * The weights are uniform random numbers of standard deviation 0.02 (Qwen2's `initializer_range`) from NumPy's legacy
   Mersenne Twister, whose stream is guaranteed never to change; norms are ones and biases zeros, as in a new Qwen2.
 
@@ -104,17 +104,13 @@ def tiny_model_folder() -> Path:
 
     Raises OSError if the cache cannot be written.
     """
-    texts = _texts(_core.embedded_text("data.json"))
+    texts: list[str] = json.loads(_core.embedded_text("python/pyrust_nn/models/tiny_texts.json"))
     folder = _core.cache_folder() / f"tiny-{_content_key(texts)}"
     while not _core.hold_cache_entry(folder):  # it may be removed from a cache that is too large
         with new_cache_folder(folder) as partial:
             _write(partial, texts)
         logger.info("generated %s in %s", TINY_MODEL, folder)
     return folder
-
-
-def _texts(data_json: str) -> list[str]:
-    return [message["content"] for row in json.loads(data_json) for message in row["messages"]]
 
 
 def _content_key(texts: list[str]) -> str:
