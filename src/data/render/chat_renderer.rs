@@ -1,6 +1,7 @@
 //! Renders conversations with minijinja: by running the template, or from the template cache.
 
 use crate::data::parse::conversation::Conversation;
+use crate::data::render::exchanges::by_exchanges;
 use crate::data::render::long_conversations::{long, nested};
 use crate::data::render::rendering::{Render, RenderError, RenderText, Rendering, Renderings, Turn};
 use crate::data::render::template::ChatTemplate;
@@ -50,7 +51,7 @@ impl Render for ChatRenderer {
     fn compact_renderings(&self, conversation: &Conversation) -> Result<Renderings, RenderError> {
         let Some(cache) = &self.cache else { return self.render(conversation).map(Renderings::Apart) };
         let (whole, turn) = (|one: &Conversation| self.whole(one), |one: &Conversation, i: usize| self.turn(one, i));
-        if cache.is_long(conversation)
+        if cache.is_long_and_plain(conversation)
             && let Some(renderings) = long(conversation, whole, turn)
         {
             return Ok(Renderings::Apart(renderings));
@@ -59,6 +60,11 @@ impl Render for ChatRenderer {
             && let Some(nested) = nested(conversation, self.turns.end_tokens(), whole, turn)
         {
             return Ok(Renderings::Nested(nested));
+        }
+        if TemplateCache::is_long(conversation)
+            && let Some(renderings) = by_exchanges(conversation, &self.template.prepare(conversation), &self.turns)
+        {
+            return Ok(renderings);
         }
         cache.renderings(conversation, |conversation| self.render(conversation)).map(Renderings::Apart)
     }

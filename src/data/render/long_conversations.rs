@@ -223,6 +223,6 @@ impl OwnTurn {
         text.push_str(&self.text[done..]);
         let at = |position: Position| position.offset + fillings[..position.gaps].iter().map(|filling| filling.len()).sum::<usize>();
         let [prompt_end, target_start, target_end] = self.positions.map(at);
-        NestedRow { message, shared, text, turn: Turn { prompt_end, target_start, target_end } }
+        NestedRow { message, first: message, shared, text, turn: Turn { prompt_end, target_start, target_end } }
     }
 }

@@ -41,6 +41,8 @@ pub struct NestedRenderings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NestedRow {
     pub message: usize,
+    /// The first message that is in `text`.
+    pub first: usize,
     /// Bytes of the history that come before. There, and at the beginning of `text`, is a special token, so both are tokenized apart.
     pub shared: usize,
     pub text: String,
@@ -51,13 +53,26 @@ pub struct NestedRow {
 impl NestedRenderings {
     /// A row written out.
     pub fn written_out(&self, row: &NestedRow) -> Rendering {
-        let Turn { prompt_end, target_start, target_end } = row.turn;
-        let [prompt_end, target_start, target_end] = [prompt_end, target_start, target_end].map(|at| row.shared + at);
         Rendering {
             text: format!("{}{}", &self.history[..row.shared], row.text),
-            turns: vec![Turn { prompt_end, target_start, target_end }],
+            turns: vec![row.turn_in_whole()],
             message: Some(row.message),
         }
+    }
+
+    /// Everything that any of them shows, once.
+    pub(crate) fn shown(&self) -> Rendering {
+        let texts = std::iter::once(self.history.as_str()).chain(self.rows.iter().map(|row| row.text.as_str()));
+        Rendering { text: texts.collect(), turns: Vec::new(), message: None }
+    }
+}
+
+impl NestedRow {
+    /// The turn's positions in the whole text.
+    pub(crate) fn turn_in_whole(&self) -> Turn {
+        let Turn { prompt_end, target_start, target_end } = self.turn;
+        let [prompt_end, target_start, target_end] = [prompt_end, target_start, target_end].map(|at| self.shared + at);
+        Turn { prompt_end, target_start, target_end }
     }
 }
 

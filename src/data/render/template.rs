@@ -219,7 +219,18 @@ impl RenderText for PreparedConversation<'_> {
     }
 }
 
-impl PreparedConversation<'_> {
+impl<'a> PreparedConversation<'a> {
+    /// The conversation with only these messages.
+    pub(crate) fn part(&self, messages: impl Iterator<Item = usize>) -> PreparedConversation<'a> {
+        PreparedConversation {
+            template: self.template,
+            name: self.name,
+            index: self.index,
+            messages: messages.map(|i| self.messages[i].clone()).collect(),
+            globals: Arc::clone(&self.globals),
+        }
+    }
+
     fn failed(&self, failure: Failure, message: Option<usize>) -> RenderError {
         let place = place(self.index, message);
         match failure {

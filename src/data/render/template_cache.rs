@@ -92,9 +92,14 @@ impl TemplateCache {
         Ok(expected)
     }
 
+    /// Whether a conversation is too long for the cache.
+    pub(crate) fn is_long(conversation: &Conversation) -> bool {
+        conversation.messages.len() > MESSAGES
+    }
+
     /// Whether a conversation is too long for the cache but may be rendered by [`super::long_conversations`].
-    pub(crate) fn is_long(&self, conversation: &Conversation) -> bool {
-        conversation.messages.len() > MESSAGES && self.plain(conversation)
+    pub(crate) fn is_long_and_plain(&self, conversation: &Conversation) -> bool {
+        TemplateCache::is_long(conversation) && self.plain(conversation)
     }
 
     /// The same, and messages may have reasoning too.
@@ -104,7 +109,7 @@ impl TemplateCache {
             let own = message.fields.keys().all(|name| name == REASONING[0]) && (message.fields.is_empty() || content.reasoning.is_some());
             own && self.untested(content.answer) && content.reasoning.is_none_or(|reasoning| self.untested(reasoning))
         };
-        conversation.messages.len() > MESSAGES && no_lists(conversation) && conversation.messages.iter().all(message)
+        TemplateCache::is_long(conversation) && no_lists(conversation) && conversation.messages.iter().all(message)
     }
 
     /// Whether a conversation consists only of roles and contents, and no content has anything that the template may test.

@@ -9,7 +9,7 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use crate::data::parse::conversation::{Conversation, Role, SampleKind};
-use crate::data::render::rendering::{NestedRenderings, Rendering, Turn};
+use crate::data::render::rendering::{NestedRenderings, NestedRow, Rendering, Turn};
 use crate::data::render::thinking::{thinking_length, thinking_prompt};
 
 /// The kinds of turns. An assistant's turn has up to two parts.
@@ -79,11 +79,18 @@ pub(crate) fn kind_spans(conversation: &Conversation, rendering: &Rendering, end
 pub(crate) fn nested_spans(conversation: &Conversation, nested: &NestedRenderings, end_tokens: &[String]) -> Vec<KindSpan> {
     let (Some(first), Some(last)) = (nested.rows.first(), nested.rows.last()) else { return Vec::new() };
     let history = Rendering { text: nested.history.clone(), turns: Vec::new(), message: None };
-    spans(conversation, &history, last.message, TurnForm::of(&first.text, first.turn, end_tokens))
+    spans(conversation, &history, last.first, TurnForm::of(&first.text, first.turn, end_tokens))
 }
 
-/// The parts of the text of one answer with its header.
-pub(crate) fn own_spans(text: &str, turn: Turn) -> Vec<KindSpan> {
+/// The parts of a row's own text: one answer with its header, or all turns of its exchange.
+pub(crate) fn own_spans(conversation: &Conversation, row: &NestedRow, end_tokens: &[String]) -> Vec<KindSpan> {
+    let (text, turn) = (row.text.as_str(), row.turn);
+    if row.first < row.message {
+        let messages = conversation.messages[row.first..=row.message].to_vec();
+        let part = Conversation { messages, ..Conversation::default() };
+        let rendering = Rendering { text: row.text.clone(), turns: vec![turn], message: Some(row.message - row.first) };
+        return kind_spans(&part, &rendering, end_tokens);
+    }
     let prompt = &text[..turn.prompt_end];
     let mut spans = Spans(Vec::new());
     spans.answer(text, 0, thinking_prompt(prompt).unwrap_or(prompt.len()), text.len());

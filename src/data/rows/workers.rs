@@ -271,12 +271,17 @@ impl Preparation<'_> {
         if let Some(row) = nested.rows.last() {
             add_probe(&[nested.written_out(row)], shown, made);
         }
+        if nested.rows.iter().any(|row| row.first < row.message) {
+            for what in unseen(shown, &[nested.shown()], self.options.thinking) {
+                made.unseen.push((what, place(conversation.index, None)));
+            }
+        }
         let spans = if self.survey { nested_spans(shown, nested, self.tokenizer.control_texts()) } else { Vec::new() };
         let mut history = History::default();
         for row in &nested.rows {
             encoder.extend(&mut history, &nested.history, row.shared, escape, &spans)?;
             let mut own = Rendering { text: row.text.clone(), turns: vec![row.turn], message: None };
-            let spans = if self.survey { own_spans(&own.text, row.turn) } else { Vec::new() };
+            let spans = if self.survey { own_spans(shown, row, self.tokenizer.control_texts()) } else { Vec::new() };
             if self.options.thinking == Thinking::Mask {
                 own.turns.iter_mut().for_each(|turn| mask_thinking(&own.text, turn));
             }
