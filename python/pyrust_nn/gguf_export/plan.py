@@ -25,6 +25,7 @@ from pyrust_nn.gguf_export.stored_tensors import StoredTensor, stored_tensors
 from pyrust_nn.gguf_export.vocab import add_vocabulary
 from pyrust_nn.gguf_export.writing import GgufPlan, assemble_plan
 from pyrust_nn.models.model_folder import checked_model_folder, first_line, is_offline
+from pyrust_nn.models.multimodal import language_config
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ def text_config(model: str, place: Path | str) -> dict[str, Any]:
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False, local_files_only=is_offline() or Path(model).is_dir())
+        config = language_config(config) or config
+    except ModelError:
+        raise
     except Exception as cause:
         raise ModelError(f"the configuration of {place} cannot be read: {first_line(cause)}; check its config.json") from cause
     values = config.to_dict()

@@ -39,3 +39,13 @@ def lora_target_modules(model: PreTrainedModel) -> list[str]:
     if names <= set(standard):
         return [name for name in standard if name in names]
     return sorted(names)
+
+
+def adapts_experts(model: PreTrainedModel, target_modules: list[str]) -> bool:
+    """Whether peft takes these names for the fused experts of a model too. It does so where single experts once had them."""
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    config = LoraConfig(target_modules=list(target_modules))
+    convert_peft_config_for_transformers(config, model, None)
+    return bool(config.target_parameters)

@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyrust_nn.models.multimodal import complete, is_multimodal
 from pyrust_nn.models.stack import NEWEST_ADAPTER, copy_parents
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def save_model(model: Any, tokenizer: AnyTokenizer, folder: Path) -> None:
+def save_model(model: Any, tokenizer: AnyTokenizer, folder: Path, source: Path | None = None) -> None:
     """Write a model (PreTrainedModel), or an adapter (PeftModel) with its parents but without its base, into `folder`.
+
+    source: the folder of the model that it was made from, whose vision part it gets.
 
     Besides the weights (safetensors, in the dtype they have in memory) it writes the tokenizer, its chat template and a
     generation config.
@@ -34,6 +37,8 @@ def save_model(model: Any, tokenizer: AnyTokenizer, folder: Path) -> None:
             model.get_base_model().generation_config.save_pretrained(folder)
     else:
         model.save_pretrained(folder)
+        if source is not None and is_multimodal(source):
+            complete(folder, source)
     save_tokenizer(tokenizer, folder)
 
 

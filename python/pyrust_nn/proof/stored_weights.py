@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pyrust_nn.models.model_folder import weight_files
+from pyrust_nn.models.multimodal import is_other_part, text_name
 from pyrust_nn.proof.gguf_file import GgufFile
 from pyrust_nn.proof.layers import Layer, NotRun, judged, not_run
 from pyrust_nn.proof.reference import Reference
@@ -113,20 +114,21 @@ def folder_layer(folder: Path, reference: Reference) -> Layer:
     """The layer for a folder with a plain model."""
     from safetensors import safe_open
 
-    stored: dict[str, Path] = {}
+    stored: dict[str, tuple[Path, str]] = {}
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as opened:
-            stored |= dict.fromkeys(opened.keys(), path)
+            # Of a model that also sees, the language part is compared.
+            stored |= {text_name(name): (path, name) for name in opened.keys() if not is_other_part(name)}  # noqa: SIM118
     expected = dict(folder_tensors(reference.weights, set(stored)))
     if "lm_head.weight" in stored and "lm_head.weight" not in expected:
         expected["lm_head.weight"] = expected["model.embed_tokens.weight"]
     comparison = Comparison()
     comparison.names(set(expected), set(stored))
-    for name, path in stored.items():
+    for name, (path, own) in stored.items():
         if name not in expected:
             continue
         with safe_open(path, framework="pt") as opened:
-            found = opened.get_tensor(name)
+            found = opened.get_tensor(own)
         kind = STORED.get(found.dtype)
         if kind is None:
             return not_run(f"tensor {name} is of type {found.dtype}, for which no bound is known")

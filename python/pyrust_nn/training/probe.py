@@ -18,6 +18,7 @@ from pyrust_nn import _core
 from pyrust_nn._runtime.environment import step_environment
 from pyrust_nn.models.devices import pick_device, pick_dtype
 from pyrust_nn.models.lora_targets import lora_target_modules
+from pyrust_nn.models.multimodal import language_config
 
 PROBE_LAYERS = 2
 CHUNK = 128  # target tokens whose logits are computed at a time
@@ -34,7 +35,8 @@ def time_rows(request_json: str) -> str:
 def _time(request: SimpleNamespace) -> dict[str, float]:
     device = pick_device(request.device)
     dtype = pick_dtype(request.dtype, device)
-    config = AutoConfig.from_pretrained(request.folder, local_files_only=True, trust_remote_code=False).get_text_config()
+    whole = AutoConfig.from_pretrained(request.folder, local_files_only=True, trust_remote_code=False)
+    config = (language_config(whole) or whole).get_text_config()
     layers = config.num_hidden_layers
     used = min(PROBE_LAYERS, layers)
     if getattr(config, "quantization_config", None):

@@ -16,6 +16,7 @@ from pyrust_nn.models.compared import is_compared
 from pyrust_nn.models.devices import pick_device, pick_dtype
 from pyrust_nn.models.loading import position_limit
 from pyrust_nn.models.model_folder import model_folder
+from pyrust_nn.models.multimodal import language_config
 from pyrust_nn.training.batches import MAX_TOKENS, BatchLayout, MicroBatching
 from pyrust_nn.training.compiling import check_compilable, check_compiler
 from pyrust_nn.training.rows import PreparedRows
@@ -77,8 +78,12 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig, session: Traini
 
 
 def model_config(model: str) -> PretrainedConfig:
-    """The configuration of a model, read without its weights."""
-    return AutoConfig.from_pretrained(model_folder(model), local_files_only=True, trust_remote_code=False)
+    """The configuration of a model, read without its weights; that of its language part if this is loaded as a model of its own.
+
+    Raises ModelError if the model has other parts, and the language part cannot be loaded alone.
+    """
+    config = AutoConfig.from_pretrained(model_folder(model), local_files_only=True, trust_remote_code=False)
+    return language_config(config) or config
 
 
 def choose_batching(params: SimpleNamespace, config: PretrainedConfig, device: torch.device) -> MicroBatching:
