@@ -368,9 +368,11 @@ impl AdapterReader<'_> {
                 matches!(&tensor.role, TensorRole::Whole { original: false, .. }) && tensor.module.split('.').any(|part| part == wanted)
                     || tensor.module == wanted
             };
-            let before = found.len();
-            found.extend(named.iter().filter(own).map(|tensor| text_name(&tensor.module)));
-            if found.len() == before && !found.iter().any(|module| module.split('.').any(|part| part == wanted)) {
+            let modules: Vec<String> = named.iter().filter(own).map(|tensor| text_name(&tensor.module)).collect();
+            let known = !modules.is_empty();
+            found.extend(modules);
+            // PEFT names a module twice if it was asked to keep two of them equal.
+            if !known && !found.iter().any(|module| module == wanted || module.split('.').any(|part| part == wanted)) {
                 return self.refuse(format_args!(
                     "is incomplete: its configuration says that it holds the module {wanted} (modules_to_save), and it does not; copy it again"
                 ));

@@ -35,6 +35,7 @@ def merged_model(adapter: str, device: torch.device, dtype: torch.dtype | None, 
     adapted = load_with_adapter(folder, device, torch.float32, base_model=base_model)
     untie_adapted_embeddings(adapted)
     model = adapted.merge_and_unload(safe_merge=True)
+    settle_tying(model)
     return model.to(stored_dtype(base) if dtype is None else dtype)
 
 
@@ -51,3 +52,19 @@ def untie_adapted_embeddings(model: Any) -> None:
         plain: Any = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
         plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
         base.config.tie_word_embeddings = base.config.get_text_config().tie_word_embeddings = False
+
+
+def settle_tying(model: Any) -> None:
+    """Make a merged model's configuration say whether embedding and output matrix are one.
+
+    An adapter may hold one of them as a whole (`modules_to_save`). Loading would tie them again, and the other would be lost.
+    """
+    import torch
+
+    head, embedding, config = model.get_output_embeddings(), model.get_input_embeddings(), model.config.get_text_config()
+    if head is None or not config.tie_word_embeddings or head.weight is embedding.weight:
+        return
+    if torch.equal(head.weight, embedding.weight):
+        head.weight = embedding.weight
+        return
+    model.config.tie_word_embeddings = config.tie_word_embeddings = False

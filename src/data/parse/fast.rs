@@ -8,7 +8,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Se
 use serde_json::{Map, Value};
 
 use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
-use crate::data::parse::item_keys::{is_plain_field, is_provenance, train_misspelled};
+use crate::data::parse::item_keys::{MEDIA, is_plain_field, is_provenance, train_misspelled};
 use crate::data::parse::json::{JsonString, decoded_text};
 use crate::data::parse::tool_calls::are_plain;
 use crate::data::parse::unique_keys::UniqueKeys;
@@ -72,8 +72,9 @@ impl<'de> Deserialize<'de> for ChatMessage {
                         _ => {
                             let UniqueKeys(value) = map.next_value()?;
                             let is_flag = value.is_boolean() || value.is_number();
-                            if !value.is_null() && !is_plain_field(&key.0) && train_misspelled(&key.0, is_flag).is_some() {
-                                return Err(Error::custom("a misspelled key"));
+                            let looked_at = !value.is_null() && !is_plain_field(&key.0);
+                            if looked_at && (MEDIA.contains(&&*key.0) || train_misspelled(&key.0, is_flag).is_some()) {
+                                return Err(Error::custom("a misspelled key, or pictures"));
                             }
                             nulls |= value.is_null();
                             fields.insert(key.0.into_owned(), value).is_some()
@@ -151,8 +152,8 @@ impl<'de> Deserialize<'de> for PlainConversation {
                         name => {
                             let UniqueKeys(value) = map.next_value()?;
                             if !value.is_null() {
-                                if train_misspelled(name, value.is_boolean() || value.is_number()).is_some() {
-                                    return Err(Error::custom("a misspelled key"));
+                                if MEDIA.contains(&name) || train_misspelled(name, value.is_boolean() || value.is_number()).is_some() {
+                                    return Err(Error::custom("a misspelled key, or pictures"));
                                 }
                                 made.remarks.ignore(name);
                             }

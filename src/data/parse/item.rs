@@ -7,8 +7,8 @@ use crate::base::error::did_you_mean;
 use crate::data::parse::columns::Layout;
 use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::parse::fast;
-use crate::data::parse::item_keys::{SHARED, is_provenance};
-use crate::data::parse::json::{JsonObject, JsonString, join_path, string_value};
+use crate::data::parse::item_keys::{MEDIA, SHARED, TEXT_ALONE, is_provenance};
+use crate::data::parse::json::{JsonObject, JsonString, is_empty, join_path, string_value};
 use crate::data::parse::problem_collector::ProblemCollector;
 use crate::data::parse::remarks::Remark;
 use crate::data::parse::tool_calls::tools_of_functions;
@@ -94,8 +94,13 @@ impl<'a> Item<'a> {
                 Err(_) => problems.must_be("an object", raw, &self.path("chat_template_kwargs")),
             }
         }
+        for name in MEDIA.into_iter().filter(|name| !own.contains(name)) {
+            if let Some(raw) = self.get(name).filter(|raw| !is_empty(raw)) {
+                problems.add(raw.get(), self.path(name), TEXT_ALONE);
+            }
+        }
         let names = self.object.0.iter().filter(|(_, raw)| raw.get() != "null").map(|(key, _)| &*key.0);
-        for name in names.filter(|name| !own.contains(name) && !SHARED.contains(name) && !is_provenance(name)) {
+        for name in names.filter(|name| !own.contains(name) && !SHARED.contains(name) && !MEDIA.contains(name) && !is_provenance(name)) {
             made.remarks.ignore(name.trim_end_matches(" (replaced)"));
         }
         made

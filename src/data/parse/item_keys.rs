@@ -53,6 +53,12 @@ const PROVENANCE: [&str; 39] = [
     "version",
 ];
 
+/// Pictures and sounds, which no model of text sees.
+pub(crate) const MEDIA: [&str; 6] = ["audio", "audios", "image", "images", "video", "videos"];
+
+/// Why a key with pictures or sounds must not be ignored.
+pub(crate) const TEXT_ALONE: &str = "holds pictures or sounds, and only text is trained on; remove it with what is said of it in the text";
+
 /// Fields of a message that templates read or that identify it. None is a misspelling.
 const MESSAGE_FIELDS: [&str; 6] = ["name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning"];
 

@@ -98,6 +98,17 @@ pub(crate) fn decoded_text(text: &str) -> Option<Value> {
     if problems == 0 { serde_json::from_str(raw.get()).ok() } else { None }
 }
 
+/// Whether a value holds nothing: null, false, or an empty list, string or object.
+pub(crate) fn is_empty(raw: &RawValue) -> bool {
+    match serde_json::from_str(raw.get()) {
+        Ok(Value::Null | Value::Bool(false)) => true,
+        Ok(Value::Array(items)) => items.is_empty(),
+        Ok(Value::String(text)) => text.is_empty(),
+        Ok(Value::Object(fields)) => fields.is_empty(),
+        _ => false,
+    }
+}
+
 /// The type of a value for messages: "a number", "a list", …
 pub(crate) fn json_type_name(raw: &RawValue) -> &'static str {
     match raw.get().as_bytes().first() {

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::base::error::did_you_mean;
 use crate::data::parse::conversation::{ChatMessage, Role};
-use crate::data::parse::json::{JsonObject, array_elements, check_value, decoded_text, join_path, string_value};
+use crate::data::parse::item_keys::{MEDIA, TEXT_ALONE};
+use crate::data::parse::json::{JsonObject, array_elements, check_value, decoded_text, is_empty, join_path, string_value};
 use crate::data::parse::problem_collector::ProblemCollector;
 use crate::data::parse::remarks::{Remark, Remarks};
 use crate::data::parse::tool_calls;
@@ -183,6 +184,12 @@ fn read_message(
     let own: &[&str] =
         if from_sender { &["from", "value", "content", "train", "loss", "weight", "function_call", "tool_calls"] } else { &read };
     message.fields = remaining_fields(&object, own);
+    for name in MEDIA {
+        if let Some(raw) = object.get_non_null(name).filter(|raw| !is_empty(raw)) {
+            problems.add(raw.get(), join_path(path, name), TEXT_ALONE);
+        }
+        drop(message.fields.shift_remove(name));
+    }
     let before = problems.count;
     read_calls(&object, path, &mut message, problems, remarks);
     let has_calls = message.has_tool_calls() || problems.count > before;
