@@ -8,12 +8,12 @@ import torch
 from pyrust_nn import InputError
 from pyrust_nn.files import atomic_folder
 from pyrust_nn.models.adapter_folder import is_adapter
+from pyrust_nn.models.added_tokens import TrainingTokenizer, add_embedding_rows
 from pyrust_nn.models.devices import dtype_name
 from pyrust_nn.models.generation import set_stop_tokens
 from pyrust_nn.models.loading import load_model, stored_dtype
 from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.saving import save_model
-from pyrust_nn.models.tokenizers import TokenizerFiles
 from pyrust_nn.training.loop import train
 from pyrust_nn.training.setup import initialize_training, load_data, model_config
 
@@ -28,7 +28,8 @@ def run(params, session):
     device, dtype = initialize_training(params)
 
     # Invalid input is refused before any weight is loaded.
-    tokenizer = TokenizerFiles.from_model(params.model)
+    tokens = TrainingTokenizer.of(params)
+    tokenizer = tokens.files
     session.depends_on("model", model_folder(params.model))
     config = model_config(params.model)
     if getattr(config, "quantization_config", None):
@@ -40,13 +41,14 @@ def run(params, session):
 
     # Trained weights are fp32 in every `dtype`; see pyrust_nn.training.loop.
     model = load_model(params.model, device=device, dtype=torch.float32)
+    add_embedding_rows(model, tokens)
     set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
     metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype, checkpoint=session.checkpoint)
 
     # The output has the dtype of the input, unless another one was requested.
     saved = stored_dtype(params.model) if params.dtype == "auto" else dtype
     with atomic_folder(session.step_folder / "model") as folder:
-        save_model(model.to(saved), tokenizer, folder)
+        save_model(model.to(saved), tokenizer, folder, model_folder(params.model))
 
     return {
         "outputs": {"model": "model"},

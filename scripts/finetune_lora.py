@@ -5,6 +5,7 @@ on it (`checkpoint_mode`). Output: `adapter/`, for peft. With `load_in_4bit` the
 """
 
 import difflib
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,19 +16,21 @@ from pyrust_nn import InputError, _core
 from pyrust_nn.files import atomic_folder
 from pyrust_nn.models.adapter_folder import checked_adapter_folder, is_adapter
 from pyrust_nn.models.adapters import attach_adapter, read_adapter
+from pyrust_nn.models.added_tokens import TrainingTokenizer, add_embedding_rows, check_adapter_tokens, train_rows_in_float32, trained_rows
 from pyrust_nn.models.devices import dtype_name
 from pyrust_nn.models.generation import set_stop_tokens
 from pyrust_nn.models.lineage import check_trained_on, read_lineage, write_lineage
 from pyrust_nn.models.loading import load_model
 from pyrust_nn.models.lora_pairs import check_rebuildable
-from pyrust_nn.models.lora_targets import lora_target_modules
+from pyrust_nn.models.lora_targets import adapts_experts, lora_target_modules
 from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.stack import NEWEST_ADAPTER, add_parents, check_stackable, parent_folders
-from pyrust_nn.models.tokenizers import TokenizerFiles
 from pyrust_nn.training.forgetting import ForgettingTable
 from pyrust_nn.training.loop import train
 from pyrust_nn.training.setup import choose_batching, initialize_training, load_data, model_config
+
+logger = logging.getLogger(__name__)
 
 
 def run(params, session):
@@ -41,7 +44,8 @@ def run(params, session):
 
     # Invalid input is refused before any weight is loaded.
     parents, checkpoint = starting_adapters(params)
-    tokenizer = TokenizerFiles.from_model(params.model)
+    tokens = TrainingTokenizer.of(params)
+    tokenizer = tokens.files
     session.depends_on("model", model_folder(params.model))
     for number, parent in enumerate(parents, 1):
         session.depends_on(f"parent {number} of checkpoint_lora", parent)
@@ -50,19 +54,23 @@ def run(params, session):
 
     model = load_model(params.model, device=device, dtype=dtype, load_in_4bit=params.load_in_4bit)
     set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
+    add_embedding_rows(model, tokens)
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # `train` turns it on if requested
     if checkpoint is not None:
         model = attach_adapter(model, checkpoint, trainable=True, dropout=params.lora_dropout)
     else:
-        model = get_peft_model(model, new_config(params, model))
+        model = get_peft_model(model, new_config(params, model, tokens))
+    train_rows_in_float32(model)
+    if checkpoint is not None:
+        check_adapter_tokens(checkpoint.folder, model_folder(params.model), model)
     lora = model.peft_config[NEWEST_ADAPTER]
     lora.base_model_name_or_path = params.model
     add_parents(model, parents, model_folder(params.model), trainable=True)
 
     earlier = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
     batching = choose_batching(params, model.config, device)
-    forgetting = ForgettingTable(earlier, params.model, device, dtype, batching=batching, rows=params.forgetting_rows)
+    forgetting = ForgettingTable(earlier, tokens.folder, device, dtype, batching=batching, rows=params.forgetting_rows)
     forgetting.measure(model, "before")
     with ThreadPoolExecutor(1) as executor:  # reading a large base takes long; it is the reading that the session began
         base_hash = executor.submit(_core.weights_hash, model_folder(params.model))
@@ -114,7 +122,7 @@ def starting_adapters(params):
     return [*parent_folders(folder), folder], None
 
 
-def new_config(params, model):
+def new_config(params, model, tokens):
     """The configuration of a new adapter: the parameters, else the published defaults."""
     if params.target_modules:
         layers = (torch.nn.Linear, torch.nn.Embedding)
@@ -127,12 +135,22 @@ def new_config(params, model):
                     f"target_modules: {params.model} has no layer {target!r} that LoRA can adapt; it has {', '.join(known)}{near}"
                 )
     defaults = _core.lora_defaults()
+    target_modules = params.target_modules or lora_target_modules(model)
+    dropout = defaults["lora_dropout"] if params.lora_dropout is None else params.lora_dropout
+    if dropout and adapts_experts(model, target_modules):
+        if params.lora_dropout:
+            raise InputError(
+                "lora_dropout: peft has no dropout for the fused experts of this model, which target_modules names; set it to 0"
+            )
+        logger.info("the fused experts of this model are adapted too; peft has no dropout for them, so lora_dropout is 0")
+        dropout = 0.0
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=defaults["lora_rank"] if params.lora_rank is None else params.lora_rank,
         lora_alpha=defaults["lora_alpha"] if params.lora_alpha is None else params.lora_alpha,
-        lora_dropout=defaults["lora_dropout"] if params.lora_dropout is None else params.lora_dropout,
-        target_modules=params.target_modules or lora_target_modules(model),
+        lora_dropout=dropout,
+        target_modules=target_modules,
+        trainable_token_indices=trained_rows(model, tokens, target_modules),
         use_rslora=bool(params.use_rslora),
         use_dora=bool(params.use_dora),
     )
@@ -177,7 +195,8 @@ def this_stage(params, data):
     paths = params.dataset_path if isinstance(params.dataset_path, list) else [params.dataset_path]
     options = dict(data.options)
     return {
-        "dataset_path": [str(Path(path).absolute()) for path in paths],
+        # A data set of the hub is named with its revision.
+        "dataset_path": [path if "revision=" in path.rpartition("::")[2] else str(Path(path).absolute()) for path in paths],
         "digest": data.digest,
         "eval_split": options.pop("eval_split"),
         "options": options,

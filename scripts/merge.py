@@ -4,7 +4,7 @@ Input: an adapter. Output: `model/`, a model folder like the base's.
 """
 
 from pyrust_nn.files import atomic_folder, folder_size
-from pyrust_nn.models.adapter_folder import check_base_model
+from pyrust_nn.models.adapter_folder import check_base_model, whole_folder
 from pyrust_nn.models.devices import dtype_name, pick_device, pick_dtype
 from pyrust_nn.models.generation import set_stop_tokens
 from pyrust_nn.models.merging import merged_model
@@ -26,7 +26,7 @@ def run(params, session):
 
     session.progress(1, 2, "saving")
     with atomic_folder(session.step_folder / "model") as folder:
-        save_model(model, tokenizer, folder)
+        save_model(model, tokenizer, folder, whole_folder(params.model, params.base_model))
     session.progress(2, 2)
     _, proof = prove_made([session.step_folder / "model"], params.model, params, session)
 

@@ -219,6 +219,7 @@ def lora_defaults() -> dict[str, Any]: ...
 def weights_hash(folder: str | PathLike[str]) -> str | None: ...
 def read_adapter(folder: str | PathLike[str], base: str | PathLike[str] | None = None) -> dict[str, Any]: ...
 def tokenizer_folder(model: str | PathLike[str]) -> Path: ...
+def with_added_tokens(folder: str | PathLike[str], tokens: Sequence[str]) -> Path: ...
 def write_gguf(plan_path: str | PathLike[str], progress: Callable[[int, int, str], Any]) -> int: ...
 
 def finetune_full(
@@ -229,6 +230,7 @@ def finetune_full(
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -274,6 +276,7 @@ def finetune_full(
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
+        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -319,6 +322,7 @@ def finetune_lora(
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -375,6 +379,7 @@ def finetune_lora(
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
+        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -608,6 +613,7 @@ def verify(
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -634,6 +640,7 @@ def verify(
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
+        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -772,6 +779,7 @@ def prepare_dataset(
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -789,6 +797,7 @@ def prepare_dataset(
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
+        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -806,6 +815,7 @@ def check_dataset(
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -840,6 +850,7 @@ def check_dataset(
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
+        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)

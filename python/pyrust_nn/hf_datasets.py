@@ -6,23 +6,26 @@ cannot hold is refused. Arrow gives each struct the fields of all rows; the null
 
 from __future__ import annotations
 
+import datetime
 import decimal
 import hashlib
 import json
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyrust_nn import InputError, _core
 from pyrust_nn.files import new_cache_file, new_cache_folder, write_json_lines
+from pyrust_nn.models.model_folder import first_line
 from pyrust_nn.wording import counted
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of the conversion; part of the key in the cache
+VERSION = 3  # of the conversion; part of the key in the cache
 ROWS = 1024  # converted at a time
 
 
@@ -147,12 +150,29 @@ def slices(batch: Any) -> Iterator[Any]:
 
 def converted(column: Any, name: str) -> list[Any]:
     """The values of a column as JSON values."""
+    while hasattr(column, "storage"):  # an extension type, whose Python values may be of any class
+        column = column.storage
     convert = converter(column.type, name)
-    values = column.to_pylist()
-    return values if convert is None else [None if value is None else convert(value) for value in values]
+    if str(column.type) == "time64[ns]":
+        return [None if value is None else nanosecond_time(value) for value in column.cast("int64").to_pylist()]
+    try:
+        values = column.to_pylist()
+        return values if convert is None else [None if value is None else convert(value) for value in values]
+    except InputError:
+        raise
+    except (ValueError, OverflowError) as cause:
+        # Times beyond Python's, and structs whose fields have one name.
+        raise InputError(f"column {name} of type {column.type} cannot be read: {cause}; convert it to text, or leave it out") from cause
 
 
 Convert = Callable[[Any], Any]
+TEXTS = ("string", "large_string", "string_view")
+
+
+def nanosecond_time(value: int) -> str:
+    """A time of day, given in nanoseconds, in ISO form. Python's own times have microseconds."""
+    text = (datetime.datetime.min + datetime.timedelta(microseconds=value // 1000)).time().isoformat(timespec="microseconds")
+    return text.removesuffix(".000000") if value % 1000 == 0 else f"{text}{value % 1000:03}"
 
 
 def converter(kind: Any, path: str) -> Convert | None:
@@ -171,20 +191,39 @@ def converter(kind: Any, path: str) -> Convert | None:
     if types.is_map(kind):
         # A map's entries are its own, so its nulls were not filled in.
         inner = converter(kind.item_type, f"{path}[]") or same
-        return lambda pairs: {str(key): None if value is None else inner(value) for key, value in pairs}
-    if any(check(kind) for check in (types.is_list, types.is_large_list, types.is_fixed_size_list)) or "list_view" in str(kind):
+        key_is_text, key_is_integer = str(kind.key_type) in TEXTS, types.is_integer(kind.key_type)
+        if not key_is_text and not key_is_integer:
+            return refused(path, kind)
+
+        def entries(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+            found = {str(key): None if value is None else inner(value) for key, value in pairs}
+            if len(found) < len(pairs):
+                raise InputError(f"column {path} has a map with one key twice, which JSON cannot hold; remove one of its entries")
+            return found
+
+        return entries
+    if any(check(kind) for check in (types.is_list, types.is_large_list, types.is_fixed_size_list)) or str(kind).startswith(
+        ("list_view", "large_list_view")
+    ):
         inner_list = converter(kind.value_type, f"{path}[]")
         return None if inner_list is None else lambda values: [None if value is None else inner_list(value) for value in values]
-    if types.is_dictionary(kind):
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return converter(kind.value_type, path)
     if types.is_floating(kind):
         return lambda value: finite(float(value), path)
     if types.is_decimal(kind):
         return exact_number
+    if str(kind) == "time64[ns]":
+        return refused(path, kind)  # inside another type: Python's value has no nanoseconds
     if types.is_date(kind) or types.is_time(kind) or types.is_timestamp(kind):
         return lambda value: value.isoformat()
-    if types.is_boolean(kind) or types.is_integer(kind) or types.is_null(kind) or "string" in str(kind):
+    if types.is_boolean(kind) or types.is_integer(kind) or types.is_null(kind) or str(kind) in TEXTS:
         return None
+    return refused(path, kind)
+
+
+def refused(path: str, kind: Any) -> Convert:
+    """What refuses every value of a type that JSON does not have."""
 
     def refuse(value: Any) -> Any:
         raise InputError(f"column {path} has the type {kind}, which JSON cannot hold; leave the column out, or convert it to text")
@@ -212,31 +251,52 @@ def exact_number(value: decimal.Decimal) -> Any:
     return number if decimal.Decimal(repr(number)) == value else str(value)
 
 
+def hub_revision(path: str, revision: str | None) -> str:
+    """The commit of a data set of the hub at `revision`, or at its newest. Called by Rust. Raises InputError if there is none."""
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(path, revision=revision).sha
+    except Exception as cause:
+        raise _not_on_hub(path, cause) from cause
+    if commit is None:
+        raise InputError(f"the hub names no revision of data set {path}; give one, as in {path}::revision=main")
+    return commit
+
+
+def _not_on_hub(path: str, cause: Exception) -> InputError:
+    return InputError(
+        f"there is no file or folder {path}, and no data set of the Hugging Face hub could be loaded: {first_line(cause)}; check the name"
+    )
+
+
 def hub_dataset(path: str, name: str | None, split: str | None, revision: str | None) -> str:
     """A folder in the cache with a data set of the hub, downloaded unless it is there. Called by Rust.
 
     Raises InputError if there is none, or if it has several splits and none is named.
     """
+    commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else hub_revision(path, revision)
+    key = hashlib.sha256(json.dumps([path, commit, name, split]).encode()).hexdigest()[:24]
+    folder: Path = _core.cache_folder() / "hub" / key
+    if folder.is_dir():
+        return str(folder)
     import datasets
-    from huggingface_hub import HfApi
 
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     try:
-        sha = HfApi().dataset_info(path, revision=revision).sha
-        key = hashlib.sha256(json.dumps([path, sha, name, split]).encode()).hexdigest()[:24]
-        folder: Path = _core.cache_folder() / "hub" / key
-        logger.info("%s at revision %s of the hub", path, sha)
-        if folder.is_dir():
-            return str(folder)
-        rows = datasets.load_dataset(path, name, split=split, revision=sha, cache_dir=str(_core.cache_folder() / "hub" / "downloads"))
+        rows = datasets.load_dataset(path, name, split=split, revision=commit, cache_dir=str(_core.cache_folder() / "hub" / "downloads"))
     except Exception as cause:
-        raise InputError(
-            f"there is no file or folder {path}, and no data set of the Hugging Face hub could be loaded: {cause}; check the name"
-        ) from cause
+        raise _not_on_hub(path, cause) from cause
     if isinstance(rows, datasets.DatasetDict):
         if "train" not in rows:
             splits = ", ".join(rows)
             raise InputError(f"{path} has the splits {splits} and no train; name one, as in {path}::split={next(iter(rows))}")
         rows = rows["train"]
-    with new_cache_folder(folder) as partial:
-        rows.save_to_disk(str(partial))
+    try:
+        with new_cache_folder(folder) as partial:
+            rows.save_to_disk(str(partial))
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
     return str(folder)

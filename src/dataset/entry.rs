@@ -62,6 +62,13 @@ impl Entry {
         }
         Ok(entry)
     }
+
+    /// The text of an entry with this revision.
+    pub(crate) fn at_revision(text: &str, revision: &str) -> String {
+        let (path, options) = text.rsplit_once("::").filter(|(_, options)| options.contains('=')).unwrap_or((text, ""));
+        let others = options.split(',').filter(|option| !option.is_empty() && !option.trim_start().starts_with("revision"));
+        format!("{path}::{}", others.chain([format!("revision={revision}").as_str()]).collect::<Vec<_>>().join(","))
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +80,8 @@ mod tests {
         let entry = Entry::parse("a.jsonl::weight=0.5,max_rows=1000").unwrap();
         assert_eq!((entry.path.as_str(), entry.weight, entry.max_rows), ("a.jsonl", 0.5, Some(1000)));
         assert_eq!(Entry::parse("org/name::split=test,name=en").unwrap().split.as_deref(), Some("test"));
+        assert_eq!(Entry::at_revision("org/name", "abc"), "org/name::revision=abc");
+        assert_eq!(Entry::at_revision("org/name::revision=main,split=test", "abc"), "org/name::split=test,revision=abc");
         assert_eq!(Entry::parse("a::b.json").unwrap().path, "a::b.json");
         for (text, wanted) in [
             (

@@ -14,8 +14,9 @@ use serde_json::{Map, Value};
 use crate::base::progress::Bytes;
 use crate::base::{cache, error, logging, progress};
 use crate::data::{Dataset, NoTransformers, Options, Transformers};
-use crate::dataset::open::{Sources, paths};
-use crate::dataset::tokenizer::{own_tokenizer, tokenizer_folder};
+use crate::dataset::added_tokens::with_added_tokens;
+use crate::dataset::open::{DATASETS, Sources, added_tokens, paths};
+use crate::dataset::tokenizer::{check_template, own_tokenizer, tokenizer_folder};
 use crate::params::interface::Interface;
 use crate::params::param::MODEL;
 use crate::params::prelude::*;
@@ -23,9 +24,6 @@ use crate::params::validate::resolve;
 use crate::python::PythonTransformers;
 use crate::session::artifact::{ArtifactKind, resolve_artifact};
 use crate::{data, python};
-
-/// The parameters that name a data set.
-pub(crate) const DATASETS: [&str; 2] = ["dataset_path", "eval_dataset_path"];
 
 data_params! {
     [params]
@@ -63,9 +61,10 @@ impl StepDatasets {
             return Ok(files);
         }
         let options = options(&self.params, name)?;
-        match own_tokenizer(model(&self.params)).filter(|folder| data::is_native(folder)) {
+        match own_tokenizer(tokenizer_owner(&self.params)?).filter(|folder| data::is_native(folder)) {
             None => drop(data::check_files(&files, &options.layout)?),
             Some(model_folder) => {
+                let model_folder = with_added_tokens(&model_folder, &added_tokens(&self.params))?;
                 let dataset = Dataset { label: label(name), ..sources.dataset(model_folder, options) };
                 let value = prepare(&dataset, &NoTransformers, &|| Ok(()))?;
                 drop(self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), value));
@@ -87,7 +86,7 @@ impl StepDatasets {
         check_name(name, script.unwrap_or(&self.params), script.is_some())?;
         let own = script.map(|script| self.resolve_own(name, script)).transpose()?;
         let params = own.as_ref().unwrap_or(&self.params);
-        let model_folder = tokenizer_folder(model(params), self.offline())?;
+        let model_folder = with_added_tokens(&tokenizer_folder(tokenizer_owner(params)?, self.offline())?, &added_tokens(params))?;
         let options = options(params, name)?;
         let sources = Sources::named(&paths(&params[name]), self.offline())?.converted(&options)?;
         let dataset = Dataset { label: label(name), ..sources.dataset(model_folder, options) };
@@ -115,6 +114,13 @@ impl StepDatasets {
 
 fn model(params: &Map<String, Value>) -> &str {
     params.get(MODEL.name).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whose tokenizer and chat template count: those of the adapter that is trained further if it has its own, else the model's.
+fn tokenizer_owner(params: &Map<String, Value>) -> Result<&str> {
+    let Some(adapter) = params.get("checkpoint_lora").and_then(Value::as_str) else { return Ok(model(params)) };
+    check_template(Path::new(adapter))?;
+    Ok(if own_tokenizer(adapter).is_some() { adapter } else { model(params) })
 }
 
 fn check_name(name: &str, params: &Map<String, Value>, own_script: bool) -> Result<()> {

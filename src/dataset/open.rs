@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::base::similar_path::or_similar;
 use crate::base::{cache, error, files};
 use crate::data::{DataPart, Dataset, Options};
+use crate::dataset::added_tokens::with_added_tokens;
 use crate::dataset::entry::Entry;
 use crate::dataset::tokenizer::tokenizer_folder;
 use crate::estimate::embedding_rows;
@@ -19,14 +20,27 @@ use crate::session::artifact::{ArtifactKind, resolve_artifact};
 use crate::session::names::runs_dir;
 use crate::{data, python};
 
+/// The parameters that name a data set.
+pub(crate) const DATASETS: [&str; 2] = ["dataset_path", "eval_dataset_path"];
+
 /// The data set of resolved parameters.
 pub(crate) fn open(params: &Map<String, Value>) -> Result<Dataset> {
-    let model = params[MODEL.name].as_str().unwrap_or_default();
     let offline = params.get("offline") == Some(&Value::Bool(true));
-    let runs = runs_dir(params.get("runs_dir").and_then(Value::as_str).map(Path::new));
     let options = Options::of(params)?;
     let sources = Sources::named(&paths(&params["dataset_path"]), offline)?.converted(&options)?;
-    Ok(sources.dataset(model_folder(model, &runs, offline)?, options))
+    let folder = with_added_tokens(&own_folder(params)?, &added_tokens(params))?;
+    Ok(sources.dataset(folder, options))
+}
+
+/// The folder of the model of resolved parameters, or of an adapter with its own tokenizer.
+pub(crate) fn own_folder(params: &Map<String, Value>) -> Result<PathBuf> {
+    let runs = runs_dir(params.get("runs_dir").and_then(Value::as_str).map(Path::new));
+    model_folder(params[MODEL.name].as_str().unwrap_or_default(), &runs, params.get("offline") == Some(&Value::Bool(true)))
+}
+
+/// The parameter `add_tokens`.
+pub(crate) fn added_tokens(params: &Map<String, Value>) -> Vec<String> {
+    params.get("add_tokens").map(paths).unwrap_or_default()
 }
 
 /// The data set for evaluation beside `dataset`, if the parameters name one.
@@ -67,21 +81,24 @@ impl Sources {
         for path in paths {
             let entry = Entry::parse(path)?;
             let mut files = Vec::new();
-            for file in entry_files(&entry, offline)? {
+            let found = entry_files(&entry, offline)?;
+            let hub = is_on_hub(&entry);
+            for file in found {
                 if file.is_file() && data::is_zip(&file) {
                     files.extend(data::unzip(&file, &cache::folder())?);
                 } else {
                     files.push(file);
                 }
             }
+            sources.names.extend(files.iter().map(|file| if hub { PathBuf::from(&entry.path) } else { shown(file) }));
             sources.parts.push(DataPart { files: files.len(), weight: entry.weight, max_rows: entry.max_rows });
-            sources.splits.extend(files.iter().map(|_| entry.split.clone()));
+            // A data set of the hub is stored without its other splits.
+            sources.splits.extend(files.iter().map(|_| entry.split.clone().filter(|_| !hub)));
             sources.files.extend(files);
         }
         if sources.files.is_empty() {
             data::expand(&[""; 0])?;
         }
-        sources.names = sources.files.iter().map(|file| shown(file)).collect();
         sources.warnings = data::repeated(&sources.files);
         Ok(sources)
     }
@@ -141,7 +158,7 @@ fn locate(entry: &Entry, offline: bool) -> Result<Located> {
     if is_foreign(path) && !data::is_pattern(&entry.path) {
         return if path.exists() { Ok(Located::Files(vec![path.to_path_buf()])) } else { Err(data::missing(path)) };
     }
-    if is_hub_name(&entry.path) && !path.exists() {
+    if is_on_hub(entry) {
         if offline {
             let fix = or_similar(path, &|path| path.is_file(), "check the path, or leave offline out");
             return Err(error::input(format!(
@@ -162,6 +179,45 @@ fn locate(entry: &Entry, offline: bool) -> Result<Located> {
         return Err(error::usage(format!("data set {}: {what}; remove split={split}", entry.path)));
     }
     data::expand(&[&entry.path]).map(Located::Files)
+}
+
+/// Parameters with the present revision of each data set of the hub, so that the step's record says what it read, and a
+/// resumed step reads the same. Others stay as they are.
+///
+/// # Errors
+/// Kind `input`: there is no such data set. Kind `usage`: an entry is invalid.
+pub(crate) fn with_revisions(mut params: Map<String, Value>) -> Result<Map<String, Value>> {
+    if params.get("offline") == Some(&Value::Bool(true)) {
+        return Ok(params);
+    }
+    for name in DATASETS {
+        let Some(value) = params.get_mut(name) else { continue };
+        let texts = match value {
+            Value::Array(items) => items.iter_mut().collect(),
+            one => vec![one],
+        };
+        for text in texts {
+            let Some(given) = text.as_str() else { continue };
+            let entry = Entry::parse(given)?;
+            if is_on_hub(&entry) && !entry.revision.as_deref().is_some_and(is_commit) {
+                let revision = python::hub_revision(&entry.path, entry.revision.as_deref())?;
+                info!("data set {} is at revision {revision} of the hub", entry.path);
+                *text = Entry::at_revision(given, &revision).into();
+            }
+        }
+    }
+    Ok(params)
+}
+
+/// Whether a revision is a commit, which never changes.
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether an entry names a data set of the hub.
+fn is_on_hub(entry: &Entry) -> bool {
+    let path = Path::new(&entry.path);
+    is_hub_name(&entry.path) && !is_foreign(path) && !path.exists()
 }
 
 /// `owner/name`, and no name of a file.

@@ -1,7 +1,7 @@
 //! The report of `check`: a data set's statistics and problems, and an estimate of the training.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::base::cache;
 use crate::base::numbers::counted;
 use crate::data::{Bin, Counts, Dataset, Preview, PreviewSelection, Survey, TooLong, Transformers, TurnTokens};
+use crate::dataset::open::own_folder;
 use crate::estimate::{Estimate, EstimateSettings, RowCounts, TrainingTime};
 use crate::python::TimingProbe;
 use crate::{data, estimate, python};
@@ -113,6 +114,7 @@ impl CheckReport {
         transformers: &dyn Transformers,
         tell: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<CheckReport> {
+        let model = own_folder(params)?;
         let settings: EstimateSettings = serde_json::from_value(Value::Object(params.clone()))?;
         let survey = data::survey(dataset, &cache::folder(), transformers, &chosen(params)?, evaluation.is_some(), tell)?;
         let rows = RowCounts {
@@ -122,7 +124,7 @@ impl CheckReport {
             tokens: survey.counts.tokens,
             targets: survey.counts.target_tokens,
         };
-        let (mut estimate, refusals) = estimate::estimate(&dataset.model_folder, &settings, rows)?;
+        let (mut estimate, refusals) = estimate::estimate(&model, &settings, rows)?;
         let mut survey = survey;
         survey.errors.extend(refusals);
         let mut problems = faults(dataset, &survey);
@@ -144,7 +146,7 @@ impl CheckReport {
         };
         let ok = survey.problem_count == 0 && survey.errors.is_empty();
         if params["probe"] == Value::Bool(true) {
-            match time(dataset, params, &settings, &survey, &estimate)? {
+            match time(&model, params, &settings, &survey, &estimate)? {
                 Ok(time) => estimate.time = Some(time),
                 Err(why) => estimate.missing.push(format!("time: {why}")),
             }
@@ -153,7 +155,7 @@ impl CheckReport {
         Ok(CheckReport {
             ok,
             files: dataset.names.clone(),
-            model: dataset.model_folder.clone(),
+            model,
             problems,
             problem_count: survey.problem_count,
             errors,
@@ -240,7 +242,7 @@ fn chosen(params: &Map<String, Value>) -> Result<PreviewSelection> {
 
 /// Times a row of median length with the mean share of targets, and computes the training time from tokens and steps.
 fn time(
-    dataset: &Dataset,
+    model: &Path,
     params: &Map<String, Value>,
     settings: &EstimateSettings,
     survey: &Survey,
@@ -252,7 +254,7 @@ fn time(
     }
     let targets = (tokens * counts.target_tokens / counts.tokens).clamp(1, tokens.saturating_sub(1).max(1));
     let probe = TimingProbe {
-        folder: &dataset.model_folder,
+        folder: model,
         tokens,
         targets,
         device: settings.device.as_str(),

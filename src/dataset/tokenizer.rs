@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::base::error;
 use crate::python;
 use crate::session::hub_names::downloaded;
 
 const TOKENIZER: &str = "tokenizer.json";
+const TEMPLATE: &str = "chat_template.jinja";
 
 /// The folder with the tokenizer and chat template of `model`: a folder, `builtin:tiny` or a hub name.
 ///
@@ -28,9 +30,25 @@ pub(crate) fn tokenizer_folder(model: &str, offline: bool) -> Result<PathBuf> {
     }
     let folder = if here { PathBuf::from(model) } else { python::model_folder(model, offline)? };
     if folder.join("adapter_config.json").is_file() && !folder.join(TOKENIZER).is_file() {
+        check_template(&folder)?;
         return tokenizer_folder(&python::adapter_base(&folder)?, offline);
     }
     Ok(folder)
+}
+
+/// Refuses an adapter with a template of its own but without a tokenizer: whether the base's tokenizer fits it is not known.
+///
+/// # Errors
+/// Kind `input`.
+pub(crate) fn check_template(adapter: &Path) -> Result<()> {
+    if adapter.join(TEMPLATE).is_file() && !adapter.join(TOKENIZER).is_file() {
+        return Err(error::input(format!(
+            "adapter {} has {TEMPLATE} and no {TOKENIZER}, so its template would not be used; copy the tokenizer's files of its base into \
+             the folder, or remove the template",
+            adapter.display()
+        )));
+    }
+    Ok(())
 }
 
 /// The rule's first part, which needs no Python: the folder itself, if it has a tokenizer.json.

@@ -18,6 +18,8 @@ pub struct EstimateSettings {
     pub lora_rank: Option<u64>,
     pub target_modules: Option<Vec<String>>,
     pub load_in_4bit: bool,
+    #[serde(default)]
+    pub add_tokens: Option<Vec<String>>,
     #[serde(flatten)]
     pub options: Options,
 }

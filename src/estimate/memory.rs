@@ -25,7 +25,7 @@
 //! the `r` elements between A and B. Qwen3 also normalizes queries and keys. This adds `q + k` elements for fp32 on a CPU. Otherwise it adds
 //! `2 q + 2 k` elements or `6 q + 6 k` bytes in full training and `4 q + 4 k` bytes in LoRA. In each case it adds 4 bytes per head. Outside
 //! the layers, a token adds twice the features of a head (plus `3 h`, except for fp32 on a CPU) and a target adds `2 h`. In bf16, full
-//! training also holds autocast's copy of every matrix. Layers with another attention and experts are counted like these layers, so their
+//! training also holds autocast's copy of every matrix. With `add_tokens` LoRA holds copies of the embedding and the output matrix. Layers with another attention and experts are counted like these layers, so their
 //! estimate is rough. The last layer is counted in full, although only target tokens are computed there.
 //!
 //! Logits: the output matrix is applied only to target tokens, in chunks. Each target token and vocabulary entry takes the logit and its
@@ -87,7 +87,12 @@ pub(crate) fn memory(
         None => sizes.layers * if half_precision { sizes.full_half() } else { 4 * sizes.full(fused) },
         Some(adapter) => sizes.adapted(adapter, half_precision, cuda),
     };
-    let copies = if adapter.is_none() && half_precision { 2 * (elements - one_dimensional(model)) } else { 0 };
+    let copies = match adapter {
+        None if half_precision => 2 * (elements - one_dimensional(model)),
+        // The embedding and the output matrix with the new rows, and their gradients.
+        Some(_) if settings.add_tokens.is_some() => 2 * (bytes_of(dtype) + 4) * sizes.vocabulary * sizes.hidden,
+        _ => 0,
+    };
     let outside = 4 * ((if fused { 0 } else { 3 }) * sizes.hidden + 2 * sizes.head);
     let activations =
         tokens.saturating_mul(per_token + outside).saturating_add(targets.saturating_mul(8 * sizes.hidden)).saturating_add(copies);

@@ -199,6 +199,12 @@ fn tokenizer_folder(py: Python<'_>, model: PathBuf) -> PyResult<PathBuf> {
     py.detach(|| dataset::tokenizer_folder(&model.to_string_lossy(), false)).map_err(to_python)
 }
 
+/// The folder of a tokenizer with more tokens. See [`dataset::with_added_tokens`].
+#[pyfunction]
+fn with_added_tokens(py: Python<'_>, folder: PathBuf, tokens: Vec<String>) -> PyResult<PathBuf> {
+    py.detach(|| dataset::with_added_tokens(&folder, &tokens)).map_err(to_python)
+}
+
 /// The cache folder. Everything in it can be recreated.
 #[pyfunction]
 fn cache_folder() -> PathBuf {
@@ -235,5 +241,6 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(weights_hash, module)?)?;
     module.add_function(wrap_pyfunction!(read_adapter, module)?)?;
     module.add_function(wrap_pyfunction!(tokenizer_folder, module)?)?;
+    module.add_function(wrap_pyfunction!(with_added_tokens, module)?)?;
     Ok(())
 }

@@ -21,7 +21,7 @@ pub(crate) use exceptions::from_python;
 pub(crate) use interpreter::{
     EnvironmentChoice, check_signals, deny_network, finish, host_prefix, note_signals, started, use_environment, with_python,
 };
-pub(crate) use package::{adapter_base, hub_dataset, json_lines, model_folder};
+pub(crate) use package::{adapter_base, hub_dataset, hub_revision, json_lines, model_folder};
 pub(crate) use preflight::{check_device, check_hub_model, check_served_model, check_tensor_patterns};
 pub(crate) use probe::{TimingProbe, time_rows};
 pub(crate) use script::{ScriptCall, call_script, called_user_script, check_script_params};

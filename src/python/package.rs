@@ -37,6 +37,11 @@ pub(crate) fn hub_dataset(path: &str, options: [Option<&str>; 3]) -> Result<Path
     call("hf_datasets", "hub_dataset", (path, name, split, revision))
 }
 
+/// The commit of a data set of the hub at a branch, tag or commit, or at its newest.
+pub(crate) fn hub_revision(path: &str, revision: Option<&str>) -> Result<String> {
+    call("hf_datasets", "hub_revision", (path, revision))
+}
+
 fn call<'a, A, T>(module: &str, function: &str, arguments: A) -> Result<T>
 where
     A: for<'py> pyo3::call::PyCallArgs<'py> + 'a,

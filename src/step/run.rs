@@ -12,6 +12,7 @@ use crate::base::clock::now;
 use crate::base::error::{Error, Kind};
 use crate::base::logging::Shown;
 use crate::base::{error, files, logging, offline, progress, secrets, signals};
+use crate::dataset::with_revisions;
 use crate::params::interface::Interface;
 use crate::params::validate::resolve;
 use crate::python;
@@ -192,6 +193,8 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
     signals::check()?; // between two steps
     let task = request.task;
     let params = resolve(task.name, task.all_params(), request.given.clone(), request.interface)?;
+    summary.params = secrets::redacted(&params);
+    let params = with_revisions(params)?;
     summary.params = secrets::redacted(&params);
     let subject = params[task.input.name].as_str().unwrap_or_default();
     let source = task.source(subject)?;

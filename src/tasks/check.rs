@@ -6,7 +6,7 @@ use crate::base::progress;
 use crate::base::progress::Bytes;
 use crate::base::{error, files, logging};
 use crate::dataset::html;
-use crate::dataset::{CheckReport, open, open_evaluation};
+use crate::dataset::{CheckReport, open, open_evaluation, with_revisions};
 use crate::params::command::DatasetCommand;
 use crate::params::interface::Interface;
 use crate::params::prelude::*;
@@ -67,7 +67,7 @@ pub fn check_dataset(model: &str, params: &CheckParams) -> Result<CheckReport> {
 }
 
 fn check(given: Map<String, Value>, interface: Interface, on_progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<CheckReport> {
-    let params = resolve(COMMAND.name, COMMAND.all_params(), given, interface)?;
+    let params = with_revisions(resolve(COMMAND.name, COMMAND.all_params(), given, interface)?)?;
     let _once = logging::once_scope();
     let dataset = open(&params)?;
     let evaluation = open_evaluation(&params, &dataset)?;

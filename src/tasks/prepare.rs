@@ -3,7 +3,7 @@
 use crate::base::progress::Bytes;
 use crate::base::{cache, logging, progress};
 use crate::data::Prepared;
-use crate::dataset::open;
+use crate::dataset::{open, with_revisions};
 use crate::params::command::DatasetCommand;
 use crate::params::interface::Interface;
 use crate::params::prelude::*;
@@ -55,7 +55,7 @@ pub fn prepare_dataset(model: &str, params: &PrepareParams) -> Result<Prepared> 
 }
 
 fn prepare(given: Map<String, Value>, interface: Interface, on_progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<Prepared> {
-    let params = resolve(COMMAND.name, COMMAND.all_params(), given, interface)?;
+    let params = with_revisions(resolve(COMMAND.name, COMMAND.all_params(), given, interface)?)?;
     // If Python is the host, it has its own signal handlers, which `on_progress` checks.
     let _handlers = python::note_signals();
     let _once = logging::once_scope();

@@ -275,8 +275,9 @@ def test_a_batch_without_targets_has_no_loss_and_no_gradient(in_place):
         {"target_modules": [*PROJECTIONS, "embed_tokens"]},
         {"target_modules": PROJECTIONS, "modules_to_save": ["lm_head"]},
         {"target_modules": PROJECTIONS, "use_dora": True},
+        {"target_modules": PROJECTIONS, "trainable_token_indices": {"embed_tokens": [1, 5, 9], "lm_head": [1, 5, 9]}},
     ],
-    ids=["frozen head", "LoRA on the head", "LoRA on the embedding", "a copy of the head", "DoRA"],
+    ids=["frozen head", "LoRA on the head", "LoRA on the embedding", "a copy of the head", "DoRA", "single tokens"],
 )
 def test_gradients_of_an_adapter_are_the_plain_ones(tied, more):
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=3, init_lora_weights=False, **more)

@@ -180,13 +180,17 @@ def _resize_embeddings(model: Any, adapter: Adapter, tensors: dict[str, torch.Te
         if name.endswith(".embed_tokens.lora_embedding_A"):
             sizes["embed_tokens"] = tensor.shape[1]
     before = embedding.weight.shape[0]
+    single = adapter.settings.get("trainable_token_indices") or {}
+    for name, ids in (single if isinstance(single, dict) else {"embed_tokens": single}).items():
+        if (needed := max(ids, default=-1) + 1) > before:  # fewer are rows that the base has
+            sizes[name.rpartition(".")[2]] = needed
     if not (new := {size for size in sizes.values() if size != before}):
         return
     tied = head is None or head.weight is embedding.weight
     if len(set(sizes.values())) > 1 or (not tied and len(sizes) == 1):
         raise InputError(
             f"adapter {adapter.folder} has {' and '.join(f'{name} for {size} tokens' for name, size in sizes.items())}, and its base has "
-            f"{before}: embedding and output matrix must both be in it; train it again with both in modules_to_save"
+            f"{before}: embedding and output matrix must both be in it; train it again with both (modules_to_save, trainable_token_indices)"
         )
     size = new.pop()
     logger.info("the embedding gets %d tokens instead of %d, as in adapter %s", size, before, adapter.folder)

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from pyrust_nn import InputError, ModelError, _core
 from pyrust_nn.models.adapter_folder import adapter_base, checked_adapter_folder, is_adapter
 from pyrust_nn.models.adapters import attach_adapter, read_adapter
+from pyrust_nn.models.added_tokens import check_adapter_tokens
 from pyrust_nn.models.generation import read_generation_config
 from pyrust_nn.models.lineage import compare_base
 from pyrust_nn.models.model_folder import checked_model_folder, first_line, quantization, weight_files
+from pyrust_nn.models.multimodal import KEY_MAPPING, language_config
 from pyrust_nn.models.stack import add_parents, parent_folders
 
 if TYPE_CHECKING:
@@ -70,12 +72,16 @@ def load_model(
 
 def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) -> PreTrainedModel:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     _core.status("loading the model")
     if (generation := read_generation_config(folder)) is not None:
         options["generation_config"] = generation  # transformers would fail on one that cannot be used
     try:
+        whole = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if (language := language_config(whole)) is not None:
+            logger.info("%s is of type %s: its language part is loaded as %s", folder, whole.model_type, language.model_type)
+            options |= {"config": language, "key_mapping": KEY_MAPPING}
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             use_safetensors=True,
@@ -88,6 +94,8 @@ def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
         raise ModelError(
             f"the model in {folder} does not fit into the memory of {device}; use a smaller or a quantized one, or load_in_4bit for LoRA"
         ) from cause
+    except ModelError:
+        raise
     except Exception as cause:
         if "size mismatch" in str(cause) or "ignore_mismatched_sizes" in str(cause):
             raise InputError(
@@ -139,6 +147,7 @@ def load_with_adapter(
         # The adapter was trained with stop tokens that its base may not have.
         model.generation_config = generation
     adapted: Any = attach_adapter(model, adapter)
+    check_adapter_tokens(folder, base_folder, adapted)
     add_parents(adapted, parents, base_folder, trainable=False)
     return adapted.eval()
 

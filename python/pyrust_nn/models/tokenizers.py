@@ -49,6 +49,8 @@ def tokenizer_folder(model: str, base_model: str | None = None) -> Path:
     """
     own = model_folder(model)
     if base_model and not (own / "tokenizer.json").is_file():
+        if (own / "chat_template.jinja").is_file():
+            _core.tokenizer_folder(own)  # which refuses it
         return tokenizer_folder(adapter_base(model, base_model))
     folder = _core.tokenizer_folder(own)
     if not (folder / ADAPTER_CONFIG).is_file():
@@ -134,7 +136,11 @@ class TokenizerFiles:
     @classmethod
     def from_model(cls, model: str, base_model: str | None = None) -> TokenizerFiles:
         """The files of a model's or adapter's tokenizer. Raises ModelError if they are missing or damaged."""
-        folder = tokenizer_folder(model, base_model)
+        return cls.from_folder(tokenizer_folder(model, base_model))
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> TokenizerFiles:
+        """The files of the tokenizer in a folder. Raises InputError or ModelError if they are missing or damaged."""
         check_tokenizer(folder)
         end_token = end_of_turn(folder)
         if not all((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ import torch
 from pyrust_nn import InputError, _core
 from pyrust_nn.cpu.packed_attention import packed_attention
 from pyrust_nn.cpu.patching import patched_layers
-from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.training.batches import BatchLayout, MicroBatching, row_length, target_tokens
 from pyrust_nn.training.evaluation import set_eval_mode
 from pyrust_nn.training.memory import release_memory
@@ -28,14 +28,14 @@ class ForgettingTable:
     def __init__(
         self,
         stages: list[dict[str, Any]],
-        model: str,
+        folder: Path,
         device: torch.device,
         dtype: torch.dtype,
         *,
         batching: MicroBatching,
         rows: int,
     ) -> None:
-        """`stages` are those of lineage.json, `model` is the base, `dtype` is what the loss is computed in.
+        """`stages` are those of lineage.json, `folder` has the tokenizer, `dtype` is what the loss is computed in.
 
         rows: how many rows of each data set are used at most, spread evenly over it.
         """
@@ -46,7 +46,7 @@ class ForgettingTable:
             path = ", ".join(stage["dataset_path"])
             try:
                 prepared = _core.prepare_dataset(
-                    model_folder(model), dataset_path=stage["dataset_path"], eval_split=stage["eval_split"], **stage["options"]
+                    folder, dataset_path=stage["dataset_path"], eval_split=stage["eval_split"], **stage["options"]
                 )
             except InputError as cause:
                 logger.warning("forgetting of stage %d is not measured: %s", number, cause)

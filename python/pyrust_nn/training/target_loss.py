@@ -61,7 +61,7 @@ class TargetLoss:
     `loss_function` applies it to the target positions; for packed rows the last decoder layer computes only those too
     (`target_rows`). The `logits` of the output are then hidden states. On exit the model is restored. An output layer that
     is not a plain linear layer (adapted by LoRA, copied by `modules_to_save`, quantized) is called in chunks and
-    recomputed in the backward pass.
+    recomputed in the backward pass. One with rows that are trained (`trainable_token_indices`) is the matrix with these rows.
 
     in_place: add the gradients of trained embedding and output matrices to the existing `grad` (see `Workspace`). This
     needs fp32 weights, a single process (no gradient hooks) and an unscaled loss.
@@ -85,6 +85,7 @@ class TargetLoss:
             head, base = self.head, self.base
             before, loss_function = head.__dict__.get("forward"), base.__dict__.get("_loss_function")
             self._head_forward, self._is_linear = head.forward, type(head) is torch.nn.Linear and before is None
+            self._trains_rows = type(head).__name__ == "TrainableTokensWrapper" and before is None and bool(head.active_adapters)
             head.forward = self._pass_through
             base.loss_function = self._loss
             self._restore = [lambda: _reset(head, "forward", before), lambda: _reset(base, "_loss_function", loss_function)]
@@ -151,6 +152,9 @@ class TargetLoss:
             weight = self.head.weight
             workspace = self.workspace if weight.dtype == torch.float32 and torch.is_grad_enabled() else None
             return LinearCrossEntropy.apply(hidden, weight, self.head.bias, targets, scale, chunk, workspace)
+        if self._trains_rows and self.head.original_module.weight.is_floating_point():
+            # The matrix with the trained rows is computed once, not for every chunk.
+            return LinearCrossEntropy.apply(hidden, self.head.weight, None, targets, scale, chunk, None)
         return self._through_head(hidden, targets, chunk) * scale
 
     def _through_head(self, hidden: torch.Tensor, targets: torch.Tensor, chunk: int) -> torch.Tensor:
