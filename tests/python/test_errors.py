@@ -86,6 +86,13 @@ def test_the_texts_of_an_error_are_kept_even_with_the_word_SESSION(cli: Cli, tmp
     assert cause in errors["stopped"]["causes"]
 
 
+def test_the_lines_of_a_cause_stay_below_it(cli: Cli, tmp_path: Path) -> None:
+    text = "def run(params, session):\n    raise ValueError('of mine') from OSError('one\\ntwo\\nthree')\n"
+    (tmp_path / "a.py").write_text(text, encoding="utf-8")
+    done = cli("script", "a.py", "--session", "s")
+    assert "\n  caused by: OSError: one\n    two\n    three\n" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("how", ["exits", "has no packages", "is another Python"])
 def test_an_environment_in_which_python_cannot_start(how: str, tmp_path: Path, runs: Path, data_json: str, cli: Cli) -> None:
     """The step fails with the kind `setup` and says what to do. The next step with a good environment succeeds."""

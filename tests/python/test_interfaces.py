@@ -44,6 +44,7 @@ def test_the_same_parameters_with_the_same_defaults_at_every_interface(
     if task == "inference":
         given = {"prompt": "hi"}
     flags = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)]
+    (tmp_path / "adapter_config.json").write_text("{}")
     name = str(tmp_path) if subject == "adapter" or task in ("merge", "flatten") else "builtin:tiny"
     done = cli(task.replace("_", "-"), "--session", "s", f"--{subject}", name, *flags, "--dry-run", "--json")
     by_command = json.loads(done.stdout)["params"]

@@ -280,7 +280,7 @@ def test_a_copy_of_the_base_is_the_base(runs, trained, same, tmp_path):
     [
         ("finetune_lora", {"model": "lora"}, "itself a LoRA adapter.*checkpoint_lora.*merge"),
         ("finetune_full", {"model": "lora"}, "is a LoRA adapter.*merge"),
-        ("finetune_lora", {"target_modules": ["q_proj", "nix"]}, "'nix'.*down_proj.*v_proj"),
+        ("finetune_lora", {"target_modules": ["q_proj", "nix"]}, r"[\"']nix[\"'].*down_proj.*v_proj"),
         ("finetune_full", {"max_length": 5000}, "5000.*2048 positions"),
         ("finetune_full", {"max_length": 20}, r"longer|more than max_length 20.*\[0\]"),
         ("finetune_full", {"max_length": 8, "overlong": "drop"}, "no sample is left"),
