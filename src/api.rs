@@ -20,7 +20,7 @@ use crate::{pipeline, python};
 /// Kind `usage` if the file or one of its parameters is wrong; then no step has run. Otherwise the error of the step that failed.
 pub fn run_pipeline(session: &str, path: &Path, overrides: Map<String, Value>) -> Result<Vec<Summary>> {
     let plan = pipeline::open(path, overrides, Some(session.to_string()), Interface::Rust)?;
-    plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()
+    plan.run(|_| {}, |_| {})?.into_iter().map(StepOutcome::into_result).collect()
 }
 
 /// Resumes an interrupted session (runs directory: PYRUST_NN_RUNS, otherwise `runs`). Fine-tuning resumes from its last complete
@@ -40,7 +40,7 @@ pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
 /// Kind `usage` if a secret is missing, or one is given that no step needs. Otherwise as `resume`.
 pub fn resume_with_secrets(session: &str, step: Option<&str>, secrets: Map<String, Value>) -> Result<Vec<Summary>> {
     let plan = pipeline::remaining(None, session, step, &secrets, Interface::Rust)?;
-    plan.run(|_| {})?.into_iter().map(StepOutcome::into_result).collect()
+    plan.run(|_| {}, |_| {})?.into_iter().map(StepOutcome::into_result).collect()
 }
 
 /// Writes a session (runs directory: PYRUST_NN_RUNS, otherwise `runs`) into one file, by default `<session>.tar.zst`, with the hash of every file in it

@@ -25,7 +25,12 @@ pub trait Show: Send + Sync {
     fn status(&self, text: &str);
     /// Shows generated text without adding a newline.
     fn stream(&self, text: &str);
+    /// Removes what shows progress.
     fn clear(&self);
+    /// The step or the operation has ended.
+    fn end(&self) {
+        self.clear();
+    }
 }
 
 static SHOW: RwLock<Option<Box<dyn Show>>> = RwLock::new(None);
@@ -62,26 +67,29 @@ impl Progress {
     }
 }
 
-/// Progress through the bytes of files. Shown only after the first second.
+/// Progress through the bytes of files. Shown only after the first second, and then to the end.
 #[derive(Debug)]
 pub struct Bytes {
     progress: Progress,
     started: Instant,
     shown: Instant,
+    is_shown: bool,
 }
 
 impl Bytes {
     /// Progress of the operation `what`.
     pub fn new(what: &str) -> Bytes {
-        Bytes { progress: Progress::new(what), started: Instant::now(), shown: Instant::now() }
+        Bytes { progress: Progress::new(what), started: Instant::now(), shown: Instant::now(), is_shown: false }
     }
 
     /// `done` of `total` bytes.
     pub fn report(&mut self, done: u64, total: u64) {
         let seconds = self.started.elapsed().as_secs_f64();
-        if seconds < 1.0 || self.shown.elapsed() < Duration::from_millis(200) {
+        let ends = self.is_shown && done == total;
+        if !ends && (seconds < 1.0 || self.shown.elapsed() < Duration::from_millis(200)) {
             return;
         }
+        self.is_shown = true;
         self.shown = Instant::now();
         let rate = done as f64 / seconds;
         let left = total.saturating_sub(done) as f64 / rate.max(1.0);
@@ -103,6 +111,11 @@ pub fn stream(text: &str) {
 /// Removes the progress bar.
 pub fn clear() {
     with_show(|show| show.clear());
+}
+
+/// Says that the step or the operation has ended, which removes the progress bar of a terminal.
+pub fn end() {
+    with_show(|show| show.end());
 }
 
 fn with_show(act: impl FnOnce(&dyn Show)) {

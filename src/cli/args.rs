@@ -1,5 +1,7 @@
 //! Parsing of the whole command line.
 
+use clap::builder::Styles;
+use clap::builder::styling::AnsiColor;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -72,6 +74,7 @@ pub(crate) fn command_line() -> clap::Command {
         None => command,
     };
     CommandLine::command()
+        .styles(Styles::styled().invalid(AnsiColor::Magenta.on_default().bold()))
         .mut_args(|arg| if own(&arg) { arg } else { arg.hide(true) })
         .mut_subcommands(with_examples)
         .after_help(format!("{}\n\n{NOTES}", examples(&FIRST_STEPS)))

@@ -1,7 +1,8 @@
 //! The line of a progress bar, fitted to the width of the terminal.
 
 use crate::base::progress::Update;
-use crate::cli::text::{Style, cut};
+use crate::cli::text::Style;
+use crate::cli::wrap::{cut, width_of};
 
 /// Columns of the bar itself.
 const MOST: usize = 40;
@@ -17,14 +18,14 @@ pub(crate) fn bar_line(title: &str, update: Update<'_>, width: usize, style: Sty
     let counts = format!("{}/{}", update.done, update.total);
     let words = |parts: &[&str]| parts.iter().filter(|part| !part.is_empty()).map(|part| part.trim_end()).collect::<Vec<_>>().join("  ");
     let (before, after) = (words(&[title, &percent]), words(&[&counts, update.text]));
-    let room = width.saturating_sub(before.chars().count() + after.chars().count() + 2);
+    let room = width.saturating_sub(width_of(&before) + width_of(&after) + 2);
     if room >= LEAST {
         let columns = room.min(MOST);
         let done = (share * columns as f64).floor() as usize;
         return format!("{before} {}{} {after}", style.bar(&"━".repeat(done)), style.dim(&"─".repeat(columns - done)));
     }
     let shorter = [words(&[&before, &after]), words(&[&percent, &after]), words(&[&percent, update.text])];
-    let fitting = shorter.iter().find(|line| line.chars().count() <= width);
+    let fitting = shorter.iter().find(|line| width_of(line) <= width);
     cut(fitting.unwrap_or(&shorter[2]), width)
 }
 

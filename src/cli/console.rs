@@ -13,7 +13,8 @@ use crate::base::logging::Shown;
 use crate::base::{logging, progress};
 use crate::cli::display::{Display, print_above};
 use crate::cli::global::GlobalArgs;
-use crate::cli::text::{Style, columns, visible, wrapped};
+use crate::cli::text::{Style, columns, visible};
+use crate::cli::{output, wrap};
 
 static CONFIGURED: Mutex<bool> = Mutex::new(false);
 
@@ -49,7 +50,7 @@ pub(crate) fn first_use() -> bool {
 
 /// Prints a heading between steps.
 pub(crate) fn heading(text: &str) {
-    let line = Style::of_stderr().bold(text);
+    let line = Style::of_stderr().bold(&output::at_stderr_s_width(text));
     print_above(|| drop(writeln!(std::io::stderr(), "{line}")));
 }
 
@@ -91,12 +92,11 @@ fn print(record: &Record, style: Style) {
     let width = columns(libc::STDERR_FILENO).unwrap_or(80);
     // A library's text may hold colours.
     let text = visible(&record.args().to_string());
-    let after = |word: &str, styled: String| wrapped(&format!("{word}: {text}"), width).replacen(word, &styled, 1);
     let line = match record.level() {
-        Level::Error => after("error", style.error("error")),
-        Level::Warn => after("warning", style.warning("warning")),
-        Level::Info => wrapped(&text, width),
-        Level::Debug | Level::Trace => style.dim(&wrapped(&text, width)),
+        Level::Error => format!("{}: {text}", style.error("error")),
+        Level::Warn => format!("{}: {text}", style.warning("warning")),
+        Level::Info => text,
+        Level::Debug | Level::Trace => style.dim(&text),
     };
-    drop(writeln!(std::io::stderr(), "{line}"));
+    drop(writeln!(std::io::stderr(), "{}", wrap::wrapped(&line, width)));
 }

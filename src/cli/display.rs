@@ -9,7 +9,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::base::progress::{Show, Update};
 use crate::cli::bar::bar_line;
-use crate::cli::text::{Style, columns, cut, visible};
+use crate::cli::text::{Style, columns, visible};
+use crate::cli::wrap::cut;
 
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
 

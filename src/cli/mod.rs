@@ -15,6 +15,7 @@ mod process;
 mod results;
 mod table;
 mod text;
+mod wrap;
 
 pub(crate) use console::first_use;
 pub use console::set_console;

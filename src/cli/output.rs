@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::base::error::Error;
 use crate::base::printable::printable;
-use crate::cli::text::{Style, columns, wrapped};
+use crate::cli::text::{Style, columns};
+use crate::cli::wrap::{wrapped, wrapped_command};
 
 /// The first error of writing to stdout. It is reported at the end of the command.
 static WRITE_ERROR: Mutex<Option<std::io::Error>> = Mutex::new(None);
@@ -47,9 +48,20 @@ pub(crate) fn flush() {
     drop(std::io::stdout().flush());
 }
 
-/// Writes a line to stdout.
+/// Writes a line, or several, to stdout. A terminal gets them broken at spaces.
 pub(crate) fn line(line: &str) {
-    text(&format!("{line}\n"));
+    verbatim(&at_stdout_s_width(line));
+}
+
+/// Writes lines to stdout that are read by a program or copied, so that nothing breaks them.
+pub(crate) fn verbatim(lines: &str) {
+    text(&format!("{lines}\n"));
+}
+
+/// Writes a command that can be copied, after a label.
+pub(crate) fn command(label: &str, command: &str) {
+    let width = stdout_width().unwrap_or(usize::MAX);
+    verbatim(&wrapped_command(label, command, width, |text| Style::of_stdout().bold(text)));
 }
 
 /// Flushes stdout and returns the error if anything could not be written. A closed pipe (`pyrust-nn sessions | head`) is not an error.
@@ -66,8 +78,7 @@ pub(crate) fn end() -> Option<Error> {
 
 /// Writes a JSON document to stdout.
 pub(crate) fn json(value: &Value) {
-    let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    line(&text);
+    verbatim(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
 /// Writes an error with its causes to stderr.
@@ -92,8 +103,12 @@ pub(crate) fn at_stderr_s_width(text: &str) -> String {
 
 /// Text with its lines broken at spaces for the terminal as stdout; unchanged elsewhere.
 pub(crate) fn at_stdout_s_width(text: &str) -> String {
-    let width = columns(libc::STDOUT_FILENO).filter(|_| std::io::stdout().is_terminal());
-    width.map_or_else(|| text.to_string(), |width| wrapped(text, width))
+    stdout_width().map_or_else(|| text.to_string(), |width| wrapped(text, width))
+}
+
+/// Columns of the terminal as stdout.
+pub(crate) fn stdout_width() -> Option<usize> {
+    columns(libc::STDOUT_FILENO).filter(|_| std::io::stdout().is_terminal())
 }
 
 /// The exit code of a command: that of its error, which is written to stderr, otherwise 0.

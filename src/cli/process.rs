@@ -122,7 +122,7 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
 /// Prints help, the version or a usage error. With --json a usage error of a task with a session is printed as its summary.
 fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        drop(error.print());
+        output::line(rendered(error, Style::of_stdout()).trim_end());
         return 0;
     }
     let message = error.to_string();
@@ -151,13 +151,14 @@ fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
     error::Kind::Usage.exit_code()
 }
 
-/// Prints clap's error, which has colours if no line must be broken for the terminal.
+/// Prints clap's error.
 fn print_usage_error(error: &clap::Error) {
-    let plain = error.render().to_string();
-    let broken = output::at_stderr_s_width(&plain);
-    if broken.trim_end() == plain.trim_end() {
-        return drop(error.print());
-    }
-    let word = Style::of_stderr().error("error:");
-    drop(writeln!(std::io::stderr(), "{}", broken.replacen("error:", &word, 1)));
+    let text = output::at_stderr_s_width(rendered(error, Style::of_stderr()).trim_end());
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
+/// What clap says, with its colours where they are shown. clap breaks the lines of options alone, not those of usage and examples.
+fn rendered(error: &clap::Error, style: Style) -> String {
+    let text = error.render();
+    if style.colors { text.ansi().to_string() } else { text.to_string() }
 }

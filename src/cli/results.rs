@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::cli::output::plain_list;
-use crate::cli::text::{bytes, grouped, significant};
+use crate::cli::text::{bytes, grouped, significant, visible};
 use crate::report::quality;
 use crate::session::{Status, Summary};
 
@@ -53,6 +53,36 @@ pub(crate) fn step_lines(summary: &Summary, runs: &Path) -> Vec<String> {
         line(name, &metric(name, value));
     }
     lines
+}
+
+/// The answers of `inference` as text; of several, each below its question.
+pub(crate) fn answers(summary: &Summary) -> Vec<String> {
+    match all_answers(summary) {
+        [answer] => vec![text_of(answer)],
+        all => all.iter().map(asked_and_answered).collect(),
+    }
+}
+
+/// The answers of `inference` to the prompts that are values of a pipeline, each below its question. Those to a file of prompts are left
+/// out.
+pub(crate) fn answers_to_values(summary: &Summary) -> Vec<String> {
+    let prompts = summary.params.get("prompt").and_then(Value::as_array).map_or(0, Vec::len);
+    all_answers(summary).iter().take(prompts).map(asked_and_answered).collect()
+}
+
+/// Those to the prompts of the parameter come first.
+fn all_answers(summary: &Summary) -> &[Value] {
+    summary.result.as_array().filter(|_| summary.task == "inference").map_or(&[], Vec::as_slice)
+}
+
+fn asked_and_answered(answer: &Value) -> String {
+    let messages = answer["messages"].as_array().map_or(&[][..], Vec::as_slice);
+    let question = visible(messages.last().and_then(|last| last["content"].as_str()).unwrap_or_default());
+    format!("> {question}\n{}", text_of(answer))
+}
+
+fn text_of(answer: &Value) -> String {
+    visible(answer["text"].as_str().unwrap_or_default())
 }
 
 fn metric(name: &str, value: &Value) -> String {

@@ -2,7 +2,8 @@
 //! their row, each value after its heading.
 
 use crate::cli::output;
-use crate::cli::text::{columns, tail, wrapped};
+use crate::cli::text::columns;
+use crate::cli::wrap::{padded, tail, width_of, wrapped_below};
 
 /// Columns of a shortened value at least.
 const LEAST: usize = 16;
@@ -12,13 +13,13 @@ const GAP: usize = 2;
 /// Writes rows in aligned columns to stdout. The first row is the heading. `flexible` is the column that is shortened first.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]], flexible: Option<usize>) {
     for line in lines(rows, flexible, columns(libc::STDOUT_FILENO)) {
-        output::line(&line);
+        output::verbatim(&line);
     }
 }
 
 fn lines<const N: usize>(rows: &[[String; N]], flexible: Option<usize>, width: Option<usize>) -> Vec<String> {
     let mut rows = rows.to_vec();
-    let mut widths: [usize; N] = std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
+    let mut widths: [usize; N] = std::array::from_fn(|i| rows.iter().map(|row| width_of(&row[i])).max().unwrap_or(0));
     let total = |kept: &[usize], widths: &[usize; N]| kept.iter().map(|i| widths[*i] + GAP).sum::<usize>().saturating_sub(GAP);
     let mut kept: Vec<usize> = (0..N).collect();
     if let Some(width) = width {
@@ -39,12 +40,12 @@ fn lines<const N: usize>(rows: &[[String; N]], flexible: Option<usize>, width: O
     }
     let mut lines = Vec::new();
     for (number, row) in rows.iter().enumerate() {
-        let cells: Vec<String> = kept.iter().map(|i| format!("{:<width$}", row[*i], width = widths[*i])).collect();
+        let cells: Vec<String> = kept.iter().map(|i| padded(&row[*i], widths[*i])).collect();
         lines.push(cells.join(&" ".repeat(GAP)).trim_end().to_string());
         let below = (0..N).filter(|i| !kept.contains(i) && !["", "-"].contains(&row[*i].as_str()));
         for i in below.filter(|_| number > 0) {
             let text = format!("{}{}: {}", " ".repeat(GAP), rows[0][i], row[i]);
-            lines.extend(wrapped(&text, width.unwrap_or(usize::MAX)).lines().map(String::from));
+            lines.extend(wrapped_below(&text, width.unwrap_or(usize::MAX), |_| 2 * GAP).lines().map(String::from));
         }
     }
     lines

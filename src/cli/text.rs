@@ -25,7 +25,7 @@ impl Style {
     }
 
     fn wrap(self, codes: &str, text: &str) -> String {
-        if self.colors { format!("\x1b[{codes}m{text}\x1b[0m") } else { text.to_string() }
+        if self.colors && !text.is_empty() { format!("\x1b[{codes}m{text}\x1b[0m") } else { text.to_string() }
     }
 
     pub(crate) fn bold(self, text: &str) -> String {
@@ -45,12 +45,13 @@ impl Style {
         self.wrap("1;4;32", text)
     }
 
+    /// Bright blue, and for warnings magenta as compilers have it: readable on black and on white, as cyan and yellow are not.
     pub(crate) fn bar(self, text: &str) -> String {
-        self.wrap("36", text)
+        self.wrap("94", text)
     }
 
     pub(crate) fn warning(self, text: &str) -> String {
-        self.wrap("33", text)
+        self.wrap("1;35", text)
     }
 
     pub(crate) fn error(self, text: &str) -> String {
@@ -96,43 +97,6 @@ fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// `text` in at most `width` columns, of one column per character; what is cut off becomes an ellipsis.
-pub(crate) fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_string();
-    }
-    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
-    if width == 0 { String::new() } else { format!("{}…", kept.trim_end()) }
-}
-
-/// The end of `text` in at most `width` columns, after an ellipsis if it is cut: of a path the end says most.
-pub(crate) fn tail(text: &str, width: usize) -> String {
-    let count = text.chars().count();
-    if count <= width { text.to_string() } else { format!("…{}", text.chars().skip(count - width.saturating_sub(1)).collect::<String>()) }
-}
-
-/// Breaks lines at spaces to at most `width` columns. A continuation is indented like its line, and further below a field of an indented list.
-pub(crate) fn wrapped(text: &str, width: usize) -> String {
-    let mut lines = Vec::new();
-    for line in text.lines() {
-        let indent = line.len() - line.trim_start().len();
-        // `    model     builtin:tiny`: the value's column.
-        let field = line[indent..].find("  ").map_or(0, |at| line[indent + at..].find(|c| c != ' ').map_or(0, |gap| at + gap));
-        let hanging = if indent > 0 && field < 24 { indent + field } else { indent };
-        let mut rest = line.to_string();
-        while rest.chars().count() > width {
-            // The space itself may stand beyond the width.
-            let spaces = rest.char_indices().take(width + 1).filter(|(_, c)| *c == ' ').map(|(at, _)| at);
-            let Some(space) = spaces.last().filter(|at| *at > hanging) else { break };
-            let next = format!("{}{}", " ".repeat(hanging), rest[space..].trim_start());
-            rest.truncate(space);
-            lines.push(std::mem::replace(&mut rest, next).trim_end().to_string());
-        }
-        lines.push(rest);
-    }
-    lines.join("\n")
-}
-
 /// Columns of the terminal behind a file descriptor.
 pub(crate) fn columns(descriptor: RawFd) -> Option<usize> {
     let mut size = MaybeUninit::<libc::winsize>::zeroed();
@@ -149,21 +113,6 @@ pub(crate) fn columns(descriptor: RawFd) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn of_a_path_the_end_is_kept() {
-        assert_eq!((tail("abcdef", 4), tail("abcd", 4)), ("…def".into(), "abcd".into()));
-    }
-
-    #[test]
-    fn lines_are_broken_at_spaces() {
-        assert_eq!(wrapped("one two three", 7), "one two\nthree");
-        assert_eq!(wrapped("one two three", 8), "one two\nthree");
-        assert_eq!(wrapped("head\n    model     a bb ccc", 18), "head\n    model     a bb\n              ccc");
-        assert_eq!(wrapped("unbreakable", 4), "unbreakable");
-        assert_eq!(wrapped("ééé ééé", 4), "ééé\nééé");
-        assert_eq!((cut("abcdef", 4), cut("abcd", 4), cut("ab", 0)), ("abc…".into(), "abcd".into(), String::new()));
-    }
 
     #[test]
     fn a_bar_s_length_is_its_share() {

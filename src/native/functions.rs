@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyTuple};
 use serde_json::{Map, Value};
 
+use crate::base::progress;
 use crate::cli;
 use crate::native::notebook;
 use crate::python::convert::to_value;
@@ -16,10 +17,16 @@ use crate::session::ProcessGuard;
 
 /// Shows the console unless the program decided otherwise. A script of a step must not turn it on for its host, which may be a Rust program.
 pub(crate) fn show_console(py: Python<'_>) -> PyResult<()> {
-    if !crate::python::started() && !ProcessGuard::is_held() && cli::first_use() {
-        show(py, true, LevelFilter::Warn)?;
+    if crate::python::started() || ProcessGuard::is_held() {
+        return Ok(());
     }
-    Ok(())
+    if cli::first_use() {
+        show(py, true, LevelFilter::Warn)
+    } else {
+        // What an earlier call that failed has shown is complete.
+        py.detach(progress::end);
+        Ok(())
+    }
 }
 
 /// Turns the console on or off. `level`: of the log lines in a notebook.

@@ -127,7 +127,7 @@ fn run_pipeline(
     let path = path.unwrap_or_else(|| Path::new(pipeline::FILE).to_path_buf());
     let results = py.detach(|| {
         let plan = pipeline::open(&path, overrides, session, Interface::Python)?;
-        plan.run(|_| {})
+        plan.run(|_| {}, |_| {})
     });
     summaries(py, results.map_err(to_python)?)
 }
@@ -144,7 +144,7 @@ fn resume(
 ) -> PyResult<Py<PyAny>> {
     let secrets = object(secrets)?;
     show_console(py)?;
-    let results = py.detach(|| pipeline::remaining(runs_dir.as_deref(), session, step, &secrets, Interface::Python)?.run(|_| {}));
+    let results = py.detach(|| pipeline::remaining(runs_dir.as_deref(), session, step, &secrets, Interface::Python)?.run(|_| {}, |_| {}));
     summaries(py, results.map_err(to_python)?)
 }
 

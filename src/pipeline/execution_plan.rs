@@ -44,14 +44,15 @@ impl ExecutionPlan {
         foreign.try_for_each(|name| check_reference(name, &runs, &self.session))
     }
 
-    /// Runs the steps in order and stops after the first failure. `before` is called before each step.
-    pub fn run(self, mut before: impl FnMut(&Request)) -> Result<Vec<StepOutcome>> {
+    /// Runs the steps in order and stops after the first failure. `before` is called before each step, `after` when it has ended.
+    pub fn run(self, mut before: impl FnMut(&Request), mut after: impl FnMut(&StepOutcome)) -> Result<Vec<StepOutcome>> {
         let mut outcomes = Vec::new();
         // A Ctrl-C between two steps stops the second.
         let _handlers = note_signals();
         for request in self.steps {
             before(&request);
             let outcome = run_step(request);
+            after(&outcome);
             let failed = outcome.error.is_some();
             outcomes.push(outcome);
             if failed {

@@ -1,12 +1,14 @@
 //! What differs between sessions: parameters, data, versions, metrics and proofs. What is equal is left out.
 //!
-//! Steps are compared with the steps of the same name and task, otherwise in their order with those of the same task.
+//! Steps are compared with the steps of the same name and task, otherwise in their order with those of the same task. Of a step that only
+//! some sessions have, it is said which have it not; all its values would differ.
 
 use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use crate::base::numbers::{precise, precise_bytes};
 use crate::report::chart::{ChartForm, ChartLine, MAX_LINES, chart};
 use crate::report::curves::Curve;
 use crate::report::html::render;
@@ -35,6 +37,14 @@ const OF_DATA: [&str; 13] = [
 const TEXT: usize = 1000;
 /// Rows of a group in the page.
 const MAX_ROWS: usize = 300;
+
+/// A step that not every session has.
+#[derive(Clone, Debug)]
+pub(crate) struct MissingStep {
+    pub step: String,
+    /// The sessions without it.
+    pub sessions: Vec<String>,
+}
 
 /// A value that differs, of each session; null where a session has none.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +76,7 @@ pub(crate) struct ComparedCurve {
 #[derive(Clone, Debug)]
 pub(crate) struct Comparison {
     pub sessions: Vec<String>,
+    pub missing: Vec<MissingStep>,
     pub groups: Vec<DifferenceGroup>,
     pub curves: Vec<ComparedCurve>,
 }
@@ -77,7 +88,7 @@ pub(crate) struct Comparison {
 pub(crate) fn compare(runs: &Path, names: &[String]) -> Result<Comparison> {
     let runs = std::path::absolute(runs)?;
     let sessions: Vec<RecordedSession> = names.iter().map(|name| RecordedSession::read(&runs, name)).collect::<Result<_>>()?;
-    let mut comparison = Comparison { sessions: names.to_vec(), groups: Vec::new(), curves: Vec::new() };
+    let mut comparison = Comparison { sessions: names.to_vec(), missing: Vec::new(), groups: Vec::new(), curves: Vec::new() };
     for slot in slots(&sessions) {
         let steps: Vec<Option<&RecordedStep>> = slot.iter().zip(&sessions).map(|(at, session)| Some(&session.steps[(*at)?])).collect();
         let mut titles: Vec<&str> = Vec::new();
@@ -87,12 +98,15 @@ pub(crate) fn compare(runs: &Path, names: &[String]) -> Result<Comparison> {
             }
         }
         let title = titles.join(" / ");
+        let without = steps.iter().zip(names).filter(|(step, _)| step.is_none()).map(|(_, name)| name.clone());
+        let missing = MissingStep { step: title.clone(), sessions: without.collect() };
+        comparison.missing.extend((!missing.sessions.is_empty()).then_some(missing));
         let places = || slot.iter().zip(&sessions);
-        let of_session = |of: fn(&RecordedSession, usize) -> Map<String, Value>| -> Vec<Map<String, Value>> {
-            places().map(|(at, session)| at.map(|at| of(session, at)).unwrap_or_default()).collect()
+        let of_session = |of: fn(&RecordedSession, usize) -> Map<String, Value>| -> Vec<Option<Map<String, Value>>> {
+            places().map(|(at, session)| at.map(|at| of(session, at))).collect()
         };
-        let of_step = |of: fn(&RecordedStep) -> Map<String, Value>| -> Vec<Map<String, Value>> {
-            steps.iter().map(|step| step.map(of).unwrap_or_default()).collect()
+        let of_step = |of: fn(&RecordedStep) -> Map<String, Value>| -> Vec<Option<Map<String, Value>>> {
+            steps.iter().map(|step| step.map(of)).collect()
         };
         for (part, values) in
             [("parameters", of_session(parameters)), ("data", of_session(data)), ("metrics", of_step(metrics)), ("proof", of_step(proof))]
@@ -104,7 +118,7 @@ pub(crate) fn compare(runs: &Path, names: &[String]) -> Result<Comparison> {
         }
         comparison.curves.extend(curves(&title, &steps));
     }
-    let rows = differing(&sessions.iter().map(versions).collect::<Vec<_>>());
+    let rows = differing(&sessions.iter().map(versions).map(Some).collect::<Vec<_>>());
     if !rows.is_empty() {
         comparison.groups.push(DifferenceGroup { step: None, part: "versions", rows });
     }
@@ -137,20 +151,26 @@ fn slots(sessions: &[RecordedSession]) -> Vec<Vec<Option<usize>>> {
     slots.into_iter().map(|(.., of)| of).collect()
 }
 
-/// The rows that are not the same in all, in the order of their first occurrence.
-fn differing(all: &[Map<String, Value>]) -> Vec<Difference> {
+/// The rows that are not the same in all that there are, in the order of their first occurrence.
+fn differing(all: &[Option<Map<String, Value>>]) -> Vec<Difference> {
     let mut names: Vec<&String> = Vec::new();
-    for map in all {
+    for map in all.iter().flatten() {
         for name in map.keys() {
             if !names.contains(&name) {
                 names.push(name);
             }
         }
     }
-    let rows = names
-        .into_iter()
-        .map(|name| Difference { name: name.clone(), values: all.iter().map(|map| map.get(name).cloned().unwrap_or_default()).collect() });
-    rows.filter(|row| row.values.windows(2).any(|pair| pair[0] != pair[1])).collect()
+    let value = |map: &Map<String, Value>, name: &String| map.get(name).cloned().unwrap_or_default();
+    let differs = |name: &&String| {
+        let values: Vec<Value> = all.iter().flatten().map(|map| value(map, name)).collect();
+        values.windows(2).any(|pair| pair[0] != pair[1])
+    };
+    let row = |name: &String| Difference {
+        name: name.clone(),
+        values: all.iter().map(|map| map.as_ref().map_or(Value::Null, |map| value(map, name))).collect(),
+    };
+    names.into_iter().filter(differs).map(row).collect()
 }
 
 /// The parameters that have an effect. What a step of the same session made is `@step`.
@@ -253,15 +273,48 @@ fn curves(title: &str, steps: &[Option<&RecordedStep>]) -> Vec<ComparedCurve> {
 }
 
 impl Difference {
-    /// The values as text: exact where rounded ones would look equal.
+    /// The values as text: numbers with more digits where rounded ones would look equal.
     pub(crate) fn texts(&self) -> Vec<String> {
-        let rounded: Vec<String> = self.values.iter().map(|value| value_text(&self.name, value)).collect();
-        if rounded.windows(2).any(|pair| pair[0] != pair[1]) { rounded } else { self.values.iter().map(Value::to_string).collect() }
+        let differ = |texts: &Vec<String>| {
+            let known: Vec<&String> = texts.iter().zip(&self.values).filter(|(_, value)| !value.is_null()).map(|(text, _)| text).collect();
+            known.windows(2).any(|pair| pair[0] != pair[1])
+        };
+        let texts = |text: &dyn Fn(&Value) -> String| self.values.iter().map(text).collect::<Vec<String>>();
+        let rounded = || texts(&|value| value_text(&self.name, value));
+        let precise = |digits| texts(&|value| precise_text(&self.name, value, digits));
+        std::iter::once_with(rounded).chain((4..=17).map(precise)).find(differ).unwrap_or_else(|| texts(&Value::to_string))
+    }
+}
+
+/// A number with this many digits; anything else as usual.
+fn precise_text(name: &str, value: &Value, digits: usize) -> String {
+    match (value.as_u64(), value.as_f64()) {
+        (Some(size), _) if name.ends_with("_bytes") => precise_bytes(size, digits),
+        (None, Some(real)) => precise(real, digits),
+        _ => value_text(name, value),
     }
 }
 
 impl Comparison {
-    /// One JSON document: `{sessions, steps: [{step, parameters, data, metrics, proof}], versions}`, each name with a value per session.
+    /// Whether there is no difference.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.missing.is_empty()
+    }
+
+    /// The steps that the same sessions lack: these sessions, and the steps.
+    pub(crate) fn missing_together(&self) -> Vec<(&[String], Vec<&str>)> {
+        let mut all: Vec<(&[String], Vec<&str>)> = Vec::new();
+        for one in &self.missing {
+            match all.iter_mut().find(|(sessions, _)| *sessions == one.sessions) {
+                Some((_, steps)) => steps.push(&one.step),
+                None => all.push((&one.sessions, vec![&one.step])),
+            }
+        }
+        all
+    }
+
+    /// One JSON document: `{sessions, steps: [{step, missing_in, parameters, data, metrics, proof}], versions}`, each name of the parts with a
+    /// value per session.
     pub(crate) fn to_json(&self) -> Value {
         let rows = |group: &DifferenceGroup| {
             group.rows.iter().map(|row| (row.name.clone(), Value::from(row.values.clone()))).collect::<Map<_, _>>()
@@ -278,6 +331,14 @@ impl Comparison {
             }
             if let Some(last) = steps.last_mut() {
                 last.insert(group.part.into(), rows(group).into());
+            }
+        }
+        for missing in &self.missing {
+            let named = |step: &&mut Map<String, Value>| step["step"] == missing.step.as_str();
+            let without = Value::from(missing.sessions.clone());
+            match steps.iter_mut().find(named) {
+                Some(step) => drop(step.insert("missing_in".into(), without)),
+                None => steps.push(Map::from_iter([("step".into(), missing.step.as_str().into()), ("missing_in".into(), without)])),
             }
         }
         json!({"sessions": self.sessions, "steps": steps, "versions": versions})
@@ -308,6 +369,7 @@ impl Comparison {
         });
         let values = json!({
             "sessions": self.sessions,
+            "missing": self.missing_together(),
             "groups": groups.collect::<Vec<_>>(),
             "charts": charts.collect::<Vec<_>>(),
             "drawn": self.sessions.len().min(MAX_LINES),

@@ -95,7 +95,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         let error = with_resume_command(error, &summary.session, Continuation::of(request, &step_folder.working));
         without_secrets(with_spelled_overwrite(error, request.interface))
     });
-    progress::clear();
+    progress::end();
     summary.finished_at = now();
     summary.duration_s = started.elapsed().as_secs_f64();
     if let Err(error) = &result {

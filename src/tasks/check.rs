@@ -81,7 +81,7 @@ fn check(given: Map<String, Value>, interface: Interface, on_progress: &mut dyn 
         bytes.report(done, total);
         on_progress(done, total)
     });
-    progress::clear();
+    progress::end();
     let report = report?;
     if let Some(page) = page {
         files::write_whole(page, html::page(&report).as_bytes())?;

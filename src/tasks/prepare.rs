@@ -66,6 +66,6 @@ fn prepare(given: Map<String, Value>, interface: Interface, on_progress: &mut dy
         bytes.report(done, total);
         on_progress(done, total)
     });
-    progress::clear();
+    progress::end();
     prepared
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,16 @@ def cli(binary: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run([str(binary), *map(str, words)], capture_output=True, text=True, timeout=timeout, **more)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("Chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -14,14 +15,17 @@ import weakref
 from pathlib import Path
 
 import pyte
+from wcwidth import wcswidth
 
 
 class Terminal:
     """A program on a pseudo-terminal of `columns` x `lines`."""
 
-    def __init__(self, *words: str | Path, columns: int = 80, lines: int = 60, cwd: Path | None = None, **environment: str) -> None:
-        """Start it. `environment` is added to that of this process."""
-        self.screen = pyte.Screen(columns, lines)
+    def __init__(
+        self, *words: str | Path, columns: int = 80, lines: int = 60, cwd: Path | None = None, breaks: bool = True, **environment: str
+    ) -> None:
+        """Start it. `environment` is added to that of this process. Without `breaks` a word longer than a line stays in one."""
+        self.screen = pyte.Screen(columns if breaks else 1000, lines)
         self.stream = pyte.ByteStream(self.screen)
         self.raw = b""
         self.parent, child = pty.openpty()
@@ -76,6 +80,18 @@ class Terminal:
     def text(self) -> str:
         """The screen as text."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
+
+    @property
+    def broken(self) -> list[str]:
+        """Words that the terminal broke at its edge. Paths, and what is longer than a line, it must break."""
+        found = []
+        for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode())):
+            for word in re.finditer(r"\S+", line):
+                start, length = wcswidth(line[: word.start()]), wcswidth(word[0])
+                crosses = start // self.screen.columns != (start + length - 1) // self.screen.columns
+                if crosses and "/" not in word[0] and length <= self.screen.columns:
+                    found.append(word[0])
+        return found
 
     @property
     def unwrapped(self) -> str:

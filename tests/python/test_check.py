@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from terminal import Terminal
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
@@ -267,6 +268,30 @@ def test_colours_are_for_terminals_that_want_them(binary: Path, tiny: Path, tmp_
     assert "\x1b[4;32mw" in colored and "⟦words" not in colored
     plain = on_a_terminal(binary, "check", path, "--model", tiny, NO_COLOR="1")
     assert "\x1b" not in plain and "⟦words<|im_end|>⟧" in plain
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_long_lines_are_broken_between_words_and_their_rest_hangs(binary: Path, tiny: Path, tmp_path: Path, columns: int) -> None:
+    """A sample's, in which a break must not look like one of the text; a list's, and those of warnings and errors."""
+    sentence = "The quantization of experts in a mixture needs considerably more memory than this machine has available. "
+    path = as_file(tmp_path, [conversation(sentence * 3 + "\nNext line.", sentence * 2)] * 2)
+    terminal = Terminal(binary, "check", path, "--model", tiny, columns=columns, lines=200)
+    assert terminal.finish() == 0
+    assert not terminal.broken, terminal.text
+    at = next(i for i, line in enumerate(terminal.lines) if line.startswith("  The quantization"))
+    end = terminal.lines.index("  Next line.<|im_end|>")
+    assert end - at > 2 and all(line.startswith("    ") and line[4] != " " for line in terminal.lines[at + 1 : end]), terminal.text
+    # Wide characters have no spaces between words.
+    chinese = as_file(tmp_path, [conversation("量化混合专家模型需要的内存远远超过这台机器的可用内存" * 5, "好")])
+    terminal = Terminal(binary, "check", chinese, "--model", tiny, columns=columns, lines=200)
+    assert terminal.finish() == 0
+    at = next(i for i, line in enumerate(terminal.lines) if line.startswith("  量"))
+    assert terminal.lines[at + 1].startswith("    ") and terminal.lines[at + 1][4] != " ", terminal.text
+    faulty = as_file(tmp_path, [{"messages": [{"role": sentence, "content": "y"}]}])
+    terminal = Terminal(binary, "check", faulty, "--model", tiny, columns=columns)
+    assert terminal.finish() == 2
+    at = next(i for i, line in enumerate(terminal.lines) if line.startswith("  line 1, "))
+    assert not terminal.broken and terminal.lines[at + 1].startswith("    "), terminal.text
 
 
 def test_no_escape_in_the_data_reaches_the_terminal(cli: Cli, binary: Path, tiny: Path, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from terminal import Terminal
 from test_report import EVIL, Cli, checked, curve, summary, write_metrics, write_session
 
 import pyrust_nn
@@ -47,8 +49,7 @@ def test_only_what_differs_is_named_and_by_the_parameters_own_names(cli: Cli, ru
         "data": {"dataset_path (SHA-256)": ["a" * 16, "b" * 16], "tokens": [30, 40]},
         "metrics": {"last_loss": [1.0, 0.5], "size_bytes": [1_492_000_001, 1_492_000_002]},
     }
-    assert convert["step"] == "convert" and convert["parameters"] == {"model": [None, "@other"], "outtype": [None, ["q8_0"]]}
-    assert convert["proof"]["q8_0 mean_kl"] == [None, 0.25]
+    assert convert == {"step": "convert", "missing_in": ["a"]}, "all its values, defaults too, would differ"
 
 
 def test_equal_sessions_differ_in_nothing(cli: Cli, runs: Path) -> None:
@@ -64,11 +65,43 @@ def test_the_terminal_shows_a_column_for_each_session_and_the_losses_as_lines(cl
         [*line[:1], *map(str, map(float, line[1:]))] for line in lines if line[:1] == ["learning_rate"]
     ]
     assert ["torch", "2.15.0", "2.14.0"] in lines
-    assert ["size_bytes", "1492000002", "1492000001"] in lines, "rounded, both are 1.5 GB"
+    assert ["size_bytes", "1.492000002", "GB", "1.492000001", "GB"] in lines, "rounded, both are 1.5 GB"
+    assert ["missing", "in", "a:", "convert"] in lines and not [line for line in lines if line[:1] in (["outtype"], ["q8_0"])]
     (first, second) = [line for line in lines if len(line) == 5 and line[3] == "→"]
     assert (
         [first[0], second[0]] == ["b", "a"] and first[1][0] == "█" and set(second[1]) <= set("▁▂▃▄▅") and first[2:] == ["2", "→", "0.0339"]
     )
+
+
+def test_what_the_sessions_with_a_step_have_is_compared_without_the_one_that_lacks_it(cli: Cli, runs: Path) -> None:
+    two(runs)
+    converts = [summary("convert_model_to_gguf", "convert", params={"model": "@other", "outtype": [kind]}) for kind in ("q8_0", "f16")]
+    write_session(runs, converts[:1], "c")
+    write_session(runs, converts[1:], "d")
+    compared = json.loads(cli("compare", "a", "c", "d", "--runs-dir", runs, "--json").stdout)
+    steps = {one["step"]: one for one in compared["steps"]}
+    assert steps["convert"]["missing_in"] == ["a"] and steps["convert"]["parameters"] == {"outtype": [None, ["q8_0"], ["f16"]]}
+    assert steps["tune"] == {"step": "tune", "missing_in": ["c", "d"]}
+    text = cli("compare", "a", "c", "d", "--runs-dir", runs).stdout
+    assert re.search(r"^  missing in a:  convert$", text, re.MULTILINE) and re.search(r"^  missing in c, d:  tune$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_long_names_and_values_are_whole_at_any_width(binary: Path, runs: Path, columns: int) -> None:
+    """Nothing is cut off, and no word is broken."""
+    names = ["20261126-202300-the-first-rate-of-learning", "20261126-202300-the-second-rate-of-learning"]
+    path = "/data/of/a/project/with/a/long/name/conversations-of-the-last-year.jsonl"
+    for name, rate, data in zip(names, (1e-4, 2e-4), (path, path + ".gz"), strict=True):
+        params = PARAMS | {"learning_rate": rate, "dataset_path": data}
+        folder = write_session(runs, [summary("finetune_lora", "tune", params=params)], name)
+        write_metrics(folder / "tune", ({"step": i, "loss": rate / i} for i in range(1, 60)))
+    terminal = Terminal(binary, "compare", *names, "--runs-dir", runs, columns=columns)
+    assert terminal.finish() == 0
+    for word in (*names, "learning_rate", "2.000e-4 → 3.390e-6"):
+        assert word in terminal.text, terminal.text
+    assert path + ".gz" in "".join(terminal.text.split()), "longer than a line"
+    assert not terminal.broken and "…" not in terminal.text, terminal.text
+    assert re.search(rf"^ +{names[0]}( +| *\n +)[▁▂▃▄▅▆▇█]{{8,}}", terminal.text, re.MULTILINE), terminal.text
 
 
 def test_the_page_has_the_curves_over_one_another_and_no_markup_of_a_session(cli: Cli, runs: Path, tmp_path: Path) -> None:
@@ -80,6 +113,7 @@ def test_the_page_has_the_curves_over_one_another_and_no_markup_of_a_session(cli
     label = curve(read, "loss of tune / other")
     assert "a from 1 at step 1" in label and "b from 2 at step 1" in label
     assert "learning_rate" in read.text and "lora_rank" not in read.text and "packing" not in read.text
+    assert "missing in a, c: convert" in " ".join(read.text.split()) and "outtype" not in read.text
     assert [one["class"] for one in read.all("path") if (one.get("class") or "").startswith("line")][:2] == ["line s0", "line s1"]
 
 

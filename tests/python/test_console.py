@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,20 @@ def script(folder: Path, body: str) -> Path:
     lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
     path.write_text(f"import logging, os, pathlib, sys, time, warnings\n\ndef run(params, session):\n{lines}", encoding="utf-8")
     return path
+
+
+def next_command(terminal: Terminal) -> str:
+    """The command that the program suggests, as it is copied from the terminal."""
+    written = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.raw.decode()).replace("\r\n", "\n")
+    return written.rpartition("next: ")[2].rstrip("\n")
+
+
+def shell_words(command: str) -> list[str]:
+    """The words of a command for a shell."""
+    done = subprocess.run(
+        ["sh", "-c", f"for word in {command}; do printf '%s\\0' \"$word\"; done"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split("\0")[:-1]
 
 
 HOLD = """
@@ -141,7 +154,7 @@ def test_the_first_minute(binary: Path, cli: Cli, runs: Path, data_json: str, co
     log = (runs / "s/pipeline.log").read_text()
     assert "Loading weights" in log and "step 10 of 16" in log
     # The next command is one that works.
-    program, *rest = shlex.split(terminal.unwrapped.rpartition("next: ")[2])
+    program, *rest = shell_words(next_command(terminal))
     assert program == "pyrust-nn"
     done = cli(*rest, "--max-new-tokens", "2")
     assert done.returncode == 0, done.stderr
@@ -196,7 +209,89 @@ def test_no_word_of_an_error_is_broken_at_the_edge(binary: Path, runs: Path, tmp
         assert terminal.finish() != 0
         for part in said:
             assert part in " ".join(" ".join(terminal.lines).split()), terminal.text
-        # Each line ends with a whole word of the text. Paths may be longer than a line.
-        whole = set(re.sub(r"\x1b\[[0-9;]*m", "", terminal.raw.decode()).split())
-        ends = [line.split()[-1] for line in terminal.lines if line.split() and "/" not in line]
-        assert ends and set(ends) <= whole, terminal.text
+        assert not terminal.broken, terminal.text
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_the_next_command_can_be_copied(binary: Path, tmp_path: Path, data_json: str, columns: int) -> None:
+    """Into a shell: where it is longer than a line, the lines end in backslashes."""
+    runs = tmp_path / "a folder with a long name for the sessions of this model"
+    words = ["-m", "builtin:tiny", "-d", data_json, "--num-epochs", "0.1", "--session", "s", "--runs-dir", runs]
+    terminal = Terminal(binary, "finetune-lora", *words, columns=columns)
+    assert terminal.finish() == 0
+    command = next_command(terminal)
+    assert shell_words(command) == shell_words(f"pyrust-nn inference --model s/finetune_lora --prompt Hello --runs-dir '{runs}'")
+    assert command.startswith("pyrust-nn inference --model s/finetune_lora --prompt Hello --runs-dir \\\n    '")
+
+
+ASKING = """
+model = {model}
+max_new_tokens = 24
+temperature = 0
+[[step]]
+task = "inference"
+name = "ask"
+prompt = ["How do I run the sample?", "What is Pyrust-NN?"]
+[[step]]
+task = "inference"
+name = "ask_one"
+prompt = "What is Pyrust-NN?"
+prompts_file = "more.txt"
+"""
+
+
+def test_a_pipeline_shows_the_answers_to_the_prompts_in_it(binary: Path, cli: Cli, trained: dict[str, str], tmp_path: Path) -> None:
+    """Each below its prompt when the step has ended; those to a file of prompts are for its own file."""
+    (tmp_path / "p.toml").write_text(ASKING.format(model=json.dumps(trained["full"])))
+    (tmp_path / "more.txt").write_text("Which models?\n")
+    terminal = Terminal(binary, "run", "p.toml", "--session", "s", cwd=tmp_path)
+    assert terminal.finish() == 0
+    asked, one = (json.loads((tmp_path / f"runs/s/{step}/summary.json").read_text())["result"] for step in ("ask", "ask_one"))
+    # After the step's heading and before the next one.
+    text = terminal.unwrapped
+    shown = [
+        "[1/2] ask (session s)",
+        f"> How do I run the sample? {asked[0]['text']}",
+        f"> What is Pyrust-NN? {asked[1]['text']}",
+        "[2/2] ask_one (session s)",
+        f"> What is Pyrust-NN? {one[0]['text']}",
+        "step state",
+    ]
+    places = [text.rfind(" ".join(part.split())) for part in shown]
+    assert -1 not in places[:2] and places[3:] == sorted(places[3:]) and places[0] < places[1] < places[3], terminal.text
+    assert len(one) == 2 and "Which models?" not in text
+    piped = cli("run", "p.toml", "--session", "t", "--quiet", cwd=tmp_path).stdout
+    assert piped.startswith(f"> How do I run the sample?\n{asked[0]['text']}\n\n> What is Pyrust-NN?\n{asked[1]['text']}\n\n"), piped
+    assert json.loads(cli("run", "p.toml", "--session", "u", "--json", cwd=tmp_path).stdout)["session"] == "u"
+
+
+@pytest.mark.parametrize("columns", [40, 80, 140])
+def test_no_command_breaks_a_word_at_the_edge(
+    binary: Path, cli: Cli, trained: dict[str, str], data_json: str, tmp_path: Path, columns: int
+) -> None:
+    """What is printed at the end, the tables, the lists, and the help of every command."""
+    long = "a line of a log that a script has written, with a list of the modules that it has found: "
+    (tmp_path / "own.py").write_text(f"def run(params, session):\n    print({long * 3!r} + 'q_proj, k_proj, v_proj, o_proj')\n")
+    for name in ("20261126-202300-first", "20261126-202301-second"):
+        assert cli("script", "own.py", "--session", name, cwd=tmp_path).returncode == 0
+    (tmp_path / "p.toml").write_text(ASKING.format(model=json.dumps(trained["full"])))
+    (tmp_path / "more.txt").write_text("Which models?\n")
+    commands = [
+        ["status", "20261126-202300-first"],
+        ["sessions"],
+        ["compare", "20261126-202300-first", "20261126-202301-second"],
+        ["check", data_json, "-m", "builtin:tiny", "--max-length", "60", "--overlong", "truncate_left"],
+        ["run", "p.toml", "--dry-run", "--verbose"],
+        ["prepare", data_json, "-m", "builtin:tiny"],
+        ["cache", "list"],
+        ["init", data_json, "-m", "builtin:tiny"],
+        ["export", "20261126-202300-first"],
+    ]
+    names = re.findall(r"^  ([a-z][a-z-]+) ", cli("--help").stdout, re.MULTILINE)
+    assert {"run", "check", "finetune-lora", "serve", "sessions"} <= set(names)
+    names.remove("help")
+    commands += [["--help"], ["sessions", "rm", "--help"], ["sessions", "gc", "--help"], *([name, "--help"] for name in names)]
+    for words in commands:
+        terminal = Terminal(binary, *words, columns=columns, lines=400, cwd=tmp_path)
+        assert terminal.finish() == 0, terminal.text
+        assert not terminal.broken, f"{words}:\n{terminal.text}"

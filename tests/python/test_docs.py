@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,3 +77,45 @@ def test_no_page_needs_the_network(site: Path) -> None:
 def test_each_cell_of_a_table_has_its_columns_heading(site: Path) -> None:
     for path in site.glob("*.html"):
         assert not Page(path.read_text(encoding="utf-8")).unlabelled, path.name
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_a_browser_shows_the_pages_without_scrolling_sideways_and_nothing_covered(
+    browser: Any, site: Path, width: int, scheme: str
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    shown = context.new_page()
+    buttons = 0
+    for path in sorted(site.glob("*.html")):
+        shown.goto(path.as_uri())
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width, path.name
+        found = shown.evaluate(LAYOUT)
+        assert not found["wide"] and not found["covered"], (path.name, found)
+        buttons += found["buttons"]
+    assert buttons > 50, "code can be copied"
+    context.close()
+
+
+LAYOUT = """
+() => {
+  const box = one => one.getBoundingClientRect();
+  // What is drawn beyond the text's column scrolls within itself, or it is wrong.
+  const column = box(document.querySelector("article"));
+  const scrolls = one => ["auto", "scroll", "hidden"].includes(getComputedStyle(one).overflowX);
+  const within = one => {
+    for (let outer = one.parentElement; outer && outer.tagName !== "ARTICLE"; outer = outer.parentElement) if (scrolls(outer)) return true;
+    return false;
+  };
+  const blocks = [...document.querySelectorAll("article pre, article table, article p, article li, article h1, article h2, article h3")];
+  const beyond = blocks.filter(one => box(one).width && box(one).right > column.right + 1 && !within(one));
+  const wide = beyond.map(one => one.outerHTML.slice(0, 200));
+  // A button covers code if it stands in the part of the code that is seen.
+  const buttons = [...document.querySelectorAll("pre button, pre .md-code__nav")].filter(one => box(one).width);
+  const covered = buttons.filter(one => {
+    const code = box(one.closest("pre").querySelector("code")), own = box(one);
+    return own.left < code.right && own.right > code.left && own.top < code.bottom && own.bottom > code.top;
+  }).map(one => one.closest("pre").textContent.slice(0, 200));
+  return {wide, covered, buttons: buttons.length};
+}
+"""

@@ -1,10 +1,11 @@
-"""The outputs that the documentation shows are those of the program.
+"""The outputs that the documentation shows are what a reader sees in a terminal of 80 columns, without its colours. Only paths and
+answers that are longer stay in one line, which the terminal breaks anywhere.
 
-Each `console` block with an output is run, page after page in one folder, and compared. `…` alone in a line stands for any lines.
-Times, rates, losses and the sizes of folders depend on the machine and are not compared.
+Each `console` block with an output is run in a terminal, page after page in one folder, and its last screen compared. `…` alone in a
+line stands for any lines. Times, rates, losses and the sizes of folders depend on the machine and are not compared.
 
-With PYRUST_NN_GENERATE=1 (`make examples`) the shown lines are replaced by the program's; where more than numbers changed, by all
-lines but the log's.
+With PYRUST_NN_GENERATE=1 (`make examples`) the shown lines are replaced by the program's, with the times of this run; where more than
+numbers changed, by all lines.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from terminal import Terminal
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCS = CHECKOUT / "docs"
@@ -25,6 +28,7 @@ DOCS = CHECKOUT / "docs"
 PAGES = ("tutorial.md", "gguf.md", "sessions.md", "scripts.md", "pipelines.md", "check.md", "data.md")
 BLOCK = re.compile(r"^(?P<indent> *)```console\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 ANY = "…"
+CACHE = "~/.cache/pyrust-nn"
 FAULTS = """[
   {"messages": [
     {"role": "human", "content": "Hello"},
@@ -100,24 +104,21 @@ def matched(shown: list[str], real: list[str], *, numbers: bool = False) -> list
     return result
 
 
-def without_log(real: list[str]) -> list[str]:
-    """The lines that are not of the log, which `…` stands for."""
-    kept: list[str] = []
-    logged = False
-    for line in real:
-        logged = line.startswith(("[INFO ]", "[WARN ]")) or (logged and line.startswith("    "))
-        if not logged:
-            kept.append(line)
-        elif kept[-1:] != [ANY]:
-            kept.append(ANY)
-    return kept
+@pytest.fixture(scope="module")
+def cache() -> Iterator[Path]:
+    """A cache whose name is as long as that of the pages, so that lines are broken at the same places."""
+    folder = Path(tempfile.mkdtemp(prefix="cache", dir="/tmp"))
+    assert len(str(folder)) == len(CACHE)
+    yield folder
+    shutil.rmtree(folder)
+    shutil.rmtree(f"{folder}-home", ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the pages' commands run, with the files that the pages show."""
-    folder = tmp_path_factory.mktemp("examples") / "my-model"
-    folder.mkdir()
+def folder(cache: Path) -> Path:
+    """Where the pages' commands run, with the files that the pages show. Its name has always the same length."""
+    folder = cache.parent / f"{cache.name}-home" / "my-model"
+    folder.mkdir(parents=True)
     script = (DOCS / "scripts.md").read_text(encoding="utf-8")
     (folder / "count.py").write_text(re.findall(r"```python\n(.*?)```", script, re.DOTALL)[0], encoding="utf-8")
     pipeline = (DOCS / "pipelines.md").read_text(encoding="utf-8")
@@ -126,20 +127,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def output(command: str, folder: Path, binary: Path) -> list[str]:
-    """What a terminal of 160 columns that is no terminal shows of it, with the paths as the pages have them."""
+def output(command: str, folder: Path, cache: Path, binary: Path) -> list[str]:
+    """What a terminal of 80 columns without colours shows of it in the end, with the paths as the pages have them."""
     words = shlex.split(command.replace("\\\n", " "))
     assert words[0] == "pyrust-nn", command
-    cache = str(folder.parent / "cache")  # `cache list` shows these commands' entries alone
-    environment = os.environ | {"PYRUST_NN_CACHE": cache}
-    done = subprocess.run(
-        [binary, *words[1:]], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
-    )
-    text = done.stdout.replace(cache, "~/.cache/pyrust-nn").replace(str(folder), "…/my-model")
-    return text.rstrip("\n").splitlines()
+    # `cache list` shows these commands' entries alone.
+    terminal = Terminal(binary, *words[1:], lines=400, cwd=folder, breaks=False, NO_COLOR="1", PYRUST_NN_CACHE=str(cache))
+    terminal.finish(600)
+    return [line.replace(str(folder), "…/my-model").replace(str(cache), CACHE) for line in terminal.lines]
 
 
-def test_the_pages_show_what_the_program_prints(folder: Path, binary: Path) -> None:
+def test_the_pages_show_what_the_program_prints(folder: Path, cache: Path, binary: Path) -> None:
     # One test, for each page builds on the ones before it.
     wrong = []
     for name in PAGES:
@@ -154,13 +152,12 @@ def test_the_pages_show_what_the_program_prints(folder: Path, binary: Path) -> N
             for one in found:
                 if one.command.startswith(("mkdir", "cd ")):
                     continue
-                real = output(one.command, folder, binary)
-                if matched(one.shown, real) is not None:
-                    continue
-                new = matched(one.shown, real, numbers=True) or without_log(real)
-                wrong.append(f"{name}: $ {one.command}\n" + "\n".join(f"  {line}" for line in real[:60]))
+                real = output(one.command, folder, cache, binary)
+                same = matched(one.shown, real)
+                if same is None:
+                    wrong.append(f"{name}: $ {one.command}\n" + "\n".join(f"  {line}" for line in real[:60]))
                 if os.environ.get("PYRUST_NN_GENERATE") == "1":
+                    new = same or matched(one.shown, real, numbers=True) or real
                     old, made = ("\n".join(indent + line for line in ["$ " + one.command, *lines]) + "\n" for lines in (one.shown, new))
                     page.write_text(page.read_text(encoding="utf-8").replace(old, made), encoding="utf-8")
-    shutil.rmtree(folder / "runs")
     assert not wrong, "these outputs differ; `make examples` writes the new numbers:\n\n" + "\n\n".join(wrong)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import stat
 import subprocess
 import time
@@ -392,19 +391,6 @@ def test_the_curves_alone_are_svg_files(cli: Cli, runs: Path, tmp_path: Path) ->
     assert picture.tag == "{http://www.w3.org/2000/svg}svg"
     drawn = [one.get("class") for one in picture if (one.get("class") or "").startswith("line")]
     assert drawn == ["line s0", "line s1"]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, driven by playwright."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

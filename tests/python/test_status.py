@@ -83,6 +83,23 @@ def test_the_list_fits_the_terminal(ended: Path, binary: Path, cli: Cli) -> None
     assert terminal.lines[at + 1].startswith("  size: ") and terminal.lines[at + 2].startswith("  age: ")
 
 
+def test_the_log_and_an_error_are_broken_between_words_and_their_rest_hangs(binary: Path, cli: Cli, runs: Path, tmp_path: Path) -> None:
+    words = "the quantization of experts in a mixture needs considerably more memory than this machine has available, unfortunately; "
+    (tmp_path / "own.py").write_text(f"def run(params, session):\n    print({words * 3!r})\n    raise ValueError({words * 2!r})\n")
+    assert cli("script", "own.py", "--session", "s", "--runs-dir", runs, cwd=tmp_path).returncode == 1
+    for columns, follow in ((80, []), (140, []), (80, ["--follow"])):
+        terminal = Terminal(binary, "status", "s", "--runs-dir", runs, *follow, columns=columns)
+        assert terminal.finish() == 0
+        assert not terminal.broken, terminal.text
+        assert terminal.unwrapped.count(words.strip()) >= 5, terminal.text
+        records = [i for i, line in enumerate(terminal.lines) if re.match(r"20\d\d-", line)]
+        first, last = records[0], records[-1]
+        rest = [line for i, line in enumerate(terminal.lines[first:last], first) if i not in records]
+        assert rest and all(line.startswith("    ") for line in rest), terminal.text
+        at = next(i for i, line in enumerate(terminal.lines) if line.startswith("script: "))
+        assert terminal.lines[at + 1].startswith("  "), terminal.text
+
+
 def test_no_table_drops_anything_at_80_columns(binary: Path, cli: Cli, runs: Path, tmp_path: Path) -> None:
     """A pipeline's steps and the list of sessions, with names as long as the sample's."""
     (tmp_path / "long.py").write_text(

@@ -16,14 +16,14 @@ use crate::tasks::task_named;
 /// Checks the steps of a pipeline and shows them. Stops at the first with an error.
 pub(crate) fn show_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
     let session = plan.session.clone();
-    let outcomes = plan.run(|_| {})?;
+    let outcomes = plan.run(|_| {}, |_| {})?;
     if global.json {
         let summaries: Vec<_> = outcomes.iter().map(|one| &one.summary).collect();
         output::json(&json!({"session": session, "steps": summaries}));
     } else {
         let checked = outcomes.iter().filter(|one| one.error.is_none());
         let texts: Vec<String> = checked.map(|one| step_text(&one.summary, global.verbose)).collect();
-        output::line(&output::at_stdout_s_width(&texts.join("\n\n")));
+        output::line(&texts.join("\n\n"));
     }
     Ok(output::exit_code(outcomes.iter().find_map(|one| one.summary.error.as_ref())))
 }

@@ -33,7 +33,7 @@ impl ReportArgs {
         if global.json {
             output::json(&json!({"session": self.session, "report": path, "pictures": pictures}));
         } else {
-            [path.clone()].iter().chain(&pictures).for_each(|path| output::line(&path.display().to_string()));
+            [path.clone()].iter().chain(&pictures).for_each(|path| output::verbatim(&path.display().to_string()));
         }
         if self.open {
             let path = std::fs::canonicalize(&path)?;

@@ -4,15 +4,14 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::cli::global::GlobalArgs;
-use crate::cli::results::next_command;
+use crate::cli::results::{answers_to_values, next_command};
 use crate::cli::table::table;
-use crate::cli::text::Style;
 use crate::cli::{console, output};
 use crate::pipeline::ExecutionPlan;
 use crate::python::deny_network;
 use crate::report::quality;
-use crate::session::runs_dir;
-use crate::step::StepOutcome;
+use crate::session::{Summary, runs_dir};
+use crate::step::{Request, StepOutcome};
 
 pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
     // A filter cannot be removed, so a pipeline with other steps has none.
@@ -23,9 +22,14 @@ pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
     let total = plan.steps.len();
     let names: Vec<String> = plan.steps.iter().map(|one| one.step().to_string()).collect();
     let mut number = 0;
-    let outcomes = plan.run(|_| {
+    let before = |_: &Request| {
         number += 1;
         console::heading(&format!("[{number}/{total}] {} (session {session})", names[number - 1]));
+    };
+    let outcomes = plan.run(before, |outcome| {
+        if !global.json {
+            print_answers(&outcome.summary);
+        }
     })?;
     console::end();
     if global.json {
@@ -35,6 +39,14 @@ pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
         print_end(&session, global, &outcomes, &names);
     }
     Ok(output::exit_code(outcomes.iter().find_map(|one| one.summary.error.as_ref())))
+}
+
+/// Shows what the model answered to the prompts of the step itself.
+fn print_answers(summary: &Summary) {
+    for answer in answers_to_values(summary) {
+        output::verbatim(&format!("{answer}\n"));
+    }
+    output::flush();
 }
 
 fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names: &[String]) {
@@ -56,6 +68,6 @@ fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names
     output::line(&format!("session {session} in {}", runs.join(session).display()));
     let next = outcomes.iter().rev().find_map(|one| next_command(&one.summary, &runs, global.runs_dir.is_some()));
     if let Some(command) = next.filter(|_| outcomes.iter().all(|one| one.error.is_none())) {
-        output::line(&format!("next: {}", Style::of_stdout().bold(&command)));
+        output::command("next: ", &command);
     }
 }

@@ -14,6 +14,7 @@ use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::table::table;
 use crate::cli::text::{duration, significant, visible};
+use crate::cli::wrap::wrapped_below;
 use crate::session::{LogFilter, LogPosition, SessionState, last_records, log_after, log_end, read_log, runs_dir, session_state};
 
 /// How often `--follow` looks at the log.
@@ -94,7 +95,7 @@ impl StatusArgs {
                 output::line(&format!("no {}log records", if is_filtered { "such " } else { "" }));
             }
         }
-        output::text(&visible(&joined(&shown)));
+        print_log(&shown);
         if self.follow { follow(&runs, &self.session, end, state, &filter) } else { Ok(0) }
     }
 }
@@ -103,13 +104,21 @@ fn joined(lines: &[impl AsRef<str>]) -> String {
     lines.iter().flat_map(|line| [line.as_ref(), "\n"]).collect()
 }
 
+/// Prints lines of the log. Continuations are indented as the log's own are.
+fn print_log(lines: &[impl AsRef<str>]) {
+    let text = visible(&joined(lines));
+    let indent = |line: &str| line.len() - line.trim_start_matches(' ').len();
+    let hanging = |line: &str| if indent(line) > 0 { indent(line) + 2 } else { 4 };
+    output::text(&output::stdout_width().map_or_else(|| text.clone(), |width| wrapped_below(&text, width, hanging)));
+}
+
 /// Prints new records of the log until no step runs, then the steps. `read`: the part of the log that is printed already.
 fn follow(runs: &Path, session: &str, mut read: LogPosition, mut state: SessionState, filter: &LogFilter) -> Result<u8> {
     let mut is_shown = true;
     loop {
         let running = state.state == "running";
         let (new, end) = log_after(runs, session, read)?;
-        output::text(&visible(&joined(&filter.select(&new, &mut is_shown))));
+        print_log(&filter.select(&new, &mut is_shown));
         output::flush();
         read = end;
         if !running {

@@ -8,8 +8,7 @@ use crate::cli::commands::dry_run::step_text;
 use crate::cli::examples::examples;
 use crate::cli::global::GlobalArgs;
 use crate::cli::param_args::{args, command_params, given, session, usage};
-use crate::cli::results::{next_command, step_lines};
-use crate::cli::text::{Style, visible};
+use crate::cli::results::{answers, next_command, step_lines};
 use crate::cli::{console, output};
 use crate::params::interface::Interface;
 use crate::params::task::Task;
@@ -85,20 +84,6 @@ impl FromArgMatches for TaskArgs {
     }
 }
 
-/// The answers of `inference` as text; of several, each below its question.
-fn answers(summary: &Summary) -> Vec<String> {
-    let all = summary.result.as_array().filter(|_| summary.task == "inference").map_or(&[][..], Vec::as_slice);
-    let text = |answer: &Value| visible(answer["text"].as_str().unwrap_or_default());
-    let question = |answer: &Value| {
-        let messages = answer["messages"].as_array().map_or(&[][..], Vec::as_slice);
-        visible(messages.last().and_then(|last| last["content"].as_str()).unwrap_or_default())
-    };
-    match all {
-        [answer] => vec![text(answer)],
-        all => all.iter().map(|answer| format!("> {}\n{}", question(answer), text(answer))).collect(),
-    }
-}
-
 fn task_command(task: &'static Task) -> Command {
     let described = Command::new(task.command()).about(task.about).override_usage(usage(&task.command(), task.all_params()));
     described.after_help(examples(&task.examples)).args(args(task.all_params())).arg(session())
@@ -107,17 +92,17 @@ fn task_command(task: &'static Task) -> Command {
 /// Prints the summary of a step that succeeded, or the parameters of a dry run.
 fn print_summary(summary: &Summary, global: &GlobalArgs) {
     if summary.params.get("dry_run") == Some(&Value::Bool(true)) {
-        return output::line(&output::at_stdout_s_width(&step_text(summary, global.verbose)));
+        return output::line(&step_text(summary, global.verbose));
     }
     let answers = answers(summary);
     // Those to a file of prompts are for a file too.
     let asked_here = summary.params.get("prompts_file").is_none_or(Value::is_null);
     if global.quiet && asked_here && !answers.is_empty() {
-        return output::line(&answers.join("\n\n"));
+        return output::verbatim(&answers.join("\n\n"));
     }
     let runs = runs_dir(global.runs_dir.as_deref());
     output::line(&step_lines(summary, &runs).join("\n"));
     if let Some(command) = next_command(summary, &runs, global.runs_dir.is_some()) {
-        output::line(&format!("next: {}", Style::of_stdout().bold(&command)));
+        output::command("next: ", &command);
     }
 }

@@ -82,7 +82,7 @@ pub(crate) fn export_session(runs: &Path, session: &str, target: Option<&Path>, 
         archive.into_inner()?.finish()?.publish()?;
         Ok(fs::metadata(&target)?.len())
     })();
-    progress::clear();
+    progress::end();
     let bytes = written.with_context(|| format!("{} cannot be written", target.display()))?;
     Ok(Exported { session: session.to_string(), path: target, bytes, files: manifest.files.len(), content_bytes: total })
 }

@@ -92,7 +92,7 @@ pub(crate) fn import_session(runs: &Path, path: &Path, session: Option<&str>, ch
         note_origin(&made, &name, &manifest, path)?;
         files::publish_folder(&made, &target)
     })();
-    progress::clear();
+    progress::end();
     if imported.is_err() {
         // The first error says more than one of the removal.
         drop(files::remove(&made));

@@ -77,7 +77,7 @@ impl Chat {
     /// Does what a command says. False: the conversation ends.
     fn obey(&mut self, command: SlashCommand) -> Result<bool> {
         match command {
-            SlashCommand::Help => output::text(&help()),
+            SlashCommand::Help => output::line(help().trim_end()),
             SlashCommand::Paste => output::line(
                 "End a line with \\ to go on in the next, or put \"\"\" before and after the lines. Pasted lines stay together.",
             ),
@@ -200,7 +200,7 @@ fn show(text: &str) {
 
 /// Says something beside the conversation, on stderr.
 fn note(text: &str) {
-    drop(writeln!(std::io::stderr(), "{}", Style::of_stderr().dim(&printable(text))));
+    drop(writeln!(std::io::stderr(), "{}", output::at_stderr_s_width(&Style::of_stderr().dim(&printable(text)))));
 }
 
 /// The counts at the end of an answer.

@@ -12,7 +12,13 @@ use crate::estimate::{Estimate, FinetuneMethod};
 
 /// Prints the report on stdout.
 pub(crate) fn report(report: &CheckReport, verbose: bool) {
-    let page = ReportPage { style: Style::of_stdout(), width: text::columns(libc::STDOUT_FILENO).unwrap_or(80).clamp(40, 160), verbose };
+    let columns = output::stdout_width();
+    let page = ReportPage {
+        style: Style::of_stdout(),
+        width: columns.unwrap_or(80).clamp(40, 160),
+        line_width: columns.unwrap_or(usize::MAX),
+        verbose,
+    };
     output::line(&page.draw(report));
 }
 
@@ -153,7 +159,8 @@ impl ReportPage {
                 ("activations", memory.activations),
                 ("logits", memory.logits),
             ] {
-                line("", format!("{name:<12} {:>9}  {}", bytes(part), self.style.bar(&text::bar(part, memory.total, 20))));
+                let drawn = self.style.bar(&text::bar(part, memory.total, 20));
+                line("", format!("{name:<12} {:>9}  {drawn}", bytes(part)).trim_end().to_string());
             }
         }
         if let Some(disk) = &estimate.disk {

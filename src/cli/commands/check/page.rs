@@ -8,6 +8,8 @@ pub(crate) struct ReportPage {
     pub(crate) style: Style,
     /// Columns of the terminal, or 80.
     pub(crate) width: usize,
+    /// Where lines of a sample are broken: the terminal's columns, or nowhere.
+    pub(crate) line_width: usize,
     /// Show whole samples, with token boundaries.
     pub(crate) verbose: bool,
 }

@@ -2,11 +2,15 @@
 
 use crate::cli::commands::check::page::ReportPage;
 use crate::cli::text::{counted, grouped, visible};
+use crate::cli::wrap::wrapped_below;
 use crate::data::Preview;
 
 /// Number of lines shown from the start and the end of a long sample.
 const HEAD: usize = 28;
 const TAIL: usize = 10;
+
+/// Columns before a line of a sample.
+const INDENT: usize = 2;
 
 impl ReportPage {
     pub(crate) fn preview(self, preview: &Preview) -> String {
@@ -17,14 +21,18 @@ impl ReportPage {
         }
         let cut = if preview.kept < preview.tokens { format!(", cut to {}", grouped(u64::from(preview.kept))) } else { String::new() };
         let how = if self.style.colors { self.style.target("like this") } else { "in ⟦ ⟧".to_string() };
-        let mut lines = self.lines(preview);
+        // A line of the sample that the terminal has no room for goes on further right.
+        let broken = |line: String| {
+            wrapped_below(&line, self.line_width.saturating_sub(INDENT), |_| INDENT).split('\n').map(String::from).collect::<Vec<_>>()
+        };
+        let mut lines: Vec<String> = self.lines(preview).into_iter().flat_map(broken).collect();
         // Without colours the whole sample is shown, so that no bracket loses its counterpart.
         if self.style.colors && !self.verbose && lines.len() > HEAD + TAIL + 1 {
             let left_out = lines.len() - HEAD - TAIL;
             let note = self.style.dim(&format!("… {}; -v shows them …", counted(left_out as u64, "more line")));
             lines.splice(HEAD..HEAD + left_out, [note]);
         }
-        let body: Vec<String> = lines.iter().map(|line| format!("  {line}").trim_end().to_string()).collect();
+        let body: Vec<String> = lines.iter().map(|line| format!("{}{line}", " ".repeat(INDENT)).trim_end().to_string()).collect();
         format!("{title}  {tokens}{cut}, {} trained on, {how}\n{}", grouped(u64::from(preview.target_tokens)), body.join("\n"))
     }
 
@@ -76,8 +84,12 @@ mod tests {
     }
 
     fn drawn(pieces: Vec<PreviewPiece>, colors: bool, verbose: bool) -> String {
+        drawn_at(usize::MAX, pieces, colors, verbose)
+    }
+
+    fn drawn_at(line_width: usize, pieces: Vec<PreviewPiece>, colors: bool, verbose: bool) -> String {
         let preview = Preview { conversation: 0, message: None, tokens: 9, kept: 9, target_tokens: 2, pieces };
-        let page = ReportPage { style: Style { colors }, width: 80, verbose };
+        let page = ReportPage { style: Style { colors }, width: 80, line_width, verbose };
         page.preview(&preview).split_once('\n').unwrap().1.to_string()
     }
 
@@ -97,6 +109,15 @@ mod tests {
         assert!(!text.contains("\x1b[2J"), "{text:?}");
         // Every line resets the colour that it sets.
         assert!(text.lines().all(|line| line.ends_with("\x1b[0m")), "{text:?}");
+    }
+
+    #[test]
+    fn a_line_is_broken_between_words_and_goes_on_further_right() {
+        let words = ["one", " two", " three", "\nnext"].map(|word| piece(word, true)).to_vec();
+        assert_eq!(drawn_at(11, words.clone(), false, false), "  ⟦one two\n    three\n  next⟧");
+        // Each line sets and resets its colours.
+        let text = drawn_at(11, words, true, false);
+        assert!(text.lines().all(|line| line.ends_with("\x1b[0m") && line.contains("\x1b[4;32m")), "{text:?}");
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::cli::commands::sessions::remove::{GcArgs, RmArgs};
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::table::table;
-use crate::cli::text::{bytes, duration, significant, tail};
+use crate::cli::text::{bytes, duration, significant};
+use crate::cli::wrap::tail;
 use crate::session::{SessionState, list_sessions, runs_dir};
 
 /// Columns of a model's name.
