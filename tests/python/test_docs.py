@@ -101,14 +101,15 @@ LAYOUT = """
 () => {
   const box = one => one.getBoundingClientRect();
   // What is drawn beyond the text's column scrolls within itself, or it is wrong.
-  const column = box(document.querySelector("article"));
+  // On a phone code reaches to both edges of the screen.
+  const edge = innerWidth < 700 ? innerWidth : box(document.querySelector("article")).right;
   const scrolls = one => ["auto", "scroll", "hidden"].includes(getComputedStyle(one).overflowX);
   const within = one => {
     for (let outer = one.parentElement; outer && outer.tagName !== "ARTICLE"; outer = outer.parentElement) if (scrolls(outer)) return true;
     return false;
   };
   const blocks = [...document.querySelectorAll("article pre, article table, article p, article li, article h1, article h2, article h3")];
-  const beyond = blocks.filter(one => box(one).width && box(one).right > column.right + 1 && !within(one));
+  const beyond = blocks.filter(one => box(one).width && box(one).right > edge + 1 && !within(one));
   const wide = beyond.map(one => one.outerHTML.slice(0, 200));
   // A button covers code if it stands in the part of the code that is seen.
   const buttons = [...document.querySelectorAll("pre button, pre .md-code__nav")].filter(one => box(one).width);
