@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::base::{logging, signals};
 use crate::params::interface::Interface;
+use crate::pipeline::Reproduction;
 use crate::session::{self, Exported, ProcessGuard, Session, Summary, runs_dir};
 use crate::step::StepOutcome;
 use crate::{pipeline, python};
@@ -41,6 +42,19 @@ pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
 pub fn resume_with_secrets(session: &str, step: Option<&str>, secrets: Map<String, Value>) -> Result<Vec<Summary>> {
     let plan = pipeline::remaining(None, session, step, &secrets, Interface::Rust)?;
     plan.run(|_| {}, |_| {})?.into_iter().map(StepOutcome::into_result).collect()
+}
+
+/// Runs the steps of a session that succeeded again, in a new session (runs directory: PYRUST_NN_RUNS, otherwise `runs`), and compares what they made.
+/// The new session is `into`, by default `SESSION-again`. `secrets` as for [`resume_with_secrets`].
+///
+/// # Errors
+/// Kind `usage` if there is no such session, nothing in it succeeded, the new session exists or a secret is missing. Otherwise the error of the step that
+/// failed. A difference is no error: see [`Reproduction::same`].
+pub fn reproduce(session: &str, into: Option<&str>, secrets: Map<String, Value>) -> Result<Reproduction> {
+    let plan = pipeline::reproduction(None, session, into, &secrets, Interface::Rust)?;
+    let copy = plan.session.clone();
+    plan.run(|_| {}, |_| {})?.into_iter().try_for_each(|outcome| outcome.into_result().map(drop))?;
+    pipeline::check(&runs_dir(None), session, &copy)
 }
 
 /// Writes a session (runs directory: PYRUST_NN_RUNS, otherwise `runs`) into one file, by default `<session>.tar.zst`, with the hash of every file in it

@@ -25,13 +25,14 @@ mod session;
 mod step;
 mod tasks;
 
-pub use api::{export_session, import_session, resume, resume_with_secrets, run_pipeline, with_python_env};
+pub use api::{export_session, import_session, reproduce, resume, resume_with_secrets, run_pipeline, with_python_env};
 pub use base::cache::{CacheContent, CacheItem, clear_cache, list_cache};
 pub use base::error;
 pub use cli::{process, set_console};
 pub use data::Prepared;
 pub use dataset::CheckReport;
 pub use params::prompt::{Message, Prompt};
+pub use pipeline::{ReproducedStep, Reproduction};
 pub use python::pyo3;
 pub use serve::{ServeParams, Server, serve};
 pub use session::{Exported, SessionState, Status, StepState, Summary, get_status, list_sessions, new_session_id, write_summary};

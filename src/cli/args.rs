@@ -8,7 +8,7 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcom
 
 use crate::cli::commands::{
     CacheArgs, ChatArgs, CompareArgs, CompletionsArgs, DatasetArgs, DoctorArgs, ExportArgs, ImportArgs, InitArgs, ManArgs, ReportArgs,
-    ResumeArgs, RunArgs, ServeArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file,
+    ReproduceArgs, ResumeArgs, RunArgs, ServeArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file,
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
@@ -51,6 +51,7 @@ pub(crate) enum Command {
     #[command(flatten)]
     Serve(ServeArgs),
     Resume(ResumeArgs),
+    Reproduce(ReproduceArgs),
     Status(StatusArgs),
     Report(ReportArgs),
     Compare(CompareArgs),

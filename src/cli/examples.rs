@@ -10,7 +10,7 @@ pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
 ];
 
 /// Examples of the commands that are neither tasks nor dataset commands.
-const OTHER_COMMANDS: [(&str, Examples); 14] = [
+const OTHER_COMMANDS: [(&str, Examples); 15] = [
     (
         "run",
         [
@@ -44,6 +44,13 @@ const OTHER_COMMANDS: [(&str, Examples); 14] = [
         [
             ("Resume what was interrupted, and run what remains of the pipeline:", "pyrust-nn resume s1"),
             ("Resume one step only:", "pyrust-nn resume s1 --step finetune_lora"),
+        ],
+    ),
+    (
+        "reproduce",
+        [
+            ("Run the steps of a session again, and compare what they made:", "pyrust-nn reproduce s1"),
+            ("Name the new session, and compare as JSON:", "pyrust-nn reproduce s1 --into check --json"),
         ],
     ),
     (

@@ -75,7 +75,7 @@ pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
 }
 
 fn run(command: Command, global: &GlobalArgs) -> u8 {
-    let multiple_steps = matches!(command, Command::Run(_) | Command::Resume(_));
+    let multiple_steps = matches!(command, Command::Run(_) | Command::Resume(_) | Command::Reproduce(_));
     console::begin(global, !multiple_steps);
     if global.json {
         output::reserve_stdout();
@@ -103,6 +103,7 @@ fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {
         Command::Chat(chat) => chat.run(global),
         Command::Serve(serve) => serve.run(global),
         Command::Resume(resume) => resume.run(global),
+        Command::Reproduce(reproduce) => reproduce.run(global),
         Command::Status(status) => status.run(global),
         Command::Report(report) => report.run(global),
         Command::Compare(compare) => compare.run(global),

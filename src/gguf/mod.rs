@@ -26,7 +26,7 @@ mod write;
 pub(crate) use encode::encode_rows;
 pub(crate) use imatrix::ImportanceMatrix;
 pub(crate) use quants::{Form, Rows, decode};
-pub(crate) use reader::describe;
+pub(crate) use reader::{GgufReader, describe};
 pub(crate) use safetensors_file::{TensorHeader, same_tensor, tensors};
 pub(crate) use types::{ADAPTER_OUTTYPE, FILE_TYPES, Format, OUTTYPE, TENSOR_TYPE, tensor_types};
 pub use write::write;

@@ -148,6 +148,31 @@ fn resume(
     summaries(py, results.map_err(to_python)?)
 }
 
+/// Run the steps of a session again in a new one (SESSION-again by default), and compare what they made. Return session, reproduced_as, same, steps and
+/// likely_cause.
+#[pyfunction]
+#[pyo3(signature = (session, into=None, *, secrets=None, runs_dir=None))]
+fn reproduce(
+    py: Python<'_>,
+    session: &str,
+    into: Option<&str>,
+    secrets: Option<&Bound<'_, PyDict>>,
+    runs_dir: Option<PathBuf>,
+) -> PyResult<Py<PyAny>> {
+    let secrets = object(secrets)?;
+    show_console(py)?;
+    let runs = runs_dir.as_deref();
+    let planned = py.detach(|| {
+        let plan = pipeline::reproduction(runs, session, into, &secrets, Interface::Python)?;
+        let copy = plan.session.clone();
+        plan.run(|_| {}, |_| {}).map(|outcomes| (copy, outcomes))
+    });
+    let (copy, outcomes) = planned.map_err(to_python)?;
+    outcomes.into_iter().try_for_each(|one| outcome(py, one).map(drop))?;
+    let compared = py.detach(|| pipeline::check(&self::runs_dir(runs), session, &copy)).map_err(to_python)?;
+    to_object(py, &serde_json::to_value(compared).map_err(|error| to_python(error.into()))?)
+}
+
 /// A dict as JSON; none is an empty one.
 fn object(dict: Option<&Bound<'_, PyDict>>) -> PyResult<Map<String, Value>> {
     match dict.map(|dict| to_value(dict.as_any())).transpose()? {
@@ -198,6 +223,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyServer>()?;
     module.add_function(wrap_pyfunction!(run_pipeline, module)?)?;
     module.add_function(wrap_pyfunction!(resume, module)?)?;
+    module.add_function(wrap_pyfunction!(reproduce, module)?)?;
     module.add_function(wrap_pyfunction!(get_status, module)?)?;
     module.add_function(wrap_pyfunction!(list_sessions, module)?)?;
     module.add_class::<metrics::Metrics>()?;

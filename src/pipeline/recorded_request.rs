@@ -10,6 +10,11 @@ use crate::params::param_type::ParamType;
 use crate::params::task::Task;
 use crate::step::request::Request;
 
+/// Whether a parameter's values are paths, or may be.
+pub(super) fn is_path_type(of: ParamType) -> bool {
+    of.is_artifact() || [ParamType::Path, ParamType::Paths].contains(&of)
+}
+
 /// A request with the given parameters, for `session`. `cwd` is the working directory to which they refer: relative paths become absolute if it
 /// has changed since.
 pub(super) fn recorded_request(
@@ -27,8 +32,7 @@ pub(super) fn recorded_request(
         let exists = elsewhere && Path::new(text).is_relative() && (path.exists() || data::expand(&[path.to_string_lossy()]).is_ok());
         exists.then(|| Value::from(path.to_string_lossy().into_owned()))
     };
-    let is_path = |of: ParamType| of.is_artifact() || [ParamType::Path, ParamType::Paths].contains(&of);
-    for param in task.all_params().filter(|param| is_path(param.value_type)) {
+    for param in task.all_params().filter(|param| is_path_type(param.value_type)) {
         match given.get_mut(param.name) {
             Some(Value::Array(paths)) => {
                 for path in paths {

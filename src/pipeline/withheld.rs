@@ -1,4 +1,4 @@
-//! The secrets of a session's steps. They are not written, so whoever resumes the session gives them again: `--secret NAME=VALUE`, or the
+//! The secrets of a session's steps. They are not written, so whoever resumes or reproduces the session gives them again: `--secret NAME=VALUE`, or the
 //! environment variable `PYRUST_NN_SECRET_NAME`. Only steps that still run are asked for.
 
 use anyhow::Result;
@@ -38,14 +38,14 @@ pub(super) fn restore(steps: &mut [Request], given: &Map<String, Value>, interfa
             Interface::Rust => format!("the secret {name}"),
         };
         return Err(error::usage(format!(
-            "secrets are not stored in a session, so step {step} cannot be resumed without {}; give {flag}, or set {}",
+            "secrets are not stored in a session, so step {step} cannot run without {}; give {flag}, or set {}",
             names.join(", "),
             variable(name)
         )));
     }
     match given.keys().find(|name| !used.contains(name)) {
         None => Ok(()),
-        Some(other) => Err(error::usage(format!("no step that is to be resumed needs the secret {other}; omit it"))),
+        Some(other) => Err(error::usage(format!("no step that is to run needs the secret {other}; omit it"))),
     }
 }
 

@@ -34,6 +34,13 @@ def resume(
 ) -> list[Summary]:
     """Resume an interrupted session: a fine-tuning from its last complete checkpoint, then the rest of the pipeline."""
 
+def reproduce(
+    session: str, into: str | None = None, *, secrets: dict[str, Any] | None = None, runs_dir: str | PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Run the steps of a session again in a new one (SESSION-again by default), and compare what they made. Return session, reproduced_as, same,
+    steps and likely_cause.
+    """
+
 def get_status(session: str, lines: int | None = None, *, runs_dir: str | PathLike[str] | None = None) -> str:
     """Return a session's log or its last lines. Can be called while a step runs in another thread."""
 

@@ -29,6 +29,7 @@ def save_model(model: Any, tokenizer: AnyTokenizer, folder: Path, source: Path |
     """
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(model, "peft_config"):
+        _sort_sets(model.peft_config[NEWEST_ADAPTER])
         # No embeddings: their size never changes here. Otherwise peft would ask the hub whether it did.
         model.save_pretrained(folder, selected_adapters=[NEWEST_ADAPTER], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
@@ -40,6 +41,13 @@ def save_model(model: Any, tokenizer: AnyTokenizer, folder: Path, source: Path |
         if source is not None and is_multimodal(source):
             complete(folder, source)
     save_tokenizer(tokenizer, folder)
+
+
+def _sort_sets(config: Any) -> None:
+    """Make the sets of a peft config sorted lists. Otherwise peft writes them in the order of their hashes, which each process has anew."""
+    for name, value in vars(config).items():
+        if isinstance(value, set):
+            setattr(config, name, sorted(value))
 
 
 def save_tokenizer(tokenizer: AnyTokenizer, folder: Path) -> None:

@@ -30,7 +30,7 @@ impl ResumeArgs {
     }
 }
 
-fn name_and_value(word: &str) -> Result<(String, Value), String> {
+pub(super) fn name_and_value(word: &str) -> Result<(String, Value), String> {
     let (name, value) = word.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.to_string(), value.into()))
 }

@@ -14,6 +14,24 @@ use crate::session::{Summary, runs_dir};
 use crate::step::{Request, StepOutcome};
 
 pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
+    let session = plan.session.clone();
+    let names: Vec<String> = plan.steps.iter().map(|one| one.step().to_string()).collect();
+    let outcomes = run_with_headings(plan, |outcome| {
+        if !global.json {
+            print_answers(&outcome.summary);
+        }
+    })?;
+    if global.json {
+        let summaries: Vec<_> = outcomes.iter().map(|one| &one.summary).collect();
+        output::json(&json!({"session": session, "steps": summaries}));
+    } else {
+        print_end(&session, global, &outcomes, &names);
+    }
+    Ok(output::exit_code(outcomes.iter().find_map(|one| one.summary.error.as_ref())))
+}
+
+/// Runs the steps in order, with a heading for each. `after` is called after each step.
+pub(super) fn run_with_headings(plan: ExecutionPlan, after: impl FnMut(&StepOutcome)) -> Result<Vec<StepOutcome>> {
     // A filter cannot be removed, so a pipeline with other steps has none.
     if plan.steps.iter().all(|step| step.given.get("offline") == Some(&true.into())) {
         deny_network();
@@ -26,19 +44,9 @@ pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
         number += 1;
         console::heading(&format!("[{number}/{total}] {} (session {session})", names[number - 1]));
     };
-    let outcomes = plan.run(before, |outcome| {
-        if !global.json {
-            print_answers(&outcome.summary);
-        }
-    })?;
+    let outcomes = plan.run(before, after)?;
     console::end();
-    if global.json {
-        let summaries: Vec<_> = outcomes.iter().map(|one| &one.summary).collect();
-        output::json(&json!({"session": session, "steps": summaries}));
-    } else {
-        print_end(&session, global, &outcomes, &names);
-    }
-    Ok(output::exit_code(outcomes.iter().find_map(|one| one.summary.error.as_ref())))
+    Ok(outcomes)
 }
 
 /// Shows what the model answered to the prompts of the step itself.
@@ -49,7 +57,7 @@ fn print_answers(summary: &Summary) {
     output::flush();
 }
 
-fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names: &[String]) {
+pub(super) fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names: &[String]) {
     let mut rows = vec![["step", "state", "time", "result", "output"].map(String::from)];
     for (i, name) in names.iter().enumerate() {
         rows.push(match outcomes.get(i).map(|one| &one.summary) {
