@@ -15,8 +15,9 @@ from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_
 from pyrust_nn import InputError, _core
 from pyrust_nn.files import atomic_folder
 from pyrust_nn.models.adapter_folder import checked_adapter_folder, is_adapter
+from pyrust_nn.models.adapter_tokens import check_adapter_tokens
 from pyrust_nn.models.adapters import attach_adapter, read_adapter
-from pyrust_nn.models.added_tokens import TrainingTokenizer, add_embedding_rows, check_adapter_tokens, train_rows_in_float32, trained_rows
+from pyrust_nn.models.added_tokens import TrainingTokenizer, add_embedding_rows, train_rows_in_float32, trained_rows
 from pyrust_nn.models.devices import dtype_name
 from pyrust_nn.models.generation import set_stop_tokens
 from pyrust_nn.models.lineage import check_trained_on, read_lineage, write_lineage

@@ -235,10 +235,10 @@ def finetune_full(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    add_tokens: str | Sequence[str] | None = None,
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
-    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -281,10 +281,10 @@ def finetune_full(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
-        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -327,10 +327,10 @@ def finetune_lora(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    add_tokens: str | Sequence[str] | None = None,
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
-    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -384,10 +384,10 @@ def finetune_lora(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
-        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -621,7 +621,6 @@ def verify(
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
-    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -648,7 +647,6 @@ def verify(
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
-        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -784,10 +782,10 @@ def prepare_dataset(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    add_tokens: str | Sequence[str] | None = None,
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
-    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -802,10 +800,10 @@ def prepare_dataset(
     Args:
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
-        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
@@ -820,10 +818,10 @@ def check_dataset(
     model: str | PathLike[str],
     *,
     dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    add_tokens: str | Sequence[str] | None = None,
     shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
     columns: Mapping[str, str] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
-    add_tokens: str | Sequence[str] | None = None,
     max_length: int = 2048,
     overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
     thinking: Literal["keep", "drop", "mask"] = "keep",
@@ -855,10 +853,10 @@ def check_dataset(
     Args:
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         dataset_path: Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
         columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
         template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
-        add_tokens: New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them. (a non-empty string, or a list of them; unset by default)
         max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
         overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
         thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)

@@ -278,14 +278,18 @@ def hub_dataset(path: str, name: str | None, split: str | None, revision: str | 
     commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else hub_revision(path, revision)
     key = hashlib.sha256(json.dumps([path, commit, name, split]).encode()).hexdigest()[:24]
     folder: Path = _core.cache_folder() / "hub" / key
-    if folder.is_dir():
+    if _core.hold_cache_entry(folder):
         return str(folder)
     import datasets
+
+    downloads = _core.cache_folder() / "hub" / "downloads"
+    while not _core.hold_cache_entry(downloads):
+        downloads.mkdir(parents=True, exist_ok=True)
 
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        rows = datasets.load_dataset(path, name, split=split, revision=commit, cache_dir=str(_core.cache_folder() / "hub" / "downloads"))
+        rows = datasets.load_dataset(path, name, split=split, revision=commit, cache_dir=str(downloads))
     except Exception as cause:
         raise _not_on_hub(path, cause) from cause
     if isinstance(rows, datasets.DatasetDict):
@@ -299,4 +303,5 @@ def hub_dataset(path: str, name: str | None, split: str | None, revision: str | 
     finally:
         if shown:
             datasets.enable_progress_bars()
+    _core.hold_cache_entry(folder)
     return str(folder)

@@ -239,7 +239,7 @@ fn standard_input() -> Result<PathBuf> {
         return Err(error::input("standard input is empty; pipe a data set into it, or give a file instead of -"));
     }
     let path = cache::folder().join("stdin").join(format!("{:032x}.json", xxh3_128(&bytes)));
-    if !path.is_file() {
+    while !cache::hold(&path) {
         let folder = cache::folder().join("stdin");
         files::create_folders(&folder).with_context(|| format!("the cache {} cannot be written; set PYRUST_NN_CACHE", folder.display()))?;
         files::write_whole(&path, &bytes)?;

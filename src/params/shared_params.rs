@@ -71,6 +71,8 @@ macro_rules! data_params {
         row_params! { [$($rest)*] {
             /// Training conversations: files or patterns such as `data/*.jsonl`. Each file is a JSON list or JSON Lines (also .gz and .zst) of `{"messages": [{"role": …, "content": …}, …]}`, or Parquet, Arrow or a folder of the datasets library.
             required dataset_path: Vec<PathBuf> = Vec::new(), ParamType::Paths, Data;
+            /// New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them.
+            unset add_tokens: Vec<String> = Vec::new(), ParamType::TextList, Data;
         } $(#[doc = $about])+ $name { $($fields)* } }
     };
 }
@@ -85,8 +87,6 @@ macro_rules! row_params {
             unset columns: Map<String, Value> = Map::new(), COLUMNS, Data;
             /// Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence.
             unset template_kwargs: Map<String, Value> = Map::new(), ParamType::JsonObject, Data;
-            /// New tokens, such as `<call>`, which are then one token in every text. Their embeddings begin as the mean of the tokens that the text had before, and are trained; the tokenizer is saved with them.
-            unset add_tokens: Vec<String> = Vec::new(), ParamType::TextList, Data;
             /// Maximum length of a sample, in tokens.
             default max_length: u32 = 2048, int(8, 1_048_576), Data;
             /// How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import disturbed
@@ -311,6 +312,20 @@ def test_the_oldest_are_removed_and_one_in_use_by_another_process_never(model, c
     process.communicate(b"", timeout=60)
     assert cli("cache", "clear").returncode == 0
     assert not first.exists()
+
+
+def test_what_data_are_unpacked_or_read_into_is_listed_and_removed(model, cache, cli, tmp_path):
+    data = Path(write(many(3)))
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.write(data, "data.json")
+    assert cli("prepare", tmp_path / "data.zip", "--model", model, "--json").returncode == 0
+    assert cli("prepare", "-", "--model", model, "--json", input=data.read_text()).returncode == 0
+    listed = pyrust_nn.list_cache()["entries"]
+    assert {"unzipped", "stdin", "rows", "tokenizer"} <= {entry["kind"] for entry in listed}
+    files = [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
+    assert sum(entry["bytes"] for entry in listed) == sum(files), "nothing in the cache is without an entry"
+    assert cli("cache", "clear").returncode == 0
+    assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 def test_a_killed_user_holds_nothing(model, cache, cli):

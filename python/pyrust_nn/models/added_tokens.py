@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pyrust_nn import InputError, _core
+from pyrust_nn.models.adapter_tokens import own_tokens
 from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.tokenizers import TokenizerFiles, tokenizer_folder
 
@@ -45,7 +46,7 @@ class TrainingTokenizer:
         if own is not None:
             _tell_difference(own, model_folder(params.model))
         folder = _core.with_added_tokens(before, params.add_tokens or [])
-        new = {text: number for text, number in _added(folder).items() if text not in _added(before)} if folder != before else {}
+        new = {text: number for text, number in own_tokens(folder).items() if text not in own_tokens(before)} if folder != before else {}
         if new and adapter:
             raise InputError(
                 f"add_tokens: adapter {adapter} was trained without {', '.join(sorted(new))}, and it gets no more tokens; "
@@ -113,30 +114,12 @@ def train_rows_in_float32(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-def check_adapter_tokens(adapter: Path, base: Path, model: Any) -> None:
-    """Raise InputError if an adapter's own tokenizer has tokens that its base has not, and `model` with the adapter no rows for them."""
-    embedding, known = model.get_input_embeddings(), _added(base)
-    rows = getattr(embedding, "original_module", embedding).weight.shape[0]
-    if beyond := sorted(text for text, number in _added(adapter).items() if text not in known and number >= rows):
-        some = ", ".join(beyond[:3]) + (", …" if len(beyond) > 3 else "")
-        raise InputError(
-            f"adapter {adapter} was trained with the new tokens {some}, for which neither it nor its base {base} has rows "
-            f"({rows} rows); give the base with its resized embedding as base_model, or train again with add_tokens"
-        )
-
-
 def _matrices(model: Any) -> dict[str, Any]:
     """The embedding and, if it has weights of its own, the output matrix, by the last part of their names."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     modules = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
     names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
     return {names[id(module)]: module for module in modules}
-
-
-def _added(folder: Path) -> dict[str, int]:
-    """The added tokens of the tokenizer in a folder."""
-    path = folder / "tokenizer.json"
-    return {token["content"]: token["id"] for token in _core.tokenizer_head(path)["added_tokens"]} if path.is_file() else {}
 
 
 def _tell_difference(adapter: Path, base: Path) -> None:

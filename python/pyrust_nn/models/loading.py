@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyrust_nn import InputError, ModelError, _core
 from pyrust_nn.models.adapter_folder import adapter_base, checked_adapter_folder, is_adapter
+from pyrust_nn.models.adapter_tokens import check_adapter_tokens
 from pyrust_nn.models.adapters import attach_adapter, read_adapter
-from pyrust_nn.models.added_tokens import check_adapter_tokens
 from pyrust_nn.models.generation import read_generation_config
 from pyrust_nn.models.lineage import compare_base
 from pyrust_nn.models.model_folder import checked_model_folder, first_line, quantization, weight_files

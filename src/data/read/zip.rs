@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::base::{error, files, signals};
+use crate::base::{cache, error, files, signals};
 use crate::data::read::files::digest;
 
 /// Whether a file is a zip archive, by its first bytes.
@@ -19,9 +19,12 @@ pub(crate) fn is_zip(path: &Path) -> bool {
 ///
 /// # Errors
 /// Kind `input`: the archive is damaged, encrypted or has no files. Kind `io`: the cache cannot be written.
-pub(crate) fn unzip(path: &Path, cache: &Path) -> Result<Vec<PathBuf>> {
-    let folder = cache.join("unzipped").join(format!("{:032x}", digest(&[path.to_path_buf()])?));
-    let folder = folder.join(path.file_name().unwrap_or_default());
+pub(crate) fn unzip(path: &Path, cache_folder: &Path) -> Result<Vec<PathBuf>> {
+    let entry = cache_folder.join("unzipped").join(format!("{:032x}", digest(&[path.to_path_buf()])?));
+    while !cache::hold(&entry) {
+        files::create_folders(&entry)?;
+    }
+    let folder = entry.join(path.file_name().unwrap_or_default());
     let broken = |cause: &dyn std::fmt::Display| {
         error::input(format!("the zip archive {} cannot be read: {cause}; unpack it, or pack it again", path.display()))
     };
