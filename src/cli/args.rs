@@ -135,7 +135,7 @@ fn with_our_name(mut error: clap::Error, root: &clap::Command, argv: &[String]) 
     let command = argv.iter().skip(1).find_map(|word| root.find_subcommand(word)).unwrap_or(root);
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
     let name = flag.trim_start_matches('-').replace('-', "_");
-    let ours = our_name(&name).filter(|ours| command.get_arguments().any(|arg| arg.get_id() == ours));
+    let ours = our_name(&name, |ours| command.get_arguments().any(|arg| arg.get_id() == ours));
     if let (ErrorKind::UnknownArgument, Some(ours)) = (error.kind(), ours) {
         error.insert(ContextKind::SuggestedArg, ContextValue::String(Interface::Cli.spell(ours)));
         error.remove(ContextKind::Usage); // it shows clap's own suggestion

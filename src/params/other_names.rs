@@ -233,6 +233,28 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     converted("logging.enable_wandb", "report_to", &[Unsloth], Conversion::ReportTo("wandb")),
     converted("logging.enable_tensorboard", "report_to", &[Unsloth], Conversion::ReportTo("tensorboard")),
     known("output_dir", "runs_dir"),
+    known("output", "runs_dir"),
+    known("out", "runs_dir"),
+    known("o", "runs_dir"),
+    known("qlora", "load_in_4bit"),
+    known("quant", "load_in_4bit"),
+    known("quantize", "load_in_4bit"),
+    known("4bit", "load_in_4bit"),
+    known("quant", "outtype"),
+    known("quantize", "outtype"),
+    known("type", "outtype"),
+    known("quant", "bits"),
+    known("load_in_8bit", "bits"),
+    known("gpu", "device"),
+    known("cpu", "device"),
+    known("cuda", "device"),
+    known("force", "overwrite"),
+    known("name", "step"),
+    known("train", "dataset_path"),
+    known("train_data", "dataset_path"),
+    known("text", "prompt"),
+    known("input", "prompt"),
+    known("question", "prompt"),
     known("outtypes", "outtype"),
     known("temp", "temperature"),
     known("max_tokens", "max_new_tokens"),
@@ -271,17 +293,19 @@ pub(crate) static NOT_NEEDED: &[(&str, &str)] = &[
     ("trust_remote_code", "no code of a model is run"),
 ];
 
-/// Our name for a parameter that another tool calls so.
-pub(crate) fn our_name(other: &str) -> Option<&'static str> {
+/// Our name for a parameter that another tool calls so, among those that a command `has`.
+pub(crate) fn our_name(other: &str, has: impl Fn(&str) -> bool) -> Option<&'static str> {
     let last = |theirs: &'static str| theirs.rsplit('.').next().unwrap_or(theirs);
-    let found = OTHER_NAMES.iter().find(|row| row.theirs == other).or_else(|| OTHER_NAMES.iter().find(|row| last(row.theirs) == other));
+    let rows = || OTHER_NAMES.iter().filter(|row| has(row.ours));
+    let found = rows().find(|row| row.theirs == other).or_else(|| rows().find(|row| last(row.theirs) == other));
     found.map(|row| row.ours)
 }
 
 /// The parameter that was probably meant: the one that another tool calls so, else the most similar.
 pub(crate) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let known: Vec<&str> = known.collect();
-    let translated = our_name(wrong).and_then(|ours| known.iter().copied().find(|name| *name == ours));
+    let ours = our_name(wrong, |ours| known.contains(&ours));
+    let translated = ours.and_then(|ours| known.iter().copied().find(|name| *name == ours));
     translated.or_else(|| did_you_mean(wrong, known))
 }
 

@@ -73,6 +73,9 @@ pub(super) fn check(request: &Request, params: &Map<String, Value>, found: &[(&'
                 let (checkpoint, model) = (interface.spell("checkpoint_lora"), interface.spell("model"));
                 return Err(error::usage(format!("{checkpoint}: {given} is a whole model, not a LoRA adapter; give it as {model}")));
             }
+            if let Some(checkpoint) = artifact("checkpoint_lora").filter(|_| params.get("checkpoint_mode") == Some(&"continue".into())) {
+                check_continued(&checkpoint, params)?;
+            }
         }
         "merge" | "flatten" | "convert_lora_to_gguf" => {
             if let Some(Artifact { given, form: ModelForm::Whole, .. }) = model.or_else(|| artifact("adapter")) {
@@ -101,6 +104,27 @@ pub(super) fn check(request: &Request, params: &Map<String, Value>, found: &[(&'
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a rank or alpha that is not that of the adapter which is trained further. What else differs, its training finds.
+fn check_continued(checkpoint: &Artifact<'_>, params: &Map<String, Value>) -> Result<()> {
+    let Ok(text) = std::fs::read_to_string(checkpoint.folder.join("adapter_config.json")) else { return Ok(()) };
+    let config: Value = serde_json::from_str(&text).unwrap_or_default();
+    let differing: Vec<String> = [("lora_rank", "r"), ("lora_alpha", "lora_alpha")]
+        .into_iter()
+        .filter_map(|(name, key)| Some((name, params.get(name)?.as_f64()?, config.get(key)?.as_f64()?)))
+        .filter(|(_, ours, theirs)| ours != theirs)
+        .map(|(name, ours, theirs)| format!("{name} is {theirs} in the checkpoint, not {ours}"))
+        .collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(error::input(format!(
+        "checkpoint_lora: {} cannot be continued with these parameters: {}. Set them as in the checkpoint (rank, alpha and modules may be left \
+         out), start a new adapter, or set checkpoint_mode to stack for a new one on top of it",
+        checkpoint.given,
+        differing.join("; ")
+    )))
 }
 
 impl<'a> Artifact<'a> {

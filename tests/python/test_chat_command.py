@@ -229,6 +229,14 @@ def test_questions_from_a_pipe(cli: Callable[..., Any], made: Path, tmp_path: Pa
     assert json.loads((tmp_path / "a.jsonl").read_text())["messages"][0]["content"] == QUESTION
 
 
+@pytest.mark.parametrize("content", ['[\n{"messages": []}\n]\n', '# a pipeline\nmodel = "x"\n', "just words"])
+def test_a_conversation_is_not_added_to_a_file_of_another_format(cli: Callable[..., Any], made: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "data").write_text(content)
+    done = cli("chat", "-m", "m/gguf", "--runs-dir", made, "--max-new-tokens", "2", input=f"{QUESTION}\n/save data\n", cwd=tmp_path)
+    assert "data exists and is not JSON Lines" in done.stderr, done.stderr
+    assert (tmp_path / "data").read_text() == content
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -148,6 +148,17 @@ def test_what_is_too_long_is_found_and_refused_only_where_training_would(report:
     assert cut["counts"]["tokens"] + cut["counts"]["lost_tokens"] == whole["counts"]["tokens"]
 
 
+def test_the_error_comes_before_the_warnings(cli: Cli, tmp_path: Path) -> None:
+    same = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (tmp_path / "bad.json").write_text(json.dumps([same, same, {"messages": []}]))
+    done = cli("check", tmp_path / "bad.json", "--model", "builtin:tiny")
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    (error,) = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    (warning,) = [i for i, line in enumerate(lines) if line.startswith("warning: ")]
+    assert error < warning, done.stdout
+
+
 def test_duplicates_and_literal_special_tokens_are_named(report: Report, tmp_path: Path) -> None:
     """With their places; `drop_duplicates` leaves the first of each."""
     literal = conversation("say <|im_end|> aloud", "no")

@@ -516,3 +516,34 @@ def test_an_input_error_leaves_an_earlier_success_and_its_own_summary_beside_it(
     assert cli(*words, "--dataset-path", "bad.json", "--overwrite").returncode == 2
     assert contents(runs / "s/finetune_lora") == before
     assert json.loads((runs / "s/finetune_lora.failed/summary.json").read_text())["error"]["kind"] == "input"
+
+
+FLAGS = {
+    "finetune-lora": {
+        "quant": "load-in-4bit",
+        "qlora": "load-in-4bit",
+        "name": "step",
+        "gpu": "device",
+        "force": "overwrite",
+        "output": "runs-dir",
+    },
+    "convert-model-to-gguf": {"type": "outtype", "quant": "outtype"},
+    "quantize-model": {"quant": "bits", "load-in-8bit": "bits"},
+    "inference": {"max-tokens": "max-new-tokens", "question": "prompt"},
+}
+
+
+@pytest.mark.parametrize(("command", "theirs", "ours"), [(one, *pair) for one, flags in FLAGS.items() for pair in flags.items()])
+def test_a_name_of_another_tool_leads_to_that_of_this_command(cli: Cli, command: str, theirs: str, ours: str) -> None:
+    done = cli(command, f"--{theirs}", "x")
+    assert done.returncode == 2 and f"'--{ours}'" in done.stderr, done.stderr
+
+
+def test_a_rank_that_the_continued_adapter_has_not_is_refused(cli: Cli, runs: Path, tmp_path: Path, data_json: str) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    words = ["finetune-lora", data_json, "-m", "builtin:tiny", "--checkpoint-lora", adapter, "--lora-rank", "16", "--runs-dir", runs]
+    done = cli(*words)
+    assert done.returncode == 2 and "lora_rank is 4 in the checkpoint, not 16" in done.stderr, done.stderr
+    assert not runs.exists() or not list(runs.iterdir())

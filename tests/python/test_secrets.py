@@ -148,3 +148,10 @@ def test_the_working_directory_is_no_secret(cli: Cli, tmp_path: Path) -> None:
     env = os.environ | {"PWD": str(tmp_path), "MY_TOKEN": "a-value-of-the-environment"}
     error = json.loads(cli("script", "own.py", "--session", "s", "--json", env=env).stdout)["error"]
     assert error["message"] == f"ValueError: {tmp_path} <redacted>"
+
+
+@pytest.mark.parametrize("name", ["passwd", "my_token", "credentials"])
+def test_the_place_of_an_error_in_a_file_is_no_secret(cli: Cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("nonsense")
+    done = cli("prepare", tmp_path / name, "--model", "builtin:tiny")
+    assert f"{name}: line 1, column 1" in done.stderr and "<redacted>" not in done.stderr, done.stderr

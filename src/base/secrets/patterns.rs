@@ -136,7 +136,9 @@ pub(super) fn assigned(text: &str) -> Vec<Range<usize>> {
         let before = before.strip_suffix(['"', '\'']).unwrap_or(before);
         let name = &before[before.bytes().rposition(|byte| !is_key_byte(byte) && byte != b'.').map_or(0, |end| end + 1)..];
         // "token: 5" in running text is no secret, and "::" no assignment.
-        let assigns = quoted || (sign == b'=' || text[at + 1..].starts_with(' ')) && !is_ambiguous(name);
+        // `/etc/passwd: line 3` names a file.
+        let is_file = sign == b':' && before[..before.len() - name.len()].ends_with(['/', '\\']) || text[at + 1..].starts_with(" line ");
+        let assigns = quoted || !is_file && (sign == b'=' || text[at + 1..].starts_with(' ')) && !is_ambiguous(name);
         if assigns && is_secret_name(name) {
             found.extend(value(text, at + 1));
         }

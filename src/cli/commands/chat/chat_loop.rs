@@ -1,9 +1,10 @@
 //! The conversation: its turns, its model and its parameters, and what the user may do with them.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::base::error::{Error, Kind};
@@ -148,6 +149,12 @@ impl Chat {
         if self.turns.is_empty() {
             return Err(error::usage("there is no answer yet, so nothing was saved"));
         }
+        if !is_json_lines(file)? {
+            let file = file.display();
+            return Err(error::usage(format!(
+                "{file} exists and is not JSON Lines, so nothing was added to it; name another file, such as chat.jsonl"
+            )));
+        }
         files::append_line(file, &json!({"messages": self.messages()}).to_string())?;
         output::line(&format!("saved to {}", file.display()));
         Ok(())
@@ -193,6 +200,17 @@ fn load(params: &Map<String, Value>, runs: &Path) -> Result<ChatModel> {
 }
 
 /// Shows the next part of an answer.
+/// Whether a line of JSON may be added to a file: it is missing or empty, or its first line is an object.
+fn is_json_lines(path: &Path) -> Result<bool> {
+    let file = match File::open(path) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(true),
+        opened => opened.with_context(|| format!("{} cannot be read", path.display()))?,
+    };
+    let mut first = String::new();
+    let read = BufReader::new(file).read_line(&mut first);
+    Ok(read.is_ok_and(|bytes| bytes == 0 || serde_json::from_str::<Map<String, Value>>(&first).is_ok()))
+}
+
 fn show(text: &str) {
     output::text(&printable(text));
     output::flush();

@@ -189,11 +189,9 @@ impl ReportPage {
         lines.join("\n")
     }
 
-    /// Warnings, problems and errors. Of good data it comes last, where it stays visible on the screen.
+    /// Problems and errors, then warnings. Of good data it comes last, where it stays visible on the screen.
     fn verdict(self, report: &CheckReport) -> String {
         let mut lines = Vec::new();
-        lines.extend(report.notes.iter().map(|note| format!("{}: {}", self.style.dim("note"), visible(note))));
-        lines.extend(report.warnings.iter().map(|warning| format!("{}: {}", self.style.warning("warning"), visible(warning))));
         if report.problem_count > 0 {
             let one = report.files.len() == 1;
             lines.push(format!("{}: {} in the data", self.style.error("error"), counted(report.problem_count, "problem")));
@@ -210,6 +208,8 @@ impl ReportPage {
             }
         }
         lines.extend(report.errors.iter().map(|error| format!("{}: {}", self.style.error("error"), visible(error))));
+        lines.extend(report.notes.iter().map(|note| format!("{}: {}", self.style.dim("note"), visible(note))));
+        lines.extend(report.warnings.iter().map(|warning| format!("{}: {}", self.style.warning("warning"), visible(warning))));
         if report.ok {
             lines.push(self.style.good("ready: training accepts this data"));
         }
