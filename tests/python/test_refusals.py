@@ -547,3 +547,32 @@ def test_a_rank_that_the_continued_adapter_has_not_is_refused(cli: Cli, runs: Pa
     done = cli(*words)
     assert done.returncode == 2 and "lora_rank is 4 in the checkpoint, not 16" in done.stderr, done.stderr
     assert not runs.exists() or not list(runs.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def run(params, session)\n    return {}\n", "mine.py, line 1: expected ':'; correct it"),
+        ("def main(params, session):\n    return {}\n", "mine.py has no function run(params, session); define one"),
+    ],
+)
+def test_a_script_that_cannot_run_is_refused_under_its_own_name(cli: Cli, runs: Path, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    done = cli("script", tmp_path / "mine.py", "--runs-dir", runs)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert not runs.exists() or not list(runs.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import sys\nsys.path.insert(0, FOLDER)\nfrom other import run\n",
+        "run = lambda params, session: {}\n",
+        "globals()['run'] = lambda params, session: {}\n",
+    ],
+)
+def test_a_function_run_of_any_origin_is_found(cli: Cli, runs: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.py").write_text("def run(params, session):\n    return {}\n")
+    (tmp_path / "mine.py").write_text(text.replace("FOLDER", repr(str(tmp_path))))
+    done = cli("script", tmp_path / "mine.py", "--runs-dir", runs)
+    assert done.returncode == 0, done.stderr

@@ -23,11 +23,12 @@ UNKNOWN = object()
 
 
 def refuse_wrong_params(script: Path, given_json: str, from_text: bool) -> None:
-    """Raise UsageError for parameters that the script's text rules out. Called by Rust."""
+    """Raise UsageError for parameters that the script's text rules out, and InputError for a text that cannot run. Called by Rust."""
     try:
         text = Path(script).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return
+    check_text(script, text)
     given = json.loads(given_json) or {}
     defaults = declared_params(text)
     if defaults is None:
@@ -35,6 +36,30 @@ def refuse_wrong_params(script: Path, given_json: str, from_text: bool) -> None:
     check_names(defaults, given)
     known = {name: default for name, default in defaults.items() if default is not UNKNOWN}
     check_params(known, {name: value for name, value in given.items() if name in known}, from_text)
+
+
+def check_text(script: Path, text: str) -> None:
+    """Raise InputError if the script is no Python, or has no function `run`."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as cause:
+        raise _core.InputError(f"script {script}, line {cause.lineno}: {cause.msg}; correct it") from None
+    except ValueError:
+        return
+    if not any(_may_define_run(node) for node in ast.walk(tree)):
+        raise _core.InputError(f"script {script} has no function run(params, session); define one")
+
+
+def _may_define_run(node: ast.AST) -> bool:
+    match node:
+        case ast.FunctionDef(name="run") | ast.ClassDef(name="run") | ast.Name(id="run", ctx=ast.Store()):
+            return True
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return any((alias.asname or alias.name) in ("run", "*") for alias in names)
+        case ast.Call(func=ast.Name(id="globals" | "exec" | "eval" | "setattr")):
+            return True
+        case _:
+            return False
 
 
 def declared_params(text: str) -> dict[str, Any] | None:
