@@ -113,7 +113,7 @@ fn check_continued(checkpoint: &Artifact<'_>, params: &Map<String, Value>) -> Re
     let differing: Vec<String> = [("lora_rank", "r"), ("lora_alpha", "lora_alpha")]
         .into_iter()
         .filter_map(|(name, key)| Some((name, params.get(name)?.as_f64()?, config.get(key)?.as_f64()?)))
-        .filter(|(_, ours, theirs)| ours != theirs)
+        .filter(|(_, ours, theirs)| (ours - theirs).abs() > f64::EPSILON)
         .map(|(name, ours, theirs)| format!("{name} is {theirs} in the checkpoint, not {ours}"))
         .collect();
     if differing.is_empty() {
