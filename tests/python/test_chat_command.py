@@ -148,7 +148,7 @@ def test_parameters_models_and_what_is_mistyped(chat: Callable[..., Chat], made:
     assert "m/gguf" in talk.type("/model")
     talk.type("/params stop none")
     talk.type("/reset")
-    talk.type(f"/model {trained['lora']}", "conversation goes on")
+    talk.type(f"/model {trained['lora']}", "goes")  # the line is broken between words where the path is long
     (wanted,) = answers(made, trained["lora"], QUESTION)
     assert wanted in talk.ask(QUESTION), "a folder, by transformers"
     for name in ("/system", "/regenerate", "/save", "/params", "/model", "/quit"):

@@ -127,7 +127,7 @@ def test_a_seed_gives_one_sample(made: Path) -> None:
 def test_system_prompts_template_variables_and_a_long_prompt(made: Path, trained: dict[str, str]) -> None:
     user = {"role": "user", "content": "What is Pyrust-NN?"}
     conversation = [{"role": "system", "content": "Answer in five words."}, user]
-    prompts = [conversation, [*conversation, {"role": "assistant", "content": "Yes."}, user], "x y " * 500]
+    prompts = [conversation, [*conversation, {"role": "assistant", "content": "Yes."}, user], "session " * 1200]
     assert plain(ask(made, "m/gguf", prompt=prompts, max_new_tokens=8)) == plain(
         ask(made, trained["full"], prompt=prompts, max_new_tokens=8)
     )
