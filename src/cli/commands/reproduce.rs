@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 
 use crate::cli::commands::resume::name_and_value;
-use crate::cli::commands::run_plan::{print_end, run_with_headings};
+use crate::cli::commands::run_plan::{run_with_headings, show_end};
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::table::table;
@@ -35,14 +35,8 @@ impl ReproduceArgs {
         let copy = plan.session.clone();
         let names: Vec<String> = plan.steps.iter().map(|one| one.step().to_string()).collect();
         let outcomes = run_with_headings(plan, |_| {})?;
-        if let Some(error) = outcomes.iter().find_map(|one| one.summary.error.as_ref()) {
-            if global.json {
-                let summaries: Vec<_> = outcomes.iter().map(|one| &one.summary).collect();
-                output::json(&serde_json::json!({"session": copy, "steps": summaries}));
-            } else {
-                print_end(&copy, global, &outcomes, &names);
-            }
-            return Ok(output::exit_code(Some(error)));
+        if outcomes.iter().any(|one| one.summary.error.is_some()) {
+            return Ok(show_end(&copy, global, &outcomes, &names));
         }
         let result = check(&runs_dir(runs), &self.session, &copy)?;
         if global.json {

@@ -60,6 +60,7 @@ pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
         "chat",
         "serve",
         "resume",
+        "reproduce",
         "status",
         "report",
         "compare",

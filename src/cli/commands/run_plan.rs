@@ -21,13 +21,18 @@ pub(crate) fn run_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
             print_answers(&outcome.summary);
         }
     })?;
+    Ok(show_end(&session, global, &outcomes, &names))
+}
+
+/// Shows how the steps `names` ended, and returns the exit code.
+pub(super) fn show_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names: &[String]) -> u8 {
     if global.json {
         let summaries: Vec<_> = outcomes.iter().map(|one| &one.summary).collect();
         output::json(&json!({"session": session, "steps": summaries}));
     } else {
-        print_end(&session, global, &outcomes, &names);
+        print_end(session, global, outcomes, names);
     }
-    Ok(output::exit_code(outcomes.iter().find_map(|one| one.summary.error.as_ref())))
+    output::exit_code(outcomes.iter().find_map(|one| one.summary.error.as_ref()))
 }
 
 /// Runs the steps in order, with a heading for each. `after` is called after each step.
@@ -57,7 +62,7 @@ fn print_answers(summary: &Summary) {
     output::flush();
 }
 
-pub(super) fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names: &[String]) {
+fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names: &[String]) {
     let mut rows = vec![["step", "state", "time", "result", "output"].map(String::from)];
     for (i, name) in names.iter().enumerate() {
         rows.push(match outcomes.get(i).map(|one| &one.summary) {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::base::files as own_files;
 use crate::pipeline::recorded_request::is_path_type;
 use crate::pipeline::reproduce::files;
-use crate::pipeline::reproduce::plan::succeeded_steps;
+use crate::pipeline::reproduce::plan::successes;
 use crate::pipeline::reproduce::values::{SessionNames, is_measured};
 use crate::report::compare;
 use crate::session::summary::{Status, Summary};
@@ -48,10 +48,9 @@ pub struct ReproducedStep {
 pub(crate) fn check(runs: &Path, session: &str, copy: &str) -> Result<Reproduction> {
     let names = SessionNames { first: session, again: copy };
     let mut steps = Vec::new();
-    for step in succeeded_steps(&runs.join(session))? {
-        let Some(first) = Summary::read(&runs.join(session).join(&step))? else { continue };
-        let again = Summary::read(&runs.join(copy).join(&step))?.filter(|summary| summary.status == Status::Success);
-        let mut made = ReproducedStep { step: step.clone(), task: first.task.clone(), compared: Vec::new(), difference: None };
+    for first in successes(&runs.join(session))? {
+        let again = Summary::read(&runs.join(copy).join(&first.step))?.filter(|summary| summary.status == Status::Success);
+        let mut made = ReproducedStep { step: first.step.clone(), task: first.task.clone(), compared: Vec::new(), difference: None };
         match again {
             None => made.difference = Some("the step did not succeed again".into()),
             Some(again) => compare_step(runs, names, &first, &again, &mut made)?,

@@ -44,7 +44,7 @@ pub(crate) fn reproduction(
     };
     check_name("session", &copy)?;
     let mut steps = Vec::new();
-    for step in succeeded_steps(&folder)? {
+    for Summary { step, .. } in successes(&folder)? {
         let Some(inputs) = StepInputs::read(&folder.join(&step))? else {
             return Err(error::input(format!("{} has no begun.json, so step {step} cannot run again", folder.join(&step).display())));
         };
@@ -72,8 +72,8 @@ fn unused_name(runs: &Path, session: &str) -> String {
     std::iter::once(first.clone()).chain(more).find(|name| !runs.join(name).exists()).unwrap_or(first)
 }
 
-/// The steps that succeeded, in the order of their last success.
-pub(super) fn succeeded_steps(folder: &Path) -> Result<Vec<String>> {
+/// The summaries of the steps that succeeded, in the order of their last success.
+pub(super) fn successes(folder: &Path) -> Result<Vec<Summary>> {
     let record = read_record(folder)?.unwrap_or_default();
     let mut steps: Vec<String> = Vec::new();
     for one in record.get("invocations").and_then(Value::as_array).into_iter().flatten() {
@@ -83,9 +83,7 @@ pub(super) fn succeeded_steps(folder: &Path) -> Result<Vec<String>> {
     }
     let mut succeeded = Vec::new();
     for step in steps {
-        if Summary::read(&folder.join(&step))?.is_some_and(|summary| summary.status == Status::Success) {
-            succeeded.push(step);
-        }
+        succeeded.extend(Summary::read(&folder.join(&step))?.filter(|summary| summary.status == Status::Success));
     }
     Ok(succeeded)
 }
