@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::base::files::Writer;
 use crate::data::rows::sample::IGNORED;
 
-/// Rows, concatenated: the ids and labels of all rows, and the offset at which each row ends.
+/// Rows, concatenated: the ids and labels of all rows, and the offset at which each row ends. `labels[k]` is `input_ids[k]` or
+/// [`IGNORED`], so the loss must shift them by one.
 #[derive(Clone, Debug, Default)]
 pub struct TokenRows {
     pub input_ids: Vec<i32>,
@@ -34,15 +36,17 @@ impl TokenRows {
         self.ends.push(self.input_ids.len() as i32);
     }
 
-    /// Adds a row that begins with `before`, of which nothing is trained on. The first token of a row never is.
-    pub(crate) fn push_after(&mut self, before: &[i32], input_ids: &[i32], labels: &[i32]) {
-        let first = self.labels.len();
+    /// Adds a row that begins with `before`. Only the tokens of `input_ids` in the ranges `trained` are trained on.
+    pub(crate) fn push_after(&mut self, before: &[i32], input_ids: &[i32], trained: impl Iterator<Item = Range<usize>>) {
         self.input_ids.extend_from_slice(before);
-        self.labels.resize(first + before.len(), IGNORED);
-        self.push(input_ids, labels);
-        if let Some(label) = self.labels.get_mut(first) {
-            *label = IGNORED;
+        let start = self.input_ids.len();
+        self.input_ids.extend_from_slice(input_ids);
+        for part in trained {
+            self.labels.resize(start + part.start, IGNORED);
+            self.labels.extend_from_slice(&input_ids[part]);
         }
+        self.labels.resize(self.input_ids.len(), IGNORED);
+        self.ends.push(self.input_ids.len() as i32);
     }
 
     /// Reserves capacity for that many additional tokens.

@@ -1,6 +1,7 @@
 //! The samples of one batch of conversations, and what was noticed while they were made.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 use anyhow::Result;
 
@@ -11,7 +12,7 @@ use crate::data::render::rendering::Rendering;
 use crate::data::rows::arrow::TokenRows;
 use crate::data::rows::findings::{BeyondEmbedding, Unseen};
 use crate::data::rows::options::{Options, Overlong};
-use crate::data::rows::sample::{History, IGNORED, Sample};
+use crate::data::rows::sample::{History, Sample};
 use crate::data::rows::selection::RowOrigin;
 use crate::data::rows::text_checks::{AnswerFault, Unprinted};
 use crate::data::rows::turn_kinds::KindCounts;
@@ -107,25 +108,24 @@ impl PreparedBatch {
         let kept_before = kept.start.min(before)..kept.end.min(before);
         let kept_own = kept.start.max(before) - before..kept.end.max(before) - before;
         // No token predicts the first kept token.
-        let first = usize::from(kept_before.is_empty());
-        let labels = &own.labels[kept_own.clone()];
-        let targets = trained(labels.get(first..).unwrap_or_default());
-        let mut kinds = KindCounts::default();
-        if targets > 0 {
-            self.tokens.push_after(&history.input_ids[kept_before.clone()], &own.input_ids[kept_own.clone()], labels);
-            history.kinds.get(kept_before).unwrap_or_default().iter().for_each(|kind| kinds[*kind as usize][0] += 1);
-            // Most tokens have their neighbour's kind, and are counted with vector instructions.
-            let mut done = 0;
-            for run in own.kinds.get(kept_own).unwrap_or_default().chunk_by(|one, next| one == next) {
-                let end = done + run.len();
-                kinds[run[0] as usize][0] += run.len() as u32;
-                kinds[run[0] as usize][1] += trained(labels.get(done.max(first)..end).unwrap_or_default()) as u32;
-                done = end;
-            }
-        }
+        let start = kept_own.start;
+        let predicted = start + usize::from(kept_before.is_empty())..kept_own.end;
+        let trained = |range: Range<usize>| own.trained.chosen(range).map(|part| part.len() as u32).sum::<u32>();
+        let targets = trained(predicted.clone());
         let kept = if targets > 0 { kept.len() as u32 } else { 0 };
         let separately_tokenized_turns = own.separately_tokenized_turns;
-        self.rows.push(Row { length: length as u32, kept, targets: targets as u32, separately_tokenized_turns, kinds, ..row });
+        self.rows.push(Row { length: length as u32, kept, targets, separately_tokenized_turns, ..row });
+        if targets == 0 {
+            return;
+        }
+        let chosen = own.trained.chosen(predicted.clone()).map(|part| part.start - start..part.end - start);
+        self.tokens.push_after(&history.input_ids[kept_before.clone()], &own.input_ids[kept_own.clone()], chosen);
+        let Some(Row { kinds, .. }) = self.rows.last_mut() else { return };
+        history.kinds.within(kept_before).for_each(|(part, kind)| kinds[kind as usize][0] += part.len() as u32);
+        for (part, kind) in own.kinds.within(kept_own) {
+            kinds[kind as usize][0] += part.len() as u32;
+            kinds[kind as usize][1] += trained(part.start.max(predicted.start)..part.end);
+        }
     }
 
     /// Removes the rows of conversations by their indices.
@@ -145,8 +145,4 @@ impl PreparedBatch {
         });
         self.tokens = tokens;
     }
-}
-
-fn trained(labels: &[i32]) -> usize {
-    labels.iter().map(|label| usize::from(*label != IGNORED)).sum()
 }

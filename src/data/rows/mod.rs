@@ -10,6 +10,7 @@ pub(crate) mod findings;
 pub(crate) mod options;
 pub(crate) mod sample;
 pub(crate) mod selection;
+pub(crate) mod spans;
 pub(crate) mod text_checks;
 pub(crate) mod turn_kinds;
 pub(crate) mod workers;

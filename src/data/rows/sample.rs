@@ -14,20 +14,21 @@ use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::data::parse::conversation::Conversation;
 use crate::data::render::rendering::{Rendering, Turn};
-use crate::data::rows::turn_kinds::{KindSpan, TurnKind};
+use crate::data::rows::spans::Spans;
+use crate::data::rows::turn_kinds::TurnKind;
 use crate::data::tokenizer::{ControlToken, Tokenizer, WordCache};
 
 /// The label that torch's `cross_entropy` ignores.
 pub const IGNORED: i32 = -100;
 
-/// One row to train on. `labels[k]` is `input_ids[k]` or [`IGNORED`], so the loss must shift them by one. `labels[0]` is always
-/// ignored, because no token predicts the first.
+/// One row to train on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     pub input_ids: Vec<i32>,
-    pub labels: Vec<i32>,
-    /// The kind of turn that each token belongs to; empty if the kinds were not asked for.
-    pub(crate) kinds: Vec<TurnKind>,
+    /// Whether the tokens are trained on. The first never is, because no token predicts it.
+    pub(crate) trained: Spans<bool>,
+    /// The kinds of turns that the tokens belong to; none if they were not asked for.
+    pub(crate) kinds: Spans<TurnKind>,
     /// Turns that were tokenized separately from their prompts.
     pub separately_tokenized_turns: u32,
 }
@@ -39,7 +40,7 @@ struct MarkedText<'a> {
     turns: &'a [Turn],
     /// See [`Escapes`].
     escape: Option<char>,
-    spans: &'a [KindSpan],
+    spans: &'a Spans<TurnKind>,
 }
 
 /// The tokens of a history, none of which is trained on.
@@ -47,7 +48,7 @@ struct MarkedText<'a> {
 pub(crate) struct History {
     pub input_ids: Vec<i32>,
     /// As in [`Sample`].
-    pub kinds: Vec<TurnKind>,
+    pub kinds: Spans<TurnKind>,
     /// Bytes of the text.
     pub length: usize,
 }
@@ -67,30 +68,36 @@ impl<'a> Encoder<'a> {
         Encoder { tokenizer, scratch: WordCache::default(), heads: HashMap::default(), ids: Vec::new() }
     }
 
-    /// Overwrites `sample` with the sample of a rendering. The character `escape` is ignored: see [`Escapes`]. `spans` are the parts of
-    /// the text whose kinds are wanted; none if they are not.
-    pub(crate) fn encode(&mut self, rendering: &Rendering, escape: Option<char>, spans: &[KindSpan], sample: &mut Sample) -> Result<()> {
+    /// Overwrites `sample` with the sample of a rendering, in which these special tokens are. The character `escape` is ignored: see
+    /// [`Escapes`]. `spans` are the parts of the text whose kinds are wanted; none if they are not.
+    pub(crate) fn encode(
+        &mut self,
+        rendering: &Rendering,
+        tokens: impl IntoIterator<Item = ControlToken>,
+        escape: Option<char>,
+        spans: &Spans<TurnKind>,
+        sample: &mut Sample,
+    ) -> Result<()> {
         let Rendering { text, turns, .. } = rendering;
         let marked = MarkedText { text, turns, escape, spans };
         sample.input_ids.clear();
-        sample.labels.clear();
+        sample.trained.clear();
+        sample.trained.extend_to(1, false);
         sample.kinds.clear();
         sample.separately_tokenized_turns = 0;
         let mut done = 0;
-        for ControlToken { id, spelled, taken } in self.tokenizer.control_tokens(text) {
+        for ControlToken { id, spelled, taken } in tokens {
             self.piece(marked, done..taken.start, sample)?;
             let target =
                 overlapping(turns, &spelled).iter().any(|turn| spelled.start >= turn.target_start && spelled.end <= turn.target_end);
             sample.input_ids.push(id as i32);
-            sample.labels.push(if target { id as i32 } else { IGNORED });
-            sample.kinds.extend(kind_at(spans, spelled.start));
+            sample.trained.extend_to(sample.input_ids.len(), target);
+            if let Some(span) = spans.from(spelled.start).first() {
+                sample.kinds.extend_to(sample.input_ids.len(), span.kind);
+            }
             done = taken.end;
         }
-        self.piece(marked, done..text.len(), sample)?;
-        if let Some(first) = sample.labels.first_mut() {
-            *first = IGNORED;
-        }
-        Ok(())
+        self.piece(marked, done..text.len(), sample)
     }
 
     /// Extends the history to `length` bytes of `text`, where a special token begins. `spans` are those of the whole text.
@@ -100,21 +107,17 @@ impl<'a> Encoder<'a> {
         text: &str,
         length: usize,
         escape: Option<char>,
-        spans: &[KindSpan],
+        spans: &Spans<TurnKind>,
     ) -> Result<()> {
         let start = history.length;
-        let mut own = Vec::new();
-        for span in &spans[spans.partition_point(|span| span.end <= start)..] {
-            own.push(KindSpan { end: span.end.min(length) - start, ..*span });
-            if span.end >= length {
-                break;
-            }
-        }
+        let mut own = Spans::default();
+        spans.within(start..length).for_each(|(part, kind)| own.extend_to(part.end - start, kind));
         let mut added = Sample::default();
         let part = Rendering { text: text[start..length].to_string(), turns: Vec::new(), message: None };
-        self.encode(&part, escape, &own, &mut added)?;
+        let tokenizer = self.tokenizer;
+        self.encode(&part, tokenizer.control_tokens(&part.text), escape, &own, &mut added)?;
         history.input_ids.append(&mut added.input_ids);
-        history.kinds.append(&mut added.kinds);
+        history.kinds.append(&added.kinds);
         history.length = length;
         Ok(())
     }
@@ -147,32 +150,35 @@ impl<'a> Encoder<'a> {
         self.label(marked, start..range.end, sample)
     }
 
-    /// Appends `ids`, the tokens of a part of the text, with their labels.
+    /// Appends `ids`, the tokens of a part of the text, and whether they are trained on.
     fn label(&mut self, marked: MarkedText<'_>, range: std::ops::Range<usize>, sample: &mut Sample) -> Result<()> {
         let MarkedText { text, turns, escape, .. } = marked;
         let from = sample.input_ids.len();
         sample.input_ids.extend(self.ids.iter().map(|id| *id as i32));
-        sample.labels.resize(sample.input_ids.len(), IGNORED);
         self.note_kinds(marked, &range, sample)?;
         for turn in overlapping(turns, &range).iter().filter(|turn| turn.target_start < range.end && turn.target_end > range.start) {
             let first = if turn.target_start <= range.start { 0 } else { self.first_from(text, &range, turn.target_start, escape)? };
             let last = if turn.target_end >= range.end { self.ids.len() } else { self.first_past(text, &range, turn.target_end, escape)? };
             if first < last {
-                sample.labels[from + first..from + last].copy_from_slice(&sample.input_ids[from + first..from + last]);
+                sample.trained.extend_to(from + first, false);
+                sample.trained.extend_to(from + last, true);
             }
         }
+        sample.trained.extend_to(sample.input_ids.len(), false);
         Ok(())
     }
 
     /// Appends the kinds of `ids`: a token has the kind of the part in which it begins.
     fn note_kinds(&self, marked: MarkedText<'_>, range: &std::ops::Range<usize>, sample: &mut Sample) -> Result<()> {
         let MarkedText { text, escape, spans, .. } = marked;
-        let Some(mut span) = spans.get(spans.partition_point(|span| span.end <= range.start)) else { return Ok(()) };
+        let mut following = spans.from(range.start).iter();
+        let Some(mut span) = following.next() else { return Ok(()) };
+        let mut tokens = sample.input_ids.len();
         if span.end >= range.end {
-            sample.kinds.resize(sample.input_ids.len(), span.kind);
+            sample.kinds.extend_to(tokens, span.kind);
             return Ok(());
         }
-        let mut following = spans[spans.partition_point(|span| span.end <= range.start) + 1..].iter();
+        tokens -= self.ids.len();
         let length = |part: std::ops::Range<usize>| self.tokenizer.length(&Escapes::removed(&text[part], escape));
         let (mut begin, mut border) = (0, length(range.start..span.end.min(range.end)));
         for bytes in self.lengths(text, range, escape)? {
@@ -181,7 +187,8 @@ impl<'a> Encoder<'a> {
                 border += length(span.end.min(range.end)..next.end.min(range.end));
                 span = next;
             }
-            sample.kinds.push(span.kind);
+            tokens += 1;
+            sample.kinds.extend_to(tokens, span.kind);
             begin += bytes;
         }
         Ok(())
@@ -237,11 +244,6 @@ impl<'a> Encoder<'a> {
         }
         Ok(ids)
     }
-}
-
-/// The kind of the part that has this byte.
-fn kind_at(spans: &[KindSpan], place: usize) -> Option<TurnKind> {
-    spans.get(spans.partition_point(|span| span.end <= place)).map(|span| span.kind)
 }
 
 /// The turns, in their order, that may have a position within a range.

@@ -5,12 +5,13 @@
 
 use std::ops::Range;
 
-use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
-use crate::data::parse::conversation::{Conversation, Role, SampleKind};
+use crate::data::parse::conversation::{ChatMessage, Conversation, Role, SampleKind};
 use crate::data::render::rendering::{NestedRenderings, NestedRow, Rendering, Turn};
 use crate::data::render::thinking::{thinking_length, thinking_prompt};
+use crate::data::rows::spans::Spans;
+use crate::data::tokenizer::{ControlToken, Tokenizer};
 
 /// The kinds of turns. An assistant's turn has up to two parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,152 +55,147 @@ impl TurnKind {
     }
 }
 
-/// The part of a text up to the byte `end` that begins where the part before ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KindSpan {
-    pub end: usize,
-    pub kind: TurnKind,
-}
-
 /// Tokens and trained tokens of each kind, in the order of [`TurnKind::ALL`].
 pub(crate) type KindCounts = [[u32; 2]; KINDS];
 
-/// The parts of a rendering. `end_tokens`: the special tokens, one of which ends a turn.
-pub(crate) fn kind_spans(conversation: &Conversation, rendering: &Rendering, end_tokens: &[String]) -> Vec<KindSpan> {
+/// The parts of a rendering. `tokens`: the special tokens in its text, one of which ends a turn.
+pub(crate) fn kind_spans(conversation: &Conversation, rendering: &Rendering, tokens: &[ControlToken]) -> Spans<TurnKind> {
     let text = rendering.text.as_str();
     if conversation.kind == SampleKind::PlainText {
-        return vec![KindSpan { end: text.len(), kind: TurnKind::Text }];
+        let mut whole = Spans::default();
+        whole.extend_to(text.len(), TurnKind::Text);
+        return whole;
     }
     let count = rendering.message.map_or(conversation.messages.len(), |last| last + 1);
-    let form = rendering.turns.first().and_then(|turn| TurnForm::of(text, *turn, end_tokens));
-    spans(conversation, rendering, count, form)
+    let form = rendering.turns.first().and_then(|turn| TurnForm::of(text, *turn, tokens));
+    spans(conversation, rendering, count, tokens, form)
 }
 
 /// The parts of the history of nested renderings, and of what each of them adds.
-pub(crate) fn nested_spans(conversation: &Conversation, nested: &NestedRenderings, end_tokens: &[String]) -> Vec<KindSpan> {
-    let (Some(first), Some(last)) = (nested.rows.first(), nested.rows.last()) else { return Vec::new() };
+pub(crate) fn nested_spans(conversation: &Conversation, nested: &NestedRenderings, tokenizer: &Tokenizer) -> Spans<TurnKind> {
+    let (Some(first), Some(last)) = (nested.rows.first(), nested.rows.last()) else { return Spans::default() };
     let history = Rendering { text: nested.history.clone(), turns: Vec::new(), message: None };
-    spans(conversation, &history, last.first, TurnForm::of(&first.text, first.turn, end_tokens))
+    let [first_tokens, tokens] = [&first.text, &history.text].map(|text| tokenizer.control_tokens(text).collect::<Vec<_>>());
+    spans(conversation, &history, last.first, &tokens, TurnForm::of(&first.text, first.turn, &first_tokens))
 }
 
 /// The parts of a row's own text: one answer with its header, or all turns of its exchange.
-pub(crate) fn own_spans(conversation: &Conversation, row: &NestedRow, end_tokens: &[String]) -> Vec<KindSpan> {
+pub(crate) fn own_spans(conversation: &Conversation, row: &NestedRow, tokens: &[ControlToken]) -> Spans<TurnKind> {
     let (text, turn) = (row.text.as_str(), row.turn);
     if row.first < row.message {
         let messages = conversation.messages[row.first..=row.message].to_vec();
         let part = Conversation { messages, ..Conversation::default() };
         let rendering = Rendering { text: row.text.clone(), turns: vec![turn], message: Some(row.message - row.first) };
-        return kind_spans(&part, &rendering, end_tokens);
+        return kind_spans(&part, &rendering, tokens);
     }
     let prompt = &text[..turn.prompt_end];
-    let mut spans = Spans(Vec::new());
-    spans.answer(text, 0, thinking_prompt(prompt).unwrap_or(prompt.len()), text.len());
-    spans.0
+    let mut spans = Spans::default();
+    add_answer(&mut spans, text, 0, thinking_prompt(prompt).unwrap_or(prompt.len()), text.len());
+    spans
 }
 
-fn spans(conversation: &Conversation, rendering: &Rendering, count: usize, form: Option<TurnForm<'_>>) -> Vec<KindSpan> {
+fn spans(
+    conversation: &Conversation,
+    rendering: &Rendering,
+    count: usize,
+    tokens: &[ControlToken],
+    form: Option<TurnForm<'_>>,
+) -> Spans<TurnKind> {
     let text = rendering.text.as_str();
-    let mut spans = Spans(Vec::new());
-    let roles: Vec<Role> = conversation.messages[..count].iter().map(|message| message.role).collect();
-    match form.and_then(|form| Some((by_end_tokens(text, &roles, form)?, form.header))) {
-        Some((turns, header)) => {
-            for (range, kind) in turns {
-                if kind == TurnKind::Answer {
-                    let header = if text[range.clone()].starts_with(header) { header.len() } else { 0 };
-                    spans.answer(text, range.start, range.start + header, range.end);
-                } else {
-                    spans.push(range.end, kind);
-                }
-            }
-        }
-        None => by_contents(conversation, rendering, count, &mut spans),
+    let mut spans = Spans::default();
+    if !form.is_some_and(|form| by_end_tokens(text, &conversation.messages[..count], tokens, form, &mut spans)) {
+        by_contents(conversation, rendering, count, &mut spans);
     }
-    spans.push(text.len(), TurnKind::Answer);
-    spans.0
+    spans.extend_to(text.len(), TurnKind::Answer);
+    spans
 }
 
 /// How a template writes an answer: the token that ends it, and its header.
 #[derive(Clone, Copy)]
 struct TurnForm<'t> {
-    end_token: &'t str,
+    end_token: u32,
     header: &'t str,
 }
 
 impl<'t> TurnForm<'t> {
-    /// From a turn in a text.
-    fn of(text: &'t str, turn: Turn, end_tokens: &'t [String]) -> Option<TurnForm<'t>> {
-        let ended = &text[..turn.target_end];
-        let fits = |token: &&String| !token.is_empty() && ended.ends_with(token.as_str());
-        let end_token = end_tokens.iter().filter(fits).max_by_key(|token| token.len())?.as_str();
-        let before = &text[..turn.prompt_end];
-        let prompt =
-            memmem::rfind(before.as_bytes(), end_token.as_bytes()).map_or(before, |at| before[at + end_token.len()..].trim_start());
+    /// From a turn in a text with these special tokens.
+    fn of(text: &'t str, turn: Turn, tokens: &[ControlToken]) -> Option<TurnForm<'t>> {
+        let end_token = tokens.iter().find(|token| token.spelled.end == turn.target_end)?.id;
+        let before = tokens.iter().take_while(|token| token.spelled.end <= turn.prompt_end).filter(|token| token.id == end_token).last();
+        let prompt = before.map_or(&text[..turn.prompt_end], |token| text[token.spelled.end..turn.prompt_end].trim_start());
         Some(TurnForm { end_token, header: &prompt[..thinking_prompt(prompt).unwrap_or(prompt.len())] })
     }
 }
 
-struct Spans(Vec<KindSpan>);
-
-impl Spans {
-    fn push(&mut self, end: usize, kind: TurnKind) {
-        let start = self.0.last().map_or(0, |span| span.end);
-        match self.0.last_mut() {
-            Some(last) if last.kind == kind => last.end = end.max(start),
-            _ if end > start => self.0.push(KindSpan { end, kind }),
-            _ => {}
-        }
+/// An assistant's turn from `start`, whose header ends at `header`.
+fn add_answer(spans: &mut Spans<TurnKind>, text: &str, start: usize, header: usize, end: usize) {
+    spans.extend_to(header.max(start), TurnKind::Answer);
+    if let Some(length) = thinking_length(&text[header..end]) {
+        spans.extend_to(header + length, TurnKind::Thought);
     }
-
-    /// An assistant's turn from `start`, whose header ends at `header`.
-    fn answer(&mut self, text: &str, start: usize, header: usize, end: usize) {
-        self.push(header.max(start), TurnKind::Answer);
-        if let Some(length) = thinking_length(&text[header..end]) {
-            self.push(header + length, TurnKind::Thought);
-        }
-        self.push(end, TurnKind::Answer);
-    }
+    spans.extend_to(end, TurnKind::Answer);
 }
 
-/// The range of each turn of a template that ends all of them with the same token, such as ChatML's; `None` if the turns do not fit the
-/// messages.
-fn by_end_tokens(text: &str, roles: &[Role], form: TurnForm<'_>) -> Option<Vec<(Range<usize>, TurnKind)>> {
-    let TurnForm { end_token, header } = form;
-    let mut ends: Vec<usize> = Vec::new();
-    for at in memmem::find_iter(text.as_bytes(), end_token) {
-        let after = at + end_token.len();
-        ends.push(after + (text[after..].len() - text[after..].trim_start().len()));
+/// The turns of a template that ends all of them with the same token, such as ChatML's; false if they do not fit the messages.
+fn by_end_tokens(text: &str, messages: &[ChatMessage], tokens: &[ControlToken], form: TurnForm<'_>, spans: &mut Spans<TurnKind>) -> bool {
+    let mut ends: Vec<usize> = Vec::with_capacity(messages.len() + 1);
+    for token in tokens.iter().filter(|token| token.id == form.end_token) {
+        ends.push(text.len() - text[token.spelled.end..].trim_start().len());
     }
     if ends.last().is_none_or(|last| *last < text.len()) {
         ends.push(text.len());
     }
-    // Some templates write consecutive results of tools as one turn.
-    let apart: Vec<TurnKind> = roles.iter().map(|role| TurnKind::of(*role)).collect();
-    let mut joined = apart.clone();
-    joined.dedup_by(|after, before| *after == TurnKind::Tool && *before == TurnKind::Tool);
-    let own_system = [apart.as_slice(), &joined].map(|kinds| [&[TurnKind::System][..], kinds].concat());
-    let mut start = 0;
-    let turns: Vec<Range<usize>> = ends.into_iter().map(|end| std::mem::replace(&mut start, end)..end).collect();
-    let fits = |kinds: &Vec<TurnKind>| {
-        let is_answer = |turn: &Range<usize>| text[turn.clone()].starts_with(header);
-        kinds.len() == turns.len() && turns.iter().zip(kinds).all(|(turn, kind)| is_answer(turn) == (*kind == TurnKind::Answer))
+    // Some templates write consecutive results of tools as one turn, and some a system prompt of their own.
+    let ways = [(false, false), (true, false), (false, true), (true, true)];
+    let Some((joined, own_system)) = ways.into_iter().find(|way| fit(text, &ends, kinds_written(messages, *way), form.header)) else {
+        return false;
     };
-    let kinds = [apart, joined].into_iter().chain(own_system).find(fits)?;
-    Some(turns.into_iter().zip(kinds).collect())
+    for (end, kind) in ends.into_iter().zip(kinds_written(messages, (joined, own_system))) {
+        if kind == TurnKind::Answer {
+            let start = spans.end();
+            let header = if text[start..end].starts_with(form.header) { form.header.len() } else { 0 };
+            add_answer(spans, text, start, start + header, end);
+        } else {
+            spans.extend_to(end, kind);
+        }
+    }
+    true
+}
+
+/// The kinds of the turns that a template writes for messages, if it joins consecutive results of tools, or begins with a system prompt of
+/// its own.
+fn kinds_written(messages: &[ChatMessage], (joined, own_system): (bool, bool)) -> impl Iterator<Item = TurnKind> {
+    let mut before = None;
+    let written = messages.iter().map(|message| TurnKind::of(message.role)).filter(move |kind| {
+        let before = before.replace(*kind);
+        !(joined && *kind == TurnKind::Tool && before == Some(TurnKind::Tool))
+    });
+    own_system.then_some(TurnKind::System).into_iter().chain(written)
+}
+
+/// Whether there are as many turns as kinds, and those with the header of an answer are the answers.
+fn fit(text: &str, ends: &[usize], mut kinds: impl Iterator<Item = TurnKind>, header: &str) -> bool {
+    let mut start = 0;
+    let all = ends.iter().all(|end| {
+        let turn = &text[std::mem::replace(&mut start, *end)..*end];
+        kinds.next().is_some_and(|kind| turn.starts_with(header) == (kind == TurnKind::Answer))
+    });
+    all && kinds.next().is_none()
 }
 
 /// Any other template: a turn ends after its content, and an answer is what is trained on.
-fn by_contents(conversation: &Conversation, rendering: &Rendering, count: usize, spans: &mut Spans) {
+fn by_contents(conversation: &Conversation, rendering: &Rendering, count: usize, spans: &mut Spans<TurnKind>) {
     let (text, messages) = (rendering.text.as_str(), &conversation.messages[..count]);
     let is_answer = |i: usize| rendering.message.map_or(messages[i].role == Role::Assistant && messages[i].train, |own| own == i);
     let (mut done, mut next) = (0, 0);
-    let mut others = |spans: &mut Spans, messages: Range<usize>, end: usize| {
+    let mut others = |spans: &mut Spans<TurnKind>, messages: Range<usize>, end: usize| {
         for message in &conversation.messages[messages] {
             let kind = TurnKind::of(message.role);
             if let Some(at) = text[done..end].find(message.content.trim()) {
                 done += at + message.content.trim().len();
-                spans.push(done, kind);
+                spans.extend_to(done, kind);
             } else if kind != TurnKind::Answer {
-                spans.push(done, kind);
+                spans.extend_to(done, kind);
             }
         }
         done = end;
@@ -210,9 +206,9 @@ fn by_contents(conversation: &Conversation, rendering: &Rendering, count: usize,
         others(spans, next..message, turn.prompt_end.min(turn.target_start));
         let last = messages[next..message].last().map_or(TurnKind::User, |message| TurnKind::of(message.role));
         let prompt = &text[..turn.prompt_end.min(turn.target_start)];
-        let opened = thinking_prompt(prompt).unwrap_or(prompt.len()).max(spans.0.last().map_or(0, |span| span.end));
-        spans.push(opened, last);
-        spans.answer(text, opened, opened, turn.target_end);
+        let opened = thinking_prompt(prompt).unwrap_or(prompt.len()).max(spans.end());
+        spans.extend_to(opened, last);
+        add_answer(spans, text, opened, opened, turn.target_end);
         others(spans, 0..0, turn.target_end);
         next = message + 1;
     }
@@ -222,7 +218,6 @@ fn by_contents(conversation: &Conversation, rendering: &Rendering, count: usize,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::parse::conversation::ChatMessage;
 
     fn conversation(messages: &[(Role, &str)]) -> Conversation {
         let messages = messages.iter().map(|(role, content)| ChatMessage::new(*role, (*content).into())).collect();
@@ -242,9 +237,11 @@ mod tests {
             }
         }
         let mut start = 0;
-        let spans = kind_spans(conversation, &rendering, &["</s>".to_string()]);
         let text = &rendering.text;
-        spans.iter().map(|span| (span.kind, text[std::mem::replace(&mut start, span.end)..span.end].to_string())).collect()
+        let ends = text.match_indices("</s>").map(|(at, end)| at..at + end.len());
+        let tokens: Vec<ControlToken> = ends.map(|place| ControlToken { id: 1, spelled: place.clone(), taken: place }).collect();
+        let spans = kind_spans(conversation, &rendering, &tokens);
+        spans.from(0).iter().map(|span| (span.kind, text[std::mem::replace(&mut start, span.end)..span.end].to_string())).collect()
     }
 
     #[test]

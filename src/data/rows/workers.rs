@@ -31,9 +31,10 @@ use crate::data::rows::findings::{BeyondEmbedding, Findings};
 use crate::data::rows::options::{Options, Thinking};
 use crate::data::rows::sample::{Encoder, Escapes, History, Sample};
 use crate::data::rows::selection::DataPart;
+use crate::data::rows::spans::Spans;
 use crate::data::rows::text_checks::{answer_faults, count_unprinted};
 use crate::data::rows::turn_kinds::{kind_spans, nested_spans, own_spans};
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::{ControlToken, Tokenizer};
 
 /// Limits of the conversations kept for the comparison with transformers and tokenizers: number per batch, and bytes of one. The first of a batch may be longer, so that data with only long conversations have some too.
 const PROBES_OF_BATCH: usize = 2;
@@ -171,6 +172,13 @@ struct Written<'a> {
     row: Row,
 }
 
+/// Memory that is used again for each row, and is empty between rows.
+#[derive(Default)]
+struct RowMemory {
+    tokens: Vec<ControlToken>,
+    sample: Sample,
+}
+
 /// Keeps a conversation for the comparison with the libraries, if it is one of the first of its batch.
 fn add_probe(renderings: &[Rendering], shown: &Conversation, made: &mut PreparedBatch) {
     let rich = shown.tools.is_some() || shown.messages.iter().any(|message| !message.fields.is_empty());
@@ -185,7 +193,7 @@ impl Preparation<'_> {
     /// Renders, tokenizes and masks conversations.
     fn batch(&self, conversations: Vec<Conversation>, file: usize, encoder: &mut Encoder<'_>) -> Result<PreparedBatch, RenderError> {
         let mut made = PreparedBatch::default();
-        let mut sample = Sample::default();
+        let mut memory = RowMemory::default();
         made.tokens.reserve(conversations.iter().flat_map(|one| &one.messages).map(|message| message.content.len()).sum::<usize>() / 3);
         for mut conversation in conversations {
             let hash = digest(&conversation);
@@ -223,20 +231,20 @@ impl Preparation<'_> {
             let row = Row { conversation: conversation.index, file, hash, ..Row::default() };
             let written = Written { conversation: &conversation, shown, escape, row };
             match renderings {
-                Renderings::Apart(renderings) => self.add_apart(renderings, &written, encoder, &mut sample, &mut made)?,
-                Renderings::Nested(nested) => self.add_nested(&nested, &written, encoder, &mut sample, &mut made)?,
+                Renderings::Apart(renderings) => self.add_apart(renderings, &written, encoder, &mut memory, &mut made)?,
+                Renderings::Nested(nested) => self.add_nested(&nested, &written, encoder, &mut memory, &mut made)?,
             }
         }
         Ok(made)
     }
 
-    /// Adds the samples of renderings that have their whole text. `sample` is only memory that is used again.
+    /// Adds the samples of renderings that have their whole text.
     fn add_apart(
         &self,
         renderings: Vec<Rendering>,
         written: &Written<'_>,
         encoder: &mut Encoder<'_>,
-        sample: &mut Sample,
+        RowMemory { tokens, sample }: &mut RowMemory,
         made: &mut PreparedBatch,
     ) -> Result<(), RenderError> {
         let Written { conversation, shown, escape, .. } = *written;
@@ -247,11 +255,12 @@ impl Preparation<'_> {
             add_probe(&renderings, shown, made);
         }
         for mut rendering in renderings {
-            let spans = if self.survey { kind_spans(shown, &rendering, self.tokenizer.control_texts()) } else { Vec::new() };
+            tokens.extend(self.tokenizer.control_tokens(&rendering.text));
+            let spans = if self.survey { kind_spans(shown, &rendering, tokens) } else { Spans::default() };
             if self.options.thinking == Thinking::Mask {
                 rendering.turns.iter_mut().for_each(|turn| mask_thinking(&rendering.text, turn));
             }
-            encoder.encode(&rendering, escape, &spans, sample)?;
+            encoder.encode(&rendering, tokens.drain(..), escape, &spans, sample)?;
             self.note_beyond_embedding(&sample.input_ids, conversation, made);
             made.add(&History::default(), sample, &self.options, Row { message: rendering.message, ..written.row.clone() });
         }
@@ -264,7 +273,7 @@ impl Preparation<'_> {
         nested: &NestedRenderings,
         written: &Written<'_>,
         encoder: &mut Encoder<'_>,
-        sample: &mut Sample,
+        RowMemory { tokens, sample }: &mut RowMemory,
         made: &mut PreparedBatch,
     ) -> Result<(), RenderError> {
         let Written { conversation, shown, escape, .. } = *written;
@@ -276,16 +285,17 @@ impl Preparation<'_> {
                 made.unseen.push((what, place(conversation.index, None)));
             }
         }
-        let spans = if self.survey { nested_spans(shown, nested, self.tokenizer.control_texts()) } else { Vec::new() };
+        let spans = if self.survey { nested_spans(shown, nested, self.tokenizer) } else { Spans::default() };
         let mut history = History::default();
         for row in &nested.rows {
             encoder.extend(&mut history, &nested.history, row.shared, escape, &spans)?;
             let mut own = Rendering { text: row.text.clone(), turns: vec![row.turn], message: None };
-            let spans = if self.survey { own_spans(shown, row, self.tokenizer.control_texts()) } else { Vec::new() };
+            tokens.extend(self.tokenizer.control_tokens(&own.text));
+            let spans = if self.survey { own_spans(shown, row, tokens) } else { Spans::default() };
             if self.options.thinking == Thinking::Mask {
                 own.turns.iter_mut().for_each(|turn| mask_thinking(&own.text, turn));
             }
-            encoder.encode(&own, escape, &spans, sample)?;
+            encoder.encode(&own, tokens.drain(..), escape, &spans, sample)?;
             self.note_beyond_embedding(&sample.input_ids, conversation, made);
             made.add(&history, sample, &self.options, Row { message: Some(row.message), ..written.row.clone() });
         }
