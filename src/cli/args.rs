@@ -2,20 +2,18 @@
 
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::commands::{
     CacheArgs, ChatArgs, CompareArgs, CompletionsArgs, DatasetArgs, DoctorArgs, ExportArgs, ImportArgs, InitArgs, ManArgs, ReportArgs,
-    ReproduceArgs, ResumeArgs, RunArgs, ServeArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, pipeline_file,
+    ReproduceArgs, ResumeArgs, RunArgs, ServeArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs,
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
-use crate::cli::other_commands::{one_of, our_commands};
+use crate::cli::wrong_words::explained;
 use crate::params::group::Group;
-use crate::params::interface::Interface;
-use crate::params::other_names::our_name;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("PYRUST_NN_COMMIT"));
 
@@ -70,24 +68,34 @@ pub(crate) enum Command {
 /// The whole command line as clap knows it. The help of the program shows no options of `run`; that of `run` does.
 pub(crate) fn command_line() -> clap::Command {
     let own = |arg: &clap::Arg| arg.is_global_set() || arg.get_id() == "version";
-    let with_examples = |command: clap::Command| match of_command(command.get_name()) {
-        Some(list) => command.after_help(examples(list)),
-        None => command,
-    };
     CommandLine::command()
         .styles(Styles::styled().invalid(AnsiColor::Magenta.on_default().bold()))
         .mut_args(|arg| if own(&arg) { arg } else { arg.hide(true) })
-        .mut_subcommands(with_examples)
+        .mut_subcommands(|command| described(command, ""))
         .after_help(format!("{}\n\n{NOTES}", examples(&FIRST_STEPS)))
+}
+
+/// A command with its examples, and with marks at the arguments that must be given; so are the commands below it. `above`: their names.
+fn described(command: clap::Command, above: &str) -> clap::Command {
+    let name = format!("{above}{}", command.get_name());
+    let command = match of_command(&name) {
+        Some(list) => command.after_help(examples(list)),
+        None => command,
+    };
+    let marked = |arg: clap::Arg| match arg.get_help().map(ToString::to_string) {
+        Some(help) if arg.is_positional() && arg.is_required_set() && !help.contains("[required]") => {
+            arg.help(format!("{help} [required]"))
+        }
+        _ => arg,
+    };
+    command.mut_args(marked).mut_subcommands(|inner| described(inner, &format!("{name} ")))
 }
 
 impl CommandLine {
     /// Parses the arguments; the first is the program's name.
     pub(crate) fn parse(argv: &[String]) -> Result<CommandLine, clap::Error> {
         let mut command = command_line();
-        let matches = command.try_get_matches_from_mut(argv).map_err(|error| {
-            unknown_command(argv).or_else(|| unknown_action(&error, &command, argv)).unwrap_or_else(|| with_our_name(error, &command, argv))
-        })?;
+        let matches = command.try_get_matches_from_mut(argv).map_err(|error| explained(error, &command_line(), argv))?;
         // clap assigns arguments before a command to the default command, which does not run then. They would be ignored silently.
         if let (Some(name), Some(argument)) = (matches.subcommand_name(), first_run_argument(&command, &matches)) {
             let message = format!("{argument} is before the command {name}; write it after {name}");
@@ -105,42 +113,6 @@ impl CommandLine {
     pub(crate) fn into_parts(self) -> (GlobalArgs, Command) {
         (self.global, self.command.unwrap_or(Command::Run(self.run)))
     }
-}
-
-/// The error for a first word that is neither a command nor a pipeline file. clap itself would complain about the words after it.
-fn unknown_command(argv: &[String]) -> Option<clap::Error> {
-    let mut command = command_line();
-    let any = |arg: clap::Arg| arg.num_args(0..).value_parser(clap::builder::ValueParser::string());
-    let matches = command.clone().mut_arg("file", any).try_get_matches_from(argv).ok()?;
-    let word = matches.get_raw("file")?.next()?.to_string_lossy().into_owned();
-    let why = pipeline_file(&word).err()?;
-    Some(command.error(ErrorKind::InvalidSubcommand, format!("{word} is {why}")))
-}
-
-/// The error for a word after a command that has commands of its own, such as `sessions list`, if it is known from elsewhere.
-fn unknown_action(error: &clap::Error, root: &clap::Command, argv: &[String]) -> Option<clap::Error> {
-    let (ContextValue::String(word), ErrorKind::InvalidSubcommand) = (error.get(ContextKind::InvalidSubcommand)?, error.kind()) else {
-        return None;
-    };
-    let command = argv.iter().skip(1).find_map(|word| root.find_subcommand(word))?.get_name().to_string();
-    let ours = our_commands(word).iter().filter(|ours| ours.split(' ').next() == Some(command.as_str()));
-    let ours: Vec<String> = ours.map(|ours| format!("`pyrust-nn {ours}`")).collect();
-    let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
-    let message = format!("{command} has no command {word}; did you mean {}?", one_of(&ours));
-    (!ours.is_empty()).then(|| root.clone().error(ErrorKind::InvalidSubcommand, message))
-}
-
-/// For an unknown flag that is another tool's name of a parameter of the command, suggests ours instead of a similarly spelled one.
-fn with_our_name(mut error: clap::Error, root: &clap::Command, argv: &[String]) -> clap::Error {
-    let command = argv.iter().skip(1).find_map(|word| root.find_subcommand(word)).unwrap_or(root);
-    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg).cloned() else { return error };
-    let name = flag.trim_start_matches('-').replace('-', "_");
-    let ours = our_name(&name, |ours| command.get_arguments().any(|arg| arg.get_id() == ours));
-    if let (ErrorKind::UnknownArgument, Some(ours)) = (error.kind(), ours) {
-        error.insert(ContextKind::SuggestedArg, ContextValue::String(Interface::Cli.spell(ours)));
-        error.remove(ContextKind::Usage); // it shows clap's own suggestion
-    }
-    error
 }
 
 /// The first argument of the default command that was given.
@@ -191,6 +163,44 @@ mod tests {
         assert!(message.contains("--session <ID> is before the command merge"), "{message}");
     }
 
+    /// What stands after `tip: ` in the error.
+    fn tips(words: &[&str]) -> Vec<String> {
+        let message = read(words).unwrap_err().to_string();
+        message.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_unknown_word_has_one_suggestion_or_none() {
+        let train = ["finetune-lora", "d.json", "-m", "m"];
+        let with = |flag: &'static str| [&train[..], &[flag, "3"]].concat();
+        for (words, wanted) in [
+            (with("--lr"), "'--learning-rate'"),
+            (with("-lr"), "'--learning-rate'"),
+            (with("--e"), "'--num-epochs'"),
+            (with("--max-tokens"), "'--max-length'"),
+            (with("--lora-rnk"), "'--lora-rank'"),
+            (with("--rank"), "'--lora-rank'"),
+            (with("--system"), "'--system' is an option of chat"),
+            (with("--outtype"), "'--outtype' is an option of convert-model-to-gguf, convert-lora-to-gguf"),
+            (vec!["finetune_lora", "data.json", "--lr", "3"], "'--learning-rate'"),
+            (vec!["sessions", "--remove", "s1"], "did you mean `pyrust-nn sessions rm`"),
+            (vec!["sessions", "--state", "failure"], "'--filter'"),
+            (vec!["run", "--step", "x"], "`pyrust-nn resume <SESSION> --step <NAME>` runs one"),
+            (vec!["--prompt", "x"], "'--prompt' is of one step"),
+            (vec!["status", "s1", "--tail", "5"], "'--lines'"),
+            (vec!["quantize-model", "m", "--load-in-4bit"], "'--bits'"),
+            (vec!["import", "a.tar", "name"], "give it as '--session name'"),
+            (vec!["resume", "s1", "merge"], "give it as '--step merge'"),
+        ] {
+            let tips = tips(&words);
+            assert!(tips.len() == 1 && tips[0].contains(wanted), "{words:?}: {tips:?}");
+        }
+        for words in [with("--zzz"), vec!["status", "s1", "s2"], vec!["merge", "m", "--gamma", "2"]] {
+            assert_eq!(tips(&words), [""; 0], "{words:?}");
+        }
+        assert_eq!(tips(&["inference", "-m", "m", "--what is this"]).len(), 1, "a prompt may begin with dashes");
+    }
+
     #[test]
     fn another_tool_s_flag_is_answered_with_ours() {
         for (theirs, ours) in
@@ -203,15 +213,26 @@ mod tests {
         assert!(!message.contains("--learning-rate"), "merge has no such parameter: {message}");
     }
 
+    /// Every command, also those below others: `sessions rm`.
     fn names() -> Vec<String> {
-        command_line().get_subcommands().map(|command| command.get_name().to_string()).filter(|name| name != "help").collect()
+        fn below(command: &clap::Command, above: &str) -> Vec<String> {
+            let inner = command.get_subcommands().filter(|inner| inner.get_name() != "help");
+            inner
+                .flat_map(|inner| {
+                    let name = format!("{above}{}", inner.get_name());
+                    std::iter::once(name.clone()).chain(below(inner, &format!("{name} ")))
+                })
+                .collect()
+        }
+        below(&command_line(), "")
     }
 
     /// The help of a command at a terminal's width.
     fn help(name: &str, width: usize) -> String {
         let mut root = command_line().term_width(width);
         root.build();
-        root.find_subcommand_mut(name).unwrap().render_long_help().to_string()
+        let found = name.split(' ').fold(&mut root, |command, word| command.find_subcommand_mut(word).unwrap());
+        found.render_long_help().to_string()
     }
 
     #[test]
@@ -232,7 +253,7 @@ mod tests {
                         _ => vec![part.to_string()],
                     })
                     .collect();
-                assert_eq!(words[0], name);
+                assert!(words.join(" ").starts_with(&name), "{line}");
                 let (global, command) = read(&words.iter().map(String::as_str).collect::<Vec<_>>()).unwrap().into_parts();
                 let resolved = match command {
                     Command::Task(task) => task.resolve(&global).map(drop),
@@ -271,6 +292,9 @@ mod tests {
         assert!(marked.len() == 2 && marked[0].starts_with("model") && marked[1].starts_with("dataset-path"), "{marked:?}");
         assert!(text.contains("Usage: pyrust-nn finetune-lora --model <MODEL> <DATA>... [OPTIONS]"));
         assert!(!help("run", 140).contains("[required]"), "the file gives it");
+        for name in ["status", "resume", "reproduce", "report", "compare", "export", "import", "completions"] {
+            assert_eq!(help(name, 140).matches("[required]").count(), 1, "{name}: {}", help(name, 140));
+        }
     }
 
     #[test]
@@ -311,6 +335,8 @@ mod tests {
             (&["comprae", "a", "b"], "comprae", "compare"),
             (&["train", "data.json", "-m", "m"], "train", "did you mean the command finetune-lora or finetune-full?"),
             (&["zzz"], "zzz", "pyrust-nn --help lists them"),
+            (&["fintune_lora", "x", "--lr", "3"], "fintune_lora", "did you mean the command finetune-lora?"),
+            (&["--offline", "stauts", "s1"], "stauts", "status"),
             (&["sessions", "list"], "list", "did you mean `pyrust-nn sessions`?"),
             (&["sessions", "delete", "s1"], "delete", "did you mean `pyrust-nn sessions rm` or `pyrust-nn sessions gc`?"),
             (&["cache", "ls"], "ls", "did you mean `pyrust-nn cache list`?"),

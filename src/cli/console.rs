@@ -4,6 +4,7 @@
 //! has its level in front, as in the log.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use log::{Level, LevelFilter, Log, Record};
@@ -18,6 +19,9 @@ use crate::cli::{output, wrap};
 
 static CONFIGURED: Mutex<bool> = Mutex::new(false);
 
+/// Whether only warnings, errors and the result are shown.
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
 /// Configures the console for a command. `stream`: print answers while they are generated.
 pub(crate) fn begin(options: &GlobalArgs, stream: bool) {
     let level = match (options.quiet, options.verbose) {
@@ -25,6 +29,7 @@ pub(crate) fn begin(options: &GlobalArgs, stream: bool) {
         (_, true) => LevelFilter::Debug,
         _ => LevelFilter::Info,
     };
+    IS_QUIET.store(options.quiet, Ordering::Relaxed);
     configure(level, !options.quiet, stream && !options.json && !options.quiet);
 }
 
@@ -48,8 +53,19 @@ pub(crate) fn first_use() -> bool {
     !std::mem::replace(&mut *configured(), true)
 }
 
+/// Says something beside the result, on a terminal only.
+pub(crate) fn note(text: &str) {
+    if std::io::stderr().is_terminal() && !IS_QUIET.load(Ordering::Relaxed) {
+        let line = Style::of_stderr().dim(&output::at_stderr_s_width(text));
+        print_above(|| drop(writeln!(std::io::stderr(), "{line}")));
+    }
+}
+
 /// Prints a heading between steps.
 pub(crate) fn heading(text: &str) {
+    if IS_QUIET.load(Ordering::Relaxed) {
+        return;
+    }
     let line = Style::of_stderr().bold(&output::at_stderr_s_width(text));
     print_above(|| drop(writeln!(std::io::stderr(), "{line}")));
 }

@@ -9,8 +9,8 @@ pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
     ("Train an adapter on it, in a session with a name:", "pyrust-nn finetune-lora data.jsonl -m Qwen/Qwen3-0.6B --session s1"),
 ];
 
-/// Examples of the commands that are neither tasks nor dataset commands.
-const OTHER_COMMANDS: [(&str, Examples); 15] = [
+/// Examples of the commands that are neither tasks nor dataset commands, and of commands below them.
+const OTHER_COMMANDS: [(&str, Examples); 19] = [
     (
         "run",
         [
@@ -82,6 +82,31 @@ const OTHER_COMMANDS: [(&str, Examples); 15] = [
                 "Remove what is no longer needed of sessions that are a month old:",
                 "pyrust-nn sessions gc --checkpoints --failed --older-than 30d",
             ),
+        ],
+    ),
+    (
+        "sessions rm",
+        [
+            ("Remove two sessions:", "pyrust-nn sessions rm s1 s2"),
+            (
+                "See which failed and are a month old, and remove nothing:",
+                "pyrust-nn sessions rm --state failure --older-than 30d --dry-run",
+            ),
+        ],
+    ),
+    (
+        "sessions gc",
+        [
+            ("Remove the checkpoints of steps that succeeded:", "pyrust-nn sessions gc --checkpoints"),
+            ("Remove failed attempts beside a success too, without asking:", "pyrust-nn sessions gc --checkpoints --failed --yes"),
+        ],
+    ),
+    ("cache list", [("List what the cache holds:", "pyrust-nn cache list"), ("The same as JSON:", "pyrust-nn cache list --json")]),
+    (
+        "cache clear",
+        [
+            ("Remove everything that no process uses:", "pyrust-nn cache clear"),
+            ("Remove it, and print what is left as JSON:", "pyrust-nn cache clear --json"),
         ],
     ),
     (

@@ -16,6 +16,7 @@ mod results;
 mod table;
 mod text;
 mod wrap;
+mod wrong_words;
 
 pub(crate) use console::first_use;
 pub use console::set_console;

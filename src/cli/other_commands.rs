@@ -1,4 +1,4 @@
-//! Commands that people look for under the names of other tools.
+//! Commands and flags that people look for under the names of other tools. Flags of parameters are in `params/other_names.rs`.
 
 /// A word and our commands for it.
 const OTHER_COMMANDS: &[(&[&str], &[&str])] = &[
@@ -29,6 +29,27 @@ pub(crate) fn our_commands(word: &str) -> &'static [&'static str] {
     OTHER_COMMANDS.iter().find(|(others, _)| others.contains(&word.as_str())).map_or(&[], |(_, ours)| ours)
 }
 
+/// A command, flags that it does not have, and the one that is meant.
+const OTHER_FLAGS: &[(&str, &[&str], &str)] = &[
+    ("status", &["tail", "last", "head", "count"], "--lines"),
+    ("status", &["watch", "w", "live"], "--follow"),
+    ("status", &["log-level"], "--level"),
+    ("sessions", &["order", "sort-by", "order-by"], "--sort"),
+    ("sessions", &["status", "where", "state"], "--filter"),
+    ("sessions rm", &["force", "f"], "--yes"),
+    ("sessions gc", &["force", "f"], "--yes"),
+    ("serve", &["listen", "bind", "address"], "--host"),
+    ("report", &["browser", "show", "view"], "--open"),
+    ("init", &["force", "f"], "--overwrite"),
+    ("init", &["convert", "config", "c"], "--from"),
+    ("man", &["output", "o", "out"], "--dir"),
+];
+
+/// Our flag for one that a command does not have.
+pub(crate) fn our_flag(command: &str, flag: &str) -> Option<&'static str> {
+    OTHER_FLAGS.iter().find(|(name, others, _)| *name == command && others.contains(&flag)).map(|(.., ours)| *ours)
+}
+
 /// Words as `a, b or c`.
 pub(crate) fn one_of(words: &[&str]) -> String {
     match words.split_last() {
@@ -52,6 +73,14 @@ mod tests {
                 assert!(words.all(|inner| command.find_subcommand(inner).is_some()), "{name}");
             }
             assert!(others.iter().all(|name| root.find_subcommand(name).is_none()), "{others:?}");
+        }
+        for (command, others, ours) in OTHER_FLAGS {
+            let found = command.split(' ').fold(&root, |inner, word| inner.find_subcommand(word).unwrap_or_else(|| panic!("{command}")));
+            let has = |flag: &str| {
+                found.get_arguments().any(|arg| arg.get_long() == Some(flag) || arg.get_short().map(String::from).as_deref() == Some(flag))
+            };
+            assert!(has(ours.trim_start_matches("--")), "{command} {ours}");
+            assert!(!others.iter().any(|flag| has(flag)), "{command} {others:?}");
         }
         assert_eq!(one_of(our_commands("train")), "finetune-lora or finetune-full");
         assert_eq!(one_of(our_commands("RM")), "sessions rm, sessions gc or cache clear");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::base::error::Error;
 use crate::base::printable::printable;
-use crate::cli::text::{Style, columns};
+use crate::cli::text::{Style, columns, grouped};
 use crate::cli::wrap::{wrapped, wrapped_command};
 
 /// The first error of writing to stdout. It is reported at the end of the command.
@@ -119,11 +119,12 @@ pub(crate) fn exit_code(failure: Option<&Error>) -> u8 {
     })
 }
 
-/// Writes the fields of an object, one per line.
+/// Writes the fields of an object, one per line, without zeros and what is unset.
 pub(crate) fn names_and_values(value: &Value) {
-    let lines = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-    let lines: Vec<String> = lines.map(|(name, value)| format!("{name:<28} {}", plain_list(value))).collect();
-    line(&lines.join("\n"));
+    let said = |value: &Value| !value.is_null() && *value != false && value.as_f64() != Some(0.0);
+    let shown = |value: &Value| value.as_u64().map_or_else(|| plain_list(value), grouped);
+    let fields = value.as_object().into_iter().flatten().filter(|(_, value)| said(value));
+    line(&fields.map(|(name, value)| format!("{name:<28} {}", shown(value))).collect::<Vec<_>>().join("\n"));
 }
 
 /// A value as text. The elements of a list are separated by commas.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::cli::output::plain_list;
-use crate::cli::text::{bytes, grouped, significant, visible};
+use crate::cli::text::{bytes, counted, grouped, significant, visible};
 use crate::report::quality;
 use crate::session::{Status, Summary};
 
@@ -70,6 +70,24 @@ pub(crate) fn answers_to_values(summary: &Summary) -> Vec<String> {
     all_answers(summary).iter().take(prompts).map(asked_and_answered).collect()
 }
 
+/// Which answers of `inference` were cut off, and what changes it. The results have it as `finish_reason`.
+pub(crate) fn cut_off(summary: &Summary) -> Option<String> {
+    let all = all_answers(summary);
+    let cut: Vec<&Value> = all.iter().filter(|answer| answer["finish_reason"] == "length").collect();
+    let limit = summary.params.get("max_new_tokens").and_then(Value::as_u64)?;
+    let at_limit = cut.iter().filter(|answer| answer["completion_tokens"].as_u64() >= Some(limit)).count();
+    let which = match (all.len(), cut.len()) {
+        (_, 0) => return None,
+        (1, _) => "the answer was cut off".to_string(),
+        (all, one) => format!("{one} of {all} answers {} cut off", if one == 1 { "was" } else { "were" }),
+    };
+    Some(if at_limit > 0 {
+        format!("{which} at {}; --max-new-tokens changes that", counted(limit, "token"))
+    } else {
+        format!("{which} at the model's positions")
+    })
+}
+
 /// Those to the prompts of the parameter come first.
 fn all_answers(summary: &Summary) -> &[Value] {
     summary.result.as_array().filter(|_| summary.task == "inference").map_or(&[], Vec::as_slice)
@@ -119,6 +137,20 @@ mod tests {
         assert_eq!(next("inference", "runs", false), None);
         let failed = Summary { status: Status::Failure, ..of("merge", json!({})) };
         assert_eq!(next_command(&failed, Path::new("runs"), false), None);
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_says_at_what() {
+        let told = |reasons: &[(&str, u64)]| {
+            let answers: Vec<Value> =
+                reasons.iter().map(|(reason, tokens)| json!({"finish_reason": reason, "completion_tokens": tokens})).collect();
+            let params = json!({"max_new_tokens": 8}).as_object().cloned().unwrap();
+            cut_off(&Summary { result: answers.into(), params, ..of("inference", json!({})) })
+        };
+        assert_eq!(told(&[("stop", 8)]), None);
+        assert_eq!(told(&[("length", 8)]).unwrap(), "the answer was cut off at 8 tokens; --max-new-tokens changes that");
+        assert_eq!(told(&[("length", 5)]).unwrap(), "the answer was cut off at the model's positions");
+        assert!(told(&[("length", 8), ("stop", 2), ("length", 8)]).unwrap().starts_with("2 of 3 answers were cut off at 8 tokens"));
     }
 
     #[test]

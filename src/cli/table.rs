@@ -6,9 +6,11 @@ use crate::cli::text::columns;
 use crate::cli::wrap::{padded, tail, width_of, wrapped_below};
 
 /// Columns of a shortened value at least.
-const LEAST: usize = 16;
+const LEAST: usize = 12;
 
+/// Columns between two columns, and where a table would not fit otherwise.
 const GAP: usize = 2;
+const NARROW_GAP: usize = 1;
 
 /// Writes rows in aligned columns to stdout. The first row is the heading. `flexible` is the column that is shortened first.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]], flexible: Option<usize>) {
@@ -20,8 +22,14 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]], flexible: Option<usize
 fn lines<const N: usize>(rows: &[[String; N]], flexible: Option<usize>, width: Option<usize>) -> Vec<String> {
     let mut rows = rows.to_vec();
     let mut widths: [usize; N] = std::array::from_fn(|i| rows.iter().map(|row| width_of(&row[i])).max().unwrap_or(0));
-    let total = |kept: &[usize], widths: &[usize; N]| kept.iter().map(|i| widths[*i] + GAP).sum::<usize>().saturating_sub(GAP);
     let mut kept: Vec<usize> = (0..N).collect();
+    let total = |gap: usize, kept: &[usize], widths: &[usize; N]| kept.iter().map(|i| widths[*i] + gap).sum::<usize>().saturating_sub(gap);
+    let fits = |gap: usize| {
+        let over = width.map_or(0, |width| total(gap, &kept, &widths).saturating_sub(width));
+        over == 0 || flexible.is_some_and(|column| widths[column] >= over + LEAST)
+    };
+    let gap = if !fits(GAP) && fits(NARROW_GAP) { NARROW_GAP } else { GAP };
+    let total = |kept: &[usize], widths: &[usize; N]| total(gap, kept, widths);
     if let Some(width) = width {
         let over = total(&kept, &widths).saturating_sub(width);
         match flexible {
@@ -41,7 +49,7 @@ fn lines<const N: usize>(rows: &[[String; N]], flexible: Option<usize>, width: O
     let mut lines = Vec::new();
     for (number, row) in rows.iter().enumerate() {
         let cells: Vec<String> = kept.iter().map(|i| padded(&row[*i], widths[*i])).collect();
-        lines.push(cells.join(&" ".repeat(GAP)).trim_end().to_string());
+        lines.push(cells.join(&" ".repeat(gap)).trim_end().to_string());
         let below = (0..N).filter(|i| !kept.contains(i) && !["", "-"].contains(&row[*i].as_str()));
         for i in below.filter(|_| number > 0) {
             let text = format!("{}{}: {}", " ".repeat(GAP), rows[0][i], row[i]);
@@ -101,6 +109,15 @@ mod tests {
                 "ask            not run"
             ]
         );
+    }
+
+    #[test]
+    fn the_list_of_sessions_with_ids_of_their_own_fits_eighty_columns() {
+        let row = ["20261126-110512-9b12", "interrupted", "…wen/Qwen2.5-0.5B-Instruct", "finetune_lora", "0.1234", "231 kB", "20.8 h"];
+        let rows = [["session", "state", "model", "task", "loss", "size", "age"], row].map(|row| row.map(String::from));
+        let shown = lines(&rows, Some(2), Some(80));
+        assert_eq!(shown[1], "20261126-110512-9b12 interrupted …5B-Instruct finetune_lora 0.1234 231 kB 20.8 h");
+        assert!(shown.len() == 2 && shown.iter().all(|line| width_of(line) <= 80), "{shown:?}");
     }
 
     #[test]

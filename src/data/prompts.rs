@@ -163,9 +163,9 @@ fn turns(raw: &RawValue, path: &str, faults: &mut ProblemCollector) -> Option<Ve
 
 fn add_file(prompts: &mut Prompts, path: &Path) -> Result<()> {
     let mut bytes = Vec::new();
-    let opened = source::open(path, &Arc::default()).map_err(|cause| unreadable(path, &cause))?;
-    let table = opened.1;
-    { opened.0 }.read_to_end(&mut bytes).map_err(|cause| unreadable(path, &cause))?;
+    let mut opened = source::open(path, &Arc::default()).map_err(|cause| unreadable(path, &cause))?;
+    let table = opened.is_table;
+    opened.text.read_to_end(&mut bytes).map_err(|cause| unreadable(path, &cause))?;
     let text = std::str::from_utf8(&bytes).map_err(|cause| {
         let (line, _) = position(&bytes, cause.valid_up_to());
         error::input(format!("{}: line {line}: not UTF-8; save the file as UTF-8", path.display()))

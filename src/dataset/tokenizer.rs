@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::base::error;
 use crate::python;
-use crate::session::hub_names::downloaded;
+use crate::session::hub_names::{check_downloaded, downloaded};
 
 const TOKENIZER: &str = "tokenizer.json";
 const TEMPLATE: &str = "chat_template.jinja";
@@ -28,7 +28,12 @@ pub(crate) fn tokenizer_folder(model: &str, offline: bool) -> Result<PathBuf> {
         debug!("{model} is {}", folder.display());
         return Ok(folder);
     }
-    let folder = if here { PathBuf::from(model) } else { python::model_folder(model, offline)? };
+    let folder = if here {
+        PathBuf::from(model)
+    } else {
+        check_downloaded(model, offline)?;
+        python::model_folder(model, offline)?
+    };
     if folder.join("adapter_config.json").is_file() && !folder.join(TOKENIZER).is_file() {
         check_template(&folder)?;
         return tokenizer_folder(&python::adapter_base(&folder)?, offline);

@@ -259,6 +259,22 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     known("temp", "temperature"),
     known("max_tokens", "max_new_tokens"),
     known("max_completion_tokens", "max_new_tokens"),
+    known("num_predict", "max_new_tokens"),
+    known("n_predict", "max_new_tokens"),
+    known("max_tokens", "max_length"),
+    known("max_len", "max_length"),
+    known("seq_len", "max_length"),
+    known("context_length", "max_length"),
+    known("ctx", "max_length"),
+    known("epoch", "num_epochs"),
+    known("e", "num_epochs"),
+    known("load_in_4bit", "bits"),
+    known("4bit", "bits"),
+    known("quant_type", "outtype"),
+    known("adapter", "checkpoint_lora"),
+    known("lora", "checkpoint_lora"),
+    known("val_split", "eval_split"),
+    known("validation_split", "eval_split"),
 ];
 
 /// Keys that need no counterpart, with the reason. Other keys that are not above are named in a warning.
@@ -312,6 +328,7 @@ pub(crate) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::params::task::Task;
     use crate::tasks::{DATASET_COMMANDS, TASKS};
 
     #[test]
@@ -325,7 +342,8 @@ mod tests {
         for row in OTHER_NAMES {
             assert!(names.contains(&row.ours), "{} → {}", row.theirs, row.ours);
             // Else a flag of ours would be answered with another one.
-            let hidden = names.contains(&row.theirs) && row.theirs != row.ours && row.tools.is_empty();
+            let has_both = |task: &&Task| task.has(row.theirs) && task.has(row.ours);
+            let hidden = TASKS.iter().any(has_both) && row.theirs != row.ours && row.tools.is_empty();
             assert!(!hidden, "{} → {}", row.theirs, row.ours);
         }
         for tool in Tool::ALL {

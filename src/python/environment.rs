@@ -20,6 +20,10 @@ pub const PYTHON_VERSION: &str = env!("PYRUST_NN_PYTHON_VERSION");
 /// The file that marks environments created by `setup`. It changes no others.
 const MARKER: &str = "pyrust-nn.json";
 
+/// By what a user names an environment.
+const FLAG: &str = "--python-env";
+const VARIABLE: &str = "PYRUST_NN_PYTHON_ENV";
+
 /// The size of the locked packages on Linux. Most of it is CUDA's libraries.
 pub const DOWNLOAD_SIZE: &str = "about 3 GB to download, 6 GB on disk";
 
@@ -103,10 +107,10 @@ impl Environment {
 pub fn candidates(given: Option<&Path>) -> Vec<Environment> {
     let one = |folder: PathBuf, from: &str| Environment { folder: std::path::absolute(&folder).unwrap_or(folder), from: from.into() };
     if let Some(folder) = given {
-        return vec![one(folder.to_path_buf(), "--python-env")];
+        return vec![one(folder.to_path_buf(), FLAG)];
     }
-    if let Some(folder) = std::env::var_os("PYRUST_NN_PYTHON_ENV").filter(|folder| !folder.is_empty()) {
-        return vec![one(folder.into(), "PYRUST_NN_PYTHON_ENV")];
+    if let Some(folder) = std::env::var_os(VARIABLE).filter(|folder| !folder.is_empty()) {
+        return vec![one(folder.into(), VARIABLE)];
     }
     let mut all = Vec::new();
     if let Some(folder) = std::env::var_os("VIRTUAL_ENV").filter(|folder| !folder.is_empty()) {
@@ -153,17 +157,39 @@ pub fn find(given: Option<&Path>) -> Result<Environment> {
     )))
 }
 
-/// Finds an environment, or creates the last of the candidates (the checkout's `.venv`, otherwise `./.venv`).
-pub fn find_or_create(given: Option<&Path>, offline: bool) -> Result<Environment> {
-    match find(given) {
-        Ok(found) => Ok(found),
-        Err(missing) if offline => Err(missing.context("setup needs the network, which --offline forbids")),
-        Err(_) => {
-            let target = candidates(given).pop().ok_or_else(|| error::setup("there is no folder for an environment"))?;
-            create(&target)?;
-            Ok(target)
-        }
+/// Finds an environment, or creates the last of the candidates (the checkout's `.venv`, otherwise `./.venv`). For a step (`named` is false)
+/// none is created that the user names, because its name may be mistyped.
+pub fn find_or_create(given: Option<&Path>, named: bool, offline: bool) -> Result<Environment> {
+    find(given).or_else(|missing| {
+        let target = to_create(missing, given, named, offline)?;
+        create(&target)?;
+        Ok(target)
+    })
+}
+
+/// Checks that a step will have an environment. `setup`: one may be created. Changes nothing.
+///
+/// # Errors
+/// Kind `setup`.
+pub fn check(given: Option<&Path>, setup: bool, offline: bool) -> Result<()> {
+    let found = find(given);
+    if setup { found.or_else(|missing| to_create(missing, given, false, offline)).map(drop) } else { found.map(drop) }
+}
+
+/// The environment to create where none is found.
+fn to_create(missing: anyhow::Error, given: Option<&Path>, named: bool, offline: bool) -> Result<Environment> {
+    let Some(target) = candidates(given).pop() else { return Err(missing) };
+    if !named && [FLAG, VARIABLE].contains(&target.from.as_str()) && !target.folder.exists() {
+        let (from, folder) = (&target.from, target.folder.display());
+        return Err(error::setup(format!(
+            "{from}: {folder} does not exist; check the path, or create it with `pyrust-nn setup --python-env {folder}` ({DOWNLOAD_SIZE})"
+        )));
     }
+    if offline {
+        return Err(missing.context("setup needs the network, which --offline forbids"));
+    }
+    check_creatable(&target).map_err(|why| missing.context(why.to_string()))?;
+    Ok(target)
 }
 
 /// Creates an environment from the locked list, or completes one that `setup` created before.
@@ -172,16 +198,7 @@ pub fn find_or_create(given: Option<&Path>, offline: bool) -> Result<Environment
 /// Kind `setup` if the folder was not created by `setup`, or if the installation fails.
 pub fn create(target: &Environment) -> Result<()> {
     let folder = &target.folder;
-    if folder.exists() && !target.is_managed() && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(error::setup(format!(
-            "{} exists and was not created by `pyrust-nn setup`, so nothing is installed into it; install the packages there yourself \
-             (requirements.txt), move it away, or name another with --python-env",
-            folder.display()
-        )));
-    }
-    if PYTHON_EXECUTABLE.is_empty() {
-        return Err(error::setup("this build embeds no Python; install the packages with pip into the environment that runs it"));
-    }
+    check_creatable(target)?;
     let _lock = lock_folder(folder).with_context(|| format!("{} cannot be created", folder.display()))?;
     if target.incompatibility().is_none() && target.missing_packages().is_empty() {
         return Ok(()); // another process has completed it
@@ -203,6 +220,22 @@ pub fn create(target: &Environment) -> Result<()> {
         return Err(error::setup(format!("{} still lacks {} after the installation", folder.display(), missing.join(", "))));
     }
     info!("the Python environment {} is ready", folder.display());
+    Ok(())
+}
+
+/// Whether [`create`] may make an environment there.
+fn check_creatable(target: &Environment) -> Result<()> {
+    let folder = &target.folder;
+    if folder.exists() && !target.is_managed() && fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(error::setup(format!(
+            "{} exists and was not created by `pyrust-nn setup`, so nothing is installed into it; install the packages there yourself \
+             (requirements.txt), move it away, or name another with --python-env",
+            folder.display()
+        )));
+    }
+    if PYTHON_EXECUTABLE.is_empty() {
+        return Err(error::setup("this build embeds no Python; install the packages with pip into the environment that runs it"));
+    }
     Ok(())
 }
 

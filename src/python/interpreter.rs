@@ -69,8 +69,21 @@ pub fn use_environment(choice: EnvironmentChoice) {
 pub(crate) fn start() -> Result<()> {
     start_in(|choice| {
         let given = choice.python_env.as_deref();
-        if choice.setup { environment::find_or_create(given, choice.offline) } else { environment::find(given) }
+        if choice.setup { environment::find_or_create(given, false, choice.offline) } else { environment::find(given) }
     })
+}
+
+/// Checks that there is an environment to start in, or that one can be created. Changes nothing.
+///
+/// # Errors
+/// Kind `setup`.
+pub(crate) fn check_environment() -> Result<()> {
+    // SAFETY: may be called at any time.
+    if unsafe { ffi::Py_IsInitialized() } != 0 {
+        return Ok(());
+    }
+    let choice = CHOICE.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+    environment::check(choice.python_env.as_deref(), choice.setup, choice.offline)
 }
 
 /// Like `start`, but creates no environment.

@@ -4,6 +4,7 @@ use anyhow::Result;
 use pyo3::prelude::*;
 use serde_json::Value;
 
+use crate::params::interface::Interface;
 use crate::python::exceptions::from_python;
 use crate::python::interpreter;
 
@@ -37,6 +38,14 @@ pub(crate) fn check_tensor_patterns(types: &Value) -> Result<()> {
 /// Kinds `model`, `input` and `usage`: it cannot. Kind `setup`: Python cannot start.
 pub(crate) fn check_served_model(file: &str, adapters: &[String], ctx_size: Option<u64>) -> Result<()> {
     call("llama.serving", "check_served", (file, adapters, ctx_size))
+}
+
+/// Checks that the packages are installed to which metrics are reported. `names`: values of `report_to`.
+///
+/// # Errors
+/// Kind `input`: one is not. Kind `setup`: Python cannot start.
+pub(crate) fn check_reports(names: &[&str], interface: Interface) -> Result<()> {
+    if names.is_empty() { Ok(()) } else { call("_runtime.imports", "check_installed", (interface.spell("report_to"), names.to_vec())) }
 }
 
 fn call<A: for<'py> pyo3::call::PyCallArgs<'py>>(module: &str, function: &str, arguments: A) -> Result<()> {

@@ -14,6 +14,7 @@ use crate::report::curves::Curve;
 use crate::report::html::render;
 use crate::report::recorded::{RecordedSession, RecordedStep};
 use crate::report::steps::value_text;
+use crate::session::status::existing_session;
 
 /// Parameters that change nothing in the result.
 const WITHOUT_EFFECT: [&str; 4] = ["runs_dir", "overwrite", "dry_run", "step"];
@@ -86,6 +87,8 @@ pub(crate) struct Comparison {
 /// # Errors
 /// Kind `usage` if there is no such session, `input` if a session.json is damaged.
 pub(crate) fn compare(runs: &Path, names: &[String]) -> Result<Comparison> {
+    // The message has the folder as it was given.
+    names.iter().try_for_each(|name| existing_session(runs, name).map(drop))?;
     let runs = std::path::absolute(runs)?;
     let sessions: Vec<RecordedSession> = names.iter().map(|name| RecordedSession::read(&runs, name)).collect::<Result<_>>()?;
     let mut comparison = Comparison { sessions: names.to_vec(), missing: Vec::new(), groups: Vec::new(), curves: Vec::new() };
@@ -275,9 +278,12 @@ fn curves(title: &str, steps: &[Option<&RecordedStep>]) -> Vec<ComparedCurve> {
 impl Difference {
     /// The values as text: numbers with more digits where rounded ones would look equal.
     pub(crate) fn texts(&self) -> Vec<String> {
+        let known: Vec<&Value> = self.values.iter().filter(|value| !value.is_null()).collect();
+        // If not, a session has the value and another has none.
+        let values_differ = known.windows(2).any(|pair| pair[0] != pair[1]);
         let differ = |texts: &Vec<String>| {
             let known: Vec<&String> = texts.iter().zip(&self.values).filter(|(_, value)| !value.is_null()).map(|(text, _)| text).collect();
-            known.windows(2).any(|pair| pair[0] != pair[1])
+            !values_differ || known.windows(2).any(|pair| pair[0] != pair[1])
         };
         let texts = |text: &dyn Fn(&Value) -> String| self.values.iter().map(text).collect::<Vec<String>>();
         let rounded = || texts(&|value| value_text(&self.name, value));
@@ -375,5 +381,19 @@ impl Comparison {
             "drawn": self.sessions.len().min(MAX_LINES),
         });
         render("compare.html", &values, TEXT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_others_lack_is_as_readable_as_any() {
+        let texts = |name: &str, values: Value| Difference { name: name.into(), values: values.as_array().cloned().unwrap() }.texts();
+        assert_eq!(texts("loss", json!([0.123_456_789, null])), ["0.1235", "–"]);
+        assert_eq!(texts("loss", json!([null, 0.123_456_789, 0.123_456_789])), ["–", "0.1235", "0.1235"]);
+        assert_eq!(texts("loss", json!([0.123_456_7, 0.123_456_8])), ["0.1234567", "0.1234568"]);
+        assert_eq!(texts("model_bytes", json!([null, 2_521_582])), ["–", "2.5 MB"]);
     }
 }

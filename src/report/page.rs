@@ -19,6 +19,7 @@ use crate::report::overview::{findings, signed, trainings, verdict};
 use crate::report::proofs;
 use crate::report::recorded::{RecordedSession, RecordedStep};
 use crate::report::steps::{pipeline, step};
+use crate::session::status::existing_session;
 
 /// The file in a session's folder.
 pub(crate) const REPORT: &str = "report.html";
@@ -32,6 +33,7 @@ const MAX_ROWS: usize = 200;
 /// # Errors
 /// Kind `usage` if there is no such session, `input` if its session.json is damaged, `io` if the page cannot be written.
 pub(crate) fn write_report(runs: &Path, session: &str) -> Result<PathBuf> {
+    existing_session(runs, session)?; // its message has the folder as it was given
     let runs = std::path::absolute(runs)?;
     let recorded = RecordedSession::read(&runs, session)?;
     let path = recorded.folder.join(REPORT);

@@ -36,6 +36,11 @@ impl ServedName {
             Some((name, artifact)) if !Path::new(given).exists() => (Some(name), artifact),
             _ => (None, given),
         };
+        if Path::new(artifact).is_file() && !is_gguf(Path::new(artifact)) {
+            return Err(error::model(format!(
+                "{artifact} is not a GGUF file, and only GGUF files are served; give one, or a step that made one (convert_model_to_gguf)"
+            )));
+        }
         let file = resolve_artifact(artifact, runs, session, kind)?;
         if !is_gguf(Path::new(&file)) {
             let session = if session.is_empty() { "SESSION" } else { session };

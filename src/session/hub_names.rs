@@ -1,6 +1,10 @@
 //! Names of models on the Hugging Face hub, and the hub's cache on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::base::error;
 
 /// The folder of a downloaded Hub model with its tokenizer, in the Hub's cache (`HF_HUB_CACHE`, `HF_HOME`). `None` if it is not there.
 pub(crate) fn downloaded(name: &str) -> Option<PathBuf> {
@@ -20,8 +24,21 @@ fn hub_cache(name: &str) -> Option<PathBuf> {
     Some(folder.join(format!("models--{}", name.replace('/', "--"))))
 }
 
+/// Refuses a model that would have to be downloaded, if that is forbidden. Python starts only for one of which something is there.
+///
+/// # Errors
+/// Kind `model`.
+pub(crate) fn check_downloaded(name: &str, offline: bool) -> Result<()> {
+    if !offline || Path::new(name).exists() || !is_hub_name(name) || is_in_hub_cache(name) {
+        return Ok(());
+    }
+    Err(error::model(format!(
+        "model {name} is not downloaded, and offline forbids the download; run once without offline, or give the model's folder"
+    )))
+}
+
 /// Whether something of a Hub model is in the Hub's cache. Whether it is enough, Python tells. True if the cache's place is not known.
-pub(crate) fn is_in_hub_cache(name: &str) -> bool {
+fn is_in_hub_cache(name: &str) -> bool {
     hub_cache(name).is_none_or(|folder| folder.is_dir())
 }
 

@@ -19,7 +19,7 @@ pub use archive::Exported;
 pub(crate) use archive::{export_session, import_session};
 pub(crate) use details::folder_bytes;
 pub use names::new_session_id;
-pub(crate) use names::runs_dir;
+pub(crate) use names::{missing_folder, runs_dir};
 pub(crate) use process::ProcessGuard;
 pub(crate) use record::Session;
 pub use session_list::list_sessions;

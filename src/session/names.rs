@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::base::clock::stamp;
 use crate::base::error;
+use crate::base::similar_path::or_similar;
 
 /// Suffixes of the folders of earlier or failed attempts.
 const RESERVED: [&str; 3] = [".failed", ".new", ".old"];
@@ -41,6 +42,12 @@ pub fn runs_dir(given: Option<&Path>) -> PathBuf {
         .map(Path::to_path_buf)
         .or_else(|| std::env::var_os("PYRUST_NN_RUNS").filter(|value| !value.is_empty()).map(PathBuf::from))
         .unwrap_or_else(|| PathBuf::from("runs"))
+}
+
+/// Why there is no session, if their folder does not exist.
+pub(crate) fn missing_folder(runs: &Path) -> Option<String> {
+    let fix = || or_similar(runs, &|path| path.is_dir(), "a first session makes it, --runs-dir names another");
+    (!runs.exists()).then(|| format!("the folder {} does not exist; {}", runs.display(), fix()))
 }
 
 /// An id of one run of a pipeline. It is random, because a clock may be set back.

@@ -20,7 +20,11 @@ pub struct Session {
     pub id: String,
     /// `runs/<id>`, absolute.
     pub folder: PathBuf,
+    /// Whether the folder was made when it was opened.
+    pub(crate) is_new: bool,
     record: Map<String, Value>,
+    /// The record that was found. `None`: the session is new.
+    found: Option<Map<String, Value>>,
     place: FolderIdentity,
     /// Held until the session is dropped. The system releases it if the process dies.
     lock: LockFile,
@@ -41,18 +45,20 @@ impl Session {
     pub fn open(runs: &Path, id: &str) -> Result<Session> {
         check_name("session", id)?;
         let folder = runs.join(id);
+        let is_new = !folder.exists();
         files::create_folders(&folder)
             .with_context(|| format!("session folder {} cannot be created; choose another with --runs-dir", folder.display()))?;
         let folder = fs::canonicalize(&folder)?;
         let lock = lock(&folder, id)?;
         files::sweep_partial(&folder)?;
-        let record = read_record(&folder)?.unwrap_or_else(|| {
+        let found = read_record(&folder)?;
+        let record = found.clone().unwrap_or_else(|| {
             let record = json!({"id": id, "created": now(), "version": env!("CARGO_PKG_VERSION"), "state": "running",
                 "platform": platform(), "python": null, "packages": {}, "gpu": null, "seeds": {}, "sha256": {}, "invocations": []});
             record.as_object().cloned().unwrap_or_default()
         });
         let place = FolderIdentity::of(&folder)?;
-        Ok(Session { id: id.to_string(), folder, record, place, lock })
+        Ok(Session { id: id.to_string(), folder, is_new, record, found, place, lock })
     }
 
     /// The folder, to see whether it is still the same.
@@ -90,6 +96,13 @@ impl Session {
             last.insert("error".into(), kind.map(Kind::name).into());
         }
         self.save()
+    }
+
+    /// Makes the record what it was when the session was opened.
+    pub(crate) fn restore(&self) -> Result<()> {
+        self.place.check()?;
+        let path = self.folder.join("session.json");
+        self.found.as_ref().map_or_else(|| files::remove(&path), |found| files::write_json(&path, found))
     }
 
     /// Records a fact under `name`; objects are merged. It is written by the next `begin` or `end`.

@@ -14,7 +14,7 @@ use crate::base::clock::seconds_since;
 use crate::base::error;
 use crate::session::details::{StepDetails, folder_bytes};
 use crate::session::lock::lock_owner;
-use crate::session::names::check_name;
+use crate::session::names::{check_name, missing_folder};
 use crate::session::record::read_record;
 use crate::session::summary::{Status, Summary};
 
@@ -120,6 +120,9 @@ pub(crate) fn existing_session(runs: &Path, session: &str) -> Result<std::path::
     let folder = runs.join(session);
     if folder.is_dir() {
         return Ok(folder);
+    }
+    if let Some(why) = missing_folder(runs) {
+        return Err(error::usage(format!("there is no session {session}: {why}")));
     }
     let known: Vec<String> = fs::read_dir(runs)
         .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())

@@ -2,11 +2,13 @@
 //! dependencies to its inputs.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use serde_json::{Map, Value};
 
+use crate::base::error::{Error, Kind};
 use crate::base::progress::{Progress, Update};
 use crate::base::{files, progress, signals};
 use crate::dataset::StepDatasets;
@@ -21,6 +23,7 @@ pub(crate) struct StepHost {
     recorder: Arc<InputsRecorder>,
     datasets: StepDatasets,
     session: FolderIdentity,
+    data_refused: AtomicBool,
 }
 
 impl StepHost {
@@ -31,7 +34,13 @@ impl StepHost {
         recorder: Arc<InputsRecorder>,
         datasets: StepDatasets,
     ) -> StepHost {
-        StepHost { metrics: folder.join("metrics.jsonl"), progress: Mutex::new(Progress::new(step)), recorder, datasets, session }
+        let (metrics, progress) = (folder.join("metrics.jsonl"), Mutex::new(Progress::new(step)));
+        StepHost { metrics, progress, recorder, datasets, session, data_refused: AtomicBool::new(false) }
+    }
+
+    /// Whether the script was refused a data set, because of what is in its files.
+    pub(crate) fn data_refused(&self) -> bool {
+        self.data_refused.load(Ordering::Relaxed)
     }
 }
 
@@ -54,7 +63,9 @@ impl ScriptHost for StepHost {
     }
 
     fn dataset(&self, name: &str, script: Option<&Map<String, Value>>) -> Result<Value> {
-        self.datasets.get(name, script)
+        self.datasets.get(name, script).inspect_err(|error| {
+            self.data_refused.fetch_or(Error::of(error).kind == Kind::Input, Ordering::Relaxed);
+        })
     }
 
     fn publish_checkpoint(&self, made: &Path, target: &Path) -> Result<()> {

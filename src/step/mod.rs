@@ -2,6 +2,7 @@
 
 pub(crate) mod checkpoints;
 pub(crate) mod devices;
+pub(crate) mod family;
 pub(crate) mod folder;
 pub(crate) mod host;
 pub(crate) mod inputs;

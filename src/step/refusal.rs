@@ -1,8 +1,9 @@
 //! Refused attempts. An attempt is refused for an error that is found before the step begins: a wrong parameter, flag or name, a step that
-//! exists already, a file, a model or a GPU that does not exist. It leaves a line in the log of an existing session, and nothing else.
+//! exists already, a file, a model, a GPU or a Python environment that does not exist, data that cannot be trained on. It leaves a line in
+//! the log of an existing session, and nothing else.
 //!
-//! So everything that can be refused is checked before the session is opened. Later errors are recorded in the step's summary: what is wrong
-//! with the content of a file, for example.
+//! What can be checked without work is checked before the session is opened. Data are prepared in the session, whose log and state show it;
+//! if they are refused then, `run.rs` takes everything back. Later errors are recorded in the step's summary.
 
 use std::path::Path;
 
@@ -30,7 +31,8 @@ use crate::step::suitability;
 /// Checks everything for which a step can be refused. Changes nothing.
 ///
 /// # Errors
-/// Kinds `usage`, `input` and `model`. Errors of other kinds are not reported: they are found again when the step runs, and recorded.
+/// Kinds `usage`, `input` and `model`; `setup` if there is no Python environment to use and none can be made. Errors of other kinds are not
+/// reported: they are found again when the step runs, and recorded.
 pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()> {
     let checked = (|| {
         check_name("session", session)?;
@@ -52,6 +54,10 @@ pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()>
         if request.resume {
             return Ok(());
         }
+        if let Some(Value::Array(names)) = params.get("report_to").filter(|_| !request.resume) {
+            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+            python::check_reports(&names, request.interface)?;
+        }
         if let Some(types) = params.get("tensor_type").filter(|types| !types.is_null()) {
             python::check_tensor_patterns(types)?;
         }
@@ -62,7 +68,8 @@ pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()>
         let mut names = artifacts.iter().flat_map(|(_, found)| found).filter(is_on_hub);
         names.try_for_each(|name| python::check_hub_model(name, request.is_offline()))
     })();
-    checked.or_else(|error| if refuses(request, Error::of(&error).kind, &runs.join(session)) { Err(error) } else { Ok(()) })
+    checked.or_else(|error| if refuses(request, Error::of(&error).kind, &runs.join(session)) { Err(error) } else { Ok(()) })?;
+    if request.is_dry() { Ok(()) } else { python::check_environment() }
 }
 
 /// Whether an error of that kind, found now, refuses the attempt.
@@ -73,6 +80,12 @@ fn refuses(request: &Request, kind: Kind, session: &Path) -> bool {
         Kind::Input | Kind::Model => !request.resume && !may_be_made(request, session),
         _ => false,
     }
+}
+
+/// Whether an error of that kind, found after the session was opened and before the step made anything, refuses the attempt. Steps of a
+/// pipeline that have run stay, so a later one fails.
+pub(crate) fn refuses_before_begin(request: &Request, kind: Kind) -> bool {
+    matches!(kind, Kind::Usage | Kind::Input | Kind::Model) && !request.resume && request.earlier().next().is_none()
 }
 
 /// Whether an earlier step of the pipeline may yet make what this one names: a user's own script can write anywhere, other steps in the
@@ -108,7 +121,7 @@ fn check_own_params(request: &Request, params: &Map<String, Value>) -> Result<()
 pub(crate) fn note(runs: &Path, session: &str, what: &str, error: &anyhow::Error) {
     let folder = runs.join(session);
     let error = Error::of(error);
-    let is_refusal = matches!(error.kind, Kind::Usage | Kind::Input | Kind::Model);
+    let is_refusal = matches!(error.kind, Kind::Usage | Kind::Input | Kind::Model | Kind::Setup);
     if is_refusal && check_name("session", session).is_ok() && folder.join("session.json").is_file() {
         let causes: String = error.causes.iter().map(|cause| format!("\ncaused by: {cause}")).collect();
         let text = format!("{what} refused ({}): {}{causes}", error.kind.name(), error.message);

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::base::files;
 use crate::session::lock::{lock, lock_owner};
+use crate::session::record::Session;
 use crate::session::status::existing_session;
 use crate::session::{SessionState, Status, Summary, folder_bytes};
 use crate::step::checkpoints;
@@ -76,8 +77,7 @@ pub(crate) fn remove(runs: &Path, parts: &[Removable]) -> Result<()> {
     for part in parts {
         let folder = runs.join(&part.session);
         let lock = lock(&folder, &part.session)?;
-        let gone = runs.join(format!("{PREFIX}{}-{}", part.session, std::process::id()));
-        files::rename(&part.path, &gone).with_context(|| format!("{} cannot be removed", part.path.display()))?;
+        let gone = set_aside(runs, &part.session, &part.path)?;
         if part.path != folder {
             // The list of sessions looks at a session again if its record has changed.
             let record = File::open(folder.join("session.json")).and_then(|record| files::set_modified_now(&record));
@@ -87,6 +87,25 @@ pub(crate) fn remove(runs: &Path, parts: &[Removable]) -> Result<()> {
         files::remove(&gone)?;
     }
     Ok(())
+}
+
+/// Takes back an attempt that was refused after its session had been opened: a new session is removed, another one's record is what it was.
+///
+/// # Errors
+/// Kind `io`.
+pub(crate) fn retract(runs: &Path, session: &Session) -> Result<()> {
+    if !session.is_new {
+        return session.restore();
+    }
+    session.place().check()?;
+    files::remove(&set_aside(runs, &session.id, &session.folder)?)
+}
+
+/// Renames what is to be removed, and returns its new path.
+fn set_aside(runs: &Path, session: &str, path: &Path) -> Result<PathBuf> {
+    let gone = runs.join(format!("{PREFIX}{session}-{}", std::process::id()));
+    files::rename(path, &gone).with_context(|| format!("{} cannot be removed", path.display()))?;
+    Ok(gone)
 }
 
 fn complete_earlier_removals(runs: &Path) -> Result<()> {

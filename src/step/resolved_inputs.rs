@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 
 use crate::base::error;
 use crate::base::similar_path::or_similar;
-use crate::dataset::{DATASETS, StepDatasets, check_paths};
+use crate::data::read_prompts;
+use crate::dataset::{DATASETS, StepDatasets, check_paths, is_foreign};
+use crate::gguf::ImportanceMatrix;
 use crate::params::param::Param;
 use crate::params::param_type::ParamType;
 use crate::session::artifact::{ArtifactKind, names_in, resolve_artifact, without_outtype};
@@ -45,10 +47,10 @@ pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, run
     Ok(ResolvedInputs { for_script, files, datasets })
 }
 
-/// Checks that the files exist that the parameters name.
+/// Checks that the files exist that the parameters name, and what is in small ones. Data sets are read when they are prepared.
 ///
 /// # Errors
-/// Kind `input`: a missing file, or a path that cannot be a data set. Kind `usage`: a wrong option of a data set.
+/// Kind `input`: a missing or wrong file, or a path that cannot be a data set. Kind `usage`: a wrong option of a data set.
 pub(crate) fn check_files(request: &Request, params: &Map<String, Value>) -> Result<()> {
     for (name, what) in [("prompts_file", "prompts file"), ("imatrix", "importance matrix")] {
         if let Some(given) = params.get(name).and_then(Value::as_str)
@@ -58,8 +60,24 @@ pub(crate) fn check_files(request: &Request, params: &Map<String, Value>) -> Res
             return Err(error::input(format!("there is no {what} {given}; {fix}")));
         }
     }
+    if request.task.has("prompts_file") {
+        check_prompts(params)?;
+    }
+    if let Some(matrix) = params.get("imatrix").and_then(Value::as_str) {
+        ImportanceMatrix::read(Path::new(matrix))?;
+    }
     let mut given = DATASETS.iter().filter_map(|name| params.get(*name)).filter(|given| !given.is_null());
     given.try_for_each(|given| check_paths(given, request.is_offline()))
+}
+
+/// Reads the prompts, except those in tables that Arrow reads.
+fn check_prompts(params: &Map<String, Value>) -> Result<()> {
+    let file = params.get("prompts_file").and_then(Value::as_str).map(Path::new);
+    if file.is_some_and(is_foreign) {
+        return Ok(());
+    }
+    let prompts = params.get("prompt").filter(|given| !given.is_null()).map_or_else(|| "[]".to_string(), Value::to_string);
+    read_prompts(&prompts, file).map(drop)
 }
 
 /// The folders of the models and adapters that the parameters name, or the Hub names that Python loads.

@@ -22,12 +22,13 @@ use crate::session::names::check_name;
 use crate::session::process::ProcessGuard;
 use crate::session::record::Session;
 use crate::session::summary::{Status, Summary};
+use crate::step::family::other_family;
 use crate::step::folder::StepFolder;
 use crate::step::host::StepHost;
 use crate::step::inputs::{InputsRecorder, StepInputs};
 use crate::step::request::{Request, StepOutcome};
 use crate::step::resolved_inputs::{ResolvedInputs, resolve_artifacts, resolve_inputs};
-use crate::step::{checkpoints, folder, inputs, refusal, suitability};
+use crate::step::{checkpoints, folder, inputs, refusal, removal, suitability};
 
 /// The origin of the log record with a failed step's error.
 pub(crate) const RUN_ORIGIN: &str = module_path!();
@@ -83,14 +84,13 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     }
     summary.pipeline_run = session.pipeline_run();
     session.begin(&summary.task, &summary.step, &argv)?;
-    let result = step_folder.enter().and_then(|()| {
-        let verb = if request.resume { "resumes" } else { "starts" };
-        let text = format!("step {} of session {} {verb}: {}", summary.step, summary.session, request.task.about);
-        // A pipeline has a heading for each step.
-        let shown = if request.plan.is_some() || request.resume { Shown::OffTerminal } else { Shown::Always };
-        logging::emit_to(Level::Info, module_path!(), &text, shown);
-        execute(request, &mut session, runs, &step_folder, summary)
-    });
+    let verb = if request.resume { "resumes" } else { "starts" };
+    let text = format!("step {} of session {} {verb}: {}", summary.step, summary.session, request.task.about);
+    // A pipeline has a heading for each step.
+    let shown = if request.plan.is_some() || request.resume { Shown::OffTerminal } else { Shown::Always };
+    logging::emit_to(Level::Info, module_path!(), &text, shown);
+    let mut stage = Stage::Preparing;
+    let result = prepare_and_execute(request, &mut session, runs, &step_folder, summary, &mut stage);
     let result = result.map_err(|error| {
         let error = with_resume_command(error, &summary.session, Continuation::of(request, &step_folder.working));
         without_secrets(with_spelled_overwrite(error, request.interface))
@@ -105,8 +105,14 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
             debug!("{traceback}");
         }
         let causes: String = error.causes.iter().map(|cause| format!("\ncaused by: {cause}")).collect();
-        failure!("step {} failed ({}): {}{causes}", summary.step, error.kind.name(), error.message);
+        let is_refused = stage.can_be_refused() && refusal::refuses_before_begin(request, error.kind);
+        let verb = if is_refused { "refused" } else { "failed" };
+        failure!("step {} {verb} ({}): {}{causes}", summary.step, error.kind.name(), error.message);
         summary.error = Some(error);
+        if is_refused {
+            let removed = if stage == Stage::DataRefused { files::remove(&step_folder.working) } else { Ok(()) };
+            return result.and(removed).and(removal::retract(&all_sessions, &session));
+        }
     }
     let written = session.place().check().and_then(|()| step_folder.commit(&session.folder, summary));
     match &written {
@@ -189,7 +195,60 @@ fn without_secrets(error: anyhow::Error) -> anyhow::Error {
     if safe == read { error } else { safe.into() }
 }
 
-fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &StepFolder, summary: &mut Summary) -> Result<()> {
+/// How far an attempt has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its parameters, models and data are looked at. Nothing of the step exists yet.
+    Preparing,
+    /// The step has begun.
+    Begun,
+    /// The step has begun and asked for its data, which were refused. It has made nothing, and there was no earlier attempt.
+    DataRefused,
+}
+
+impl Stage {
+    fn can_be_refused(self) -> bool {
+        self != Stage::Begun
+    }
+}
+
+/// What a step works on.
+struct ReadyStep {
+    source: String,
+    step_inputs: StepInputs,
+    checkpoint: Option<PathBuf>,
+    resolved: ResolvedInputs,
+}
+
+fn prepare_and_execute(
+    request: &Request,
+    session: &mut Session,
+    runs: &Path,
+    step_folder: &StepFolder,
+    summary: &mut Summary,
+    stage: &mut Stage,
+) -> Result<()> {
+    let had_attempt = step_folder.working.exists();
+    // An attempt to resume is looked at, while another one is removed as late as possible.
+    if request.resume {
+        step_folder.enter()?;
+    }
+    let ready = prepare(request, session, runs, step_folder, summary)?;
+    *stage = Stage::Begun;
+    if !request.resume {
+        step_folder.enter()?;
+    }
+    let mut data_refused = false;
+    let result = execute(request, ready, session, step_folder, summary, &mut data_refused);
+    // A user's own script may have made something before.
+    if data_refused && !had_attempt && request.task.script.is_some() {
+        *stage = Stage::DataRefused;
+    }
+    result
+}
+
+/// Looks at what the step works on. Data are prepared if that needs no Python.
+fn prepare(request: &Request, session: &Session, runs: &Path, step_folder: &StepFolder, summary: &mut Summary) -> Result<ReadyStep> {
     signals::check()?; // between two steps
     let task = request.task;
     let params = resolve(task.name, task.all_params(), request.given.clone(), request.interface)?;
@@ -200,10 +259,27 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
     let source = task.source(subject)?;
     let (step_inputs, checkpoint) =
         if request.resume { resume_point(&step_folder.working)? } else { (StepInputs::new(task.name, &params), None) };
-    let ResolvedInputs { mut for_script, files, datasets } = resolve_inputs(request, &params, runs, &session.id)?;
+    let resolved = resolve_inputs(request, &params, runs, &session.id)?;
     debug!("parameters: {}", Value::Object(summary.params.clone()));
+    if ["finetune_full", "finetune_lora"].contains(&task.name)
+        && let Some(note) = other_family(subject, resolved.for_script[task.input.name].as_str().unwrap_or_default())
+    {
+        info!("{note}");
+    }
     signals::check()?;
+    Ok(ReadyStep { source, step_inputs, checkpoint, resolved })
+}
 
+fn execute(
+    request: &Request,
+    ready: ReadyStep,
+    session: &mut Session,
+    step_folder: &StepFolder,
+    summary: &mut Summary,
+    data_refused: &mut bool,
+) -> Result<()> {
+    let ReadyStep { source, step_inputs, checkpoint, resolved } = ready;
+    let ResolvedInputs { mut for_script, files, datasets } = resolved;
     if checkpoint.is_none() {
         files::remove(&step_folder.working)?; // the remains of an interrupted attempt
     }
@@ -217,6 +293,7 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
     }
     let script = step_folder.working.join("script.py");
     files::write_whole(&script, source.as_bytes())?;
+    let host = Arc::new(StepHost::new(&summary.step, &step_folder.working, session.place(), Arc::clone(&recorder), datasets));
     let answer = python::call_script(&ScriptCall {
         session: &session.id,
         step: &summary.step,
@@ -224,11 +301,12 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
         step_folder: &step_folder.working,
         script: &script,
         from_text: request.interface == Interface::Cli,
-        user_script: task.script.is_none(),
+        user_script: request.task.script.is_none(),
         params: &for_script,
-        host: Arc::new(StepHost::new(&summary.step, &step_folder.working, session.place(), Arc::clone(&recorder), datasets)),
+        host: Arc::<StepHost>::clone(&host),
         checkpoint: checkpoint.as_deref(),
     });
+    *data_refused = host.data_refused();
     let mut answer = answer.inspect_err(|_| recorder.cancel())?;
     if let Some(Value::Object(sources)) = answer.facts.shift_remove("sources") {
         for (name, folder) in &sources {
@@ -238,7 +316,7 @@ fn execute(request: &Request, session: &mut Session, runs: &Path, step_folder: &
     for (path, hash) in recorder.finish()? {
         session.note("sha256", json!({ path.to_string_lossy(): hash }));
     }
-    if let Some(seed) = params.get("seed") {
+    if let Some(seed) = summary.params.get("seed") {
         session.note("seeds", json!({ summary.step.clone(): seed }));
     }
     for (name, value) in answer.facts {
@@ -306,7 +384,7 @@ mod tests {
         }
     }
 
-    /// Runs a step that fails with the kind `input` before Python starts: its data are no JSON.
+    /// Runs a step that is refused with the kind `input` before Python starts: its data are no JSON.
     fn fail(runs: &Path, data: &Path) -> anyhow::Error {
         std::fs::write(data, "[{").unwrap();
         let given = json!({"model": "builtin:tiny", "dataset_path": data, "runs_dir": runs});
@@ -321,7 +399,6 @@ mod tests {
         std::fs::create_dir_all(left.parent().unwrap()).unwrap();
         std::fs::write(&left, "{").unwrap();
         assert_eq!(Error::of(&fail(runs.path(), &data.path().join("a.json"))).kind, Kind::Input);
-        assert!(!left.exists());
     }
 
     #[test]
@@ -331,7 +408,6 @@ mod tests {
             let (runs, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             let attempt = || fail(runs.path(), &data.path().join("a.json"));
             assert_eq!(Error::of(&attempt()).kind, Kind::Input);
-            // The second attempt also removes the first one.
             let (error, passed) = files::with_fault(runs.path(), Some((number, libc::EIO)), attempt);
             if passed.len() < number {
                 break;
@@ -340,7 +416,7 @@ mod tests {
         }
         assert!(kinds.len() > 10, "{kinds:?}");
         assert!(kinds.iter().all(|(_, kind)| [Kind::Io, Kind::Input].contains(kind)), "{kinds:?}");
-        // The last write is session.json's, when the step's own error is known.
+        // The last write takes the session back, when the step's own error is known.
         assert_eq!(kinds.last().unwrap().1, Kind::Input, "{kinds:?}");
         assert!(kinds.iter().any(|(_, kind)| *kind == Kind::Io), "{kinds:?}");
     }

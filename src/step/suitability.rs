@@ -19,7 +19,7 @@ use crate::params::near_miss::near_miss;
 use crate::params::param::Param;
 use crate::params::param_type::ParamType;
 use crate::session::artifact::{TINY, names_in};
-use crate::session::hub_names::{downloaded, is_in_hub_cache};
+use crate::session::hub_names::{check_downloaded, downloaded};
 use crate::step::devices::{check_device, may_have_gpu};
 use crate::step::request::Request;
 
@@ -189,13 +189,7 @@ fn check_forms(request: &Request, params: &Map<String, Value>, found: &[(&'stati
                         inner_model(given, resolved)
                     )));
                 }
-                ModelForm::HubName if request.is_offline() && !Path::new(resolved).exists() && !is_in_hub_cache(resolved) => {
-                    let offline = request.interface.switched_on("offline");
-                    return Err(error::model(format!(
-                        "model {resolved} is not downloaded, and {offline} forbids the download; run once without {offline}, or give the \
-                         model's folder"
-                    )));
-                }
+                ModelForm::HubName => check_downloaded(resolved, request.is_offline())?,
                 _ => {}
             }
         }

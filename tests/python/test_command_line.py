@@ -149,3 +149,55 @@ def test_a_data_set_as_pipeline_file_is_answered_with_the_commands_for_it(name: 
             assert part in " ".join(done.stderr.split()), done.stderr
     with pytest.raises(pyrust_nn.UsageError, match="is a data set"):
         pyrust_nn.run_pipeline(name)
+
+
+def test_a_misspelled_path_of_a_pipeline_file_is_answered_with_it(cli: Cli, pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for words in (["../p.tom"], ["run", "../p.tom"], ["run", "../p.tom", "--dry-run"]):
+        done = cli(*words, cwd=tmp_path / "inner")
+        assert done.returncode == 2 and "there is no pipeline file ../p.tom; did you mean ../p.toml?" in done.stderr, done.stderr
+
+
+def test_a_folder_of_sessions_that_is_not_there_is_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    missing = "the folder rnus does not exist; did you mean runs?"
+    done = cli("sessions", "--runs-dir", "rnus")
+    assert done.returncode == 0 and done.stdout == f"no sessions: {missing}\n"
+    assert json.loads(cli("sessions", "--runs-dir", "rnus", "--json").stdout) == []
+    assert cli("sessions", "--runs-dir", "runs").stdout == "no sessions in runs\n"
+    for words in (["status", "s"], ["report", "s"], ["compare", "s", "t"], ["resume", "s"], ["export", "s"], ["sessions", "rm", "s"]):
+        done = cli(*words, "--runs-dir", "rnus")
+        assert done.returncode == 2 and f"there is no session s: {missing}" in done.stderr, (words, done.stderr)
+        done = cli(*words, "--runs-dir", "runs")
+        assert done.returncode == 2 and "there is no session s in runs;" in done.stderr, (words, done.stderr)
+    assert missing in cli("sessions", "gc", "--failed", "--runs-dir", "rnus").stdout
+
+
+def test_a_prompt_that_is_a_model_is_answered_with_the_flag(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_text("")
+    for model in ("s1/x", "model.gguf", "builtin:tiny"):
+        done = cli("inference", model, "Hello", "--runs-dir", runs)
+        assert done.returncode == 2 and f"did you mean `-m {model}`?" in done.stderr, done.stderr
+    done = cli("inference", "What is this?", "--runs-dir", runs)
+    assert done.returncode == 2 and "did you mean" not in done.stderr, done.stderr
+
+
+def test_serve_offers_no_folder_in_place_of_a_file(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text("[]")
+    done = cli("serve", "-m", "data.json")
+    assert done.returncode == 1 and "only GGUF files are served" in done.stderr and "folder" not in done.stderr, done.stderr
+
+
+def test_prepare_prints_what_there_is(cli: Cli, data_json: str) -> None:
+    text = cli("prepare", data_json, "-m", "builtin:tiny").stdout
+    assert "2,786" in text and "digest" in text and not re.search(r" (0|false)$", text, re.MULTILINE), text
+
+
+@pytest.mark.parametrize(
+    "words", [["chat", "-m"], ["check", "x.jsonl", "-m"], ["inference", "--prompt", "a", "-m"], ["prepare", "x.jsonl", "-m"]]
+)
+def test_a_hub_name_offline_has_the_same_answer_everywhere(words: list[str], cli: Cli, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}')
+    done = cli(*words, "org/none", "--offline", "--runs-dir", runs)
+    told = "model org/none is not downloaded, and offline forbids the download; run once without offline, or give the model's folder"
+    assert done.returncode == 1 and done.stderr.strip().endswith(told), done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -295,3 +296,34 @@ def test_no_command_breaks_a_word_at_the_edge(
         terminal = Terminal(binary, *words, columns=columns, lines=400, cwd=tmp_path)
         assert terminal.finish() == 0, terminal.text
         assert not terminal.broken, f"{words}:\n{terminal.text}"
+
+
+def test_a_quiet_pipeline_has_no_headings(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def run(params, session):\n    return {}\n")
+    (tmp_path / "p.toml").write_text('[[step]]\ntask = "script"\nscript = "a.py"\n')
+    for words, shown in (([], "[1/1] script"), (["-q"], "")):
+        done = cli("run", "p.toml", *words, "--runs-dir", runs)
+        assert done.returncode == 0 and (shown in done.stderr if shown else not done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_an_answer_that_was_cut_off_says_so_on_a_terminal(binary: Path, cli: Cli, runs: Path, quiet: list[str]) -> None:
+    words = ["inference", "-m", "builtin:tiny", "What?", "--max-new-tokens", "3", "--device", "cpu", *quiet]
+    terminal = Terminal(binary, *words, "--runs-dir", runs)
+    assert terminal.finish() == 0
+    assert ("the answer was cut off at 3 tokens; --max-new-tokens changes that" in terminal.unwrapped) == (not quiet), terminal.text
+    done = cli(*words, "--runs-dir", runs)
+    assert "cut off" not in done.stderr + done.stdout
+
+
+def test_training_on_another_family_says_what_that_means(cli: Cli, runs: Path, tmp_path: Path, data_json: str) -> None:
+    from pyrust_nn.models.tiny import tiny_model_folder
+
+    llama = tmp_path / "small"
+    shutil.copytree(tiny_model_folder(), llama)
+    config = json.loads((llama / "config.json").read_text()) | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (llama / "config.json").write_text(json.dumps(config))
+    words = ["finetune-lora", data_json, "--num-epochs", "0.1", "--device", "cpu", "--runs-dir", runs]
+    for model, is_said in ((llama, True), ("builtin:tiny", False)):
+        done = cli(*words, "-m", model)
+        assert ("is of the family llama, not Qwen" in done.stderr and "cannot be converted to GGUF" in done.stderr) == is_said, done.stderr

@@ -415,6 +415,23 @@ def test_manual_pages(cli: Cli, tmp_path: Path) -> None:
         assert done.returncode == 0 and not done.stderr, done.stderr
 
 
+def test_a_manual_page_of_a_command(cli: Cli) -> None:
+    page = cli("man", "merge").stdout
+    assert "pyrust\\-nn\\-merge" in page and "base\\-model" in page, page
+    done = cli("man", "mrege")
+    assert done.returncode == 2 and "there is no command mrege; did you mean merge?" in done.stderr, done.stderr
+
+
+def test_what_does_not_exist_is_a_warning(cli: Cli, tmp_path: Path, data_json: str) -> None:
+    (tmp_path / "data.json").write_text("[]")
+    done = cli("init", "dta.json", "-m", "./nowhere")
+    assert done.returncode == 0 and (tmp_path / "pipeline.toml").exists()
+    for words in ("there is no data set dta.json", "did you mean data.json?", "there is no model ./nowhere"):
+        assert words in done.stderr, done.stderr
+    done = cli("init", "data.json", "-m", "builtin:tiny", "--overwrite")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
 def test_the_version_names_the_commit(cli: Cli) -> None:
     done = cli("--version")
     name, version, *commit = done.stdout.split(maxsplit=2)

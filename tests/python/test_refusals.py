@@ -126,13 +126,23 @@ TYPOS: dict[str, tuple[list[str], int, list[str]]] = {
     "data to verify on": (["verify", "whole", "-m", "whole", "--dataset-path", "god.json"], 2, ["did you mean good.json?"]),
     "prompts": (["inference", "-m", "whole", "--prompts-file", "god.json"], 2, ["there is no prompts file god.json", "good.json?"]),
     "an importance matrix": (["convert-model-to-gguf", "whole", "--imatrix", "x.gguf"], 2, ["there is no importance matrix x.gguf"]),
+    "prompts that are none": (["inference", "-m", "whole", "--prompts-file", "bad.json"], 2, ["bad.json: line 1"]),
+    "an importance matrix that is none": (
+        ["convert-model-to-gguf", "whole", "--imatrix", "good.json"],
+        1,
+        ["good.json is not an importance matrix"],
+    ),
     "a script": (["script", "cont.py", "--step", "new"], 2, ["script cont.py does not exist; did you mean count.py?"]),
     "a folder": (["finetune-lora", "good.json", "-m", "./nope"], 1, ["there is no model ./nope"]),
     "a near folder": (["quantize-model", "./whle"], 1, ["did you mean ./whole?"]),
     "a folder without a model": (["quantize-model", "empty"], 1, ["empty has no config.json, so it is not a model"]),
     "a folder around a model": (["quantize-model", "around"], 1, ["did you mean around/inner?"]),
     "a file": (["finetune-lora", "good.json", "-m", "good.json"], 1, ["good.json is a file; give the model's folder"]),
-    "a hub name offline": (["inference", "-m", "qwen", "--prompt", "a", "--offline"], 1, ["model qwen is not downloaded", "--offline"]),
+    "a hub name offline": (
+        ["inference", "-m", "qwen", "--prompt", "a", "--offline"],
+        1,
+        ["model qwen is not downloaded", "offline forbids"],
+    ),
     "a name of no kind": (["inference", "-m", "a/b/c", "--prompt", "a"], 1, ["there is no model a/b/c"]),
     "a candidate": (["verify", "smal.gguf", "-m", "whole"], 1, ["did you mean small.gguf?"]),
     "a candidate that is none": (["verify", "good.json", "-m", "whole"], 2, ["good.json is not a GGUF file"]),
@@ -170,6 +180,7 @@ def things(tmp_path: Path, script: Path) -> None:
     (tmp_path / "around/inner/config.json").write_text("{}")
     (tmp_path / "small.gguf").write_text("GGUF")
     (tmp_path / "count.py").write_text(SCRIPT)
+    (tmp_path / "bad.json").write_text("[{")
     (tmp_path / "good.json").write_text('[{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]')
 
 
@@ -491,31 +502,111 @@ def test_a_refusal_while_the_session_runs_leaves_its_log_whole(tmp_path: Path, r
 
 
 def test_a_real_failure_keeps_its_record(tmp_path: Path, runs: Path, cli: Cli) -> None:
-    """What is wrong with the content of a file is no typing error."""
-    (tmp_path / "bad.json").write_text("[{")
+    """What a script finds wrong with a model is no typing error."""
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{")
-    for words, kind in (
-        (["finetune-lora", "--model", "builtin:tiny", "--dataset-path", "bad.json"], "input"),
-        (["merge", "--model", broken], "model"),
+    assert cli("merge", "--model", broken, "--session", "s", "--runs-dir", runs).returncode == 1
+    assert json.loads((runs / "s/merge/summary.json").read_text())["error"]["kind"] == "model"
+    assert json.loads((runs / "s/session.json").read_text())["state"] == "failure"
+
+
+# Data that are refused for what is in them, and words of the message. `table.parquet` is read in the step, by Python.
+REFUSED_DATA = {
+    "no JSON": ("bad.json", [], "the file is truncated"),
+    "nothing to train on": ("empty.json", [], "contains no conversations"),
+    "all too long": ("good.json", ["--max-length", "8", "--overlong", "drop"], "no sample is left to train on"),
+    "too long": ("good.json", ["--max-length", "8"], "overlong to drop"),
+    "read by Python": ("table.parquet", [], "contains no conversations"),
+    "to evaluate on": ("good.json", ["--eval-dataset-path", "bad.json"], "the file is truncated"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_DATA)
+def test_data_that_cannot_be_trained_on_refuse_the_attempt(
+    name: str, things: None, tmp_path: Path, runs: Path, script: Path, cli: Cli
+) -> None:
+    """As in a dry run: a new session is not made, and a good one keeps its record."""
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "empty.json").write_text("[]")
+    pyarrow.parquet.write_table(pyarrow.table({"messages": pyarrow.array([], pyarrow.list_(pyarrow.string()))}), "table.parquet")
+    data, more, shown = REFUSED_DATA[name]
+    words = ["finetune-lora", data, "-m", "builtin:tiny", *more, "--runs-dir", runs]
+    assert cli("script", script, "--session", "s", "--runs-dir", runs).returncode == 0
+    before = contents(runs / "s")
+    for session in (["--session", "s"], ["--session", "s", "--step", "script", "--overwrite"], ["--session", "new"], []):
+        done = cli(*words, *session)
+        assert done.returncode == 2 and shown in done.stderr, done.stderr
+    # A dry run prepares no data for a model that is not a folder.
+    found = name in ("no JSON", "nothing to train on", "to evaluate on")
+    assert cli(*words, "--session", "s", "--dry-run").returncode == (2 if found else 0)
+    with pytest.raises(pyrust_nn.InputError) as raised:
+        pyrust_nn.finetune_lora("new", "builtin:tiny", dataset_path="bad.json", runs_dir=runs)
+    assert raised.value.summary is not None and raised.value.summary["status"] == "Failure"
+    assert [entry.name for entry in runs.iterdir() if entry.is_dir()] == ["s"]
+    after = contents(runs / "s")
+    before.pop("pipeline.log")
+    assert "step finetune_lora refused (input)" in after.pop("pipeline.log").decode()
+    assert after == before
+    assert pyrust_nn.list_sessions(runs_dir=runs)[0]["state"] == "success"
+
+
+def test_a_pipeline_whose_first_data_are_refused_leaves_no_session_and_a_later_one_fails(
+    tmp_path: Path, runs: Path, things: None, cli: Cli
+) -> None:
+    train = '[[step]]\ntask = "finetune_lora"\nmodel = "builtin:tiny"\nnum_epochs = 1\n'
+    first, second = (f'{train}name = "{name}"\ndataset_path = "{name}.json"\n' for name in ("good", "bad"))
+    (tmp_path / "p.toml").write_text(second + first)
+    done = cli("run", "p.toml", "--session", "s", "--runs-dir", runs)
+    assert done.returncode == 2 and "the file is truncated" in done.stderr and "session s in" not in done.stdout, done.stdout
+    assert not (runs / "s").exists()
+    (tmp_path / "q.toml").write_text(first + second)
+    assert cli("run", "q.toml", "--session", "s", "--runs-dir", runs).returncode == 2
+    assert json.loads((runs / "s/session.json").read_text())["state"] == "failure"
+    assert json.loads((runs / "s/bad/summary.json").read_text())["error"]["kind"] == "input"
+    (tmp_path / "bad.json").write_bytes((tmp_path / "good.json").read_bytes())
+    assert cli("resume", "s", "--runs-dir", runs).returncode == 0
+
+
+def test_what_the_environment_lacks_refuses_the_attempt(tmp_path: Path, runs: Path, things: None, script: Path, cli: Cli) -> None:
+    train = ["finetune-lora", "good.json", "-m", "builtin:tiny"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("")
+    assert cli("script", script, "--session", "s", "--runs-dir", runs).returncode == 0
+    before = contents(runs / "s")
+    for words, code, shown in (
+        (
+            [*train, "--report-to", "wandb"],
+            2,
+            "--report-to: wandb is not installed; install it into this Python environment (pip install wandb)",
+        ),
+        ([*train, "--python-env", "nowhere"], 1, "nowhere does not exist; check the path, or create it with `pyrust-nn setup --python-env"),
+        ([*train, "--python-env", "mine"], 1, "mine exists and was not created by `pyrust-nn setup`"),
+        ([*train, "--python-env", "nowhere", "--no-setup"], 1, "nowhere does not exist"),
+        (["merge", "adapter", "--python-env", "nowhere"], 1, "nowhere does not exist"),
     ):
-        assert cli(*words, "--session", kind, "--runs-dir", runs).returncode != 0
-        step = runs / kind / words[0].replace("-", "_")
-        assert json.loads((step / "summary.json").read_text())["error"]["kind"] == kind
-        assert json.loads((runs / kind / "session.json").read_text())["state"] == "failure"
+        for session in (["--session", "s"], ["--session", "new"], []):
+            done = cli(*words, *session, "--runs-dir", runs)
+            assert done.returncode == code and shown in done.stderr, done.stderr
+    assert not (tmp_path / "nowhere").exists()
+    assert [entry.name for entry in runs.iterdir() if entry.is_dir()] == ["s"]
+    after = contents(runs / "s")
+    assert "refused (setup)" in after.pop("pipeline.log").decode()
+    before.pop("pipeline.log")
+    assert after == before
 
 
-def test_an_input_error_leaves_an_earlier_success_and_its_own_summary_beside_it(runs: Path, data_json: str, cli: Cli) -> None:
+def test_a_refused_replacement_leaves_an_earlier_success(runs: Path, data_json: str, cli: Cli) -> None:
     words = ["finetune-lora", "--model", "builtin:tiny", "--num-epochs", "1", "--session", "s", "--runs-dir", runs]
     assert cli(*words, "--dataset-path", data_json).returncode == 0
-    before = contents(runs / "s/finetune_lora")
+    before = contents(runs / "s")
     (runs.parent / "bad.json").write_text("[{")
-    assert cli(*words, "--dataset-path", "nowhere.json", "--overwrite").returncode == 2
-    assert not (runs / "s/finetune_lora.failed").exists()
-    assert cli(*words, "--dataset-path", "bad.json", "--overwrite").returncode == 2
-    assert contents(runs / "s/finetune_lora") == before
-    assert json.loads((runs / "s/finetune_lora.failed/summary.json").read_text())["error"]["kind"] == "input"
+    for data in ("nowhere.json", "bad.json"):
+        assert cli(*words, "--dataset-path", data, "--overwrite").returncode == 2
+    after = contents(runs / "s")
+    assert {name for name in after if after[name] != before.get(name)} == {"pipeline.log"} and after.keys() == before.keys()
 
 
 FLAGS = {

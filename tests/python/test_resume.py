@@ -254,10 +254,11 @@ def test_nothing_to_resume_is_said(copy: Path, runs: Path, cli: Cli) -> None:
 
 
 def test_a_step_that_failed_before_it_began_is_run_again_and_not_resumed(runs: Path, tmp_path: Path, cli: Cli) -> None:
-    """docs/resume.md says the same."""
-    (tmp_path / "bad.json").write_text("[{")
-    words = ["finetune-lora", "bad.json", "-m", "builtin:tiny", "--session", "s", "--runs-dir", str(runs)]
-    assert cli(*words).returncode == 2
+    """docs/resume.md says the same. Another step's failure has begun, so it is this one that is taken away."""
+    (tmp_path / "bad.py").write_text("def run(params, session):\n    raise ValueError('no luck')\n")
+    words = ["script", "bad.py", "--step", "finetune_lora", "--session", "s", "--runs-dir", str(runs)]
+    assert cli(*words).returncode == 1
+    (runs / "s/finetune_lora/begun.json").unlink()
     command = f"it failed before it began, so nothing of it can be resumed; run it again: `pyrust-nn {' '.join(words)}`"
     for step in ([], ["--step", "finetune_lora"]):
         done = cli("resume", "s", *step, "--runs-dir", runs)

@@ -146,3 +146,12 @@ def test_following_shows_what_comes_and_ends_with_the_step(binary: Path, cli: Cl
     assert step.wait() == 0 and following.returncode == 0
     assert "stdout: after" in rest and "step script succeeded" in rest
     assert rest.splitlines()[-1].split()[:3] == ["script", "script", "success"]
+
+
+def test_the_bars_of_libraries_are_debug_lines(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    bar = "sys.stderr.write('\\rLoading weights: 50%'); sys.stderr.write('\\rLoading weights: 100%\\n')"
+    (tmp_path / "bar.py").write_text(f"import sys\ndef run(params, session):\n    {bar}\n    print('mine')\n    return {{}}\n")
+    assert cli("script", "bar.py", "--session", "s", "--runs-dir", runs).returncode == 0
+    shown = cli("status", "s", "--runs-dir", runs).stdout
+    assert "Loading weights" not in shown and "mine" in shown, shown
+    assert "Loading weights: 100%" in cli("status", "s", "--runs-dir", runs, "--verbose").stdout

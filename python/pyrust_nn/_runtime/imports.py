@@ -7,13 +7,14 @@ import functools
 import gc
 import importlib
 import importlib.abc
+import importlib.util
 import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
 
-from pyrust_nn import _core
+from pyrust_nn import InputError, _core
 
 
 @contextlib.contextmanager
@@ -40,6 +41,16 @@ def fast_imports(own_interpreter: bool) -> Iterator[None]:
             gc.freeze()
         if enabled:
             gc.enable()
+
+
+def check_installed(parameter: str, names: list[str]) -> None:
+    """Check that the packages are installed that a parameter needs. Imports none of them.
+
+    Raises InputError.
+    """
+    for name in names:
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise InputError(f"{parameter}: {name} is not installed; install it into this Python environment (pip install {name})")
 
 
 @contextlib.contextmanager

@@ -121,7 +121,8 @@ class StreamToLogger(io.TextIOBase):
 
     def _record(self, line: str, shown: str = "always") -> None:
         if line.strip():
-            _core.log(logging.INFO, self.origin, encodable(line), shown)
+            # What only a console with debug lines shows, `status` shows with them too.
+            _core.log(logging.DEBUG if shown == "verbose" else logging.INFO, self.origin, encodable(line), shown)
 
 
 class _ByteStream(io.RawIOBase):

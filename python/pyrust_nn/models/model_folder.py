@@ -97,17 +97,14 @@ def _hub_errors(name: str, offline: bool) -> Iterator[None]:
         yield
     except GatedRepoError as cause:
         raise ModelError(f"model {name} needs permission: accept its terms on the hub, then log in with `hf auth login`") from cause
-    except RepositoryNotFoundError as cause:
-        raise ModelError(
-            f"there is no model {name}, neither a local folder nor a hub model that you may see; check the spelling"
-        ) from cause
-    except LocalEntryNotFoundError as cause:
+    except RepositoryNotFoundError:
+        raise ModelError(f"there is no model {name}, neither a local folder nor a hub model that you may see; check the spelling") from None
+    except LocalEntryNotFoundError:
         if offline:
             raise ModelError(
-                f"model {name} is not downloaded, and --offline forbids the download; "
-                "run once without --offline, or give the model's folder"
-            ) from cause
-        raise ModelError(f"model {name} cannot be downloaded: the hub is not reachable; check the network, or give a folder") from cause
+                f"model {name} is not downloaded, and offline forbids the download; run once without offline, or give the model's folder"
+            ) from None
+        raise ModelError(f"model {name} cannot be downloaded: the hub is not reachable; check the network, or give a folder") from None
     except HFValidationError as cause:
         raise ModelError(f"there is no model {name}, neither a local folder nor a name that the hub allows; check the spelling") from cause
     except (HfHubHTTPError, OSError) as cause:

@@ -8,6 +8,7 @@ use crate::base::cache::{CacheContent, clear_cache, list_cache};
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::table::table;
+use crate::cli::text::bytes;
 
 /// Show or clear the cache: prepared rows, converted data sets, parsed tokenizers, the built-in model
 #[derive(Args, Debug)]
@@ -33,7 +34,7 @@ impl CacheArgs {
                 let after = clear_cache()?;
                 if !global.json {
                     let count = before.entries.len().saturating_sub(after.entries.len());
-                    let freed = size(before.bytes.saturating_sub(after.bytes));
+                    let freed = bytes(before.bytes.saturating_sub(after.bytes));
                     let entries = if count == 1 { "entry" } else { "entries" };
                     output::line(&format!("removed {count} {entries} ({freed}) from {}", after.folder.display()));
                     if after.entries.is_empty() {
@@ -57,18 +58,9 @@ fn print(content: &CacheContent) {
         let mut rows = vec![["entry", "content", "size", "last used", "in use"].map(String::from)];
         rows.extend(content.entries.iter().map(|entry| {
             let in_use = if entry.in_use { "yes" } else { "" };
-            [entry.name.clone(), entry.kind.clone(), size(entry.bytes), entry.used_at[..19].replace('T', " "), in_use.to_string()]
+            [entry.name.clone(), entry.kind.clone(), bytes(entry.bytes), entry.used_at[..19].replace('T', " "), in_use.to_string()]
         }));
         table(&rows, Some(0));
     }
-    output::line(&format!("{} of {} in {}", size(content.bytes), size(content.max_bytes), content.folder.display()));
-}
-
-/// A size with three digits: `12.3 MiB`.
-fn size(bytes: u64) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let power = (bytes.max(1).ilog2() / 10).min(4);
-    let number = bytes as f64 / 1024_f64.powi(power as i32);
-    let digits = usize::from(power > 0 && number < 100.0);
-    format!("{number:.digits$} {}", units[power as usize])
+    output::line(&format!("{} of {} in {}", bytes(content.bytes), bytes(content.max_bytes), content.folder.display()));
 }

@@ -34,7 +34,7 @@ pub(crate) use man::ManArgs;
 pub(crate) use report::ReportArgs;
 pub(crate) use reproduce::ReproduceArgs;
 pub(crate) use resume::ResumeArgs;
-pub(crate) use run::{RunArgs, pipeline_file};
+pub(crate) use run::{OF_ONE_STEP, RunArgs, pipeline_file};
 pub(crate) use serve::ServeArgs;
 pub(crate) use sessions::SessionsArgs;
 pub(crate) use setup::SetupArgs;

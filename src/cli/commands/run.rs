@@ -10,7 +10,6 @@ use crate::base::{assets, error, files};
 use crate::cli::commands::dry_run::show_plan;
 use crate::cli::commands::run_plan::run_plan;
 use crate::cli::global::GlobalArgs;
-use crate::cli::other_commands::{one_of, our_commands};
 use crate::cli::output;
 use crate::cli::param_args::{command_params, flags, given};
 use crate::params::group::Group;
@@ -18,7 +17,7 @@ use crate::params::interface::Interface;
 use crate::params::param::Param;
 use crate::pipeline::{FILE, open};
 use crate::step::Request;
-use crate::tasks::{DATASET_COMMANDS, TASKS};
+use crate::tasks::TASKS;
 
 /// Run a pipeline file (the default command)
 #[derive(Args, Clone, Debug)]
@@ -49,38 +48,9 @@ impl RunArgs {
     }
 }
 
-/// Accepts a word that can be a pipeline file. Anything else is most likely a misspelled command.
+/// Accepts a word that can be a pipeline file: a path. Any other word is most likely a misspelled command.
 pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
-    if word.ends_with(".toml") || Path::new(word).is_file() {
-        return Ok(word.into());
-    }
-    let own = [
-        "run",
-        "init",
-        "chat",
-        "serve",
-        "resume",
-        "reproduce",
-        "status",
-        "report",
-        "compare",
-        "sessions",
-        "export",
-        "import",
-        "cache",
-        "setup",
-        "doctor",
-        "completions",
-        "man",
-    ]
-    .map(String::from);
-    let datasets = DATASET_COMMANDS.iter().map(|command| command.name.to_string());
-    let commands: Vec<String> = TASKS.iter().map(|task| task.command()).chain(datasets).chain(own).collect();
-    let ours = our_commands(word);
-    let near = if ours.is_empty() { Vec::from_iter(error::did_you_mean(word, commands.iter().map(String::as_str))) } else { ours.to_vec() };
-    let near =
-        if near.is_empty() { "; pyrust-nn --help lists them".into() } else { format!("; did you mean the command {}?", one_of(&near)) };
-    Err(format!("neither a command nor a pipeline file (.toml){near}"))
+    if word.contains(['.', '/']) || Path::new(word).is_file() { Ok(word.into()) } else { Err("it is not a pipeline file (.toml)".into()) }
 }
 
 /// Values that replace those of the file.
@@ -88,7 +58,7 @@ pub(crate) fn pipeline_file(word: &str) -> Result<PathBuf, String> {
 struct Overrides(Map<String, Value>);
 
 /// Parameters that belong to one step of a file.
-const OF_ONE_STEP: [&str; 5] = ["step", "prompt", "script", "params", "adapter"];
+pub(crate) const OF_ONE_STEP: [&str; 5] = ["step", "prompt", "script", "params", "adapter"];
 
 /// The parameters of all tasks that have a flag.
 fn override_params() -> impl Iterator<Item = &'static Param> {

@@ -29,7 +29,8 @@ pub(super) fn show_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutco
     if global.json {
         let summaries: Vec<_> = outcomes.iter().map(|one| &one.summary).collect();
         output::json(&json!({"session": session, "steps": summaries}));
-    } else {
+    } else if runs_dir(global.runs_dir.as_deref()).join(session).is_dir() {
+        // A refused pipeline leaves no session to show.
         print_end(session, global, outcomes, names);
     }
     output::exit_code(outcomes.iter().find_map(|one| one.summary.error.as_ref()))

@@ -19,7 +19,7 @@ impl SetupArgs {
         let found = match host_prefix() {
             Some(prefix) => check_host_packages(environment::of_host(prefix))?,
             None if global.no_setup => environment::find(global.python_env.as_deref())?,
-            None => environment::find_or_create(global.python_env.as_deref(), global.offline)?,
+            None => environment::find_or_create(global.python_env.as_deref(), true, global.offline)?,
         };
         if global.json {
             output::json(&json!({"python_env": found.folder, "from": found.from}));

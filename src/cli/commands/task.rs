@@ -1,5 +1,7 @@
 //! Runs a task as a command: one step of a session.
 
+use std::path::Path;
+
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 use serde_json::{Map, Value};
 
@@ -8,10 +10,11 @@ use crate::cli::commands::dry_run::step_text;
 use crate::cli::examples::examples;
 use crate::cli::global::GlobalArgs;
 use crate::cli::param_args::{args, command_params, given, session, usage};
-use crate::cli::results::{answers, next_command, step_lines};
+use crate::cli::results::{answers, cut_off, next_command, step_lines};
 use crate::cli::{console, output};
 use crate::params::interface::Interface;
 use crate::params::task::Task;
+use crate::session::artifact::TINY;
 use crate::session::{Status, Summary, runs_dir};
 use crate::step::{Request, run_step};
 use crate::tasks::TASKS;
@@ -26,8 +29,13 @@ pub(crate) struct TaskArgs {
 
 impl TaskArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> u8 {
-        let outcome = run_step(self.request(global));
+        let request = self.request(global);
+        let hint = prompt_for_model(&request);
+        let mut outcome = run_step(request);
         console::end();
+        if let (Some(hint), Some(error)) = (hint, outcome.summary.error.as_mut()) {
+            error.message = format!("{}; {hint}", error.message.trim_end_matches('.'));
+        }
         if global.json {
             output::json(&serde_json::to_value(&outcome.summary).unwrap_or_default());
         } else if outcome.error.is_none() {
@@ -85,8 +93,19 @@ impl FromArgMatches for TaskArgs {
 }
 
 fn task_command(task: &'static Task) -> Command {
-    let described = Command::new(task.command()).about(task.about).override_usage(usage(&task.command(), task.all_params()));
+    // The name as in a pipeline is known too.
+    let command = Command::new(task.command());
+    let command = if task.command() == task.name { command } else { command.alias(task.name) };
+    let described = command.about(task.about).override_usage(usage(&task.command(), task.all_params()));
     described.after_help(examples(&task.examples)).args(args(task.all_params())).arg(session())
+}
+
+/// What to add to the error that there is no model, if the first of several prompts is one: `inference MODEL PROMPT`.
+fn prompt_for_model(request: &Request) -> Option<String> {
+    let prompts = request.given.get("prompt").filter(|_| !request.given.contains_key("model"))?.as_array()?;
+    let first = prompts.first()?.as_str().filter(|text| !text.contains(char::is_whitespace))?;
+    let is_named = Path::new(first).exists() || request.runs().join(first).exists() || first == TINY || first.matches('/').count() == 1;
+    is_named.then(|| format!("did you mean `-m {first}`?"))
 }
 
 /// Prints the summary of a step that succeeded, or the parameters of a dry run.
@@ -99,6 +118,9 @@ fn print_summary(summary: &Summary, global: &GlobalArgs) {
     let asked_here = summary.params.get("prompts_file").is_none_or(Value::is_null);
     if global.quiet && asked_here && !answers.is_empty() {
         return output::verbatim(&answers.join("\n\n"));
+    }
+    if let Some(text) = cut_off(summary) {
+        console::note(&text);
     }
     let runs = runs_dir(global.runs_dir.as_deref());
     output::line(&step_lines(summary, &runs).join("\n"));

@@ -43,13 +43,13 @@ pub(crate) enum Detected {
 impl DatasetFormat {
     /// The format of an item by its keys. `shape` decides if it is not `auto`.
     pub(crate) fn detect(item: &[u8], layout: &Layout) -> Detected {
+        if let Some(format) = DatasetFormat::of_shape(layout.shape) {
+            return Detected::Format(format);
+        }
         let Some((text, object)) = std::str::from_utf8(item).ok().and_then(|text| Some((text, JsonObject::parse(text)?))) else {
             return Detected::Other;
         };
         let item = Item::new(object, text, "", layout);
-        if let Some(format) = DatasetFormat::of_shape(layout.shape) {
-            return Detected::Format(format);
-        }
         let has = |name| item.object.get(name).is_some();
         if (has("prompt") && has("replies")) || has("message_tree_id") || (has("parent_id") && has("text") && has("role")) {
             return Detected::Refused(

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::base::error::did_you_mean;
 use crate::data::parse::conversation::{ChatMessage, Role};
-use crate::data::parse::item_keys::{MEDIA, TEXT_ALONE};
+use crate::data::parse::item_keys::{MEDIA, TEXT_ALONE, is_plain_field};
 use crate::data::parse::json::{JsonObject, array_elements, check_value, decoded_text, is_empty, join_path, string_value};
 use crate::data::parse::problem_collector::ProblemCollector;
 use crate::data::parse::remarks::{Remark, Remarks};
@@ -114,12 +114,11 @@ fn read_role(
         (Some(role), _) => ("role", role),
         (None, Some(from)) => ("from", from),
         (None, None) if sharegpt => {
-            let near = did_you_mean("from", object.names()).map(|near| format!("; is {near:?} misspelled?")).unwrap_or_default();
-            problems.add(raw.get(), path, format!("has no \"from\"{near}"));
+            problems.add(raw.get(), path, format!("has no \"from\"{}", misspelled("from", object)));
             return None;
         }
         (None, None) => {
-            problems.add(raw.get(), path, "has no \"role\"");
+            problems.add(raw.get(), path, format!("has no \"role\"{}", misspelled("role", object)));
             return None;
         }
     };
@@ -158,6 +157,12 @@ fn read_role(
     let known = Role::ALL.map(Role::as_str).join(", ");
     problems.add(given.get(), join_path(path, key), format!("unknown role {name:?}; must be one of {known}{near}"));
     None
+}
+
+/// The question whether a key that is missing is misspelled; empty if no other is similar.
+fn misspelled(key: &str, object: &JsonObject) -> String {
+    let others = object.names().filter(|name| !is_plain_field(name) && !["role", "content", "from", "value"].contains(name));
+    did_you_mean(key, others).map(|near| format!("; is {near:?} misspelled?")).unwrap_or_default()
 }
 
 fn read_message(
@@ -208,8 +213,7 @@ fn read_message(
         None if has_calls => {}
         None => {
             let key = if from_sender || sharegpt { "value" } else { "content" };
-            let near = did_you_mean(key, object.names()).filter(|_| key == "value").map(|near| format!("; is {near:?} misspelled?"));
-            problems.add(raw.get(), path, format!("has no {key:?}{}", near.unwrap_or_default()));
+            problems.add(raw.get(), path, format!("has no {key:?}{}", misspelled(key, &object)));
         }
         Some(raw) if raw.get() == "null" && has_calls => {}
         Some(raw) => {

@@ -16,3 +16,4 @@ pub(crate) mod remarks;
 pub(crate) mod tool_calls;
 pub(crate) mod train_flag;
 pub(crate) mod unique_keys;
+pub(crate) mod unknown_format;

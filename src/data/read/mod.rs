@@ -1,6 +1,7 @@
 //! Reads files, compressed or not, into batches of complete items on all cores. Every problem has its line and column.
 
 pub(crate) mod check;
+pub(crate) mod corruption;
 pub(crate) mod files;
 pub(crate) mod problem;
 pub(crate) mod reader;

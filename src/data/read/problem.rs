@@ -1,5 +1,6 @@
 //! Problems of a data set with their positions, in the order of the files, regardless of which thread found them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -37,13 +38,34 @@ impl fmt::Display for Problem {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     first: Vec<Problem>,
-    count: usize,
+    /// By file.
+    counts: BTreeMap<usize, usize>,
+    /// Files whose text is not what was written. The problem that says so is the only one of the file: others are its consequence.
+    corrupt: BTreeSet<usize>,
 }
 
 impl Problems {
     /// Adds a problem, and keeps it if it is among the first by position. At the same position, the one found earlier comes first.
     pub fn add(&mut self, problem: Problem) {
-        self.count += 1;
+        if !self.corrupt.contains(&problem.file) {
+            *self.counts.entry(problem.file).or_default() += 1;
+            self.keep(problem);
+        }
+    }
+
+    /// Adds the problem that a file is corrupt.
+    pub(crate) fn add_corruption(&mut self, problem: Problem) {
+        self.forget_others(problem.file);
+        self.keep(problem);
+    }
+
+    fn forget_others(&mut self, file: usize) {
+        self.corrupt.insert(file);
+        self.first.retain(|problem| problem.file != file);
+        self.counts.insert(file, 1);
+    }
+
+    fn keep(&mut self, problem: Problem) {
         let place = |problem: &Problem| (problem.file, problem.line, problem.column);
         let at = self.first.partition_point(|kept| place(kept) <= place(&problem));
         if at < SHOWN {
@@ -54,23 +76,34 @@ impl Problems {
 
     /// Adds the problems that another thread found.
     pub fn append(&mut self, other: Problems) {
-        let unseen = other.count - other.first.len();
-        other.first.into_iter().for_each(|problem| self.add(problem));
-        self.count += unseen;
+        for (file, count) in other.counts {
+            if other.corrupt.contains(&file) {
+                self.forget_others(file);
+            } else if !self.corrupt.contains(&file) {
+                *self.counts.entry(file).or_default() += count;
+            }
+        }
+        for problem in other.first {
+            if other.corrupt.contains(&problem.file) || !self.corrupt.contains(&problem.file) {
+                self.keep(problem);
+            }
+        }
     }
 
-    /// Counts problems that are known not to be among the first.
-    pub(crate) fn add_unseen(&mut self, count: usize) {
-        self.count += count;
+    /// Counts problems of a file that are known not to be among the first.
+    pub(crate) fn add_unseen(&mut self, file: usize, count: usize) {
+        if count > 0 && !self.corrupt.contains(&file) {
+            *self.counts.entry(file).or_default() += count;
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.counts.is_empty()
     }
 
     /// Number of all problems, including those that were not kept.
     pub fn count(&self) -> usize {
-        self.count
+        self.counts.values().sum()
     }
 
     /// The first problems, in the order of the files.
@@ -85,23 +118,23 @@ impl Problems {
 
     fn report(&self, files: &[PathBuf]) -> String {
         let name = |problem: &Problem| files.get(problem.file).map_or(Path::new("data"), PathBuf::as_path).display();
-        if let ([only], 1) = (self.first.as_slice(), self.count) {
+        if let ([only], 1) = (self.first.as_slice(), self.count()) {
             // "data.json contains …" is a sentence, "data.json: line 3 …" starts with a position.
             let colon = if only.line == 0 { "" } else { ":" };
             return format!("{}{colon} {only}", name(only));
         }
         let one_file = files.len() == 1;
         let mut lines = vec![if one_file {
-            format!("{}: {} problems", files[0].display(), self.count)
+            format!("{}: {} problems", files[0].display(), self.count())
         } else {
-            format!("{} problems in {} files", self.count, files.len())
+            format!("{} problems in {} files", self.count(), files.len())
         }];
         lines.extend(self.first.iter().map(|problem| {
             let colon = if problem.line == 0 { "" } else { ":" };
             if one_file { format!("  {problem}") } else { format!("  {}{colon} {problem}", name(problem)) }
         }));
-        if self.count > self.first.len() {
-            lines.push(format!("  … and {} more", self.count - self.first.len()));
+        if self.count() > self.first.len() {
+            lines.push(format!("  … and {} more", self.count() - self.first.len()));
         }
         lines.join("\n")
     }

@@ -14,9 +14,11 @@ use crate::base::error::did_you_mean;
 use crate::base::{error, signals};
 use crate::data::parse::columns::Layout;
 use crate::data::parse::conversation::Conversation;
-use crate::data::parse::dataset_format::{DatasetFormat, Detected, KNOWN};
+use crate::data::parse::dataset_format::{DatasetFormat, Detected};
 use crate::data::parse::json_error::is_truncated;
+use crate::data::parse::unknown_format::{no_object, unknown_object};
 use crate::data::parse::{diagnostic, fast};
+use crate::data::read::corruption::{bad_compression, corruption};
 use crate::data::read::files::unreadable;
 use crate::data::read::problem::{Problem, Problems, SHOWN};
 use crate::data::read::size_limits::{SizeLimits, size_limits};
@@ -35,6 +37,7 @@ pub struct Reader {
     source: Option<ByteStream>,
     /// Whether the file is a table (CSV or TSV).
     table: bool,
+    is_compressed: bool,
     buffer: Vec<u8>,
     /// Whether the source has ended.
     last: bool,
@@ -92,6 +95,7 @@ impl Reader {
             file: 0,
             source: None,
             table: false,
+            is_compressed: false,
             buffer: Vec::new(),
             last: false,
             splitter: Splitter::new(sizes),
@@ -153,9 +157,9 @@ impl Reader {
                 }
                 let Some(path) = self.files.get(self.file) else { return Ok(None) };
                 match source::open(path, &self.done) {
-                    Ok((source, table)) => {
-                        self.begin(Some(source));
-                        self.table = table;
+                    Ok(source) => {
+                        self.begin(Some(source.text));
+                        (self.table, self.is_compressed) = (source.is_table, source.is_compressed);
                     }
                     Err(cause) => {
                         self.begin(None);
@@ -184,11 +188,11 @@ impl Reader {
         if self.format.is_none() {
             self.detect_format();
         }
-        let text = match cause.get_ref().and_then(|inner| inner.downcast_ref::<TableError>()) {
-            Some(TableError(text)) => text.clone(),
-            None => format!("has damaged or truncated compressed data ({cause}); download or compress the file again"),
+        let error = match cause.get_ref().and_then(|inner| inner.downcast_ref::<TableError>()) {
+            Some(TableError(text)) => FramingError { at: None, text: text.clone(), is_corruption: false },
+            None => bad_compression(cause),
         };
-        self.splitter.errors.push(FramingError { at: None, text });
+        self.splitter.errors.push(error);
         let settled = self.splitter.settled();
         let batch = self.batch(settled);
         (self.source, self.buffer) = (None, Vec::new());
@@ -218,6 +222,10 @@ impl Reader {
             }
         }
         let ended = self.splitter.done();
+        if ended && !self.last && self.is_compressed {
+            // An error that ends the reading may come from wrong bytes, which the checksum at the end shows.
+            self.splitter.errors.extend(self.source.take().and_then(corruption));
+        }
         let settled = if ended { self.buffer.len() } else { self.splitter.settled() };
         if self.splitter.items.is_empty() && self.splitter.errors.is_empty() && !ended {
             // Only whitespace, or an incomplete item.
@@ -236,7 +244,7 @@ impl Reader {
     /// Detects the file's format from its first items.
     fn detect_format(&mut self) {
         const INSPECTED: usize = 16;
-        let mut unknown = None;
+        let (mut wrong, mut misspelled) = (None, false);
         let items: Vec<Range<usize>> = self.splitter.items.iter().take(INSPECTED).cloned().collect();
         for item in items {
             match DatasetFormat::detect(&self.buffer[item.clone()], &self.layout) {
@@ -248,15 +256,24 @@ impl Reader {
                     return;
                 }
                 Detected::Refused(what) => return self.refuse(item.start, format!("the file {what}")),
-                Detected::Unknown(keys) if unknown.is_none() => unknown = Some((item.start, keys)),
-                Detected::Unknown(_) | Detected::Other => {}
+                Detected::Unknown(keys) => {
+                    misspelled |= wrong.is_none() && did_you_mean("messages", keys.iter().map(String::as_str)).is_some();
+                    wrong = wrong.or(Some((item, true)));
+                }
+                Detected::Other => wrong = wrong.or(Some((item, false))),
             }
         }
-        // A single object may be the first of many, and a misspelled key is named for each item.
-        let waits = self.splitter.lone_object() && !self.splitter.done();
-        let Some((at, keys)) = unknown.filter(|_| !waits) else { return };
-        if did_you_mean("messages", keys.iter().map(String::as_str)).is_none() {
-            self.refuse(at, unknown_keys(&keys));
+        let is_alone = self.splitter.lone_object();
+        // A misspelled key is named for each item.
+        let Some((item, is_object)) = wrong.filter(|_| !misspelled) else { return };
+        // A single object may be the first of many.
+        if is_alone && !self.splitter.done() {
+            return;
+        }
+        let text = std::str::from_utf8(&self.buffer[item.clone()]).unwrap_or_default();
+        let what = if is_object { Some(unknown_object(text, is_alone)) } else { no_object(text) };
+        if let Some(what) = what {
+            self.refuse(item.start, what);
         }
     }
 
@@ -323,7 +340,8 @@ impl Batch {
         let mut cursor = LineCursor { at: 0, place: self.place };
         for fault in &self.errors {
             let (line, column) = fault.at.map_or((0, 0), |at| cursor.move_to(at, &self.text));
-            problems.add(Problem { file: self.file, line, column, path: String::new(), text: fault.text.clone() });
+            let problem = Problem { file: self.file, line, column, path: String::new(), text: fault.text.clone() };
+            if fault.is_corruption { problems.add_corruption(problem) } else { problems.add(problem) }
         }
         let mut cursor = LineCursor { at: 0, place: self.place };
         let mut conversations = Vec::with_capacity(self.items.len());
@@ -340,7 +358,7 @@ impl Batch {
                 let mut tell = |offset, path, text| found.push((offset, path, text));
                 let made = diagnostic::parse_conversation(item, &path, self.format, &self.layout, true, &mut tell);
                 found.sort_by_key(|(offset, ..)| *offset);
-                problems.add_unseen(found.len().saturating_sub(SHOWN));
+                problems.add_unseen(self.file, found.len().saturating_sub(SHOWN));
                 for (offset, path, text) in found.into_iter().take(SHOWN) {
                     let offset = if self.table { 0 } else { offset };
                     let (line, column) = cursor.move_to(range.start + offset, &self.text);
@@ -368,17 +386,6 @@ impl LineCursor {
         self.at = at;
         self.place
     }
-}
-
-/// Says which keys an item of no known format has, and what to do.
-fn unknown_keys(keys: &[String]) -> String {
-    const SHOWN_KEYS: usize = 12;
-    let more = if keys.len() > SHOWN_KEYS { ", …" } else { "" };
-    let found = keys.iter().take(SHOWN_KEYS).map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
-    let found = if keys.is_empty() { "has no keys".to_string() } else { format!("has the keys {found}{more}, which are no known format") };
-    format!(
-        "the first conversation {found}; the formats are {KNOWN}. For other names say which is which: --columns user=… --columns assistant=…"
-    )
 }
 
 /// Fills the buffer to `block` bytes, or by another `block` bytes if it has as many already, or until the source ends.

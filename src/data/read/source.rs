@@ -10,23 +10,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::data::read::table;
 
-/// Opens a file, and says whether it is a table. The number of bytes read from disk is added to `done`.
-pub(crate) fn open(path: &Path, done: &Arc<AtomicU64>) -> io::Result<(Box<dyn Read + Send>, bool)> {
-    let text = unpack(CountingReader { file: File::open(path)?, done: Arc::clone(done) })?;
-    if table::is_table(path) { table::open(text) } else { Ok((text, false)) }
+/// An open file.
+pub(crate) struct Source {
+    /// JSON text.
+    pub text: Box<dyn Read + Send>,
+    pub is_table: bool,
+    pub is_compressed: bool,
 }
 
-/// The stream, decompressed if necessary. Several gzip members or zstd frames are concatenated.
-pub(crate) fn unpack(mut raw: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+/// Opens a file. The number of bytes read from disk is added to `done`.
+pub(crate) fn open(path: &Path, done: &Arc<AtomicU64>) -> io::Result<Source> {
+    let (text, is_compressed) = decompress(CountingReader { file: File::open(path)?, done: Arc::clone(done) })?;
+    let (text, is_table) = if table::is_table(path) { table::open(text)? } else { (text, false) };
+    Ok(Source { text, is_table, is_compressed })
+}
+
+/// The stream, decompressed if necessary, and whether it was. Several gzip members or zstd frames are concatenated.
+fn decompress(mut raw: impl Read + Send + 'static) -> io::Result<(Box<dyn Read + Send>, bool)> {
     let mut magic = Vec::with_capacity(4);
     raw.by_ref().take(4).read_to_end(&mut magic)?;
     let compression = Compression::of(&magic);
     let whole = Cursor::new(magic).chain(raw);
-    without_byte_order_mark(match compression {
+    let is_compressed = compression.is_some();
+    let text = without_byte_order_mark(match compression {
         Some(Compression::Gzip) => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 16, whole))),
         Some(Compression::Zstd) => Box::new(zstd::stream::read::Decoder::new(whole)?),
         None => Box::new(whole),
-    })
+    })?;
+    Ok((text, is_compressed))
 }
 
 /// The text without a byte order mark.

@@ -16,6 +16,8 @@ pub(crate) struct FramingError {
     /// Offset in the text; `None` for the file as a whole.
     pub at: Option<usize>,
     pub text: String,
+    /// The text is not what was written, so other errors in the file mean nothing.
+    pub is_corruption: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +127,7 @@ impl Splitter {
     }
 
     fn add_error(&mut self, at: usize, text: impl Into<String>) {
-        self.errors.push(FramingError { at: Some(at), text: text.into() });
+        self.errors.push(FramingError { at: Some(at), text: text.into(), is_corruption: false });
     }
 
     /// Skips to the start of the next item. Returns false if more bytes are needed or the file has ended.
@@ -243,7 +245,7 @@ impl Splitter {
             SplitState::ListComma => self.add_error(bytes.len(), "invalid JSON: EOF while parsing a value; the file is truncated"),
             _ if self.count == 0 && self.errors.is_empty() => {
                 let text = "contains no conversations; it must be a list of {\"messages\": [...]}".into();
-                self.errors.push(FramingError { at: None, text });
+                self.errors.push(FramingError { at: None, text, is_corruption: false });
             }
             _ => {}
         }

@@ -43,7 +43,42 @@ fn each_fault_is_reported_with_its_place() {
         (&message("\"user\"", "\"y\""), "line 1, column 2, [0]: has no assistant turn"),
         ("[{\"messages\": []}]", "line 1, column 15, [0].messages: is empty"),
         ("[{\"message\": []}]", "line 1, column 2, [0]: has no \"messages\"; is \"message\" misspelled?"),
-        ("[5]", "line 1, column 2, [0]: must be an object with \"messages\""),
+        ("[5]", "line 1, column 2: the first conversation is a number, not an object; the formats are messages"),
+        ("[[1, 2]]", "line 1, column 2: the first conversation is a list, not an object; the formats are messages"),
+        ("[\"x\"]", "line 1, column 2: the first conversation is a string, not an object; write plain text as {\"text\": …}"),
+        (
+            r#"[[{"role": "user", "content": "x"}]]"#,
+            "line 1, column 2: the first conversation is a list of messages, not an object; write it as {\"messages\": [...]}",
+        ),
+        (
+            r#"[{"conversation": []}]"#,
+            r#"line 1, column 2: the first conversation has the keys "conversation", which are no known format; did you mean "conversations" by "conversation"?"#,
+        ),
+        (
+            r#"{"quesion": "x", "anser": "y"}"#,
+            r#"line 1, column 1: the first conversation has the keys "quesion", "anser", which are no known format; did you mean "question" by "quesion" and "answer" by "anser"?"#,
+        ),
+        (
+            r#"{"data": [{"a": 1}], "n": 1}"#,
+            r#"line 1, column 1: the file is one object, not a list of conversations: "data" holds a list of 1; write that list to a file, as `jq .data` does"#,
+        ),
+        (
+            r#"{"0": {"a": 1}, "1": {"a": 2}}"#,
+            r#"line 1, column 1: the file is one object, not a list of conversations: its values are objects; write them as a list, as `jq '[.[]]'` does"#,
+        ),
+        (r#"{"conversation": [{"role": "user"}]}"#, r#"line 1, column 1: the first conversation has the keys "conversation", which"#),
+        (
+            r#"{"train set": [{"a": 1}, {}], "test": [{}]}"#,
+            r#"line 1, column 1: the file is one object, not a list of conversations: "train set" holds a list of 2, "test" holds a list of 1; write each list to a file of its own, as `jq '."train set"'` does"#,
+        ),
+        (
+            r#"[{"messages": [{"rol": "user", "content": "x"}]}]"#,
+            r#"line 1, column 16, [0].messages[0]: has no "role"; is "rol" misspelled?"#,
+        ),
+        (
+            r#"[{"messages": [{"role": "user", "contents": "x"}]}]"#,
+            r#"line 1, column 16, [0].messages[0]: has no "content"; is "contents" misspelled?"#,
+        ),
         (&message("\"assistant\"", "\"\\ud800\""), "line 2, column 34, [0].messages[1].content: has an unpaired surrogate (\\ud800"),
         (&message("\"assistant\", \"\\udc00\": 1", "\"y\""), "line 2, column 1, [0].messages[1]: has a key with an unpaired surrogate"),
         (&message("\"assistant\", \"x\": 1e999999", "\"y\""), "line 2, column 28, [0].messages[1].x: cannot be read: number out of range"),
@@ -191,10 +226,13 @@ fn all_faults_are_counted_and_the_first_shown_in_order() {
 
 #[test]
 fn several_files_are_named_in_the_report() {
-    let files = TestFiles::new(&[GOOD.as_bytes(), b"[]", b"[1, 2]"]);
+    let files = TestFiles::new(&[GOOD.as_bytes(), b"[]", br#"[{"messages": 1}, {"messages": 2}]"#]);
     let got = crate::data::check_files(&files.paths, &Layout::default()).unwrap_err().to_string();
     assert!(got.starts_with("3 problems in 3 files\n"), "{got}");
-    assert!(got.contains("1.json contains no conversations") && got.contains("2.json: line 1, column 5, [1]: must be an object"), "{got}");
+    assert!(
+        got.contains("1.json contains no conversations") && got.contains("2.json: line 1, column 15, [0].messages: must be a list"),
+        "{got}"
+    );
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::params::interface::Interface;
 use crate::params::validate::accept;
 use crate::python::{ChatAnswer, ChatModel};
 use crate::session::artifact::{ArtifactKind, names_in, resolve_artifact};
+use crate::session::hub_names::check_downloaded;
 
 /// The parameters that `/params` shows and sets.
 const SAMPLING: [&str; 9] =
@@ -191,6 +192,7 @@ fn load(params: &Map<String, Value>, runs: &Path) -> Result<ChatModel> {
     for (name, kind) in [("model", ArtifactKind::Answering), ("base_model", ArtifactKind::Model), ("adapter", ArtifactKind::GgufAdapter)] {
         let given: Vec<&str> = names_in(params.get(name)).collect();
         let found = given.iter().map(|one| resolve_artifact(one, runs, "", kind)).collect::<Result<Vec<_>>>()?;
+        found.iter().try_for_each(|one| check_downloaded(one, params["offline"] == true))?;
         let value = if params[name].is_array() { found.into() } else { found.into_iter().next().into() };
         resolved.insert(name.into(), value);
     }
@@ -225,7 +227,7 @@ fn note(text: &str) {
 fn counts(answer: &ChatAnswer) -> String {
     let end = match answer.finish_reason.as_str() {
         "stop" => "",
-        "length" => "; it ends at max_new_tokens or at the model's positions",
+        "length" => "; cut off at max_new_tokens (/params max_new_tokens changes it) or at the model's positions",
         _ => "; stopped",
     };
     match (answer.prompt_tokens, answer.completion_tokens, answer.seconds) {

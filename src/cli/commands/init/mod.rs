@@ -1,7 +1,6 @@
 //! `init`: writes a commented pipeline.toml for a model and a data set, or from another tool's configuration.
 
 mod convert;
-mod family;
 mod other_data;
 mod template;
 
@@ -15,14 +14,17 @@ use crate::base::{error, files};
 use crate::cli::commands::run::write_sample;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
+use crate::dataset::check_paths;
 use crate::params::interface::Interface;
 use crate::params::validate::accept;
 use crate::pipeline::FILE;
 use crate::pipeline::pipeline_file::Pipeline;
 use crate::reference::{SCHEMA_FILE, pipeline_schema};
+use crate::session::artifact::{ArtifactKind, resolve_artifact};
+use crate::session::runs_dir;
+use crate::step::family::other_family;
 use crate::tasks::task_named;
 use convert::convert;
-use family::other_family;
 use template::NewPipeline;
 
 /// Write a commented pipeline.toml for a model and a data set, or from the configuration of another tool
@@ -131,12 +133,21 @@ impl InitArgs {
                 warnings.push(format!("{name} is missing; set it in {}", self.output.display()));
             }
         }
-        if let Some(warning) = pipeline.values.get("model").and_then(Value::as_str).and_then(other_family) {
+        warnings.extend(missing(&pipeline.values));
+        if let Some(warning) = pipeline.values.get("model").and_then(Value::as_str).and_then(|name| other_family(name, name)) {
             pipeline.notes.push(format!("Note: {warning}"));
             warnings.push(warning);
         }
         Ok((pipeline, warnings))
     }
+}
+
+/// What the values name that does not exist. It may still be made, so it is no error.
+fn missing(values: &Map<String, Value>) -> Vec<String> {
+    let data = values.get("dataset_path").and_then(|given| check_paths(given, false).err());
+    let model = values.get("model").and_then(Value::as_str).filter(|name| !name.starts_with('@'));
+    let model = model.and_then(|name| resolve_artifact(name, &runs_dir(None), "", ArtifactKind::Model).err());
+    data.into_iter().chain(model).map(|error| error.to_string()).collect()
 }
 
 /// Whether a file is there and has another content.

@@ -16,7 +16,7 @@ use crate::cli::output;
 use crate::cli::table::table;
 use crate::cli::text::{bytes, duration, significant};
 use crate::cli::wrap::tail;
-use crate::session::{SessionState, list_sessions, runs_dir};
+use crate::session::{SessionState, list_sessions, missing_folder, runs_dir};
 
 /// Columns of a model's name.
 const MODEL_COLUMNS: usize = 28;
@@ -88,7 +88,9 @@ impl SessionsArgs {
         if global.json {
             output::json(&json!(sessions));
         } else if sessions.is_empty() {
-            output::line(&format!("no {}sessions in {}", if is_empty { "" } else { "such " }, runs.display()));
+            let such = if is_empty { "" } else { "such " };
+            let place = missing_folder(&runs).map_or_else(|| format!(" in {}", runs.display()), |why| format!(": {why}"));
+            output::line(&format!("no {such}sessions{place}"));
         } else {
             let columns = Column::value_variants();
             let mut rows = vec![["session", "state", "model", "task", "loss", "size", "age"].map(String::from)];

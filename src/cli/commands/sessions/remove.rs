@@ -13,7 +13,7 @@ use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::table::table;
 use crate::cli::text::bytes;
-use crate::session::{SessionState, list_sessions, runs_dir};
+use crate::session::{SessionState, list_sessions, missing_folder, runs_dir};
 use crate::step::removal::{Removable, failed_attempts, is_in_use, remove, spent_checkpoints};
 
 /// What both commands ask before they remove something.
@@ -119,7 +119,7 @@ impl ConfirmArgs {
     fn remove(&self, runs: &Path, parts: &[Removable], as_json: bool) -> Result<u8> {
         let total = parts.iter().map(|part| part.bytes).sum();
         if !as_json {
-            print(parts, total);
+            print(runs, parts, total);
         }
         let is_removed = !parts.is_empty() && !self.dry_run && (self.yes || asked(as_json)?);
         if is_removed {
@@ -136,9 +136,10 @@ impl ConfirmArgs {
     }
 }
 
-fn print(parts: &[Removable], total: u64) {
+fn print(runs: &Path, parts: &[Removable], total: u64) {
     if parts.is_empty() {
-        output::line("there is nothing to remove");
+        let why = missing_folder(runs).map_or_else(String::new, |why| format!(": {why}"));
+        output::line(&format!("there is nothing to remove{why}"));
         return;
     }
     let mut rows = vec![["session", "part", "size"].map(String::from)];

@@ -27,8 +27,9 @@ const OTHERS: [&str; 18] = [
     "phi-",
 ];
 
-/// The warning about a model of another family; `None` for Qwen, and for a model of which neither files nor name tell.
-pub(super) fn other_family(model: &str) -> Option<String> {
+/// What there is to say of a model of another family; `None` for Qwen, and for a model of which neither files nor name tell. `shown`: the
+/// model as the user gave it.
+pub(crate) fn other_family(shown: &str, model: &str) -> Option<String> {
     let folder = if Path::new(model).is_dir() { Some(PathBuf::from(model)) } else { downloaded(model) };
     let by_files = folder.and_then(|folder| Some(read_config(&folder)?["model_type"].as_str()?.to_lowercase()));
     let family = match by_files {
@@ -41,7 +42,7 @@ pub(super) fn other_family(model: &str) -> Option<String> {
         }
     };
     Some(format!(
-        "{model} is of the family {family}, not Qwen: training, merging and answers go by its class in transformers, which was compared on \
+        "{shown} is of the family {family}, not Qwen: training, merging and answers go by its class in transformers, which was compared on \
          small models of some families only, and it cannot be converted to GGUF, so not for llama.cpp, Ollama and serve"
     ))
 }
@@ -57,7 +58,7 @@ mod tests {
         std::fs::create_dir(&local).unwrap();
         let of_files = |kind: &str| {
             std::fs::write(local.join("config.json"), format!("{{\"model_type\": \"{kind}\"}}")).unwrap();
-            other_family(local.to_str().unwrap())
+            other_family("mine", local.to_str().unwrap())
         };
         assert_eq!(of_files("qwen3"), None, "the files decide");
         assert!(of_files("gemma3_text").unwrap().contains("of the family gemma3_text"));
@@ -70,7 +71,7 @@ mod tests {
             ("someone/my-model", None),
             ("builtin:tiny", None),
         ] {
-            let found = other_family(name);
+            let found = other_family(name, name);
             assert_eq!(found.is_some(), family.is_some(), "{name}: {found:?}");
             assert!(found.is_none_or(|text| text.contains(&format!("of the family {},", family.unwrap()))), "{name}");
         }
