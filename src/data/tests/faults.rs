@@ -64,7 +64,7 @@ fn each_fault_is_reported_with_its_place() {
         ),
         (
             r#"{"0": {"a": 1}, "1": {"a": 2}}"#,
-            r#"line 1, column 1: the file is one object, not a list of conversations: its values are objects; write them as a list, as `jq '[.[]]'` does"#,
+            "line 1, column 1: the file is one object, not a list of conversations: its values are objects; write them as a list, as `jq '[.[]]'` does",
         ),
         (r#"{"conversation": [{"role": "user"}]}"#, r#"line 1, column 1: the first conversation has the keys "conversation", which"#),
         (
