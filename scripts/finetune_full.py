@@ -15,6 +15,7 @@ from pyrust_nn.models.loading import load_model, stored_dtype
 from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.saving import save_model
 from pyrust_nn.training.loop import train
+from pyrust_nn.training.report_files import TrainingReportFiles
 from pyrust_nn.training.setup import initialize_training, load_data, model_config
 
 
@@ -43,12 +44,15 @@ def run(params, session):
     model = load_model(params.model, device=device, dtype=torch.float32)
     add_embedding_rows(model, tokens)
     set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
+    report = TrainingReportFiles(params, data, session, tokens.folder, end_of_turn=tokenizer.end_of_turn, device=device, dtype=dtype)
+    report.before(model)
     metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype, checkpoint=session.checkpoint)
 
     # The output has the dtype of the input, unless another one was requested.
     saved = stored_dtype(params.model) if params.dtype == "auto" else dtype
     with atomic_folder(session.step_folder / "model") as folder:
         save_model(model.to(saved), tokenizer, folder, model_folder(params.model))
+    report.after(model)
 
     return {
         "outputs": {"model": "model"},

@@ -29,6 +29,7 @@ from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.stack import NEWEST_ADAPTER, add_parents, check_stackable, parent_folders
 from pyrust_nn.training.forgetting import ForgettingTable
 from pyrust_nn.training.loop import train
+from pyrust_nn.training.report_files import TrainingReportFiles
 from pyrust_nn.training.setup import choose_batching, initialize_training, load_data, model_config
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def run(params, session):
     batching = choose_batching(params, model.config, device)
     forgetting = ForgettingTable(earlier, tokens.folder, device, dtype, batching=batching, rows=params.forgetting_rows)
     forgetting.measure(model, "before")
+    report = TrainingReportFiles(params, data, session, tokens.folder, end_of_turn=tokenizer.end_of_turn, device=device, dtype=dtype)
+    report.before(model)
     with ThreadPoolExecutor(1) as executor:  # reading a large base takes long; it is the reading that the session began
         base_hash = executor.submit(_core.weights_hash, model_folder(params.model))
         metrics = train(
@@ -92,6 +95,7 @@ def run(params, session):
         save_model(model, tokenizer, folder)
         stages = [*earlier, this_stage(params, data)]
         write_lineage(folder, params.model, base_hash.result(), parent=params.checkpoint_lora, stages=stages)
+    report.after(model)
 
     return {
         "outputs": {"adapter": "adapter"},

@@ -8,6 +8,7 @@ from typing import Any, Literal, final
 from pyrust_nn.types import CheckReport, Message, PreparedDataset, Summary
 
 __all__ = [
+    "Board",
     "BusyError",
     "InputError",
     "InternalError",
@@ -21,6 +22,7 @@ __all__ = [
     "StorageError",
     "UsageError",
     "__version__",
+    "board",
     "check_dataset",
     "clear_cache",
     "convert_lora_to_gguf",
@@ -154,6 +156,20 @@ class Server:
     def __enter__(self) -> Server: ...
     def __exit__(self, *raised: object) -> None: ...
 
+@final
+class Board:
+    """A running board, which `board` returns. In a `with` statement it ends with it."""
+
+    @property
+    def url(self) -> str:
+        """The address to open, with the token that every page needs."""
+
+    def close(self) -> None:
+        """End it. Open pages say so."""
+
+    def __enter__(self) -> Board: ...
+    def __exit__(self, *raised: object) -> None: ...
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
 
@@ -165,7 +181,7 @@ EXHAUSTED: list[int]
 def log(level: int, origin: str, text: str, shown: str = "always") -> None: ...
 def status(text: str) -> None: ...
 def summary_html(summary: str) -> str: ...
-def estimated_memory(folder: Path, settings: str, rows: str) -> int | None: ...
+def training_estimate(folder: Path, settings: str, rows: str) -> str: ...
 def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...
 def digest(files: Sequence[str | PathLike[str]]) -> str: ...
 def check_tokenizer(path: str | PathLike[str]) -> None: ...
@@ -266,7 +282,8 @@ def finetune_full(
     eval_steps: int = 0,
     early_stopping_patience: int = 0,
     load_best_model_at_end: bool = False,
-    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]] | None = None,
+    sample_prompts: int = 4,
+    report_to: Literal["tensorboard", "wandb", "trackio"] | Sequence[Literal["tensorboard", "wandb", "trackio"]] | None = None,
     learning_rate: float = 2e-5,
     step: str | None = None,
     overwrite: bool = False,
@@ -312,7 +329,8 @@ def finetune_full(
         eval_steps: Number of steps between evaluations; 0 evaluates after each epoch. (an integer from 0 to 1000000000; default 0)
         early_stopping_patience: Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping. (an integer from 0 to 1000000; default 0)
         load_best_model_at_end: Save the weights with the lowest evaluation loss instead of the last ones. (true or false; default off)
-        report_to: Where to report metrics besides metrics.jsonl: tensorboard (in the step's folder `tensorboard`), wandb. If unset: nowhere else. (a non-empty list of tensorboard, wandb; unset by default)
+        sample_prompts: Number of prompts that the model answers before and after training, for the report: of held-out rows if there are some, else of training rows. The answers are greedy and have at most 48 tokens, so all together take about as long as 100 tokens of one answer. 0 asks nothing. (an integer from 0 to 100; default 4)
+        report_to: Where to report metrics besides metrics.jsonl: tensorboard (in the step's folder `tensorboard`), wandb, trackio. If unset: nowhere else. (a non-empty list of tensorboard, wandb, trackio; unset by default)
         learning_rate: Peak learning rate. (a number above 0 and at most 10; default 2e-5)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
@@ -358,7 +376,8 @@ def finetune_lora(
     eval_steps: int = 0,
     early_stopping_patience: int = 0,
     load_best_model_at_end: bool = False,
-    report_to: Literal["tensorboard", "wandb"] | Sequence[Literal["tensorboard", "wandb"]] | None = None,
+    sample_prompts: int = 4,
+    report_to: Literal["tensorboard", "wandb", "trackio"] | Sequence[Literal["tensorboard", "wandb", "trackio"]] | None = None,
     lora_rank: int | None = None,
     target_modules: Sequence[str] | None = None,
     load_in_4bit: bool = False,
@@ -415,7 +434,8 @@ def finetune_lora(
         eval_steps: Number of steps between evaluations; 0 evaluates after each epoch. (an integer from 0 to 1000000000; default 0)
         early_stopping_patience: Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping. (an integer from 0 to 1000000; default 0)
         load_best_model_at_end: Save the weights with the lowest evaluation loss instead of the last ones. (true or false; default off)
-        report_to: Where to report metrics besides metrics.jsonl: tensorboard (in the step's folder `tensorboard`), wandb. If unset: nowhere else. (a non-empty list of tensorboard, wandb; unset by default)
+        sample_prompts: Number of prompts that the model answers before and after training, for the report: of held-out rows if there are some, else of training rows. The answers are greedy and have at most 48 tokens, so all together take about as long as 100 tokens of one answer. 0 asks nothing. (an integer from 0 to 100; default 4)
+        report_to: Where to report metrics besides metrics.jsonl: tensorboard (in the step's folder `tensorboard`), wandb, trackio. If unset: nowhere else. (a non-empty list of tensorboard, wandb, trackio; unset by default)
         lora_rank: Rank of the LoRA matrices. If unset: the value of checkpoint_lora, otherwise 8. (an integer from 1 to 65536; unset by default)
         target_modules: Names of the layers that LoRA adapts. In a model without layers of the default names: all linear layers of the transformer blocks. If unset: the value of checkpoint_lora, otherwise q_proj k_proj v_proj o_proj gate_proj up_proj down_proj. (a non-empty list of non-empty strings; unset by default)
         load_in_4bit: Load the frozen model in 4-bit nf4 (QLoRA). (true or false; default off)
@@ -776,6 +796,20 @@ def serve(
         offline: Do not use the network, except to listen. (true or false; default off)
         runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
         device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+    """
+
+def board(
+    *,
+    port: int = 0,
+    allow_control: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+) -> Board:
+    """Show all sessions in the browser, live: states, reports, logs and comparisons; returns the running board.
+
+    Args:
+        port: Port to listen on, at 127.0.0.1; 0 is any free one. (an integer from 0 to 65535; default 0)
+        allow_control: Let the pages stop and resume sessions. Without it they only show. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
     """
 
 def prepare_dataset(

@@ -26,6 +26,12 @@ pub(crate) fn seconds_since(then: &str) -> Option<f64> {
     Some((OffsetDateTime::now_utc() - then).as_seconds_f64())
 }
 
+/// Seconds from 1970 to a time in RFC 3339. `None` if it is not one.
+pub(crate) fn unix_seconds(time: &str) -> Option<f64> {
+    let time = OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339).ok()?;
+    Some(time.unix_timestamp_nanos() as f64 / 1e9)
+}
+
 /// The time that a person names, in the format of the log: so long ago (`90s`, `10m`, `2h`, `3d`, `1w`), or the beginning of a time in RFC 3339,
 /// such as `2026-11-26` or `2026-11-26T20:00` (UTC). `None` if it is neither.
 pub(crate) fn named_time(text: &str) -> Option<String> {

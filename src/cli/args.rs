@@ -7,8 +7,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::commands::{
-    CacheArgs, ChatArgs, CompareArgs, CompletionsArgs, DatasetArgs, DoctorArgs, ExportArgs, ImportArgs, InitArgs, ManArgs, ReportArgs,
-    ReproduceArgs, ResumeArgs, RunArgs, ServeArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs,
+    BoardArgs, CacheArgs, ChatArgs, CompareArgs, CompletionsArgs, DatasetArgs, DoctorArgs, ExportArgs, ExportMetricsArgs, ImportArgs,
+    InitArgs, ManArgs, ReportArgs, ReproduceArgs, ResumeArgs, RunArgs, ServeArgs, SessionsArgs, SetupArgs, StatusArgs, TaskArgs, WatchArgs,
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
@@ -51,13 +51,17 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     Reproduce(ReproduceArgs),
     Status(StatusArgs),
+    Watch(WatchArgs),
     Report(ReportArgs),
     Compare(CompareArgs),
+    #[command(flatten)]
+    Board(BoardArgs),
     #[command(flatten)]
     Dataset(DatasetArgs),
     Sessions(SessionsArgs),
     Export(ExportArgs),
     Import(ImportArgs),
+    ExportMetrics(ExportMetricsArgs),
     Cache(CacheArgs),
     Setup(SetupArgs),
     Doctor(DoctorArgs),

@@ -10,7 +10,7 @@ pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
 ];
 
 /// Examples of the commands that are neither tasks nor dataset commands, and of commands below them.
-const OTHER_COMMANDS: [(&str, Examples); 19] = [
+const OTHER_COMMANDS: [(&str, Examples); 21] = [
     (
         "run",
         [
@@ -58,6 +58,13 @@ const OTHER_COMMANDS: [(&str, Examples); 19] = [
         [
             ("Show the steps of a session and the end of its log:", "pyrust-nn status s1"),
             ("Show the warnings and errors of the last hour:", "pyrust-nn status s1 --level warning --since 1h"),
+        ],
+    ),
+    (
+        "watch",
+        [
+            ("Watch the session that runs; q leaves:", "pyrust-nn watch"),
+            ("Watch a session of another folder:", "pyrust-nn watch s1 --runs-dir /data/runs"),
         ],
     ),
     (
@@ -114,6 +121,13 @@ const OTHER_COMMANDS: [(&str, Examples); 19] = [
         [
             ("Write a session into s1.tar.zst:", "pyrust-nn export s1"),
             ("Write it to another place:", "pyrust-nn export s1 /backup/s1.tar.zst"),
+        ],
+    ),
+    (
+        "export-metrics",
+        [
+            ("Write the curves of a session for TensorBoard:", "pyrust-nn export-metrics s1 --to tensorboard"),
+            ("Write the numbers of one step as a table:", "pyrust-nn export-metrics s1 --to csv --step finetune_lora --out loss.csv"),
         ],
     ),
     (

@@ -60,7 +60,8 @@ pub(crate) fn arguments(
     keywords: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Map<String, Value>> {
     if args.len() > positions.len() {
-        return Err(PyTypeError::new_err(format!("{function}() takes {} by position, the others by name", positions.join(" and "))));
+        let taken = if positions.is_empty() { "nothing".into() } else { positions.join(" and ") };
+        return Err(PyTypeError::new_err(format!("{function}() takes {taken} by position, the others by name")));
     }
     let mut given = Map::new();
     for (position, value) in positions.iter().zip(args.iter()) {

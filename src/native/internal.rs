@@ -154,12 +154,12 @@ fn lora_defaults(py: Python<'_>) -> PyResult<Py<PyAny>> {
     to_object(py, &crate::params::lora_defaults::all())
 }
 
-/// The memory in bytes that a training needs by estimate. `settings` and `rows` are JSON: the parameters, and the data's counts.
+/// What `check` estimates for a training, as JSON. `settings` and `rows` are JSON: the parameters, and the data's counts.
 #[pyfunction]
-fn estimated_memory(py: Python<'_>, folder: PathBuf, settings: &str, rows: &str) -> PyResult<Option<u64>> {
-    let estimate = || -> anyhow::Result<Option<u64>> {
+fn training_estimate(py: Python<'_>, folder: PathBuf, settings: &str, rows: &str) -> PyResult<String> {
+    let estimate = || -> anyhow::Result<String> {
         let (estimate, _) = estimate::estimate(&folder, &serde_json::from_str(settings)?, serde_json::from_str(rows)?)?;
-        Ok(estimate.memory.map(|memory| memory.total))
+        Ok(serde_json::to_string(&estimate)?)
     };
     py.detach(estimate).map_err(to_python)
 }
@@ -237,7 +237,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
     module.add_function(wrap_pyfunction!(hold_cache_entry, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
-    module.add_function(wrap_pyfunction!(estimated_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(training_estimate, module)?)?;
     module.add_function(wrap_pyfunction!(weights_hash, module)?)?;
     module.add_function(wrap_pyfunction!(read_adapter, module)?)?;
     module.add_function(wrap_pyfunction!(tokenizer_folder, module)?)?;

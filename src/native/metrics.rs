@@ -2,7 +2,6 @@
 //! protocol), so none of them is required.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, RecordBatchIterator, StringArray};
@@ -12,7 +11,7 @@ use pyo3::types::{PyCapsule, PyDict, PyList};
 
 use crate::base::numbers::counted;
 use crate::python::exceptions::to_python;
-use crate::report::{Curves, metrics_of};
+use crate::report::{metrics_of, metrics_table};
 use crate::session::names::runs_dir;
 
 /// The metrics of a session's steps: a row for each logged step, a column for each number.
@@ -81,44 +80,7 @@ fn cell(py: Python<'_>, column: &ArrayRef, row: usize) -> PyResult<Py<PyAny>> {
 pub(super) fn metrics(py: Python<'_>, session: &str, step: Option<&str>, runs_dir: Option<PathBuf>) -> PyResult<Metrics> {
     let read = || -> anyhow::Result<Metrics> {
         let steps = metrics_of(&self::runs_dir(runs_dir.as_deref()), session, step)?;
-        Ok(Metrics { table: table(&steps)? })
+        Ok(Metrics { table: metrics_table(&steps)? })
     };
     py.detach(read).map_err(to_python)
-}
-
-/// A row for each step that has a number; numbers that a row has not are null.
-fn table(steps: &[(String, Curves)]) -> anyhow::Result<RecordBatch> {
-    let mut columns: Vec<(&str, Vec<Option<f64>>)> = Vec::new();
-    let (mut names, mut at): (Vec<&str>, Vec<i64>) = (Vec::new(), Vec::new());
-    for (name, curves) in steps {
-        let mut all: Vec<f64> = curves.all.iter().flat_map(|curve| &curve.points).map(|(step, _)| *step).collect();
-        all.sort_by(f64::total_cmp);
-        all.dedup();
-        let first = names.len();
-        names.extend(std::iter::repeat_n(name.as_str(), all.len()));
-        at.extend(all.iter().map(|step| *step as i64));
-        for curve in &curves.all {
-            let place = columns.iter().position(|(known, _)| *known == curve.name).unwrap_or_else(|| {
-                columns.push((&curve.name, Vec::new()));
-                columns.len() - 1
-            });
-            let column = &mut columns[place].1;
-            column.resize(names.len(), None);
-            for (step, value) in &curve.points {
-                if let Ok(row) = all.binary_search_by(|other| other.total_cmp(step)) {
-                    column[first + row] = Some(*value);
-                }
-            }
-        }
-    }
-    let count = names.len();
-    let mut arrays: Vec<(String, ArrayRef)> =
-        vec![("name".into(), Arc::new(StringArray::from(names))), ("step".into(), Arc::new(Int64Array::from(at)))];
-    for (name, mut column) in columns {
-        column.resize(count, None);
-        // A script may have a number of that name.
-        let name = if ["name", "step"].contains(&name) { format!("{name}_value") } else { name.to_string() };
-        arrays.push((name, Arc::new(Float64Array::from(column))));
-    }
-    Ok(RecordBatch::try_from_iter_with_nullable(arrays.into_iter().map(|(name, array)| (name, array, true)))?)
 }

@@ -1,6 +1,7 @@
 //! Python calls Rust: the native module `pyrust_nn._core` and its public functions. Those of the tasks are made from their parameter tables.
 
 mod archives;
+mod board;
 mod functions;
 mod gguf_files;
 mod internal;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::base::cache::CacheContent;
 use crate::base::{cache, error};
+use crate::native::board::{PyBoard, board_function};
 use crate::native::functions::{arguments, python_function, show, show_console};
 use crate::native::server::{PyServer, serve_function};
 use crate::params::command::DatasetCommand;
@@ -57,7 +59,7 @@ fn shown(py: Python<'_>, class: &str, plain: Py<PyAny>) -> PyResult<Py<PyAny>> {
 /// A task as a Python function `(session, input, *, parameters)`.
 fn task_function<'py>(py: Python<'py>, task: &'static Task) -> PyResult<Bound<'py, PyCFunction>> {
     let function = Function::of_task(task);
-    let (name, input) = (function.name, function.input.name);
+    let (name, input) = (function.name, task.input.name);
     python_function(py, &function, move |py, args, keywords| {
         let mut given = arguments(name, &["session", input], args, keywords)?;
         let session = match given.shift_remove("session") {
@@ -221,6 +223,8 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add("serve", serve_function(py)?)?;
     module.add_class::<PyServer>()?;
+    module.add("board", board_function(py)?)?;
+    module.add_class::<PyBoard>()?;
     module.add_function(wrap_pyfunction!(run_pipeline, module)?)?;
     module.add_function(wrap_pyfunction!(resume, module)?)?;
     module.add_function(wrap_pyfunction!(reproduce, module)?)?;

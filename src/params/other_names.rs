@@ -79,7 +79,7 @@ impl Conversion {
             Conversion::FourBit => "`4` is `true`",
             Conversion::Checkpointing => "`\"unsloth\"`, `offload` and `true` are `true`",
             Conversion::Dtype(_) => "`bf16: true` is `dtype = \"bf16\"`",
-            Conversion::Reports => "a list of `tensorboard` and `wandb`",
+            Conversion::Reports => "a list of `tensorboard`, `wandb` and `trackio`",
             Conversion::ReportTo(_) => "`true` adds the name to the list",
             Conversion::Scale => "scale × rank, because scale = alpha / rank",
             Conversion::Steps => "steps × conversations per step / number of conversations, if the data can be counted",

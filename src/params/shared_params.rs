@@ -183,8 +183,10 @@ macro_rules! finetune_params {
             default early_stopping_patience: u32 = 0, int(0, 1_000_000), Evaluation;
             /// Save the weights with the lowest evaluation loss instead of the last ones.
             default load_best_model_at_end: bool = false, ParamType::Bool, Evaluation;
-            /// Where to report metrics besides metrics.jsonl: tensorboard (in the step's folder `tensorboard`), wandb. If unset: nowhere else.
-            unset report_to: Vec<String> = Vec::new(), ParamType::ChoiceList(&["tensorboard", "wandb"]), Output;
+            /// Number of prompts that the model answers before and after training, for the report: of held-out rows if there are some, else of training rows. The answers are greedy and have at most 48 tokens, so all together take about as long as 100 tokens of one answer. 0 asks nothing.
+            default sample_prompts: u32 = 4, int(0, 100), Evaluation;
+            /// Where to report metrics besides metrics.jsonl: tensorboard (in the step's folder `tensorboard`), wandb, trackio. If unset: nowhere else.
+            unset report_to: Vec<String> = Vec::new(), ParamType::ChoiceList(&["tensorboard", "wandb", "trackio"]), Output;
             $($fields)*
         } }
     };

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::board;
+use crate::board::BoardParams;
 use crate::params::command::DatasetCommand;
 use crate::params::param::{MODEL, Param, Presence, TaskParams, display_value};
 use crate::params::task::Task;
@@ -18,7 +20,8 @@ pub(crate) struct Function {
     pub(crate) about: String,
     /// Whether it runs a step, and so takes a session as its first argument.
     pub(crate) session: bool,
-    pub input: &'static Param,
+    /// What it works on, its first own argument.
+    pub input: Option<&'static Param>,
     pub(crate) params: &'static [Param],
     #[cfg_attr(not(test), expect(dead_code, reason = "only the generated stub shows it"))]
     pub(crate) returns: &'static str,
@@ -31,7 +34,7 @@ impl Function {
             command: task.command(),
             about: format!("{}, as a step of a session; returns the step's summary.", task.about),
             session: true,
-            input: task.input,
+            input: Some(task.input),
             params: (task.params)(),
             returns: "Summary",
         }
@@ -43,7 +46,7 @@ impl Function {
             command: command.name.into(),
             about: format!("{}.", command.about),
             session: false,
-            input: &MODEL,
+            input: Some(&MODEL),
             params: (command.params)(),
             returns: command.returns,
         }
@@ -55,20 +58,33 @@ impl Function {
             command: serve::NAME.into(),
             about: format!("{}, as a step of a session; returns the running server.", serve::ABOUT),
             session: true,
-            input: &serve::SERVED_MODELS,
+            input: Some(&serve::SERVED_MODELS),
             params: ServeParams::params(),
             returns: "Server",
         }
     }
 
+    pub(crate) fn of_board() -> Function {
+        Function {
+            name: board::NAME,
+            command: board::NAME.into(),
+            about: format!("{}; returns the running board.", board::ABOUT),
+            session: false,
+            input: None,
+            params: BoardParams::params(),
+            returns: "Board",
+        }
+    }
+
     pub(crate) fn all_params(&self) -> impl Iterator<Item = &'static Param> + use<> {
-        std::iter::once(self.input).chain(self.params)
+        self.input.into_iter().chain(self.params)
     }
 
     /// The docstring. Its first line is the signature that `help()` and `inspect` read.
     pub(crate) fn docstring(&self) -> String {
-        let session = if self.session { "session, " } else { "" };
-        let mut text = format!("{}({session}{}, *", self.name, self.input.name);
+        let positions = self.session.then_some("session").into_iter().chain(self.input.map(|input| input.name));
+        let mut text = format!("{}({}", self.name, positions.map(|name| format!("{name}, ")).collect::<String>());
+        text.push('*');
         // Keyword-only parameters without a default may follow ones with a default.
         for param in self.params {
             match param.presence {

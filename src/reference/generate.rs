@@ -12,7 +12,7 @@ use crate::tasks::{DATASET_COMMANDS, TASKS};
 
 fn functions() -> impl Iterator<Item = Function> {
     let tasks = TASKS.iter().map(|task| Function::of_task(task));
-    tasks.chain([Function::of_serve()]).chain(DATASET_COMMANDS.iter().map(|command| Function::of_command(command)))
+    tasks.chain([Function::of_serve(), Function::of_board()]).chain(DATASET_COMMANDS.iter().map(|command| Function::of_command(command)))
 }
 
 /// Begins the internal part of the stub.
@@ -45,8 +45,8 @@ fn exported_names(stub: &str) -> Vec<&str> {
 
 fn function_stub(function: &Function) -> String {
     let session = if function.session { "    session: str | None,\n" } else { "" };
-    let mut text =
-        format!("\ndef {}(\n{session}    {}: {},\n    *,\n", function.name, function.input.name, python_type(function.input.value_type));
+    let input = function.input.map(|input| format!("    {}: {},\n", input.name, python_type(input.value_type))).unwrap_or_default();
+    let mut text = format!("\ndef {}(\n{session}{input}    *,\n", function.name);
     for param in function.params {
         let mut annotation = python_type(param.value_type);
         let default = match param.presence {

@@ -2,6 +2,8 @@
 //!
 //! Where a column has several points, the area between their lowest and highest is drawn, and their mean as the line.
 
+use serde_json::{Value, json};
+
 use crate::base::numbers::{bytes, grouped, significant};
 use crate::report::curves::{Bucket, buckets};
 use crate::report::html::{cut, escape};
@@ -207,6 +209,31 @@ fn hover(svg: &mut String, lines: &[ChartLine], form: ChartForm, x: &dyn Fn(f64)
             escape(&values.join(", "))
         ));
     }
+}
+
+/// The numbers of a chart for the page's script, as an attribute's text: `{curves: [{name, steps, tokens, mean, low, high}], isBytes}`, each of at
+/// most `columns` points. `tokens`: of a step, if known; `low` and `high` are there if they differ from `mean`.
+pub(crate) fn chart_data(lines: &[ChartLine], columns: usize, is_bytes: bool, tokens: &dyn Fn(f64) -> Option<f64>) -> String {
+    let curves = lines.iter().take(MAX_LINES).map(|line| {
+        let made = buckets(line.points, columns);
+        let each = |of: &dyn Fn(&Bucket) -> f64| Value::from(made.iter().map(|one| rounded(of(one))).collect::<Vec<_>>());
+        let counts: Option<Vec<f64>> = made.iter().map(|one| tokens(one.step).map(f64::round)).collect();
+        let mut curve = json!({"name": cut(line.name, NAME), "steps": each(&|one| one.step), "mean": each(&|one| one.mean)});
+        if let Some(counts) = counts {
+            curve["tokens"] = counts.into();
+        }
+        if made.iter().any(|one| one.high > one.low) {
+            curve["low"] = each(&|one| one.low);
+            curve["high"] = each(&|one| one.high);
+        }
+        curve
+    });
+    escape(&json!({"curves": curves.collect::<Vec<_>>(), "isBytes": is_bytes}).to_string())
+}
+
+/// With six digits, which a drawing does not show to the full.
+fn rounded(value: f64) -> f64 {
+    if value.fract() == 0.0 { value } else { format!("{value:.5e}").parse().unwrap_or(value) }
 }
 
 /// The chart in words.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::base::numbers::{precise, precise_bytes};
-use crate::report::chart::{ChartForm, ChartLine, MAX_LINES, chart};
+use crate::report::chart::{ChartForm, ChartLine, MAX_LINES, chart, chart_data};
 use crate::report::curves::Curve;
 use crate::report::html::render;
 use crate::report::recorded::{RecordedSession, RecordedStep};
@@ -352,6 +352,14 @@ impl Comparison {
 
     /// One page, as that of a session.
     pub(crate) fn to_html(&self) -> Result<String> {
+        render(Comparison::TEMPLATE, &self.values(), TEXT)
+    }
+
+    /// The template of the page.
+    pub(crate) const TEMPLATE: &str = "compare.html";
+
+    /// What the page shows. With `layout` another page is around it.
+    pub(crate) fn values(&self) -> Value {
         let groups = self.groups.iter().map(|group| {
             let row = |row: &Difference| json!({"name": row.name, "cells": row.texts()});
             json!({"step": group.step, "part": group.part, "rows": group.rows.iter().take(MAX_ROWS).map(row).collect::<Vec<_>>()})
@@ -371,16 +379,17 @@ impl Comparison {
             };
             let names: Vec<&str> = lines.iter().take(MAX_LINES).map(|line| line.name).collect();
             let title = format!("{} of {}", one.name, one.step);
-            json!({"title": title, "large": large, "svg": chart(&title, &lines, &[], form), "names": names})
+            let data = chart_data(&lines, if large { 600 } else { 200 }, form.bytes, &|_| None);
+            json!({"title": title, "large": large, "svg": chart(&title, &lines, &[], form), "data": data, "names": names})
         });
-        let values = json!({
+        json!({
             "sessions": self.sessions,
+            "layout": null,
             "missing": self.missing_together(),
             "groups": groups.collect::<Vec<_>>(),
             "charts": charts.collect::<Vec<_>>(),
             "drawn": self.sessions.len().min(MAX_LINES),
-        });
-        render("compare.html", &values, TEXT)
+        })
     }
 }
 

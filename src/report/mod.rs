@@ -1,7 +1,8 @@
 //! What people look at: the page of a session, and the comparison of sessions.
 //!
-//! A page is one file. It loads nothing, has no script, and a Content-Security-Policy that allows its own style sheet alone. Curves are
-//! drawn as SVG here: a chart library would be a script, and larger than all pages. Templates are minijinja's, and every value in them is
+//! A page is one file. It loads nothing, and has a Content-Security-Policy that allows its own style sheet and its own script alone. Curves are
+//! drawn as SVG here, so they are there on paper and without scripts; the script (`curves.js`) draws the same numbers anew for a reader who
+//! zooms, smooths or points. A chart library would be larger than all pages together. Templates are minijinja's, and every value in them is
 //! escaped and cut to a length at one place (`html.rs`).
 
 mod answers;
@@ -13,8 +14,11 @@ mod environment;
 mod files_made;
 mod fragment;
 mod graph;
+mod histogram;
 mod html;
 mod lineage;
+mod metrics_export;
+mod metrics_table;
 mod overview;
 mod page;
 mod pictures;
@@ -22,11 +26,16 @@ mod proofs;
 mod quality;
 mod recorded;
 mod steps;
+mod tensorboard;
+mod training_files;
 
 pub(crate) use compare::{ComparedCurve, Comparison, compare};
-pub(crate) use curves::Curves;
+pub(crate) use curves::{Curves, buckets};
 pub(crate) use fragment::summary_html;
-pub(crate) use page::{write_report, write_report_quietly};
+pub(crate) use html::{SCRIPT, STYLE, Templates, hash_source};
+pub(crate) use metrics_export::{MetricsFormat, export_metrics};
+pub(crate) use metrics_table::metrics_table;
+pub(crate) use page::{Part, live_report, report_page, write_report, write_report_quietly};
 pub(crate) use pictures::write_pictures;
 pub(crate) use quality::quality;
 pub(crate) use recorded::metrics_of;

@@ -13,12 +13,13 @@ use crate::report::answers::answers;
 use crate::report::detail::{DETAILS, Detail};
 use crate::report::environment::{commands, environment};
 use crate::report::files_made::files_made;
-use crate::report::html::render;
+use crate::report::html::{render, templates};
 use crate::report::lineage::{lineage, names};
 use crate::report::overview::{findings, signed, trainings, verdict};
 use crate::report::proofs;
 use crate::report::recorded::{RecordedSession, RecordedStep};
-use crate::report::steps::{pipeline, step};
+use crate::report::steps::{failed, pipeline, step};
+use crate::report::training_files::{before_and_after, data_shown, promised};
 use crate::session::status::existing_session;
 
 /// The file in a session's folder.
@@ -41,6 +42,14 @@ pub(crate) fn write_report(runs: &Path, session: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The report of a session as it is now, without writing it.
+///
+/// # Errors
+/// Those of [`write_report`], besides `io`.
+pub(crate) fn report_page(runs: &Path, session: &str) -> Result<String> {
+    page(&RecordedSession::read(runs, session)?, runs)
+}
+
 /// Writes the report at the end of a step, which never fails because of it: the log says why there is none.
 pub(crate) fn write_report_quietly(runs: &Path, session: &str) {
     // Neither an error nor a fault in this part of the program may change how a step ended.
@@ -55,7 +64,11 @@ pub(crate) fn write_report_quietly(runs: &Path, session: &str) {
 /// The page, with as much detail as fits.
 fn page(session: &RecordedSession, runs: &Path) -> Result<String> {
     for detail in &DETAILS {
-        let page = render("report.html", &values(session, runs, detail), detail.text)?;
+        let mut parts = parts(session, &values(session, runs, detail), detail)?.into_iter();
+        let head = parts.next().map(|part| part.html);
+        let parts: String = parts.map(|part| part.html).collect();
+        let values = json!({"session": session.state.session, "written": minutes(&now()), "head": head, "parts": parts});
+        let page = render("report.html", &values, detail.text)?;
         if page.len() < MAX_BYTES {
             return Ok(page);
         }
@@ -63,7 +76,58 @@ fn page(session: &RecordedSession, runs: &Path) -> Result<String> {
     anyhow::bail!("the session has too much to show in {} bytes", grouped(MAX_BYTES as u64))
 }
 
-/// Everything that the template shows.
+/// An element of a page that can be replaced by itself: that with this id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub id: String,
+    pub html: String,
+}
+
+/// A report that a page shows while it grows.
+#[derive(Debug)]
+pub(crate) struct LiveReport {
+    pub parts: Vec<Part>,
+    pub is_running: bool,
+    /// Whether `resume` has something to do.
+    pub can_resume: bool,
+}
+
+/// The report of a session as it is now.
+///
+/// # Errors
+/// Kind `usage` if there is no such session, `input` if its session.json is damaged.
+pub(crate) fn live_report(runs: &Path, session: &str) -> Result<LiveReport> {
+    let recorded = RecordedSession::read(runs, session)?;
+    let detail = &DETAILS[0];
+    let mut values = values(&recorded, runs, detail);
+    values["live"] = true.into();
+    // A server of pages does not hand out a session's files.
+    for file in values["made"]["files"].as_array_mut().into_iter().flatten() {
+        file["link"] = Value::Null;
+    }
+    Ok(LiveReport {
+        parts: parts(&recorded, &values, detail)?,
+        is_running: recorded.state.state == "running",
+        can_resume: !values["verdict"]["resume"].is_null(),
+    })
+}
+
+/// The parts of a page: the head first, a part for each step.
+fn parts(session: &RecordedSession, values: &Value, detail: &Detail) -> Result<Vec<Part>> {
+    let templates = templates(detail.text)?;
+    let part = |name: &str| -> Result<Part> {
+        Ok(Part { id: format!("part-{name}"), html: templates.render(&format!("part_{name}.html"), values)? })
+    };
+    let mut parts = vec![part("head")?, part("overview")?, part("pipeline")?];
+    for number in session.steps.len().saturating_sub(detail.steps)..session.steps.len() {
+        let html = templates.render("part_step.html", &json!({"one": step(session, number, detail)}))?;
+        parts.push(Part { id: format!("part-step-{number}"), html });
+    }
+    parts.push(part("rest")?);
+    Ok(parts)
+}
+
+/// Everything that the parts of a page show, besides those of the steps.
 fn values(session: &RecordedSession, runs: &Path, detail: &Detail) -> Value {
     let shown = session.steps.len().saturating_sub(detail.steps)..session.steps.len();
     let steps = &session.steps[shown.clone()];
@@ -72,7 +136,6 @@ fn values(session: &RecordedSession, runs: &Path, detail: &Detail) -> Value {
     json!({
         "session": session.state.session,
         "created": minutes(&session.state.created),
-        "written": minutes(&now()),
         // Steps before it have no section to link to.
         "first": shown.start,
         "verdict": verdict(session),
@@ -80,8 +143,11 @@ fn values(session: &RecordedSession, runs: &Path, detail: &Detail) -> Value {
         "findings": findings(session),
         "made": files_made(session, runs),
         "pipeline": pipeline(session, detail),
-        "steps": shown.map(|number| step(session, number, detail)).collect::<Vec<_>>(),
+        "errors": shown.filter_map(|number| failed(session, number)).collect::<Vec<_>>(),
         "data": each(&|step| data(step)),
+        "before_after": steps.iter().filter_map(|step| before_and_after(step, detail.answers)).take(MAX_ROWS / 10).collect::<Vec<_>>(),
+        "data_shown": steps.iter().filter_map(|step| data_shown(step, detail.answers.min(3))).take(MAX_ROWS / 10).collect::<Vec<_>>(),
+        "promised": each(&|step| promised(session, step)),
         "answers": steps.iter().filter_map(|step| answers(step, detail.answers)).take(MAX_ROWS / 10).collect::<Vec<_>>(),
         "proofs": each(&proofs::rows),
         "sizes": each(&|step| sizes(step)),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::base::{error, files};
 use crate::report::curves::Curves;
 use crate::session::record::read_record;
-use crate::session::{SessionState, StepState, Summary, read_log, session_state};
+use crate::session::{SessionState, StepState, Summary, read_log, session_state, working_folder};
 
 /// Lines at the end of the log in which warnings are looked for.
 const LOG_LINES: usize = 20_000;
@@ -43,6 +43,10 @@ pub(crate) struct RecordedStep {
     pub curves: Curves,
     /// lineage.json of the adapter that the step made.
     pub lineage: Option<Value>,
+    /// data_report.json of a training.
+    pub data_report: Option<Value>,
+    /// The lines of samples.jsonl.
+    pub samples: Vec<Value>,
 }
 
 impl RecordedSession {
@@ -90,7 +94,7 @@ impl RecordedSession {
 
 impl RecordedStep {
     fn read(session: &Path, state: StepState) -> RecordedStep {
-        let folder = session.join(&state.step);
+        let folder = working_folder(session, &state.step, state.state == "running");
         let summary = Summary::read(&folder).ok().flatten();
         let begun = small_json(&folder.join("begun.json")).unwrap_or_default();
         let object = |value: &Value| value.as_object().cloned().unwrap_or_default();
@@ -100,6 +104,8 @@ impl RecordedStep {
         RecordedStep {
             inputs: object(&begun["inputs"]),
             curves: Curves::read(&folder.join("metrics.jsonl")),
+            data_report: small_json(&folder.join("data_report.json")),
+            samples: small_json_lines(&folder.join("samples.jsonl")),
             state,
             summary,
             params,
@@ -123,6 +129,14 @@ impl RecordedStep {
 
     pub(crate) fn succeeded(&self) -> bool {
         self.state.state == "success"
+    }
+
+    /// The tokens that a training had read after a step: so many epochs of its rows. `None` if it kept no data_report.json.
+    pub(crate) fn tokens_at(&self, step: f64) -> Option<f64> {
+        let of_epoch = self.data_report.as_ref()?["train_tokens"].as_f64()?;
+        let epochs = &self.curves.named("epoch")?.points;
+        let last = epochs.partition_point(|(at, _)| *at <= step).checked_sub(1)?;
+        Some(epochs[last].1 * of_epoch)
     }
 
     pub(crate) fn number(&self, metric: &str) -> Option<f64> {
@@ -156,11 +170,21 @@ pub(crate) fn metrics_of(runs: &Path, session: &str, step: Option<&str>) -> Resu
 
 /// A JSON file of limited size. `None` if there is none.
 fn small_json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&small_file(path)?).ok()
+}
+
+/// The objects of a JSON Lines file of limited size.
+fn small_json_lines(path: &Path) -> Vec<Value> {
+    let text = small_file(path).unwrap_or_default();
+    text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).filter(Value::is_object).collect()
+}
+
+fn small_file(path: &Path) -> Option<Vec<u8>> {
     let file = files::open_own(path).ok()?;
     if file.metadata().ok()?.len() > MAX_BYTES {
         return None;
     }
-    serde_json::from_slice(&files::read_own(path).ok()?).ok()
+    files::read_own(path).ok()
 }
 
 /// The warnings of a log. Further lines of a record are indented.

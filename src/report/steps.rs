@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::base::numbers::{bytes, grouped, seconds, significant};
-use crate::report::chart::{ChartForm, ChartLine, chart};
+use crate::report::chart::{ChartForm, ChartLine, chart, chart_data};
 use crate::report::curves::{Curve, Curves, buckets};
 use crate::report::detail::Detail;
 use crate::report::graph::graph;
@@ -93,14 +93,20 @@ pub(crate) fn step(session: &RecordedSession, number: usize, detail: &Detail) ->
         "word": state_word(&step.state.state),
         "time": step.state.duration_s.map(seconds),
         "started": step.state.started_at,
-        "error": error(step),
-        "charts": if draws { charts(&step.curves, detail) } else { Vec::new() },
+        "charts": if draws { charts(step, detail) } else { Vec::new() },
         "table": if draws && detail.hover > 0 { table(&step.curves) } else { Value::Null },
         "lines": grouped(step.curves.lines as u64),
         "params": if detail.params { values(&step.params) } else { Vec::new() },
         "metrics": if detail.params { summary.map(|summary| values(&summary.metrics)).unwrap_or_default() } else { Vec::new() },
         "outputs": outputs.flat_map(|(_, paths)| names_in(Some(paths))).take(MAX_ROWS).collect::<Vec<_>>(),
     })
+}
+
+/// A step that has an error, with it.
+pub(crate) fn failed(session: &RecordedSession, number: usize) -> Option<Value> {
+    let step = &session.steps[number];
+    let error = Some(error(step)).filter(|error| !error.is_null())?;
+    Some(json!({"number": number, "name": step.name(), "word": state_word(&step.state.state), "error": error}))
 }
 
 /// The error of a step. One whose process ended without a summary has only a sentence.
@@ -142,7 +148,8 @@ pub(crate) fn value_text(name: &str, value: &Value) -> String {
 }
 
 /// The drawings of a step. Numbers of a user's own script come last, each for itself.
-fn charts(curves: &Curves, detail: &Detail) -> Vec<Value> {
+fn charts(step: &RecordedStep, detail: &Detail) -> Vec<Value> {
+    let curves = &step.curves;
     let known: Vec<&str> = TOGETHER.iter().flat_map(|(_, names)| *names).copied().collect();
     let mut made: Vec<Value> = Vec::new();
     let mut drawn: Vec<&str> = Vec::new();
@@ -150,26 +157,30 @@ fn charts(curves: &Curves, detail: &Detail) -> Vec<Value> {
         let lines: Vec<&Curve> = names.iter().filter(|name| !drawn.contains(name)).filter_map(|name| curves.named(name)).collect();
         if names.first().is_some_and(|first| curves.named(first).is_some()) && !lines.is_empty() {
             drawn.extend(names);
-            made.push(drawing(title, &lines, &curves.resumed_at, detail, made.is_empty() && title == "Loss"));
+            made.push(drawing(title, &lines, step, detail, made.is_empty() && title == "Loss"));
         }
     }
     for curve in curves.drawn().filter(|curve| !known.contains(&curve.name.as_str())).take(detail.own_charts) {
-        made.push(drawing(&curve.name, &[curve], &curves.resumed_at, detail, false));
+        made.push(drawing(&curve.name, &[curve], step, detail, false));
     }
     made
 }
 
-fn drawing(title: &str, curves: &[&Curve], resumed_at: &[f64], detail: &Detail, large: bool) -> Value {
+fn drawing(title: &str, curves: &[&Curve], step: &RecordedStep, detail: &Detail, large: bool) -> Value {
+    let resumed_at = &step.curves.resumed_at;
     let lines: Vec<ChartLine> = curves.iter().map(|curve| ChartLine { name: &curve.name, points: &curve.points }).collect();
     let (width, height, columns) = if large { (560.0, 230.0, detail.columns) } else { (360.0, 180.0, detail.columns / 2) };
     let hover = if large { detail.hover } else { detail.hover / 2 };
-    let form = ChartForm { width, height, columns: columns.max(4), hover, log: false, bytes: curves[0].name.ends_with("_bytes") };
+    let bytes = curves[0].name.ends_with("_bytes");
+    let form = ChartForm { width, height, columns: columns.max(4), hover, log: false, bytes };
+    let data = if large { detail.data } else { detail.data / 4 };
     let positive = curves.iter().flat_map(|curve| &curve.points).all(|(_, value)| *value > 0.0);
     let log = (large && positive).then(|| chart(&format!("{title}, logarithmic"), &lines, resumed_at, ChartForm { log: true, ..form }));
     json!({
         "title": title,
         "large": large,
         "svg": chart(title, &lines, resumed_at, form),
+        "data": (data > 0).then(|| chart_data(&lines, data, bytes, &|at| step.tokens_at(at))),
         "log": log,
         "names": if lines.len() > 1 { lines.iter().map(|line| line.name).collect() } else { Vec::new() },
         "resumed": !resumed_at.is_empty(),

@@ -1,7 +1,7 @@
 //! Who may ask: a request with the key. Without one only programs of this machine, and no page of another site: a browser sends what any
 //! page asks to this machine's own address, and a site may let its name point there (DNS rebinding).
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
@@ -83,16 +83,6 @@ fn is_local(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// The address to listen on.
-///
-/// # Errors
-/// Kind `usage`: there is no such host.
-pub(crate) fn listen_address(host: &str, port: u16, interface: Interface) -> Result<SocketAddr> {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let found = (host, port).to_socket_addrs().ok().and_then(|mut all| all.next());
-    found.ok_or_else(|| error::usage(format!("there is no address {host}; give {} one of this machine's", interface.spell("host"))))
-}
-
 #[cfg(test)]
 mod tests {
     use hyper::header::{HeaderName, HeaderValue};
@@ -135,7 +125,5 @@ mod tests {
         let error = Error::of(&Access::new(None, &"0.0.0.0:8080".parse().unwrap(), Interface::Cli).unwrap_err());
         assert!(error.kind == Kind::Usage && error.message.contains("PYRUST_NN_API_KEY or --api-key"), "{}", error.message);
         assert!(Access::new(Some("a b"), &"127.0.0.1:1".parse().unwrap(), Interface::Cli).is_err());
-        assert_eq!(listen_address("[::1]", 80, Interface::Cli).unwrap(), "[::1]:80".parse().unwrap());
-        assert_eq!(Error::of(&listen_address("no.such.host.invalid", 80, Interface::Cli).unwrap_err()).kind, Kind::Usage);
     }
 }

@@ -10,6 +10,7 @@ mod backend;
 mod forward;
 mod gateway;
 mod http_server;
+mod listening;
 mod path;
 mod refusal;
 mod request_body;
@@ -22,6 +23,7 @@ mod server_step;
 mod slots;
 mod token_counts;
 
+pub(crate) use listening::{listen, listen_address};
 pub use serve_params::ServeParams;
 pub(crate) use serve_params::{ABOUT, EXAMPLES, NAME, SERVED_MODELS, all_params};
 pub use server::{Server, serve};

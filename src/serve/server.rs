@@ -1,7 +1,6 @@
 //! A running server: started, drained, ended.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,15 +14,16 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::base::error::{Error, Kind};
 use crate::base::numbers::counted;
-use crate::base::{error, secrets, signals};
+use crate::base::{secrets, signals};
 use crate::params::interface::Interface;
 use crate::params::param::TaskParams;
 use crate::params::validate::resolve;
 use crate::python::{check_served_model, first_model_for};
-use crate::serve::access::{Access, listen_address};
+use crate::serve::access::Access;
 use crate::serve::backend::{BackendSettings, ModelBackend};
 use crate::serve::gateway::Gateway;
 use crate::serve::http_server::serve_connections;
+use crate::serve::listening::{listen, listen_address};
 use crate::serve::serve_params::{NAME, SERVED_MODELS, ServeParams, all_params};
 use crate::serve::served_names::{ServedName, check_unique};
 use crate::serve::server_step::ServerStep;
@@ -269,26 +269,6 @@ fn start_backends(models: Vec<ServedName>, adapters: Vec<ServedName>, settings: 
         of_model[index].push(adapter);
     }
     models.into_iter().zip(of_model).map(|(model, adapters)| Ok(Arc::new(ModelBackend::start(model, adapters, settings)?))).collect()
-}
-
-/// # Errors
-/// Kind `usage` if the address is taken or not this machine's, otherwise `io`.
-fn listen(address: &SocketAddr, interface: Interface) -> Result<TcpListener> {
-    TcpListener::bind(address).map_err(|cause| {
-        let port = interface.spell("port");
-        match cause.kind() {
-            io::ErrorKind::AddrInUse => {
-                error::usage(format!("port {} is taken by another program; give {port} another (0 is any free one)", address.port()))
-            }
-            io::ErrorKind::PermissionDenied => {
-                error::usage(format!("port {} is not allowed to this user; give {port} one above 1023", address.port()))
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                error::usage(format!("{} is not an address of this machine; change {}", address.ip(), interface.spell("host")))
-            }
-            _ => Error::new(Kind::Io, format!("cannot listen on {address}: {cause}")).into(),
-        }
-    })
 }
 
 /// Runs the server in threads of its own. The receiver hears of its end.

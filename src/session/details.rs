@@ -1,7 +1,7 @@
 //! What a step's files say about it: model, loss, remaining time, error, size.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -45,6 +45,12 @@ impl StepDetails {
             ..StepDetails::default()
         }
     }
+}
+
+/// Where a step keeps its files. One that replaces an earlier success works beside it.
+pub(crate) fn working_folder(session: &Path, step: &str, is_running: bool) -> PathBuf {
+    let replacement = session.join(format!("{step}.new"));
+    if is_running && replacement.is_dir() { replacement } else { session.join(step) }
 }
 
 /// The last number of that name in metrics.jsonl.

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
@@ -27,9 +28,17 @@ struct RecordVersion {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct IndexEntry {
+struct IndexEntry<State> {
     record: RecordVersion,
-    state: SessionState,
+    state: State,
+}
+
+/// The sessions that have ended, each for as long as its session.json is the same file. Whoever lists the sessions again and again keeps one:
+/// then only what has changed is read.
+#[derive(Debug, Default)]
+pub(crate) struct SessionIndex {
+    is_read: bool,
+    settled: HashMap<String, (RecordVersion, Arc<SessionState>)>,
 }
 
 impl RecordVersion {
@@ -42,40 +51,49 @@ impl RecordVersion {
 
 /// All sessions, oldest first. Runs directory: the parameter `runs`, otherwise PYRUST_NN_RUNS, otherwise `runs`.
 pub fn list_sessions(runs: Option<&Path>) -> Result<Vec<SessionState>> {
-    let runs = runs_dir(runs);
-    let entries = match fs::read_dir(&runs) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", runs.display())),
-    };
-    let mut index = read_index(&runs);
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>();
-    let names = names.with_context(|| format!("{} cannot be read", runs.display()))?;
-    let records: Vec<(String, RecordVersion)> =
-        names.into_par_iter().filter_map(|name| RecordVersion::of(&runs.join(&name)).map(|record| (name, record))).collect();
-    let (mut settled, mut others, mut is_changed) = (Vec::new(), Vec::new(), false);
-    for (name, record) in records.into_iter().filter(|(name, _)| check_name("session", name).is_ok()) {
-        match index.remove(&name) {
-            Some(entry) if entry.record == record => settled.push(entry),
-            _ => {
-                let state = state_or_damaged(&runs, name);
-                // What runs, or was killed and may be resumed at any moment, is looked at each time.
-                if state.state != "damaged" && state.steps.iter().all(|step| step.finished_at.is_some()) {
-                    settled.push(IndexEntry { record, state });
-                    is_changed = true;
-                } else {
-                    others.push(state);
-                }
+    let mut index = SessionIndex::default();
+    let sessions = index.list(&runs_dir(runs))?;
+    drop(index);
+    Ok(sessions.into_iter().map(Arc::unwrap_or_clone).collect())
+}
+
+impl SessionIndex {
+    /// All sessions in the folder `runs`, which is always the same one, oldest first.
+    pub(crate) fn list(&mut self, runs: &Path) -> Result<Vec<Arc<SessionState>>> {
+        let entries = match fs::read_dir(runs) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("{} cannot be read", runs.display())),
+        };
+        if !self.is_read {
+            self.settled = read_index(runs);
+            self.is_read = true;
+        }
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>();
+        let names = names.with_context(|| format!("{} cannot be read", runs.display()))?;
+        let records: Vec<(String, RecordVersion)> =
+            names.into_par_iter().filter_map(|name| RecordVersion::of(&runs.join(&name)).map(|record| (name, record))).collect();
+        let (mut sessions, mut known, mut is_changed) = (Vec::with_capacity(records.len()), HashMap::new(), false);
+        for (name, record) in records.into_iter().filter(|(name, _)| check_name("session", name).is_ok()) {
+            let settled = self.settled.remove(&name).filter(|(version, _)| *version == record);
+            let is_new = settled.is_none();
+            let state = settled.map_or_else(|| Arc::new(state_or_damaged(runs, name.clone())), |(_, state)| state);
+            sessions.push(Arc::clone(&state));
+            // What runs, or was killed and may be resumed at any moment, is looked at each time.
+            if !is_new || (state.state != "damaged" && state.steps.iter().all(|step| step.finished_at.is_some())) {
+                is_changed |= is_new;
+                known.insert(name, (record, state));
             }
         }
+        is_changed |= !self.settled.is_empty();
+        self.settled = known;
+        if is_changed {
+            // An index that cannot be written costs time only.
+            drop(write_index(runs, &self.settled));
+        }
+        sessions.sort_by(|a, b| (&a.created, &a.session).cmp(&(&b.created, &b.session)));
+        Ok(sessions)
     }
-    if is_changed || !index.is_empty() {
-        // An index that cannot be written costs time only.
-        drop(write_index(&runs, &settled));
-    }
-    let mut sessions: Vec<SessionState> = settled.into_iter().map(|entry| entry.state).chain(others).collect();
-    sessions.sort_by(|a, b| (&a.created, &a.session).cmp(&(&b.created, &b.session)));
-    Ok(sessions)
 }
 
 /// One damaged record must not hide the others.
@@ -90,17 +108,17 @@ fn state_or_damaged(runs: &Path, session: String) -> SessionState {
 }
 
 /// The index by session. A missing one is empty, and so are damaged lines.
-fn read_index(runs: &Path) -> HashMap<String, IndexEntry> {
+fn read_index(runs: &Path) -> HashMap<String, (RecordVersion, Arc<SessionState>)> {
     let lines = files::read_own(&runs.join(INDEX)).unwrap_or_default();
-    let entries = lines.par_split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<IndexEntry>(line).ok());
-    entries.map(|entry| (entry.state.session.clone(), entry)).collect()
+    let entries = lines.par_split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<IndexEntry<SessionState>>(line).ok());
+    entries.map(|entry| (entry.state.session.clone(), (entry.record, Arc::new(entry.state)))).collect()
 }
 
 /// A line for each session.
-fn write_index(runs: &Path, entries: &[IndexEntry]) -> Result<()> {
+fn write_index(runs: &Path, settled: &HashMap<String, (RecordVersion, Arc<SessionState>)>) -> Result<()> {
     let mut lines = Vec::new();
-    for entry in entries {
-        serde_json::to_writer(&mut lines, entry)?;
+    for (record, state) in settled.values() {
+        serde_json::to_writer(&mut lines, &IndexEntry { record: *record, state: state.as_ref() })?;
         lines.push(b'\n');
     }
     files::write_whole(&runs.join(INDEX), &lines)

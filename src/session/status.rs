@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::base::clock::seconds_since;
 use crate::base::error;
-use crate::session::details::{StepDetails, folder_bytes};
+use crate::session::details::{StepDetails, folder_bytes, working_folder};
 use crate::session::lock::lock_owner;
 use crate::session::names::{check_name, missing_folder};
 use crate::session::record::read_record;
@@ -68,9 +68,13 @@ pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
             None => "interrupted".into(),
         };
         let mut step = text(&one["step"]);
-        // A failed attempt leaves an earlier success unchanged, so both are shown.
+        // A failed attempt leaves an earlier success unchanged, so both are shown; one that was resumed has become the success.
         if ["failure", "interrupted"].contains(&state.as_str()) && succeeded(&folder.join(&step)) {
-            step = format!("{step}.failed");
+            let attempt = format!("{step}.failed");
+            let later = || invocations[i + 1..].iter().any(|later| later["step"] == step.as_str() && later["status"] == "Success");
+            if folder.join(&attempt).is_dir() || !later() {
+                step = attempt;
+            }
         }
         let step = step_state(&folder, step, state, one);
         steps.retain(|earlier| earlier.step != step.step);
@@ -85,9 +89,7 @@ pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
 fn step_state(session: &Path, step: String, state: String, invocation: &Value) -> StepState {
     let text = |name: &str| invocation[name].as_str().map(ToString::to_string);
     let running = state == "running";
-    // A step that replaces an earlier one works beside it.
-    let replacement = session.join(format!("{step}.new"));
-    let details = StepDetails::read(&if running && replacement.is_dir() { replacement } else { session.join(&step) });
+    let details = StepDetails::read(&working_folder(session, &step, running));
     let started_at = text("started_at").unwrap_or_default();
     StepState {
         task: text("task").unwrap_or_default(),
@@ -138,6 +140,7 @@ pub(crate) fn existing_session(runs: &Path, session: &str) -> Result<std::path::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::error::Kind;
     use crate::session::record::Session;
 
     #[test]
@@ -149,5 +152,35 @@ mod tests {
         drop(session);
         let state = session_state(runs.path(), "s1").unwrap();
         assert_eq!((state.state.as_str(), state.steps[0].state.as_str()), ("interrupted", "interrupted"));
+    }
+
+    #[test]
+    fn an_attempt_that_was_resumed_is_the_step_that_succeeded() {
+        let runs = tempfile::tempdir().unwrap();
+        let attempt = |kind: Option<Kind>| {
+            let mut session = Session::open(runs.path(), "s1").unwrap();
+            session.begin("merge", "merge", &[]).unwrap();
+            let status = if kind.is_some() { Status::Failure } else { Status::Success };
+            session.end(status, kind).unwrap();
+            if kind.is_none() {
+                let folder = runs.path().join("s1/merge");
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(folder.join("summary.json"), serde_json::to_vec(&Summary::new("merge", "s1", "merge")).unwrap()).unwrap();
+            }
+        };
+        let steps = || {
+            let state = session_state(runs.path(), "s1").unwrap();
+            state.steps.into_iter().map(|step| format!("{} {}", step.step, step.state)).collect::<Vec<_>>()
+        };
+        attempt(Some(Kind::Interrupted));
+        assert_eq!(steps(), ["merge interrupted"]);
+        attempt(None);
+        assert_eq!(steps(), ["merge success"]);
+        // A later attempt that failed stays beside it, whether it got as far as a folder or not.
+        attempt(Some(Kind::Model));
+        assert_eq!(steps(), ["merge success", "merge.failed failure"]);
+        fs::create_dir(runs.path().join("s1/merge.failed")).unwrap();
+        attempt(None);
+        assert_eq!(steps(), ["merge.failed failure", "merge success"]);
     }
 }

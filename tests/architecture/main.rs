@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use arrows::{Crate, circles, rust_files};
 
 /// The parts of the crate, each of which uses only those before it. `lib.rs` lists what is public of all.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 20] = [
     "base",
     "params",
     "kernels",
@@ -30,6 +30,7 @@ const LAYERS: [&str; 19] = [
     "tasks",
     "pipeline",
     "serve",
+    "board",
     "reference",
     "cli",
     "native",

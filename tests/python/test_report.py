@@ -25,6 +25,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 VOID = {"meta", "input", "br"}
 WIDEST = 2_000_000
+CURVES = (Path(__file__).parents[2] / "src/report/curves.js").read_text(encoding="utf-8")
 EVIL = (
     '</style></title></script><script>alert(1)</script><img src=x onerror=alert(2)>" onmouseover="alert(3) \' {{ 7*7 }} '
     "{% raw %} &amp; \x1b[2J \x00\x07 \u202eabc \u2028 שלום 🙂 <!-- ]]>"
@@ -40,6 +41,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.words: list[str] = []
         self.style = ""
+        self.script = ""
         self.feed(text)
         self.close()
         assert not self.open, f"not closed: {self.open}"
@@ -58,6 +60,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] == "style":
             self.style += data
+        elif self.open and self.open[-1] == "script":
+            self.script += data
         else:
             self.words.append(data)
 
@@ -74,11 +78,11 @@ def page(session: Path) -> Page:
 
 
 def checked(text: str) -> Page:
-    """The page, if it can neither load nor run anything."""
+    """The page, if it can load nothing and run nothing but the script that draws its curves."""
     assert len(text.encode()) < WIDEST
     read = Page(text)
     tags = {tag for tag, _ in read.elements}
-    assert not tags & {"script", "img", "link", "iframe", "object", "embed", "form", "base", "image", "use", "foreignobject"}
+    assert not tags & {"img", "link", "iframe", "object", "embed", "form", "base", "image", "use", "foreignobject"}
     for tag, attributes in read.elements:
         assert not [name for name in attributes if name.startswith("on") or name in ("src", "style", "srcdoc", "xlink:href")], (
             tag,
@@ -87,8 +91,10 @@ def checked(text: str) -> Page:
         if "href" in attributes:
             assert (attributes["href"] or "").startswith(("#", "./")), attributes
     policies = [one["content"] for one in read.all("meta") if one.get("http-equiv") == "Content-Security-Policy"]
-    hashed = base64.b64encode(hashlib.sha256(read.style.encode()).digest()).decode()
-    assert policies == [f"default-src 'none'; style-src 'sha256-{hashed}'; base-uri 'none'; form-action 'none'"]
+    style, script = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (read.style, read.script))
+    allowed = f"style-src 'sha256-{style}'; script-src 'sha256-{script}'"
+    assert policies == [f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"]
+    assert read.all("script") == [{}] and read.script == CURVES, "the one script holds nothing of a session"
     assert "url(" not in read.style and "@import" not in read.style
     assert not [character for character in text if ord(character) < 32 and character not in "\n\t"]
     identifiers = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
@@ -255,9 +261,23 @@ def test_nothing_of_a_session_is_markup(cli: Cli, runs: Path) -> None:
         {EVIL: [EVIL]},
     ]
     write_metrics(folder / "tune", iter(values))
+    sample = {"row": EVIL, "held_out": EVIL, "message": EVIL, "prompt": long, "expected": EVIL, "before": EVIL, "after": long}
+    (folder / "tune/samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (sample, {}, [EVIL], sample)) + "{")
+    segments = [[EVIL, True], [long, EVIL], EVIL, [3, False]]
+    lengths = {"median": EVIL, "histogram": [{"from": 1, "to": 2, "rows": 3}, {"from": EVIL, "to": EVIL, "rows": EVIL}, EVIL]}
+    data_report = {
+        "counts": EVIL,
+        "max_length": EVIL,
+        "train_tokens": EVIL,
+        "lengths": lengths,
+        "samples": [{"row": EVIL, "tokens": 9, "trained": EVIL, "shown": 3, "segments": segments}, EVIL],
+        "estimate": {"steps": EVIL, "trainable_parameters": 5, "memory": EVIL, "disk": [EVIL]},
+    }
+    (folder / "tune/data_report.json").write_text(json.dumps(data_report))
     done = cli("report", "s", "--runs-dir", runs)
     assert done.returncode == 0, done.stderr
     read = page(folder)
+    assert "Before and after training" in read.text and read.all("mark")
     shown = EVIL.replace("\x1b", "\\x1b").replace("\x00", "\\x00").replace("\x07", "\\x07").replace("\u202e", "\\u{202e}")
     shown = shown.replace("\u2028", "\\u{2028}")
     assert read.text.count(shown) > 20
@@ -448,9 +468,63 @@ def test_the_policy_lets_the_style_sheet_in_and_the_keyboard_reaches_everything(
     assert not refused
     shown.keyboard.press("Tab")
     assert shown.evaluate("document.activeElement.textContent") == "Skip to the content"
-    # The logarithmic scale is a checkbox; no script runs.
+    context.close()
+
+
+def test_curves_are_there_without_scripts(browser: Any, rich: Path) -> None:
+    context = browser.new_context(viewport={"width": 1024, "height": 900}, java_script_enabled=False)
+    shown = context.new_page()
+    shown.goto(rich.as_uri())
+    # The logarithmic scale is a checkbox.
     assert shown.locator(".linear svg").first.is_visible() and not shown.locator(".log svg").first.is_visible()
     shown.locator(".switch").first.focus()
     shown.keyboard.press("Space")
     assert not shown.locator(".linear svg").first.is_visible() and shown.locator(".log svg").first.is_visible()
+    context.close()
+
+
+def test_a_reader_looks_into_a_curve(browser: Any, rich: Path) -> None:
+    (rich.parent / "tune/data_report.json").write_text(json.dumps({"train_tokens": 1000}))
+    write_metrics(rich.parent / "tune", ({"step": i, "epoch": i / 100, "loss": 1 + 900 / i} for i in range(1, 901)))
+    pyrust_nn.main(["report", "s", "--runs-dir", str(rich.parents[1])])
+    context = browser.new_context(viewport={"width": 1024, "height": 900})
+    shown = context.new_page()
+    shown.goto(rich.as_uri())
+    figure = shown.locator("figure.drawn").first
+    drawing, readout, frame = figure.locator("svg.plotted"), figure.locator("output"), figure.locator(".plot-frame")
+    assert not figure.locator(".still").is_visible() and drawing.is_visible()
+
+    def last_tick() -> float:
+        ticks = drawing.locator("text.x").all_text_contents()
+        return float(ticks[-1].replace(",", ""))
+
+    assert last_tick() == 800
+    drawing.scroll_into_view_if_needed()
+    area = drawing.bounding_box()
+    assert area
+    shown.mouse.move(area["x"] + area["width"] - 6, area["y"] + 100)
+    assert readout.text_content() == "step 900, 9,000 tokens: loss 2"
+    # A part of the curve is chosen with the mouse.
+    shown.mouse.move(area["x"] + 66, area["y"] + 50)
+    shown.mouse.down()
+    shown.mouse.move(area["x"] + 64 + (area["width"] - 76) / 3, area["y"] + 60)
+    shown.mouse.up()
+    assert last_tick() <= 310
+    figure.get_by_label("Show the whole curve").click()
+    assert last_tick() == 800
+    figure.get_by_label("over tokens").check()
+    assert last_tick() == 8000
+    line = drawing.locator(".line").last.get_attribute("d")
+    figure.get_by_role("checkbox", name="logarithmic", exact=True).check()
+    assert drawing.locator(".line").last.get_attribute("d") != line
+    line = drawing.locator(".line").last.get_attribute("d")
+    figure.get_by_label("smoothing").fill("0.9")
+    assert drawing.locator(".line").count() == 2 and drawing.locator(".line").last.get_attribute("d") != line
+    frame.focus()
+    shown.keyboard.press("ArrowRight")
+    assert (readout.text_content() or "").startswith("step ")
+    shown.keyboard.press("+")
+    assert last_tick() < 8000
+    shown.keyboard.press("Escape")
+    assert last_tick() == 8000
     context.close()

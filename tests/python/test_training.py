@@ -801,8 +801,9 @@ def test_a_report_s_run_ends_with_its_training_however_that_ends(runs, few, tmp_
 
 
 def test_a_report_that_cannot_be_made_says_what_to_install(runs, same):
-    with pytest.raises(InputError, match=r"wandb is not installed.*pip install wandb"):
-        pyrust_nn.finetune_lora("s", TINY, dataset_path=same, report_to=["wandb"], runs_dir=runs)
+    for name in ("wandb", "trackio"):
+        with pytest.raises(InputError, match=rf"{name} is not installed.*pip install {name}"):
+            pyrust_nn.finetune_lora("s", TINY, dataset_path=same, report_to=[name], runs_dir=runs)
 
 
 @settings(max_examples=10, deadline=None)

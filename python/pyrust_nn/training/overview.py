@@ -7,6 +7,7 @@ import logging
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -48,8 +49,10 @@ def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
     return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
 
-def estimated_memory(params: SimpleNamespace, data: TrainingData, device: torch.device, dtype: torch.dtype) -> int | None:
-    """The memory in bytes that `check` estimates for this training; None if it cannot."""
+def estimate_inputs(
+    params: SimpleNamespace, data: TrainingData, device: torch.device, dtype: torch.dtype
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The settings and the data's counts from which `check` estimates this training."""
     lengths = data.train.lengths()
     longest = int(lengths.argmax())
     settings = vars(params) | {
@@ -66,11 +69,19 @@ def estimated_memory(params: SimpleNamespace, data: TrainingData, device: torch.
         "tokens": int(data.counts.get("tokens", 0)),
         "targets": int(data.counts.get("target_tokens", 0)),
     }
+    return settings, rows
+
+
+def estimated_memory(params: SimpleNamespace, data: TrainingData, device: torch.device, dtype: torch.dtype) -> int | None:
+    """The memory in bytes that `check` estimates for this training; None if it cannot."""
+    settings, rows = estimate_inputs(params, data, device, dtype)
     try:
-        return _core.estimated_memory(Path(model_folder(params.model)), json.dumps(settings, default=str), json.dumps(rows))
+        found = _core.training_estimate(Path(model_folder(params.model)), json.dumps(settings, default=str), json.dumps(rows))
     except PyrustNNError as cause:  # a configuration that only transformers understands must not end the training
         logger.debug("the memory cannot be estimated: %s", cause)
         return None
+    memory = json.loads(found)["memory"]
+    return memory and memory["total"]
 
 
 def device_name(device: torch.device) -> str:

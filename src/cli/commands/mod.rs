@@ -1,6 +1,7 @@
 //! The commands, one file each: arguments and implementation. Each `run` returns the exit code.
 
 mod archive;
+mod board;
 mod cache;
 mod chat;
 mod check;
@@ -9,6 +10,7 @@ mod completions;
 mod dataset;
 mod doctor;
 mod dry_run;
+mod export_metrics;
 mod init;
 mod man;
 mod report;
@@ -21,14 +23,17 @@ mod sessions;
 mod setup;
 mod status;
 mod task;
+mod watch;
 
 pub(crate) use archive::{ExportArgs, ImportArgs};
+pub(crate) use board::BoardArgs;
 pub(crate) use cache::CacheArgs;
 pub(crate) use chat::ChatArgs;
 pub(crate) use compare::CompareArgs;
 pub(crate) use completions::CompletionsArgs;
 pub(crate) use dataset::DatasetArgs;
 pub(crate) use doctor::DoctorArgs;
+pub(crate) use export_metrics::ExportMetricsArgs;
 pub(crate) use init::InitArgs;
 pub(crate) use man::ManArgs;
 pub(crate) use report::ReportArgs;
@@ -40,3 +45,4 @@ pub(crate) use sessions::SessionsArgs;
 pub(crate) use setup::SetupArgs;
 pub(crate) use status::StatusArgs;
 pub(crate) use task::TaskArgs;
+pub(crate) use watch::WatchArgs;

@@ -233,7 +233,8 @@ impl Conversions {
                         Some("none") => {}
                         Some("tensorboard") => drop(self.reports.insert("tensorboard")),
                         Some("wandb") => drop(self.reports.insert("wandb")),
-                        _ => self.warn(format!("{key} = {}: report_to is tensorboard or wandb", short(&name))),
+                        Some("trackio") => drop(self.reports.insert("trackio")),
+                        _ => self.warn(format!("{key} = {}: report_to is tensorboard, wandb or trackio", short(&name))),
                     }
                 }
             }
