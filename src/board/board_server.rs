@@ -11,7 +11,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::base::error::{Error, Kind};
 use crate::board::board_params::{BoardParams, NAME};
-use crate::board::live::{Live, keep_up_to_date};
+use crate::board::list_query::ListQuery;
+use crate::board::live::{Live, View, keep_up_to_date};
 use crate::board::program::Program;
 use crate::board::routes::{BoardState, routes};
 use crate::params::interface::Interface;
@@ -65,6 +66,9 @@ impl Board {
             let _inside = runtime.enter();
             let listener = tokio::net::TcpListener::from_std(listener)?;
             runtime.spawn(async move { axum::serve(listener, routes(state)).await });
+            // The first list reads what later ones know.
+            let first = Arc::clone(&live);
+            runtime.spawn_blocking(move || first.parts(&View::Sessions(ListQuery::of(""))));
             runtime.spawn(keep_up_to_date(live));
         }
         Ok(Board { url: format!("http://{address}/{token}/"), runtime: Some(runtime) })

@@ -65,9 +65,12 @@ impl Curves {
             let points = &mut self.all[place].points;
             // A training that resumes from a checkpoint repeats the steps after it: the later ones count.
             if points.last().is_some_and(|(last, _)| *last >= step) {
+                let before = points.len();
                 let kept = points.partition_point(|(at, _)| *at < step);
                 points.truncate(kept);
-                if self.resumed_at.last() != Some(&step) {
+                // An evaluation has a line of its own for the same step, with some of the same numbers.
+                let is_repeated = points.len() + 1 < before || name == "loss";
+                if is_repeated && self.resumed_at.last() != Some(&step) {
                     self.resumed_at.push(step);
                 }
             }
@@ -141,6 +144,10 @@ mod tests {
         assert_eq!(curves.named("loss").unwrap().points, [(1.0, 4.0), (2.0, 3.5), (3.0, 2.0)]);
         assert_eq!(curves.named("eval_loss").unwrap().points, [(3.0, 1.0)]);
         assert_eq!((curves.resumed_at, curves.lines, curves.all.len()), (vec![2.0], 6, 2));
+        let curves = read(
+            "{\"step\": 1, \"loss\": 4.0, \"epoch\": 1}\n{\"step\": 1, \"eval_loss\": 4.0, \"epoch\": 1}\n{\"step\": 2, \"loss\": 3.0, \"epoch\": 2}\n",
+        );
+        assert!(curves.resumed_at.is_empty(), "an evaluation is no resumption");
     }
 
     proptest! {
