@@ -73,7 +73,10 @@ pub(crate) enum Command {
 pub(crate) fn command_line() -> clap::Command {
     let own = |arg: &clap::Arg| arg.is_global_set() || arg.get_id() == "version";
     CommandLine::command()
-        .styles(Styles::styled().invalid(AnsiColor::Magenta.on_default().bold()))
+        .styles(
+            // As in `text.rs`.
+            Styles::styled().invalid(AnsiColor::Magenta.on_default().bold()).valid(AnsiColor::BrightBlue.on_default()),
+        )
         .mut_args(|arg| if own(&arg) { arg } else { arg.hide(true) })
         .mut_subcommands(|command| described(command, ""))
         .after_help(format!("{}\n\n{NOTES}", examples(&FIRST_STEPS)))

@@ -7,6 +7,11 @@ use std::os::fd::RawFd;
 pub(crate) use crate::base::numbers::{bytes, counted, duration, grouped, short, significant};
 use crate::base::printable::steers_terminal;
 
+/// Bright blue, for warnings magenta as compilers have it, for errors red: readable on black and on white, as green, cyan and yellow are not.
+const ACCENT: u8 = 94;
+const WARNING: u8 = 35;
+const ERROR: u8 = 31;
+
 /// Styles text if `colors` is set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
@@ -38,28 +43,27 @@ impl Style {
 
     /// Tokens that are trained on.
     pub(crate) fn target(self, text: &str) -> String {
-        self.wrap("4;32", text)
+        self.wrap(&format!("4;{ACCENT}"), text)
     }
 
     pub(crate) fn control_target(self, text: &str) -> String {
-        self.wrap("1;4;32", text)
+        self.wrap(&format!("1;4;{ACCENT}"), text)
     }
 
-    /// Bright blue, and for warnings magenta as compilers have it: readable on black and on white, as cyan and yellow are not.
     pub(crate) fn bar(self, text: &str) -> String {
-        self.wrap("94", text)
+        self.wrap(&ACCENT.to_string(), text)
     }
 
     pub(crate) fn warning(self, text: &str) -> String {
-        self.wrap("1;35", text)
+        self.wrap(&format!("1;{WARNING}"), text)
     }
 
     pub(crate) fn error(self, text: &str) -> String {
-        self.wrap("1;31", text)
+        self.wrap(&format!("1;{ERROR}"), text)
     }
 
     pub(crate) fn good(self, text: &str) -> String {
-        self.wrap("32", text)
+        self.wrap(&ACCENT.to_string(), text)
     }
 }
 
@@ -113,6 +117,31 @@ pub(crate) fn columns(descriptor: RawFd) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colours_are_readable_on_black_and_on_white() {
+        // Of xterm: https://invisible-island.net/xterm/manpage/xterm.html#VT100-Widget-Resources
+        let rgb = |code: u8| match code {
+            31 => [205, 0, 0],
+            32 => [0, 205, 0],
+            33 => [205, 205, 0],
+            35 => [205, 0, 205],
+            36 => [0, 205, 205],
+            94 => [92, 92, 255],
+            _ => panic!("{code}"),
+        };
+        // https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio
+        let luminance = |code: u8| -> f64 {
+            let linear = rgb(code)
+                .map(|part| f64::from(part) / 255.0)
+                .map(|part| if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) });
+            linear.iter().zip([0.2126, 0.7152, 0.0722]).map(|(part, weight)| part * weight).sum()
+        };
+        // WCAG's least contrast of large or bold text and of graphics.
+        let is_readable = |code: u8| ((luminance(code) + 0.05) / 0.05).min(1.05 / (luminance(code) + 0.05)) >= 3.0;
+        assert!([ACCENT, WARNING, ERROR].into_iter().all(is_readable));
+        assert!(![32, 33, 36].into_iter().any(is_readable), "green, yellow, cyan");
+    }
 
     #[test]
     fn a_bar_s_length_is_its_share() {

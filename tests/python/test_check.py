@@ -276,7 +276,7 @@ def test_colours_are_for_terminals_that_want_them(binary: Path, tiny: Path, tmp_
     path = as_file(tmp_path, [conversation("a", "words")])
     environment = {name: "" for name in ("NO_COLOR",)}
     colored = on_a_terminal(binary, "check", path, "--model", tiny, **environment)
-    assert "\x1b[4;32mw" in colored and "⟦words" not in colored
+    assert "\x1b[4;94mw" in colored and "⟦words" not in colored
     plain = on_a_terminal(binary, "check", path, "--model", tiny, NO_COLOR="1")
     assert "\x1b" not in plain and "⟦words<|im_end|>⟧" in plain
 

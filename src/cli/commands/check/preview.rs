@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(drawn_at(11, words.clone(), false, false), "  ⟦one two\n    three\n  next⟧");
         // Each line sets and resets its colours.
         let text = drawn_at(11, words, true, false);
-        assert!(text.lines().all(|line| line.ends_with("\x1b[0m") && line.contains("\x1b[4;32m")), "{text:?}");
+        assert!(text.lines().all(|line| line.ends_with("\x1b[0m") && line.contains("\x1b[4;94m")), "{text:?}");
     }
 
     #[test]
