@@ -80,6 +80,6 @@ def encoded(folder: Path) -> tuple[list[dict[str, list[int]]], PreparedDataset]:
 
 def in_order(rows: list[Any]) -> list[Any]:
     """Rows as our first epoch has them."""
-    from pyrust_nn.training.trainer import EpochSampler
+    from pyrust_nn.training.order import epoch_order
 
-    return [rows[index] for index in EpochSampler(rows, SEED)]
+    return [rows[index] for index in epoch_order(len(rows), SEED, 0)]

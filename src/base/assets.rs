@@ -38,7 +38,7 @@ mod tests {
         let package = |name: &str| all.iter().find(|module| module.name == name).map(|module| module.package);
         assert_eq!(package("pyrust_nn"), Some(true));
         assert_eq!(package("pyrust_nn.training"), Some(true));
-        assert_eq!(package("pyrust_nn.training.trainer"), Some(false));
+        assert_eq!(package("pyrust_nn.training.loop"), Some(false));
         for module in &all {
             let parent = module.name.rsplit_once('.').map(|(parent, _)| parent);
             assert!(parent.is_none_or(|parent| package(parent) == Some(true)), "{} has no parent package", module.name);

@@ -13,7 +13,7 @@ use crate::step::inputs::StepInputs;
 /// The folder of the checkpoints in a step's folder.
 pub const FOLDER: &str = "checkpoints";
 const PREFIX: &str = "checkpoint-";
-/// Written by `training/checkpoints.py`: the state that Trainer does not save.
+/// Written by `training/resuming.py`: device, precision, threads, and the losses since the last line of metrics.jsonl.
 const STATE: &str = "resume.json";
 const MANIFEST: &str = "manifest.json";
 

@@ -1,4 +1,4 @@
-"""Remaining time, progress bar and metrics.jsonl, driven by Trainer's events on a simulated clock."""
+"""Remaining time, progress bar and metrics.jsonl, driven by a loop's events on a simulated clock; what callbacks of the user's may do."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressC
 
 
 class FakeTraining:
-    """Sends Trainer's events in Trainer's order, and knows how long everything takes."""
+    """Sends a loop's events in their order, and knows how long everything takes."""
 
     def __init__(self, steps_per_epoch, epochs, *, evaluate=0.0, save=0.0, save_steps=0, done=0, callbacks=()):
         self.now = 1000.0

@@ -171,15 +171,13 @@ def test_a_family_is_trained_merged_and_answers_as_transformers_computes_it(kind
 
 
 def first_loss(base: Path, data_json: str, runs: Path) -> float:
-    """The loss of the first training step by transformers: the rows that the sampler takes first."""
+    """The loss of the first training step by transformers."""
+    from pyrust_nn.training.order import epoch_order
     from pyrust_nn.training.rows import PreparedRows
-    from pyrust_nn.training.trainer import EpochSampler
 
     prepared = pyrust_nn.prepare_dataset(base, dataset_path=data_json, max_length=256)
     rows = PreparedRows(prepared["path"])
-    sampler = EpochSampler(rows, 42)
-    sampler.set_epoch(0)
-    first = [rows[index] for index in list(sampler)[:4]]
+    first = [rows[index] for index in epoch_order(len(rows), 42, 0)[:4]]
     rows_ = [Row(row.input_ids.astype("int64"), row.labels.astype("int64")) for row in first]
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
     return plain(model, rows_)[0]

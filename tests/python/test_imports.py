@@ -81,14 +81,7 @@ import json, sys
 import pyrust_nn
 
 pyrust_nn.finetune_lora("s", "builtin:tiny", dataset_path=sys.argv[1], runs_dir=sys.argv[2], num_epochs=1, device="cpu", offline=True)
-seen = {"pandas": "pandas" in sys.modules, "datasets": "datasets" in sys.modules}
-import transformers.trainer
-from datasets.features import Features
-import datasets
-seen["same"] = datasets.Features is Features
-made = datasets.Dataset.from_dict({"x": [1, 2]})
-seen["known to Trainer"] = isinstance(made, transformers.trainer.datasets.Dataset)
-print(json.dumps(seen))
+print(json.dumps([name for name in ("pandas", "datasets", "transformers.trainer") if name in sys.modules]))
 """
 
 
@@ -98,17 +91,4 @@ def test_a_training_does_not_load_what_it_does_not_use(tmp_path):
     data.write_text(json.dumps([{"messages": messages}] * 2), encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", UNUSED, data, tmp_path / "runs"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
-    assert seen == {"pandas": False, "datasets": False, "same": True, "known to Trainer": True}
-
-
-def test_a_stand_in_is_imported_at_the_first_look_and_errors_come_out(tmp_path, monkeypatch):
-    from pyrust_nn._runtime.imports import LazyModule
-
-    (tmp_path / "broken_one.py").write_text("import no_such_module_anywhere", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(sys.modules, "broken_one", LazyModule("broken_one"))
-    with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
-        _ = sys.modules["broken_one"].anything
-    with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
-        import broken_one  # noqa: F401
+    assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -283,7 +283,7 @@ def test_a_step_of_the_pipeline_that_has_not_run_can_be_named(runs: Path, tmp_pa
 
 
 def test_killed_after_its_last_checkpoint_a_training_makes_no_further_step(runs: Path, dataset: Path, base: Path) -> None:
-    """The last step lies within an epoch, where Trainer would go on."""
+    """The last step lies within an epoch."""
     given = COMMON | LORA | {"num_epochs": 2.5, "save_steps": 4}
     pyrust_nn.finetune_lora("whole", base, dataset_path=dataset, **given, runs_dir=runs)
     shutil.copytree(runs / "whole", runs / "s", symlinks=True)

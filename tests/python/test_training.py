@@ -6,9 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import peft
 import pytest
 import torch
@@ -16,7 +14,8 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
+from small_training import run_training, small_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 import pyrust_nn
 from pyrust_nn import InputError, ModelError, UsageError
@@ -24,10 +23,8 @@ from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.tokenizers import TokenizerFiles, load_tokenizer
 from pyrust_nn.training import loop
 from pyrust_nn.training.batches import BatchLayout, MicroBatching
-from pyrust_nn.training.loop import train
+from pyrust_nn.training.order import epoch_order
 from pyrust_nn.training.rows import PreparedRows, Row
-from pyrust_nn.training.setup import TrainingData
-from pyrust_nn.training.trainer import EpochSampler
 
 TINY = "builtin:tiny"
 ENDS = {"<|im_end|>", "<|endoftext|>"}
@@ -324,15 +321,14 @@ def test_a_loss_that_is_no_number_stops_the_training(runs, few):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_weight_that_broke_in_the_last_step_is_found(tokenizer, samples, tmp_path, monkeypatch, value):
-    def break_one(self):
-        self.model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
-        plain(self)
+def test_a_weight_that_broke_in_the_last_step_is_found(tokenizer, samples, tmp_path, value):
+    class Break(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, model, **more):
+            if state.global_step == state.max_steps:
+                model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
 
-    plain = loop.ConversationTrainer.check_weights
-    monkeypatch.setattr(loop.ConversationTrainer, "check_weights", break_one)
     with pytest.raises(ModelError, match="weights became infinite or NaN"):
-        run_training(small_model(), tokenizer, samples, tmp_path)
+        run_training(small_model(), tokenizer, samples, tmp_path, callbacks=[Break()])
 
 
 def test_a_tokenizer_that_was_loaded_is_its_saved_files(tokenizer, tmp_path):
@@ -407,35 +403,6 @@ def test_qlora_trains_an_adapter_on_a_model_in_4_bit(runs, same):
 
 
 # What follows reaches below the public functions, where the property cannot be seen from outside.
-
-
-def small_model(**more):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=1280, **sizes | more))
-
-
-class RowList(list):
-    """Rows in memory, with what `PreparedRows` has besides."""
-
-    def lengths(self):
-        return np.array([len(row.input_ids) for row in self], np.int32)
-
-
-def run_training(model, tokenizer, samples, folder, held_out=(), loraplus_ratio=None, **given):
-    """`train` with the parameters' defaults, but fast and for one epoch."""
-    params = SimpleNamespace(**{
-        "model": TINY, "num_epochs": 1, "batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-3,
-        "scheduler": "constant",
-        "warmup": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 7, "save_steps": 0, "logging_steps": 1,
-        "packing": "auto", "max_tokens_per_batch": None, "optimizer": "adamw", "neftune_alpha": None,
-        "gradient_checkpointing": False, "report_to": None, "save_total_limit": 0, "eval_steps": 0,
-        "early_stopping_patience": 0, "load_best_model_at_end": False, "compile": False,
-    } | given)  # fmt: skip
-    session = SimpleNamespace(step_folder=folder, offline=True, progress=lambda *a: None, metric=lambda r: None)
-    data = TrainingData(RowList(samples), RowList(held_out), "", {}, {})
-    cpu, fp32 = torch.device("cpu"), torch.float32
-    return train(model, tokenizer, data, params, session, device=cpu, dtype=fp32, loraplus_ratio=loraplus_ratio)
 
 
 @pytest.fixture(scope="session")
@@ -665,11 +632,16 @@ def test_lora_plus_is_pefts_own(tokenizer, samples, tmp_path):
         assert (model.get_parameter(name) - tensor).abs().max().item() == pytest.approx(16e-3, rel=1e-2)
 
 
-def test_an_8_bit_optimizer_learns_with_moments_of_a_byte(tokenizer, samples, tmp_path, monkeypatch):
+def test_an_8_bit_optimizer_learns_with_moments_of_a_byte(tokenizer, samples, tmp_path):
     kept = []
-    monkeypatch.setattr(loop.ConversationTrainer, "check_weights", lambda self: kept.append(self.optimizer))
+
+    class Keep(transformers.TrainerCallback):
+        def on_train_end(self, args, state, control, optimizer, **more):
+            kept.append(optimizer)
+
     model = small_model(hidden_size=64, intermediate_size=128)
-    figures = run_training(model, tokenizer, samples, tmp_path, optimizer="adamw_8bit", num_epochs=4, learning_rate=1e-2)
+    given = {"optimizer": "adamw_8bit", "num_epochs": 4, "learning_rate": 1e-2}
+    figures = run_training(model, tokenizer, samples, tmp_path, callbacks=[Keep()], **given)
     assert figures["last_loss"] < figures["first_loss"] - 0.5
     moments = {state["state1"].dtype for state in kept[0].state.values() if state["state1"].numel() > 4096}
     assert torch.uint8 in moments
@@ -850,9 +822,3 @@ def test_an_epoch_has_every_row_exactly_once_in_steps_of_batch_times_accumulatio
                 assert tokens == sum(lengths[row] for row in names) and (tokens <= budget or len(names) == 1)
             assert sorted(trained) == sorted(step)
     assert at == len(seen)
-
-
-def epoch_order(rows, seed, epoch):
-    sampler = EpochSampler(range(rows), seed)
-    sampler.set_epoch(epoch)
-    return list(sampler)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import importlib
 import importlib.abc
 import importlib.util
 import sys
 from collections.abc import Iterator
-from importlib.machinery import PathFinder
-from types import ModuleType
 from typing import Any
 
 from pyrust_nn import InputError, _core
@@ -51,39 +48,6 @@ def check_installed(parameter: str, names: list[str]) -> None:
     for name in names:
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             raise InputError(f"{parameter}: {name} is not installed; install it into this Python environment (pip install {name})")
-
-
-@contextlib.contextmanager
-def lazy_datasets() -> Iterator[None]:
-    """While entered, `import datasets` gives a lazy module; afterwards the package is imported normally.
-
-    transformers' Trainer imports `datasets` to recognize its data sets, which we do not use. With pandas the import
-    takes a quarter of a second and 80 MB.
-    """
-    spec = PathFinder.find_spec("datasets")
-    if spec is None or "datasets" in sys.modules:
-        yield
-        return
-    lazy = LazyModule("datasets")
-    lazy.__spec__ = spec  # transformers checks it to see whether the package is installed
-    sys.modules["datasets"] = lazy
-    try:
-        yield
-    finally:
-        lazy._remove()
-
-
-class LazyModule(ModuleType):
-    """A module that is imported when one of its attributes is first read."""
-
-    def _remove(self) -> None:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-
-    def __getattr__(self, name: str) -> Any:
-        """Import the module and return its attribute."""
-        self._remove()
-        return getattr(importlib.import_module(self.__name__), name)
 
 
 class ImportStatus(importlib.abc.MetaPathFinder):

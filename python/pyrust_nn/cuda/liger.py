@@ -7,6 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from transformers.utils import is_liger_kernel_available
+
+
+def apply_liger(model: Any) -> None:
+    """Put Liger's kernels into `model` if the package is installed, except for its losses."""
+    if is_liger_kernel_available():
+        from transformers.integrations.liger import apply_liger_kernel
+
+        # Its fused loss would replace the output layer, as `TargetLoss` does.
+        apply_liger_kernel(model, {"fused_linear_cross_entropy": False, "cross_entropy": False})
+
 
 @contextmanager
 def restored_globals(model: Any) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """Saves trained models and adapters as folders that transformers and peft load.
 
-Trainer replaces the stop tokens of a generation config by a single token. peft asks the Hub for the vocabulary of an
-adapter's base. Both are prevented here.
+peft asks the Hub for the vocabulary of an adapter's base, which is prevented here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fine-tuning: the training loop over transformers' Trainer, and its parts.
+"""Fine-tuning: the training loop and its parts.
 
 `load_data`, `train` and `TrainingData` can be imported from here. They are loaded on first use: torch and transformers
 take seconds to import.

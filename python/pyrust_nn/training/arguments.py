@@ -1,70 +1,94 @@
-"""Converts a step's parameters to transformers' TrainingArguments."""
+"""The settings of a training loop, as callbacks receive them."""
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-from transformers import TrainingArguments
-from transformers.utils import is_liger_kernel_available
 
-from pyrust_nn.training.optimizers import OPTIMIZERS
+from pyrust_nn.models.devices import dtype_name
 from pyrust_nn.training.session import TrainingSession
 
 
-def training_arguments(
-    params: SimpleNamespace, session: TrainingSession, device: torch.device, dtype: torch.dtype, *, eval_steps: int, saves: bool
-) -> TrainingArguments:
-    """Trainer's arguments: our parameters under its names; everything else that it would do is turned off."""
-    scheduler = "constant_with_warmup" if params.scheduler == "constant" and params.warmup else params.scheduler
-    folder = Path(session.step_folder)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints" if saves else folder),
+@dataclass(frozen=True)
+class LoopArguments:
+    """What callbacks receive as `args`: the fields of transformers' TrainingArguments that mean something here.
+
+    A training step is `per_device_train_batch_size` x `gradient_accumulation_steps` rows. `eval_strategy` and
+    `save_strategy` are `steps` or `no`; `eval_steps` is 0 with `no`. `lr_scheduler_type` is a name of
+    transformers' `get_scheduler`, `mixed_precision` is `no`, `bf16` or `fp16`.
+    """
+
+    output_dir: str
+    num_train_epochs: float
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    optim: str
+    learning_rate: float
+    lr_scheduler_type: str
+    warmup_steps: float
+    weight_decay: float
+    max_grad_norm: float
+    neftune_noise_alpha: float | None
+    seed: int
+    mixed_precision: str
+    logging_steps: int
+    eval_strategy: str
+    eval_steps: int
+    save_strategy: str
+    save_steps: int
+    save_total_limit: int | None
+    metric_for_best_model: str | None
+    logging_strategy: str = "steps"
+    greater_is_better: bool = False
+    load_best_model_at_end: bool = False
+
+    @property
+    def rows_per_step(self) -> int:
+        """The number of rows of a training step; the last step of an epoch has the rest."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def warmup(self, steps: int) -> int:
+        """The number of warm-up steps in a training of `steps`."""
+        return int(self.warmup_steps) if self.warmup_steps >= 1 else math.ceil(steps * self.warmup_steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as values of JSON."""
+        return asdict(self)
+
+    def to_json_string(self) -> str:
+        """The same as a JSON object."""
+        return json.dumps(self.to_dict(), indent=2)
+
+
+def loop_arguments(params: SimpleNamespace, session: TrainingSession, dtype: torch.dtype, *, eval_steps: int, saves: bool) -> LoopArguments:
+    """Take a step's parameters. `eval_steps`: 0 does not evaluate. `saves`: whether the training writes checkpoints."""
+    return LoopArguments(
+        output_dir=str(Path(session.step_folder) / "checkpoints"),
         num_train_epochs=params.num_epochs,
-        per_device_train_batch_size=params.batch_size * params.gradient_accumulation_steps,
-        per_device_eval_batch_size=params.batch_size * params.gradient_accumulation_steps,
-        optim=OPTIMIZERS[params.optimizer],
+        per_device_train_batch_size=params.batch_size,
+        gradient_accumulation_steps=params.gradient_accumulation_steps,
+        optim=params.optimizer,
         learning_rate=params.learning_rate,
-        lr_scheduler_type=scheduler,
+        lr_scheduler_type="constant_with_warmup" if params.scheduler == "constant" and params.warmup else params.scheduler,
         warmup_steps=params.warmup,
         weight_decay=params.weight_decay,
         max_grad_norm=params.max_grad_norm,
-        seed=params.seed,
         neftune_noise_alpha=params.neftune_alpha,
-        activation_checkpointing=params.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        # torch.compile makes such kernels itself, and fails on Liger's.
-        use_liger_kernel=device.type == "cuda" and not params.compile and is_liger_kernel_available(),
-        # Liger's fused loss would replace the output layer, as `TargetLoss` does.
-        liger_kernel_config={"fused_linear_cross_entropy": False, "cross_entropy": False},
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type == "cuda",
-        # Steps even for one evaluation per epoch: at an epoch's end Trainer would evaluate after saving the checkpoint, so a training
-        # resumed from it would skip that evaluation.
+        seed=params.seed,
+        mixed_precision="no" if dtype == torch.float32 else dtype_name(dtype),
+        logging_steps=params.logging_steps,
+        # Steps even for one evaluation per epoch: it belongs to the epoch's last step, and precedes that step's checkpoint.
         eval_strategy="steps" if eval_steps else "no",
-        eval_steps=eval_steps or None,
-        metric_for_best_model="eval_loss" if eval_steps else None,
-        greater_is_better=False if eval_steps else None,
+        eval_steps=eval_steps,
         save_strategy="steps" if saves else "no",
+        # If 0, only the best, the last and those that a signal asks for are saved.
         save_steps=params.save_steps or 10**9,
         save_total_limit=params.save_total_limit or None,
-        logging_steps=params.logging_steps,
-        logging_nan_inf_filter=False,
-        label_names=["labels"],
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to="none",
+        metric_for_best_model="eval_loss" if eval_steps else None,
     )
-    if device.type == "cuda" and device.index is not None:
-        # Trainer uses the first GPU or all of them. It reads this cached property.
-        arguments.__dict__["_setup_devices"] = device
-        arguments._n_gpu = 1
-        torch.cuda.set_device(device)
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # nn.DataParallel would split inputs that are not tensors
-    return arguments

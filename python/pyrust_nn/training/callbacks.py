@@ -9,23 +9,30 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
-from transformers import TrainerControl as Control
-from transformers import TrainerState as State
-from transformers import TrainingArguments as Args
 
 from pyrust_nn.training.session import TrainingSession
 from pyrust_nn.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl as Control
+    from transformers import TrainerState as State
+    from transformers import TrainingArguments
+
+    from pyrust_nn.training.arguments import LoopArguments
+
+    Args = LoopArguments | TrainingArguments
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class TrainingMeter:
-    """The trainer's counts in this process. Losses are means over a step's target tokens."""
+    """The loop's counts in this process. Losses are means over a step's target tokens."""
 
+    rows: int = 0
     tokens: int = 0  # without padding
     target_tokens: int = 0
     first_loss: float | None = None
@@ -39,7 +46,7 @@ class TrainingMeter:
 
 
 class ETACallback(TrainerCallback):
-    """Estimates the remaining wall-clock time of a training.
+    """Estimates the remaining wall-clock time of a training, of this package's loop or of transformers' Trainer.
 
     A step lasts from the end of the previous step, evaluation or checkpoint to its own end. The remaining time is the
     mean of the latest WINDOW steps times the number of remaining steps, plus the remaining evaluations and checkpoints,
@@ -121,10 +128,10 @@ def _remaining(strategy: str, every: float, last: int, epochs: float, max_steps:
 
 
 class ProgressCallback(TrainerCallback):
-    """Draws the session's progress bar, and writes a log line whenever Trainer logs the loss."""
+    """Draws the session's progress bar, and writes a log line whenever the loss is logged."""
 
     def __init__(self, session: TrainingSession, eta: ETACallback, meter: TrainingMeter) -> None:
-        """`eta` must precede this callback in the trainer's list."""
+        """`eta` must precede this callback in the list."""
         self.session, self.eta, self.meter = session, eta, meter
         self._estimated = False
 
@@ -175,7 +182,7 @@ class MetricsCallback(TrainerCallback):
     """
 
     def __init__(self, session: TrainingSession, eta: ETACallback, meter: TrainingMeter, peak_memory_bytes: Callable[[], int]) -> None:
-        """`eta` must precede this callback in the trainer's list."""
+        """`eta` must precede this callback in the list."""
         self.session, self.eta, self.meter, self.peak_memory_bytes = session, eta, meter, peak_memory_bytes
         self._last = (0.0, 0, 0)
 

@@ -1,127 +1,93 @@
 """Complete checkpoints, from which a training resumes exactly, and which old ones are deleted.
 
-Trainer saves weights, optimizer, scheduler, gradient scaler, its own state, and the random states of Python, NumPy, torch
-and CUDA. Beside them are `resume.json` (see `resuming`), `begun.json` (parameters and hashes of data and model) and
-`manifest.json` (every file with its hash). Rust writes the last two, and chooses and verifies the checkpoint of a resumed
-step.
+A checkpoint holds the weights (as `save_model` writes them), optimizer.pt, scheduler.pt, scaler.pt (fp16), rng_state.pth (the
+states of the random generators), trainer_state.json (transformers' TrainerState) and resume.json (see `resuming`). Beside them
+are begun.json (parameters and hashes of data and model) and manifest.json (every file with its hash), which Rust writes. Rust
+also chooses and verifies the checkpoint of a resumed step.
 
-Trainer accepts an incomplete folder as a checkpoint. A checkpoint is therefore written under a temporary name and
-renamed when it is complete.
+A checkpoint is written under a temporary name and renamed when it is complete.
 """
 
 from __future__ import annotations
 
-import logging
+import random
 import shutil
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 
 from pyrust_nn import InputError
-from pyrust_nn._runtime.imports import lazy_datasets
-from pyrust_nn.files import removed_on_failure, replace_symlink, write_json
+from pyrust_nn.files import removed_on_failure, replace_symlink
 from pyrust_nn.models.loading import load_model
-from pyrust_nn.models.saving import save_model
+from pyrust_nn.training.session import TrainingSession
 
-with lazy_datasets():
-    from transformers import Trainer
-
-if TYPE_CHECKING:
-    from pyrust_nn.models.tokenizers import AnyTokenizer
-    from pyrust_nn.training.callbacks import TrainingMeter
-    from pyrust_nn.training.evaluation import EvaluationCallback
-    from pyrust_nn.training.session import TrainingSession
-
-logger = logging.getLogger(__name__)
-
-RESUME_FILE = "resume.json"
-NUMERIC_PACKAGES = ("torch", "transformers", "peft", "accelerate")
+STATE_FILE = "trainer_state.json"
+RANDOM_FILE = "rng_state.pth"
 
 
-class CheckpointTrainer(Trainer):
-    """transformers' Trainer with complete checkpoints, from which training resumes bit for bit."""
+class Checkpoints:
+    """The checkpoints of a training, in one folder."""
 
-    tokenizer: AnyTokenizer
-    meter: TrainingMeter
-    session: TrainingSession
-    evaluation: EvaluationCallback
-    use_cache: bool
+    def __init__(self, folder: str, session: TrainingSession, *, every: int, limit: int | None) -> None:
+        """`every` and `limit`: see `prune_checkpoints`."""
+        self.folder, self.session, self.every, self.limit = Path(folder), session, every, limit
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        self.model.config.use_cache = self.use_cache
-        save_model(self.model, self.tokenizer, Path(output_dir or self.args.output_dir))
-        self.model.config.use_cache = self.args.use_cache
+    def path(self, step: int) -> Path:
+        """The folder of a training step's checkpoint."""
+        return self.folder / f"checkpoint-{step}"
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # Trainer would accept a half-written folder as a checkpoint, so a folder gets its name when it is complete.
-        folder, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
-        partial = folder / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        self.args.output_dir = str(partial)
-        with removed_on_failure(partial, folder / name):
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self.args.output_dir = str(folder)
-            self.state.best_model_checkpoint = None  # Trainer set it to a path in the temporary folder
-            self.state.save_to_json(str(partial / name / "trainer_state.json"))
-            write_json(partial / name / RESUME_FILE, self._extra_state())
-            self.session.publish_checkpoint(partial / name, folder / name)
-        partial.rmdir()
-        prune_checkpoints(folder, best=self.state.best_global_step, every=self.args.save_steps, limit=self.args.save_total_limit)
-
-    def load_best(self) -> None:
-        """Load the weights of the lowest evaluation loss."""
-        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-        if best.is_dir():
-            self._load_from_checkpoint(str(best))
-        else:
-            logger.warning("the best checkpoint %s is missing; the last weights are saved instead", best)
-
-    def last_checkpoint(self) -> Path | None:
+    def last(self) -> Path | None:
         """The newest one; all its weights are finite."""
-        numbers = saved_steps(Path(self.args.output_dir))
-        return Path(self.args.output_dir) / f"checkpoint-{numbers[-1]}" if numbers else None
+        steps = saved_steps(self.folder)
+        return self.path(steps[-1]) if steps else None
 
-    def _extra_state(self) -> dict[str, Any]:
-        return {
-            "device": str(self.args.device),
-            "mixed_precision": self.args.mixed_precision,
-            "threads": torch.get_num_threads(),
-            "packages": {name: version(name) for name in NUMERIC_PACKAGES},
-            "loss_since_logged": self._tr_loss.item(),
-            "loss_logged": self._total_loss_scalar,
-            "logged_at": self._globalstep_last_logged,
-            "first_loss": self.meter.first_loss,
-            "last_loss": self.meter.last_loss,
-            "evaluations_without_gain": self.evaluation.without_improvement,
-        }
+    @contextmanager
+    def writing(self, step: int, best: int | None) -> Iterator[Path]:
+        """Yield an empty folder that becomes the checkpoint of `step`; then remove obsolete ones. `best`: the step of the best one."""
+        partial = self.folder / ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        made = partial / self.path(step).name
+        made.mkdir(parents=True)
+        with removed_on_failure(partial, self.path(step)):
+            yield made
+            self.session.publish_checkpoint(made, self.path(step))
+        partial.rmdir()
+        prune_checkpoints(self.folder, best=best, every=self.every, limit=self.limit)
 
-    def restore_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what Trainer does not. Call it when Trainer has set its own counters and has made no step."""
-        self._tr_loss += state["loss_since_logged"]
-        self._total_loss_scalar = state["loss_logged"]
-        self._globalstep_last_logged = state["logged_at"]
-        self._initial_global_step = 0  # train_loss is the mean of all steps, not only of those since the checkpoint
-        self.meter.first_loss, self.meter.last_loss = state["first_loss"], state["last_loss"]
-        self.evaluation.without_improvement = state["evaluations_without_gain"]
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # Trainer's version skips, with a warning, weights whose names in files differ from those in memory (experts).
-        if hasattr(self.model, "peft_config"):
-            load_adapter(self.model, Path(resume_from_checkpoint))
-        else:
-            loaded = load_model(resume_from_checkpoint, device=torch.device("cpu"), dtype=self.model.dtype)
-            self.model.load_state_dict(loaded.state_dict())
+def save_states(folder: Path, parts: dict[str, Any]) -> None:
+    """Save the state of each part (`optimizer`, `scheduler`, `scaler`) that has one, and those of the random generators."""
+    for name, part in parts.items():
+        if state := part.state_dict():
+            torch.save(state, folder / f"{name}.pt")
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    torch.save(states, folder / RANDOM_FILE)
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Trainer checks whether it is done only after a step, so resuming from the last step would add one more.
-        if self.state.global_step >= self.state.max_steps or self.evaluation.patience_exhausted:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
+
+def load_states(folder: Path, parts: dict[str, Any]) -> None:
+    """Restore the states of the parts that `save_states` saved."""
+    for name, part in parts.items():
+        if part.state_dict():
+            part.load_state_dict(torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True))
+
+
+def load_random_states(folder: Path) -> None:
+    """Restore the states of the random generators that `save_states` saved."""
+    # What NumPy's state consists of. (`_reconstruct` has no public name.)
+    reconstruct = np.empty(0).__reduce__()[0]
+    with torch.serialization.safe_globals([reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]):
+        states = torch.load(folder / RANDOM_FILE, weights_only=True)
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["cpu"])
+    if torch.cuda.is_available() and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -149,6 +115,16 @@ def prune_checkpoints(folder: Path, *, best: int | None, every: int, limit: int 
         removed += regular[: max(0, len(regular) - max(0, limit - len(kept)))]
     for step in removed:
         shutil.rmtree(folder / f"checkpoint-{step}")
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Load the weights of a checkpoint into the model, or into the active adapter of a PeftModel."""
+    if hasattr(model, "peft_config"):
+        load_adapter(model, folder)
+    else:
+        # By way of a model, since weights may have other names in files than in memory (experts).
+        loaded = load_model(str(folder), device=torch.device("cpu"), dtype=model.dtype)
+        model.load_state_dict(loaded.state_dict())
 
 
 def load_adapter(model: Any, folder: Path) -> None:

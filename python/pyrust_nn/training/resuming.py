@@ -1,16 +1,7 @@
-"""Restores what a resumed training needs besides Trainer's own checkpoint, so that it continues exactly.
+"""What a resumed training needs besides the states of its parts, so that it continues exactly.
 
-`resume.json` holds what Trainer does not save: the device, the precision, the number of threads (which decides how sums
-are rounded), the packages' versions, the losses since the last line of metrics.jsonl. Trainer itself restores weights,
-optimizer, schedule and random states.
-
-Without these corrections a training that Trainer resumes differs from an uninterrupted one:
-
-* It trains one step more if the checkpoint is from the last step within an epoch.
-* It omits the evaluation of an epoch if the checkpoint was written before that evaluation. This also shifts dropout.
-* It loses the losses since the last log line.
-* It skips weights whose names differ between files and memory, with only a warning.
-* It does not restore the number of threads.
+`resume.json` holds the device, the precision, the number of threads (which decides how sums are rounded), the packages'
+versions, and the losses since the last line of metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -25,37 +16,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pyrust_nn import InputError
-from pyrust_nn.files import write_text
-from pyrust_nn.training.checkpoints import NUMERIC_PACKAGES, RESUME_FILE, CheckpointTrainer
+from pyrust_nn.files import write_json, write_text
 
 logger = logging.getLogger(__name__)
 
+RESUME_FILE = "resume.json"
+NUMERIC_PACKAGES = ("torch", "transformers", "peft")
 
-class _RestoreCallback(TrainerCallback):
-    """Restores the extra state when Trainer has set its own counters and has made no step yet."""
 
-    def __init__(self, trainer: CheckpointTrainer, state: dict[str, Any]) -> None:
-        self.trainer, self.state = trainer, state
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.trainer.restore_extra_state(self.state)
+def write_resume_file(folder: Path, state: dict[str, Any], *, device: torch.device, mixed_precision: str) -> None:
+    """Write resume.json into a checkpoint's folder: `state` and what `resumed` checks and restores."""
+    facts = {
+        "device": str(device),
+        "mixed_precision": mixed_precision,
+        "threads": torch.get_num_threads(),
+        "packages": {name: version(name) for name in NUMERIC_PACKAGES},
+    }
+    write_json(folder / RESUME_FILE, facts | state)
 
 
 @contextmanager
-def restored(trainer: CheckpointTrainer, checkpoint: Path | None, step_folder: Path) -> Iterator[None]:
-    """To be entered around `trainer.train(resume_from_checkpoint=checkpoint)`; does nothing without a checkpoint.
+def resumed(checkpoint: Path | None, step_folder: Path, mixed_precision: str) -> Iterator[dict[str, Any] | None]:
+    """Yield the content of the checkpoint's resume.json; while entered, torch has the number of threads that the training began with.
 
-    Raises InputError if the checkpoint was trained in another precision.
+    metrics.jsonl keeps the lines up to the checkpoint. Does nothing without a checkpoint. Raises InputError if the checkpoint
+    was trained in another precision.
     """
     if checkpoint is None:
-        yield
+        yield None
         return
     state = json.loads((checkpoint / RESUME_FILE).read_text(encoding="utf-8"))
-    if state["mixed_precision"] != trainer.args.mixed_precision:
-        theirs, ours = (name.replace("no", "fp32") for name in (state["mixed_precision"], trainer.args.mixed_precision))
+    if state["mixed_precision"] != mixed_precision:
+        theirs, ours = (name.replace("no", "fp32") for name in (state["mixed_precision"], mixed_precision))
         raise InputError(
             f"{checkpoint.name} was trained in {theirs}, but this device computes in {ours}; resume it on the same kind of device"
         )
@@ -64,11 +58,10 @@ def restored(trainer: CheckpointTrainer, checkpoint: Path | None, step_folder: P
     if changed:
         logger.warning("%s: the training resumes, but its results may differ in the last bits", ", ".join(changed))
     truncate_metrics(step_folder / "metrics.jsonl", int(checkpoint.name.rpartition("-")[2]))
-    trainer.add_callback(_RestoreCallback(trainer, state))
     threads = torch.get_num_threads()
     torch.set_num_threads(state["threads"])
     try:
-        yield
+        yield state
     finally:
         torch.set_num_threads(threads)
 

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from pyrust_nn import _core
 from pyrust_nn._runtime.streams import STOPPING_SIGNALS, handle_signals
+from pyrust_nn.training.arguments import LoopArguments
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +25,13 @@ class StopCallback(TrainerCallback):
         """No signal has come yet."""
         self.requested_by: str | None = None
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
-        """Make the trainer save and stop."""
+    def on_step_end(self, args: LoopArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        """Make the loop save and stop."""
         if self.requested_by:
             control.should_save = control.should_training_stop = True
         return control
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+    def on_evaluate(self, args: LoopArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """The same after an evaluation, which belongs to its step."""
         return self.on_step_end(args, state, control)
 
