@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from transformers import TrainerCallback
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pyrust_nn.training.arguments import LoopArguments
 
-    Args = LoopArguments | TrainingArguments
+    Args: TypeAlias = LoopArguments | TrainingArguments
 
 logger = logging.getLogger(__name__)
 
