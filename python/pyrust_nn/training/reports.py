@@ -124,7 +124,10 @@ class TrackioCallback(TrainerCallback):
 
     def on_train_begin(self, args: LoopArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Begin the run."""
-        self.trackio.init(project="pyrust-nn", name=self.run, config=run_config(kwargs["model"], args), resume="allow")
+        public = {
+            name: value for name, value in run_config(kwargs["model"], args).items() if not name.startswith("_")
+        }  # others are its own
+        self.trackio.init(project="pyrust-nn", name=self.run, config=public, resume="allow")
 
     def on_log(self, args: LoopArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Log the numbers."""
