@@ -38,6 +38,10 @@ test-rust:       ## Rust tests
 test-python: build dev wheel  ## Tests through Python, the binary and a dependent crate
 	PYRUST_NN_BINARY=$(CURDIR)/$(BIN) $(PY) -m pytest --numprocesses 2 --dist loadfile
 
+.PHONY: test-faults
+test-faults: build dev wheel  ## Every change of the file system fails once, some two hours
+	$(PY) tests/faults/sweep.py --results benchmarks/results/faults.json
+
 .PHONY: wheel
 wheel: dev       ## Install this checkout as a package into the environment, as `pip install .` does
 	@# In a folder of its own, because maturin links without libpython; it starts with the dependencies that are already built.

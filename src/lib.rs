@@ -30,7 +30,7 @@ pub use api::{export_session, import_session, reproduce, resume, resume_with_sec
 pub use base::cache::{CacheContent, CacheItem, clear_cache, list_cache};
 pub use base::error;
 pub use board::{Board, BoardParams, board};
-pub use cli::{process, set_console};
+pub use cli::{capture_output, process, set_console};
 pub use data::Prepared;
 pub use dataset::CheckReport;
 pub use params::prompt::{Message, Prompt};

@@ -23,6 +23,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "board",
+    "capture_output",
     "check_dataset",
     "clear_cache",
     "convert_lora_to_gguf",
@@ -126,6 +127,11 @@ def list_cache() -> dict[str, Any]:
 
 def clear_cache() -> dict[str, Any]:
     """Remove everything from the cache that no process uses, and return what remains."""
+
+def capture_output(on: bool) -> None:
+    """Let steps capture descriptors 1 and 2 (off by default, except in the command line): what child processes, C's printf and os.write(1, ...)
+    write while a step runs becomes records of its log.
+    """
 
 def set_console(on: bool) -> None:
     """Turn log lines and progress on stderr on (the default) or off."""

@@ -18,4 +18,5 @@ pub(crate) mod secrets;
 pub mod signals;
 pub(crate) mod similar_path;
 pub(crate) mod size_variable;
+pub(crate) mod terminal;
 pub mod threads;

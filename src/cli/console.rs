@@ -3,15 +3,16 @@
 //! A terminal shows the lines themselves, without what a bar or heading shows too and without messages of libraries. Elsewhere each line
 //! has its level in front, as in the log.
 
-use std::io::{IsTerminal, Write};
+use std::io::{LineWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use log::{Level, LevelFilter, Log, Record};
-use simplelog::{ColorChoice, ConfigBuilder, LevelPadding, TermLogger, TerminalMode};
+use simplelog::{ConfigBuilder, LevelPadding, WriteLogger};
 
 use crate::base::logging::Shown;
-use crate::base::{logging, progress};
+use crate::base::terminal::Terminal;
+use crate::base::{logging, progress, terminal};
 use crate::cli::display::{Display, print_above};
 use crate::cli::global::GlobalArgs;
 use crate::cli::text::{Style, columns, visible};
@@ -40,12 +41,18 @@ pub(crate) fn end() {
 /// Turns log lines and progress on stderr on or off, for programs that use the library.
 pub fn set_console(on: bool) {
     if on {
-        configure(LevelFilter::Info, true, std::io::stdout().is_terminal());
+        configure(LevelFilter::Info, true, Terminal::Stdout.is_terminal());
     } else {
         *configured() = true;
         logging::set_console(None);
         progress::set_show(None);
     }
+}
+
+/// Lets steps capture descriptors 1 and 2, or not, for programs that use the library: what child processes and C's `printf` write while a step
+/// runs becomes records of its log. Off by default; the command line turns it on.
+pub fn capture_output(on: bool) {
+    terminal::allow_capture(on);
 }
 
 /// Whether the console is still as it was at the start of the process; from now on it is not.
@@ -55,9 +62,9 @@ pub(crate) fn first_use() -> bool {
 
 /// Says something beside the result, on a terminal only.
 pub(crate) fn note(text: &str) {
-    if std::io::stderr().is_terminal() && !IS_QUIET.load(Ordering::Relaxed) {
+    if Terminal::Stderr.is_terminal() && !IS_QUIET.load(Ordering::Relaxed) {
         let line = Style::of_stderr().dim(&output::at_stderr_s_width(text));
-        print_above(|| drop(writeln!(std::io::stderr(), "{line}")));
+        print_above(|| drop(writeln!(Terminal::Stderr, "{line}")));
     }
 }
 
@@ -67,7 +74,7 @@ pub(crate) fn heading(text: &str) {
         return;
     }
     let line = Style::of_stderr().bold(&output::at_stderr_s_width(text));
-    print_above(|| drop(writeln!(std::io::stderr(), "{line}")));
+    print_above(|| drop(writeln!(Terminal::Stderr, "{line}")));
 }
 
 fn configured() -> std::sync::MutexGuard<'static, bool> {
@@ -83,8 +90,8 @@ fn configure(level: LevelFilter, bar: bool, stream: bool) {
         .set_location_level(LevelFilter::Off)
         .set_level_padding(LevelPadding::Right)
         .build();
-    let plain = TermLogger::new(level, config, TerminalMode::Stderr, ColorChoice::Never);
-    let on_terminal = std::io::stderr().is_terminal();
+    let plain = WriteLogger::new(level, config, LineWriter::new(Terminal::Stderr));
+    let on_terminal = Terminal::Stderr.is_terminal();
     let style = Style::of_stderr();
     logging::set_console(Some(Box::new(move |record: &Record, shown: Shown| {
         let wanted = match shown {
@@ -105,7 +112,7 @@ fn configure(level: LevelFilter, bar: bool, stream: bool) {
 
 /// Prints a record on a terminal.
 fn print(record: &Record, style: Style) {
-    let width = columns(libc::STDERR_FILENO).unwrap_or(80);
+    let width = columns(Terminal::Stderr).unwrap_or(80);
     // A library's text may hold colours.
     let text = visible(&record.args().to_string());
     let line = match record.level() {
@@ -114,5 +121,5 @@ fn print(record: &Record, style: Style) {
         Level::Info => text,
         Level::Debug | Level::Trace => style.dim(&text),
     };
-    drop(writeln!(std::io::stderr(), "{}", wrap::wrapped(&line, width)));
+    drop(writeln!(Terminal::Stderr, "{}", wrap::wrapped(&line, width)));
 }

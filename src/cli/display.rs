@@ -2,12 +2,14 @@
 //!
 //! An answer has no bar beside it: text without a newline and a bar would share a line, and the next redraw would break it.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::base::progress::{Show, Update};
+use crate::base::terminal::Terminal;
 use crate::cli::bar::bar_line;
 use crate::cli::text::{Style, columns, visible};
 use crate::cli::wrap::cut;
@@ -18,7 +20,9 @@ static BARS: OnceLock<MultiProgress> = OnceLock::new();
 static OPEN_LINE: Mutex<bool> = Mutex::new(false);
 
 fn bars() -> &'static MultiProgress {
-    BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8)))
+    BARS.get_or_init(|| {
+        MultiProgress::with_draw_target(ProgressDrawTarget::term(Term::read_write_pair(std::io::stdin(), Terminal::Stderr), 8))
+    })
 }
 
 fn open_line() -> MutexGuard<'static, bool> {
@@ -29,9 +33,8 @@ fn open_line() -> MutexGuard<'static, bool> {
 pub(crate) fn print_above(write: impl FnOnce()) {
     let mut open = open_line();
     bars().suspend(|| {
-        if std::mem::take(&mut *open) && std::io::stderr().is_terminal() {
-            let mut out = std::io::stdout().lock();
-            drop(out.write_all(b"\n").and_then(|()| out.flush()));
+        if std::mem::take(&mut *open) && Terminal::Stderr.is_terminal() {
+            drop(Terminal::Stdout.write_all(b"\n"));
         }
         write();
     });
@@ -60,7 +63,7 @@ impl Display {
     /// Draws a line of the given width as the bar.
     fn draw(&self, line: impl FnOnce(usize) -> String) {
         // The last column stays free: some terminals wrap when it is written.
-        let width = columns(libc::STDERR_FILENO).unwrap_or(80).saturating_sub(1);
+        let width = columns(Terminal::Stderr).unwrap_or(80).saturating_sub(1);
         if !self.bar || *open_line() {
             return;
         }
@@ -98,13 +101,12 @@ impl Show for Display {
         if !self.stream {
             return;
         }
-        let on_terminal = std::io::stdout().is_terminal();
+        let on_terminal = Terminal::Stdout.is_terminal();
         if on_terminal {
             self.remove();
         }
         let mut open = open_line();
-        let mut out = std::io::stdout().lock();
-        drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+        drop(Terminal::Stdout.write_all(text.as_bytes()));
         *open = on_terminal && !text.ends_with('\n');
     }
 

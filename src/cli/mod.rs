@@ -19,6 +19,6 @@ mod wrap;
 mod wrong_words;
 
 pub(crate) use console::first_use;
-pub use console::set_console;
+pub use console::{capture_output, set_console};
 pub use process::process;
 pub(crate) use process::run_command_line;

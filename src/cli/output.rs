@@ -1,7 +1,7 @@
 //! The final output of a command: tables, or one JSON document with `--json`.
 
 use std::fs::File;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::{Mutex, PoisonError};
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::base::error::Error;
 use crate::base::printable::printable;
+use crate::base::terminal::Terminal;
 use crate::cli::text::{Style, columns, grouped};
 use crate::cli::wrap::{wrapped, wrapped_command};
 
@@ -36,16 +37,11 @@ pub(crate) fn reserve_stdout() {
 pub(crate) fn text(text: &str) {
     let written = match RESERVED_STDOUT.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
         Some(stdout) => stdout.write_all(text.as_bytes()),
-        None => std::io::stdout().write_all(text.as_bytes()),
+        None => Terminal::Stdout.write_all(text.as_bytes()),
     };
     if let Err(cause) = written {
         WRITE_ERROR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause);
     }
-}
-
-/// Writes out what is buffered, where a reader waits for it.
-pub(crate) fn flush() {
-    drop(std::io::stdout().flush());
 }
 
 /// Writes a line, or several, to stdout. A terminal gets them broken at spaces.
@@ -70,8 +66,7 @@ pub(crate) fn end() -> Option<Error> {
         // SAFETY: as above.
         unsafe { libc::dup2(stdout.as_raw_fd(), 1) };
     }
-    let flushed = std::io::stdout().flush();
-    let cause = WRITE_ERROR.lock().unwrap_or_else(PoisonError::into_inner).take().or(flushed.err())?;
+    let cause = WRITE_ERROR.lock().unwrap_or_else(PoisonError::into_inner).take()?;
     let cause = (cause.kind() != ErrorKind::BrokenPipe).then_some(cause)?;
     Some(Error::new(crate::base::error::Kind::Io, format!("stdout cannot be written: {cause}; redirect it elsewhere")))
 }
@@ -86,18 +81,18 @@ pub(crate) fn error(error: &Error) {
     let word = Style::of_stderr().error("error");
     let causes: String = error.causes.iter().map(|cause| format!("\n  caused by: {}", printable(cause).replace('\n', "\n    "))).collect();
     let text = at_stderr_s_width(&format!("error: {}{causes}", printable(&error.message)));
-    drop(writeln!(std::io::stderr(), "{}", text.replacen("error", &word, 1)));
+    drop(writeln!(Terminal::Stderr, "{}", text.replacen("error", &word, 1)));
     if let Some(traceback) = error.traceback.as_ref().filter(|_| error.kind == crate::base::error::Kind::Script) {
         let last: Vec<&str> = traceback.trim_end().lines().rev().take(8).collect();
         let last: String = last.into_iter().rev().map(|line| format!("\n    {}", printable(line))).collect();
         let text = at_stderr_s_width(&format!("  end of the traceback (the full traceback is in pipeline.log):{last}"));
-        drop(writeln!(std::io::stderr(), "{text}"));
+        drop(writeln!(Terminal::Stderr, "{text}"));
     }
 }
 
 /// Text with its lines broken at spaces for the terminal as stderr; unchanged elsewhere.
 pub(crate) fn at_stderr_s_width(text: &str) -> String {
-    let width = columns(libc::STDERR_FILENO).filter(|_| std::io::stderr().is_terminal());
+    let width = columns(Terminal::Stderr).filter(|_| Terminal::Stderr.is_terminal());
     width.map_or_else(|| text.to_string(), |width| wrapped(text, width))
 }
 
@@ -108,7 +103,7 @@ pub(crate) fn at_stdout_s_width(text: &str) -> String {
 
 /// Columns of the terminal as stdout.
 pub(crate) fn stdout_width() -> Option<usize> {
-    columns(libc::STDOUT_FILENO).filter(|_| std::io::stdout().is_terminal())
+    columns(Terminal::Stdout).filter(|_| Terminal::Stdout.is_terminal())
 }
 
 /// The exit code of a command: that of its error, which is written to stderr, otherwise 0.

@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use serde_json::{Map, json};
 
 use crate::base::error::Error;
+use crate::base::terminal::{Terminal, allow_capture};
 use crate::base::{error, secrets, signals};
 use crate::cli::args::{Command, CommandLine, command_line};
 use crate::cli::commands::{DoctorArgs, SetupArgs, TaskArgs};
@@ -61,6 +62,7 @@ extern "C" fn ended_by_a_library() {
 /// Runs a command line, whose first word is the program's name, and returns the exit code.
 pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
     let _secrets = secrets::hold(&Map::new());
+    allow_capture(true);
     let code = match CommandLine::parse(&argv) {
         Ok(line) => {
             let (global, command) = line.into_parts();
@@ -68,6 +70,7 @@ pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
         }
         Err(error) => usage_error(&argv, &error),
     };
+    allow_capture(false);
     output::end().map_or(code, |cause| {
         output::error(&cause);
         code.max(cause.exit_code())
@@ -158,7 +161,7 @@ fn usage_error(argv: &[String], error: &clap::Error) -> u8 {
 /// Prints clap's error.
 fn print_usage_error(error: &clap::Error) {
     let text = output::at_stderr_s_width(rendered(error, Style::of_stderr()).trim_end());
-    drop(writeln!(std::io::stderr(), "{text}"));
+    drop(writeln!(Terminal::Stderr, "{text}"));
 }
 
 /// What clap says, with its colours where they are shown. clap breaks the lines of options alone, not those of usage and examples.

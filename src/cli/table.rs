@@ -1,6 +1,7 @@
 //! Tables. On a terminal that is too narrow for one, nothing is dropped: a column is shortened, which an ellipsis shows, or columns move below
 //! their row, each value after its heading.
 
+use crate::base::terminal::Terminal;
 use crate::cli::output;
 use crate::cli::text::columns;
 use crate::cli::wrap::{padded, tail, width_of, wrapped_below};
@@ -14,7 +15,7 @@ const NARROW_GAP: usize = 1;
 
 /// Writes rows in aligned columns to stdout. The first row is the heading. `flexible` is the column that is shortened first.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]], flexible: Option<usize>) {
-    for line in lines(rows, flexible, columns(libc::STDOUT_FILENO)) {
+    for line in lines(rows, flexible, columns(Terminal::Stdout)) {
         output::verbatim(&line);
     }
 }

@@ -1,11 +1,10 @@
 //! Numbers, bars and styles as text.
 
-use std::io::IsTerminal;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
 
 pub(crate) use crate::base::numbers::{bytes, counted, duration, grouped, short, significant};
 use crate::base::printable::steers_terminal;
+use crate::base::terminal::Terminal;
 
 /// Bright blue, for warnings magenta as compilers have it, for errors red: readable on black and on white, as green, cyan and yellow are not.
 const ACCENT: u8 = 94;
@@ -21,12 +20,12 @@ pub(crate) struct Style {
 impl Style {
     /// Colours for a terminal as stdout, unless NO_COLOR is set.
     pub(crate) fn of_stdout() -> Style {
-        Style { colors: std::io::stdout().is_terminal() && !no_color() }
+        Style { colors: Terminal::Stdout.is_terminal() && !no_color() }
     }
 
     /// Colours for a terminal as stderr, unless NO_COLOR is set.
     pub(crate) fn of_stderr() -> Style {
-        Style { colors: std::io::stderr().is_terminal() && !no_color() }
+        Style { colors: Terminal::Stderr.is_terminal() && !no_color() }
     }
 
     fn wrap(self, codes: &str, text: &str) -> String {
@@ -101,12 +100,12 @@ fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// Columns of the terminal behind a file descriptor.
-pub(crate) fn columns(descriptor: RawFd) -> Option<usize> {
+/// Columns of the terminal, if it is one.
+pub(crate) fn columns(terminal: Terminal) -> Option<usize> {
     let mut size = MaybeUninit::<libc::winsize>::zeroed();
     // SAFETY: the call fills a winsize owned by this function, or fails.
     let size = unsafe {
-        if libc::ioctl(descriptor, libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
+        if libc::ioctl(terminal.descriptor(), libc::TIOCGWINSZ, size.as_mut_ptr()) != 0 {
             return None;
         }
         size.assume_init()

@@ -210,6 +210,13 @@ fn set_console(py: Python<'_>, on: bool) -> PyResult<()> {
     show(py, on, LevelFilter::Info)
 }
 
+/// Let steps capture descriptors 1 and 2 (off by default, except in the command line): what child processes, C's `printf` and `os.write(1, ...)`
+/// write while a step runs becomes records of its log.
+#[pyfunction]
+fn capture_output(on: bool) {
+    cli::capture_output(on);
+}
+
 #[pymodule]
 pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
@@ -236,6 +243,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(list_cache, module)?)?;
     module.add_function(wrap_pyfunction!(clear_cache, module)?)?;
     module.add_function(wrap_pyfunction!(set_console, module)?)?;
+    module.add_function(wrap_pyfunction!(capture_output, module)?)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
     let public = module.index()?.as_sequence().to_list()?;
     module.add("EMBEDDED", crate::python::started())?;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::base::signals;
 use crate::base::signals::Handlers;
+use crate::base::terminal::Capture;
 use crate::python::convert::{to_object, to_value};
 use crate::python::exceptions::{from_python, to_python};
 use crate::python::interpreter;
@@ -129,10 +130,12 @@ pub(crate) fn call_script(call: &ScriptCall<'_>) -> Result<Answer> {
     });
     let params = Value::Object(call.params.clone()).to_string();
     signals::check()?;
-    let answer: String = Python::attach(|py| {
+    let capture = Capture::begin();
+    let answer: Result<String> = Python::attach(|py| {
         let native = NativeHost(Arc::clone(&call.host));
         let run = || py.import("pyrust_nn._runtime.host")?.call_method1("call", (native, about.to_string(), params))?.extract();
         run().map_err(|raised| from_python(py, raised))
-    })?;
-    serde_json::from_str(&answer).context("the script's answer does not have the form {outputs, metrics, params, result}")
+    });
+    drop(capture);
+    serde_json::from_str(&answer?).context("the script's answer does not have the form {outputs, metrics, params, result}")
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::base::clock::now;
 use crate::base::error::{Error, Kind};
+use crate::base::files::Reserve;
 use crate::base::logging::Shown;
 use crate::base::{error, files, logging, offline, progress, secrets, signals};
 use crate::dataset::with_revisions;
@@ -84,6 +85,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     }
     summary.pipeline_run = session.pipeline_run();
     session.begin(&summary.task, &summary.step, &argv)?;
+    let reserve = Reserve::hold(&session.folder);
     let verb = if request.resume { "resumes" } else { "starts" };
     let text = format!("step {} of session {} {verb}: {}", summary.step, summary.session, request.task.about);
     // A pipeline has a heading for each step.
@@ -91,6 +93,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     logging::emit_to(Level::Info, module_path!(), &text, shown);
     let mut stage = Stage::Preparing;
     let result = prepare_and_execute(request, &mut session, runs, &step_folder, summary, &mut stage);
+    drop(reserve);
     let result = result.map_err(|error| {
         let error = with_resume_command(error, &summary.session, Continuation::of(request, &step_folder.working));
         without_secrets(with_spelled_overwrite(error, request.interface))

@@ -204,7 +204,7 @@ def test_a_process_that_a_script_leaves_behind_does_not_hold_the_session(tmp_pat
         "    child = os.fork()\n"
         "    if not child:\n"
         "        for stream in (0, 1, 2): os.close(stream)\n"
-        "        time.sleep(30); os._exit(0)\n"
+        "        time.sleep(3600); os._exit(0)\n"
         "    return {'metrics': {'child': child}}\n",
     )
     assert cli("script", script, "--session", "s", "--runs-dir", runs).returncode == 0

@@ -72,7 +72,7 @@ class StreamToLogger(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """The descriptor of the stream that this one replaces, for child processes. What is written to it does not reach the log."""
+        """The descriptor of the stream that this one replaces, for child processes. The log gets what is written to it if captured."""
         if self.host is None:
             raise io.UnsupportedOperation("fileno")
         return int(self.host.fileno())

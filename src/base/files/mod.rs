@@ -8,6 +8,7 @@ mod folders;
 mod lock;
 mod operation;
 mod own;
+mod reserve;
 mod write;
 
 pub use folders::{create_folder, create_folders, publish_folder, remove, rename, replace_folder};
@@ -15,4 +16,5 @@ pub use lock::LockFile;
 #[cfg(test)]
 pub(crate) use operation::with_fault;
 pub use own::{make_private, open_own, read_own};
+pub(crate) use reserve::Reserve;
 pub use write::{Replacement, Writer, append_line, beside, is_partial, set_modified_now, sweep_partial, sync, write_json, write_whole};

@@ -37,7 +37,6 @@ impl BoardArgs {
             output::verbatim(board.url());
             output::line("Open this address in a browser. Ctrl-C ends the board; sessions go on.");
         }
-        output::flush();
         while signals::check().is_ok() {
             std::thread::sleep(POLL);
         }

@@ -60,7 +60,6 @@ fn print_answers(summary: &Summary) {
     for answer in answers_to_values(summary) {
         output::verbatim(&format!("{answer}\n"));
     }
-    output::flush();
 }
 
 fn print_end(session: &str, global: &GlobalArgs, outcomes: &[StepOutcome], names: &[String]) {

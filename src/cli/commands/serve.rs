@@ -60,7 +60,6 @@ fn announce(server: &Server, global: &GlobalArgs) {
             output::line(&format!("  {}{of}", text("id")));
         }
     }
-    output::flush();
 }
 
 impl Subcommand for ServeArgs {

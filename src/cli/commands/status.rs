@@ -119,7 +119,6 @@ fn follow(runs: &Path, session: &str, mut read: LogPosition, mut state: SessionS
         let running = state.state == "running";
         let (new, end) = log_after(runs, session, read)?;
         print_log(&filter.select(&new, &mut is_shown));
-        output::flush();
         read = end;
         if !running {
             output::line("");

@@ -76,7 +76,7 @@ fn each_fault_is_reported_with_its_place() {
             r#"line 1, column 16, [0].messages[0]: has no "role"; is "rol" misspelled?"#,
         ),
         (
-            r#"[{"messages": [{"role": "user", "contents": "x"}]}]"#,
+            r#"[{"messages": [{"role": "user", "contents": "x"}, {"role": "assistant", "content": "y"}]}]"#,
             r#"line 1, column 16, [0].messages[0]: has no "content"; is "contents" misspelled?"#,
         ),
         (&message("\"assistant\"", "\"\\ud800\""), "line 2, column 34, [0].messages[1].content: has an unpaired surrogate (\\ud800"),

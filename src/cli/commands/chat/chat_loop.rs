@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::base::error::{Error, Kind};
 use crate::base::printable::printable;
+use crate::base::terminal::Terminal;
 use crate::base::{error, files, progress, signals};
 use crate::cli::commands::chat::chat_params::params;
 use crate::cli::commands::chat::line_editor::{Input, LineEditor};
@@ -69,7 +70,6 @@ impl Chat {
                     if error.kind == Kind::Interrupted && error.signal != Some(libc::SIGINT) {
                         return Err(cause);
                     }
-                    output::flush();
                     output::error(&error);
                 }
             }
@@ -134,7 +134,6 @@ impl Chat {
         progress::clear();
         let answer = answer?;
         output::line("");
-        output::flush();
         note(&counts(&answer));
         self.turns.push(json!({"role": "assistant", "content": answer.text}));
         Ok(())
@@ -215,12 +214,11 @@ fn is_json_lines(path: &Path) -> Result<bool> {
 
 fn show(text: &str) {
     output::text(&printable(text));
-    output::flush();
 }
 
 /// Says something beside the conversation, on stderr.
 fn note(text: &str) {
-    drop(writeln!(std::io::stderr(), "{}", output::at_stderr_s_width(&Style::of_stderr().dim(&printable(text)))));
+    drop(writeln!(Terminal::Stderr, "{}", output::at_stderr_s_width(&Style::of_stderr().dim(&printable(text)))));
 }
 
 /// The counts at the end of an answer.

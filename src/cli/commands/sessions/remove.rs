@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::base::clock::named_time;
 use crate::base::error;
+use crate::base::terminal::Terminal;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::table::table;
@@ -153,13 +154,10 @@ fn print(runs: &Path, parts: &[Removable], total: u64) {
 /// # Errors
 /// Kind `usage` if nobody can answer.
 fn asked(as_json: bool) -> Result<bool> {
-    if as_json || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+    if as_json || !std::io::stdin().is_terminal() || !Terminal::Stderr.is_terminal() {
         return Err(error::usage("nobody can be asked here; give --yes to remove it, or --dry-run to see it only"));
     }
-    output::flush();
-    let mut stderr = std::io::stderr();
-    write!(stderr, "remove it? [y/N] ")?;
-    stderr.flush()?;
+    write!(Terminal::Stderr, "remove it? [y/N] ")?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
