@@ -317,6 +317,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="all points, also those that differ in a number only")
     parser.add_argument("--every", type=int, default=1, help="take every so many cases only")
     parser.add_argument("--point", type=int, help="take this point only")
+    parser.add_argument("--only", default="", help="take the points of this pattern only, such as 'remove .*/checkpoints/'")
     parser.add_argument("--mode", choices=list(MODES))
     parser.add_argument("--results", type=Path, help="write the figures there, as JSON")
     words = parser.parse_args()
@@ -325,11 +326,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="faults-")).resolve()
     sweep = Sweep(folder)
     lines = sweep.points()
-    taken = [
-        (line, mode)
-        for line, mode in cases(lines if words.all else distinct(lines), words.every)
-        if words.point in (None, int(line.split()[0])) and words.mode in (None, mode)
-    ]
+    points = [line for line in lines if words.point in (None, int(line.split()[0])) and re.search(words.only, line.split(" ", 1)[1])]
+    taken = [(line, mode) for line, mode in cases(points if words.all else distinct(points), words.every) if words.mode in (None, mode)]
     failed = []
     for number, (line, mode) in enumerate(taken, start=1):
         case = sweep.case(line, mode)

@@ -10,6 +10,7 @@ A checkpoint is written under a temporary name and renamed when it is complete.
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from pyrust_nn import InputError
 from pyrust_nn.files import removed_on_failure, replace_symlink
 from pyrust_nn.models.loading import load_model
 from pyrust_nn.training.session import TrainingSession
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 RANDOM_FILE = "rng_state.pth"
@@ -56,7 +59,11 @@ class Checkpoints:
             yield made
             self.session.publish_checkpoint(made, self.path(step))
         partial.rmdir()
-        prune_checkpoints(self.folder, best=best, every=self.every, limit=self.limit)
+        self.prune(step, best)
+
+    def prune(self, newest: int, best: int | None) -> None:
+        """Remove checkpoints that are obsolete now that there is the one of step `newest`; `best` is the step of the best one."""
+        prune_checkpoints(self.folder, newest=newest, best=best, every=self.every, limit=self.limit)
 
 
 def save_states(folder: Path, parts: dict[str, Any]) -> None:
@@ -96,14 +103,14 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
-def prune_checkpoints(folder: Path, *, best: int | None, every: int, limit: int | None) -> None:
+def prune_checkpoints(folder: Path, *, newest: int, best: int | None, every: int, limit: int | None) -> None:
     """Link the best checkpoint as `best` and remove obsolete ones.
 
-    The best and the newest are kept. Of the others, those whose step is not a multiple of `every` are removed (they were
-    the best or the newest once), then the oldest until `limit` are left.
+    The best and the newest are kept, and those after it, which a resumed training makes anew. Of the others, those whose
+    step is not a multiple of `every` are removed (they were the best or the newest once), then the oldest until `limit` are left.
     """
-    steps = saved_steps(folder)
-    kept = {steps[-1]} | ({best} if best in steps else set())
+    steps = [step for step in saved_steps(folder) if step <= newest]
+    kept = {newest} | ({best} if best in steps else set())
     if best in kept:
         if (folder / "best").is_dir() and not (folder / "best").is_symlink():
             shutil.rmtree(folder / "best")  # the session was copied, and the copy followed the link
@@ -114,7 +121,10 @@ def prune_checkpoints(folder: Path, *, best: int | None, every: int, limit: int 
     if limit:
         removed += regular[: max(0, len(regular) - max(0, limit - len(kept)))]
     for step in removed:
-        shutil.rmtree(folder / f"checkpoint-{step}")
+        try:
+            shutil.rmtree(folder / f"checkpoint-{step}")
+        except OSError as cause:  # it costs space, and the training nothing
+            logger.warning("the old checkpoint %s cannot be removed: %s", folder / f"checkpoint-{step}", cause)
 
 
 def load_weights(model: Any, folder: Path) -> None:

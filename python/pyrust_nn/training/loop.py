@@ -368,6 +368,8 @@ class TrainingLoop:
         self.evaluation.without_improvement = extra["evaluations_without_gain"]
         load_states(checkpoint, self.parts())
         self.resumed_from = checkpoint
+        # A process that was killed may not have come to this.
+        self.checkpoints.prune(self.state.global_step, self.state.best_global_step)
 
     def load_best(self) -> None:
         """Load the weights of the lowest evaluation loss."""
