@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
 
 use log::Level;
@@ -27,6 +27,7 @@ static PIPES: [AtomicI32; 2] = [const { AtomicI32::new(-1) }; 2];
 static UNFINISHED: [Mutex<Vec<u8>>; 2] = [const { Mutex::new(Vec::new()) }; 2];
 /// Bytes of a line that has no end, after which it becomes a record all the same.
 const LONGEST_LINE: usize = 1 << 16;
+static FORKS: Once = Once::new();
 static ALLOWED: AtomicBool = AtomicBool::new(false);
 /// Only one capture at a time.
 static CAPTURED: Mutex<()> = Mutex::new(());
@@ -79,8 +80,9 @@ pub(crate) fn allow_capture(allowed: bool) {
 #[must_use]
 pub(crate) struct Capture {
     readers: Vec<JoinHandle<()>>,
-    /// Closed to end the readers.
+    /// Written to, to end the readers.
     stop: Option<OwnedFd>,
+    process: u32,
     _only: std::sync::MutexGuard<'static, ()>,
 }
 
@@ -95,8 +97,12 @@ impl Capture {
         }
         let only = CAPTURED.try_lock().ok()?;
         let (stopped, stop) = pipe().ok()?;
+        FORKS.call_once(|| {
+            // SAFETY: the function only closes descriptors and stores numbers.
+            unsafe { libc::pthread_atfork(None, None, Some(in_forked_child)) };
+        });
         handle_fatal();
-        let mut capture = Capture { readers: Vec::new(), stop: Some(stop), _only: only };
+        let mut capture = Capture { readers: Vec::new(), stop: Some(stop), process: std::process::id(), _only: only };
         for (at, origin) in ORIGINS.into_iter().enumerate() {
             let (reader, writer) = pipe().ok()?;
             let stopped = stopped.try_clone().ok()?;
@@ -116,8 +122,25 @@ impl Capture {
     }
 }
 
+/// A process that a script forks keeps the pipes as its output, but not the real one: it may live longer, and who waits for the real
+/// output to end would wait for it.
+extern "C" fn in_forked_child() {
+    for descriptor in REAL.iter().chain(&PIPES) {
+        let descriptor = descriptor.swap(-1, Ordering::SeqCst);
+        if descriptor >= 0 {
+            // SAFETY: the child's copy, which only the capture of its parent uses.
+            unsafe { libc::close(descriptor) };
+        }
+    }
+}
+
 impl Drop for Capture {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // The readers are threads of the process that was forked.
+            self.readers.drain(..).for_each(std::mem::forget);
+            return;
+        }
         flush_c();
         restore_fatal();
         for (at, real) in REAL.iter().enumerate() {
@@ -131,7 +154,10 @@ impl Drop for Capture {
             }
             PIPES[at].store(-1, Ordering::SeqCst);
         }
-        drop(self.stop.take());
+        if let Some(stop) = self.stop.take() {
+            // A byte, which nobody takes: a process that was forked may hold this pipe too.
+            drop(std::fs::File::from(stop).write(&[0]));
+        }
         for reader in self.readers.drain(..) {
             drop(reader.join());
         }
@@ -156,7 +182,7 @@ fn flush_c() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// Makes records of the lines of a pipe, until nothing can be written to it any more, or until `stopped` has ended and it is empty: a
+/// Makes records of the lines of a pipe, until nothing can be written to it any more, or until `stopped` can be read and it is empty: a
 /// process that a script left behind may hold it.
 fn read(reader: OwnedFd, stopped: &OwnedFd, origin: &str, unfinished: &Mutex<Vec<u8>>) {
     let mut pipe = std::fs::File::from(reader);

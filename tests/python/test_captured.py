@@ -81,6 +81,21 @@ def test_a_process_left_behind_is_not_waited_for(tmp_path: Path, runs: Path, cli
     subprocess.run(["kill", str(pid)], check=True)
 
 
+def test_a_forked_process_does_not_hold_the_terminal(tmp_path: Path, runs: Path, cli: Cli) -> None:
+    path = tmp_path / "mine.py"
+    text = (
+        "import os, time\ndef run(params, session):\n    child = os.fork()\n    if not child:\n        os.write(1, b'from the fork\\n')\n"
+    )
+    text += "        time.sleep(3600)\n        os._exit(0)\n    time.sleep(1)\n    return {'metrics': {'child': child}}\n"
+    path.write_text(text, encoding="utf-8")
+    # `cli` waits until nothing holds stdout and stderr any more.
+    done = cli("script", path, "--session", "s", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert ("stdout", "from the fork") in log_of(runs)
+    summary = json.loads((runs / "s/script/summary.json").read_text(encoding="utf-8"))
+    subprocess.run(["kill", str(summary["metrics"]["child"])], check=True)
+
+
 HOST = """
 import os, subprocess, sys
 import pyrust_nn

@@ -396,7 +396,7 @@ def test_names_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "is a file" in refused(tmp_path / "file")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = refused("Qwen/no-such-model-was-downloaded")
-    assert "Qwen/no-such-model-was-downloaded" in message and "--offline" in message and "folder" in message
+    assert "Qwen/no-such-model-was-downloaded" in message and "offline" in message and "folder" in message
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
