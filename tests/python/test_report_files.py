@@ -52,8 +52,8 @@ def test_samples_change_nothing_in_the_training(runs: Path, data_json: str) -> N
 
 
 def test_a_failed_training_has_the_answers_from_before(runs: Path, data_json: str) -> None:
-    with pytest.raises(pyrust_nn.InputError, match="wandb is not installed"):
-        tune(runs, data_json, report_to=["wandb"])
+    with pytest.raises(pyrust_nn.ModelError, match="diverged"):
+        tune(runs, data_json, learning_rate=1e30)
     samples = lines(runs / "s/finetune_lora/samples.jsonl")
     assert samples and all(isinstance(one["before"], str) and one["after"] is None for one in samples)
     assert not samples[0]["held_out"], "nothing was held out, so the prompts are trained ones"
