@@ -42,7 +42,6 @@ VARIES = re.compile(r"(^|/)(session\.json|pipeline\.log|report\.html|begun\.json
 """Files with times, process ids or durations in them: only that they exist is compared."""
 READ = {"summary.json": ("status", "steps", "artifacts"), "metrics.jsonl": ("step", "loss"), "answers.jsonl": ("text",)}
 """Files of which only these keys are compared."""
-LEFTOVERS = re.compile(r"\.partial|\.failed|\.old|\.tmp", re.IGNORECASE)
 PIPELINE = """
 session = "faults"
 model = "builtin:tiny"

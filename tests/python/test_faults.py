@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 SWEEP = Path(__file__).parents[1] / "faults/sweep.py"
-
-
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler for tests/faults/shim.c")
 
 
 def sweep(folder: Path, *words: str) -> dict[str, Any]:
