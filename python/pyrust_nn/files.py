@@ -25,12 +25,17 @@ LITTLE_SPACE = 1 << 16
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder. It is synced and renamed to `folder` if the block succeeds, and removed if it fails."""
+    """Yield an empty folder. It is synced and renamed to `folder` if the block succeeds, and removed if it fails.
+
+    It replaces the `folder` of an attempt that ended after this, without a summary: what has none is not done.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with removed_on_failure(partial, folder):
         yield partial
+        if folder.is_dir():
+            shutil.rmtree(folder)
         _core.publish_folder(str(partial), str(folder))
 
 

@@ -57,7 +57,7 @@ impl LogFile {
         Ok(LogFile { path: path.to_path_buf(), file, bytes, limit, at_line_start: true })
     }
 
-    fn begin_anew(&mut self) -> io::Result<()> {
+    fn begin_anew(&mut self) -> Result<()> {
         let earlier = earlier(&self.path);
         files::rename(&self.path, &earlier)?;
         self.file = files::Writer::append(&self.path)?;

@@ -71,7 +71,7 @@ mod tests {
     fn a_refused_attempt_from_rust_leaves_a_line_in_the_log_only() {
         let runs = tempfile::tempdir().unwrap();
         let mut session = Session::open(runs.path(), "s").unwrap();
-        session.begin("merge", "other", &[]).unwrap();
+        session.begin("merge", "other", "2026-01-01T00:00:00.000Z", &[]).unwrap();
         session.end(crate::Status::Success, None).unwrap();
         let (folder, log) = (session.folder.clone(), session.log_path());
         drop(session);

@@ -241,7 +241,7 @@ fn check_creatable(target: &Environment) -> Result<()> {
 
 /// Locks the folder of an environment. Waits while another process creates it. An empty folder gets the marker first, so that an
 /// interrupted `setup` can be continued.
-fn lock_folder(folder: &Path) -> std::io::Result<LockFile> {
+fn lock_folder(folder: &Path) -> Result<LockFile> {
     files::create_folders(folder)?;
     let mut marker = LockFile::open(&folder.join(MARKER))?;
     if marker.try_lock().is_err() {

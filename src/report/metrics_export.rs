@@ -56,7 +56,7 @@ pub(crate) fn export_metrics(
                 let seconds = about.and_then(|one| one.duration_s).unwrap_or_default();
                 let (file, bytes) = event_file(&EventStep { curves, started, seconds });
                 let folder = out.join(name);
-                files::create_folders(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+                files::create_folders(&folder)?;
                 write(&folder.join(&file), &bytes)?;
                 written.push(folder.join(file));
             }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::base::files;
 use crate::report::chart::{ChartForm, ChartLine, chart};
@@ -20,7 +20,7 @@ const STYLE: &str = "<style>text{font:12px sans-serif;fill:#333}.y{text-anchor:e
 /// Kind `usage` if there is no such session, `io` if a file cannot be written.
 pub(crate) fn write_pictures(runs: &Path, session: &str, folder: &Path) -> Result<Vec<PathBuf>> {
     let recorded = RecordedSession::read(runs, session)?;
-    files::create_folders(folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+    files::create_folders(folder)?;
     let mut written = Vec::new();
     for step in &recorded.steps {
         for curve in step.curves.drawn().filter(|curve| curve.name != "eval_loss" || step.curves.named("loss").is_none()) {

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_name_is_given_or_that_of_the_artifact_and_the_step_is_known() {
         let runs = tempfile::tempdir().unwrap();
-        drop(Session::open(runs.path(), "s1").unwrap().begin("convert_model_to_gguf", "convert", &[]));
+        drop(Session::open(runs.path(), "s1").unwrap().begin("convert_model_to_gguf", "convert", "2026-01-01T00:00:00.000Z", &[]));
         let step = runs.path().join("s1/convert");
         std::fs::create_dir(&step).unwrap();
         std::fs::write(step.join("a.q8_0.gguf"), "GGUF").unwrap();

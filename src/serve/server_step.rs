@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use log::Level;
 use serde_json::{Map, Value};
 
@@ -38,14 +38,14 @@ impl ServerStep {
         let mut session = Session::open(runs, session)?;
         let step = free_step(&session.folder, params["step"].as_str(), interface)?;
         let folder = session.folder.join(&step);
-        files::create_folders(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+        files::create_folders(&folder)?;
         // A terminal shows each request; a program that serves has a console of its own.
         let requests = if interface == Interface::Cli { Shown::Always } else { Shown::Verbose };
         let log = Arc::new(ServerLog::open(&session.log_path(), requests)?);
         let argv = secrets::redacted_argv();
         log.emit(Level::Debug, &format!("pyrust-nn {}: {}", env!("CARGO_PKG_VERSION"), argv.join(" ")));
-        session.begin(NAME, &step, &argv)?;
         let summary = Summary { params: secrets::redacted(params), ..Summary::new(NAME, &session.id, &step) };
+        session.begin(NAME, &step, &summary.started_at, &argv)?;
         Ok(ServerStep { session, folder, summary, log, started: Instant::now() })
     }
 

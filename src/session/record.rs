@@ -13,6 +13,7 @@ use crate::base::{error, files};
 use crate::session::folder_identity::FolderIdentity;
 use crate::session::lock::{host, lock};
 use crate::session::names::check_name;
+use crate::session::summary::{Status, Summary};
 
 /// A session that is locked by this process.
 #[derive(Debug)]
@@ -76,25 +77,21 @@ impl Session {
     }
 
     /// Records that a step starts.
-    pub fn begin(&mut self, task: &str, step: &str, argv: &[String]) -> Result<()> {
+    ///
+    /// `started_at`: that of the step's summary, by which `read_record` recognises it.
+    pub fn begin(&mut self, task: &str, step: &str, started_at: &str, argv: &[String]) -> Result<()> {
         self.record.insert("state".into(), "running".into());
         self.record.insert("version".into(), env!("CARGO_PKG_VERSION").into());
         if let Some(Value::Array(invocations)) = self.record.get_mut("invocations") {
-            invocations.push(json!({"task": task, "step": step, "argv": argv, "pid": std::process::id(), "started_at": now(), "finished_at": null, "status": null}));
+            invocations.push(json!({"task": task, "step": step, "argv": argv, "pid": std::process::id(), "started_at": started_at, "finished_at": null, "status": null}));
         }
         self.save()
     }
 
     /// Records how the step ended, and the kind of its error.
-    pub fn end(&mut self, status: crate::Status, kind: Option<Kind>) -> Result<()> {
-        let status = serde_json::to_value(status)?;
-        let state = if kind == Some(Kind::Interrupted) { "interrupted".into() } else { status.as_str().unwrap_or_default().to_lowercase() };
-        self.record.insert("state".into(), state.into());
-        if let Some(Value::Object(last)) = self.record.get_mut("invocations").and_then(Value::as_array_mut).and_then(|all| all.last_mut()) {
-            last.insert("finished_at".into(), now().into());
-            last.insert("status".into(), status);
-            last.insert("error".into(), kind.map(Kind::name).into());
-        }
+    pub fn end(&mut self, status: Status, kind: Option<Kind>) -> Result<()> {
+        let last = self.record.get("invocations").and_then(Value::as_array).map_or(0, Vec::len).saturating_sub(1);
+        settle(&mut self.record, last, status, kind, &now());
         self.save()
     }
 
@@ -120,14 +117,47 @@ impl Session {
 }
 
 /// The record of a session. `None` if it does not exist.
+///
+/// A step that has its summary has ended, also if its process was killed before the record said so.
 pub fn read_record(folder: &Path) -> Result<Option<Map<String, Value>>> {
     let path = folder.join("session.json");
-    match files::read_own(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
+    let mut record: Map<String, Value> = match files::read_own(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|cause| {
             error::input(format!("{} is damaged ({cause}); move it away to continue, the steps are not affected", path.display()))
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+        })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    };
+    let invocations = record.get("invocations").and_then(Value::as_array).into_iter().flatten().enumerate();
+    let ended: Vec<(usize, Summary)> = invocations.filter_map(|(at, one)| Some((at, summary_of(folder, one)?))).collect();
+    for (at, summary) in ended {
+        let kind = summary.error.map(|error| error.kind);
+        settle(&mut record, at, summary.status, kind, &summary.finished_at);
+    }
+    Ok(Some(record))
+}
+
+/// The summary of an invocation whose end is not recorded.
+fn summary_of(session: &Path, invocation: &Value) -> Option<Summary> {
+    let step = invocation["step"].as_str().filter(|_| invocation["status"].is_null())?;
+    let folders = [step.to_string(), format!("{step}.failed")].map(|name| session.join(name));
+    let mut found = folders.iter().filter_map(|folder| Summary::read(folder).ok().flatten());
+    found.find(|summary| invocation["started_at"] == summary.started_at.as_str())
+}
+
+/// Records the end of the invocation number `at`.
+fn settle(record: &mut Map<String, Value>, at: usize, status: Status, kind: Option<Kind>, finished_at: &str) {
+    let name = if status == Status::Success { "Success" } else { "Failure" };
+    let Some(invocations) = record.get_mut("invocations").and_then(Value::as_array_mut) else { return };
+    let is_last = at + 1 == invocations.len();
+    if let Some(Value::Object(one)) = invocations.get_mut(at) {
+        one.insert("finished_at".into(), finished_at.into());
+        one.insert("status".into(), name.into());
+        one.insert("error".into(), kind.map(Kind::name).into());
+    }
+    if is_last {
+        let state = if kind == Some(Kind::Interrupted) { "interrupted".into() } else { name.to_lowercase() };
+        record.insert("state".into(), state.into());
     }
 }
 
@@ -201,7 +231,7 @@ mod tests {
         let runs = tempfile::tempdir().unwrap();
         for step in ["a", "b"] {
             let mut session = Session::open(runs.path(), "s1").unwrap();
-            session.begin("merge", step, &["pyrust-nn".into(), "merge".into()]).unwrap();
+            session.begin("merge", step, "2026-01-01T00:00:00.000Z", &["pyrust-nn".into(), "merge".into()]).unwrap();
             session.end(crate::Status::Success, None).unwrap();
         }
         let record = read_record(&runs.path().join("s1")).unwrap().unwrap();

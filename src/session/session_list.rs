@@ -140,7 +140,7 @@ mod tests {
         let runs = runs.path();
         let step = |name: &str, status: Option<Status>| {
             let mut session = Session::open(runs, name).unwrap();
-            session.begin("merge", "merge", &[]).unwrap();
+            session.begin("merge", "merge", "2026-01-01T00:00:00.000Z", &[]).unwrap();
             if let Some(status) = status {
                 session.end(status, None).unwrap();
             }

@@ -147,7 +147,7 @@ mod tests {
     fn an_open_step_is_running_or_interrupted_if_its_process_ended() {
         let runs = tempfile::tempdir().unwrap();
         let mut session = Session::open(runs.path(), "s1").unwrap();
-        session.begin("merge", "merge", &[]).unwrap();
+        session.begin("merge", "merge", "2026-01-01T00:00:00.000Z", &[]).unwrap();
         assert_eq!(session_state(runs.path(), "s1").unwrap().state, "running");
         drop(session);
         let state = session_state(runs.path(), "s1").unwrap();
@@ -155,11 +155,36 @@ mod tests {
     }
 
     #[test]
+    fn a_step_has_ended_when_its_summary_is_there_though_its_process_was_killed_before_it_recorded_that() {
+        let runs = tempfile::tempdir().unwrap();
+        let folder = runs.path().join("s1/merge");
+        let write = |summary: &Summary| fs::write(folder.join("summary.json"), serde_json::to_vec(summary).unwrap()).unwrap();
+        let state = || session_state(runs.path(), "s1").unwrap();
+        let summary = Summary::new("merge", "s1", "merge");
+        let mut session = Session::open(runs.path(), "s1").unwrap();
+        session.begin("merge", "merge", &summary.started_at, &[]).unwrap();
+        drop(session);
+        fs::create_dir_all(&folder).unwrap();
+        write(&Summary { started_at: "2025-12-31T00:00:00.000Z".into(), ..summary.clone() });
+        assert_eq!(state().steps.last().unwrap().state, "interrupted", "the summary is of an earlier attempt");
+        write(&summary);
+        assert_eq!((state().state.as_str(), state().steps.len()), ("success", 1));
+        assert_eq!(state().steps[0].finished_at.as_deref(), Some(summary.finished_at.as_str()));
+        let failed = crate::base::error::Error::new(Kind::Interrupted, "interrupted by Ctrl-C");
+        write(&Summary { status: Status::Failure, error: Some(failed), ..summary });
+        assert_eq!(state().state, "interrupted");
+        // The next command that opens the session keeps it.
+        drop(Session::open(runs.path(), "s1").unwrap().begin("merge", "other", "2026-01-01T00:00:00.000Z", &[]));
+        let kept: serde_json::Value = serde_json::from_slice(&fs::read(runs.path().join("s1/session.json")).unwrap()).unwrap();
+        assert_eq!(kept["invocations"][0]["error"], "interrupted");
+    }
+
+    #[test]
     fn an_attempt_that_was_resumed_is_the_step_that_succeeded() {
         let runs = tempfile::tempdir().unwrap();
         let attempt = |kind: Option<Kind>| {
             let mut session = Session::open(runs.path(), "s1").unwrap();
-            session.begin("merge", "merge", &[]).unwrap();
+            session.begin("merge", "merge", "2026-01-01T00:00:00.000Z", &[]).unwrap();
             let status = if kind.is_some() { Status::Failure } else { Status::Success };
             session.end(status, kind).unwrap();
             if kind.is_none() {

@@ -96,7 +96,7 @@ pub fn write_summary(summary: &Summary) -> Result<PathBuf> {
     check_name("session", &summary.session)?;
     check_name("step", &summary.step)?;
     let folder = runs_dir(None).join(&summary.session).join(&summary.step);
-    files::create_folders(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+    files::create_folders(&folder)?;
     let path = folder.join("summary.json");
     files::write_json(&path, summary)?;
     Ok(path)

@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Kind};
@@ -98,7 +98,7 @@ impl StepFolder {
     pub(crate) fn enter(&self) -> Result<()> {
         let Some(unfinished) = &self.unfinished else { return remove_attempt(&self.working) };
         if *unfinished != self.working {
-            files::rename(unfinished, &self.working).with_context(|| format!("{} cannot be renamed", unfinished.display()))?;
+            files::rename(unfinished, &self.working)?;
         }
         files::remove(&self.working.join("summary.json"))?;
         files::sweep_partial(&self.working)
@@ -131,14 +131,17 @@ impl StepFolder {
             .collect()
     }
 
-    /// Writes the summary and moves the step to its final place.
-    pub(crate) fn commit(&self, session: &Path, summary: &Summary) -> Result<()> {
+    /// Makes everything in the folder private. A file system without modes must not fail a step, which is a warning.
+    pub(crate) fn make_private(&self) {
         if self.working.is_dir()
             && let Err(cause) = files::make_private(&self.working)
         {
-            // A file system without modes must not fail a step.
-            log::warn!("the files of step {} cannot be made private: {cause}", summary.step);
+            log::warn!("the files in {} cannot be made private: {cause}", self.target.display());
         }
+    }
+
+    /// Writes the summary and moves the step to its final place.
+    pub(crate) fn commit(&self, session: &Path, summary: &Summary) -> Result<()> {
         if self.working == self.target {
             files::create_folders(&self.working)?;
             return files::write_json(&self.working.join("summary.json"), summary);
@@ -172,7 +175,7 @@ pub(crate) fn complete_replacements(session: &Path) -> Result<()> {
             };
             let succeeded = || matches!(Summary::read(&entry.path()), Ok(Some(summary)) if summary.status == Status::Success);
             if !target.exists() && succeeded() {
-                files::rename(&entry.path(), &target).with_context(|| format!("{} cannot be renamed", entry.path().display()))?;
+                files::rename(&entry.path(), &target)?;
             }
         }
     }

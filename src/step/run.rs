@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use log::Level;
 use serde_json::{Value, json};
 
@@ -84,7 +84,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         session.note("plan", secrets::redacted_value(plan));
     }
     summary.pipeline_run = session.pipeline_run();
-    session.begin(&summary.task, &summary.step, &argv)?;
+    session.begin(&summary.task, &summary.step, &summary.started_at, &argv)?;
     let reserve = Reserve::hold(&session.folder);
     let verb = if request.resume { "resumes" } else { "starts" };
     let text = format!("step {} of session {} {verb}: {}", summary.step, summary.session, request.task.about);
@@ -93,6 +93,8 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
     logging::emit_to(Level::Info, module_path!(), &text, shown);
     let mut stage = Stage::Preparing;
     let result = prepare_and_execute(request, &mut session, runs, &step_folder, summary, &mut stage);
+    step_folder.make_private();
+    // Only now, because what follows is small and must fit: the last records, the summary, the session's record.
     drop(reserve);
     let result = result.map_err(|error| {
         let error = with_resume_command(error, &summary.session, Continuation::of(request, &step_folder.working));
@@ -289,7 +291,7 @@ fn execute(
     if let Some(device) = checkpoint.as_deref().and_then(checkpoints::device) {
         for_script.insert("device".into(), device.into());
     }
-    files::create_folders(&step_folder.working).with_context(|| format!("{} cannot be created", step_folder.working.display()))?;
+    files::create_folders(&step_folder.working)?;
     let recorder = Arc::new(InputsRecorder::begin(&step_folder.working, step_inputs)?);
     for (name, paths) in files {
         recorder.add(name, &paths)?;

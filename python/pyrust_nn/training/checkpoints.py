@@ -65,6 +65,11 @@ class Checkpoints:
         """Remove checkpoints that are obsolete now that there is the one of step `newest`; `best` is the step of the best one."""
         prune_checkpoints(self.folder, newest=newest, best=best, every=self.every, limit=self.limit)
 
+    def prune_at_end(self, best: int | None) -> None:
+        """Remove what could not be removed when a later checkpoint was written."""
+        if steps := saved_steps(self.folder):
+            self.prune(steps[-1], best)
+
 
 def save_states(folder: Path, parts: dict[str, Any]) -> None:
     """Save the state of each part (`optimizer`, `scheduler`, `scaler`) that has one, and those of the random generators."""

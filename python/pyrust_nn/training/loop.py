@@ -243,6 +243,7 @@ class TrainingLoop:
                     break
             self.notify("on_epoch_end")
             self.log_evaluate_save()
+        self.checkpoints.prune_at_end(self.state.best_global_step)
         train_loss = (self.loss_logged + self.loss_since_logged.item()) / max(1, self.state.global_step)
         steps, trained = self.state.global_step - first_step, self.meter.rows - rows_before
         self.log(speed_metrics("train", started, num_samples=trained, num_steps=steps) | {"train_loss": train_loss})

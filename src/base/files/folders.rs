@@ -17,13 +17,19 @@ pub fn create_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Creates a folder and its missing parents.
-pub fn create_folders(path: &Path) -> io::Result<()> {
-    operation(Operation::CreateFolder, path)?;
-    DirBuilder::new().mode(folder_mode()).recursive(true).create(path)
+pub fn create_folders(path: &Path) -> Result<()> {
+    let created =
+        operation(Operation::CreateFolder, path).and_then(|()| DirBuilder::new().mode(folder_mode()).recursive(true).create(path));
+    created.with_context(|| format!("{} cannot be created", path.display()))
 }
 
 /// Renames a file or folder. The new name survives a power loss only after the parent folder is synced.
-pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    rename_only(from, to).with_context(|| format!("{} cannot be renamed to {}", from.display(), to.display()))
+}
+
+/// `rename`, for callers that name the files themselves.
+pub(super) fn rename_only(from: &Path, to: &Path) -> io::Result<()> {
     operation(Operation::Rename, from)?;
     fs::rename(from, to)
 }
@@ -51,8 +57,8 @@ pub fn replace_folder(made: &Path, target: &Path, old: &Path) -> Result<()> {
 fn publish_or_replace(made: &Path, target: &Path, old: Option<&Path>) -> Result<()> {
     let published = (|| -> io::Result<()> {
         sync_tree(made)?;
-        old.map_or(Ok(()), |old| rename(target, old))?;
-        rename(made, target)?;
+        old.map_or(Ok(()), |old| rename_only(target, old))?;
+        rename_only(made, target)?;
         sync_parent(target)
     })();
     published.with_context(|| format!("{} cannot be renamed to {}", made.display(), target.display()))

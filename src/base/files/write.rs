@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
-use super::folders::{remove, rename, sync_one, sync_parent};
+use super::folders::{remove, rename_only, sync_one, sync_parent};
 use super::operation::{Operation, operation};
 use super::own::opened;
 
@@ -70,7 +70,7 @@ impl Replacement<'_> {
     /// Syncs the file to disk and renames it to the target, which it replaces.
     pub fn publish(mut self) -> io::Result<()> {
         self.writer.sync()?;
-        rename(&self.writer.path, self.target)?;
+        rename_only(&self.writer.path, self.target)?;
         self.published = true;
         sync_parent(self.target)
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Command};
 use clap_mangen::Man;
 
@@ -30,7 +30,7 @@ impl ManArgs {
             output::text(&page(&shown)?);
             return Ok(0);
         };
-        files::create_folders(&folder).with_context(|| format!("{} cannot be created", folder.display()))?;
+        files::create_folders(&folder)?;
         let commands = command.get_subcommands().filter(|one| one.get_name() != "help");
         let pages: Vec<Command> = std::iter::once(command.clone()).chain(commands.map(with_dashes)).collect();
         let count = pages.len();

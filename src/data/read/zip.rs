@@ -60,7 +60,7 @@ pub(crate) fn unzip(path: &Path, cache_folder: &Path) -> Result<Vec<PathBuf>> {
                 writer.write_all(&block[..read])?;
             }
             writer.flush()?;
-            Ok(files::rename(&partial, &target)?)
+            files::rename(&partial, &target)
         })();
         drop(files::remove(&partial));
         copied?;

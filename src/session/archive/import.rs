@@ -62,7 +62,7 @@ pub(crate) fn import_session(runs: &Path, path: &Path, session: Option<&str>, ch
     if target.exists() {
         return Err(error::usage(format!("session {name} exists in {}; import it under another name with --session", runs.display())));
     }
-    files::create_folders(runs).with_context(|| format!("{} cannot be created", runs.display()))?;
+    files::create_folders(runs)?;
 
     let made = runs.join(format!(".importing-{name}-{}", std::process::id()));
     let imported = (|| -> Result<()> {
@@ -112,7 +112,7 @@ fn small_file(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Vec<u8>> {
 fn write_file(made: &Path, file: &ManifestFile, entry: &mut impl Read, bad: &dyn Fn(String) -> anyhow::Error) -> Result<()> {
     let path = made.join(&file.path);
     if let Some(parent) = path.parent() {
-        files::create_folders(parent).with_context(|| format!("{} cannot be created", parent.display()))?;
+        files::create_folders(parent)?;
     }
     let mut writer = files::Writer::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
     let mut reader = hashes::HashingReader::new(entry);
