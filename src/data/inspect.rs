@@ -8,13 +8,13 @@ use serde_json::Value as Json;
 
 use crate::base::error;
 use crate::base::error::{Error, Kind};
-use crate::data::engine::DataEngine;
 use crate::data::parse::columns::Layout;
 use crate::data::parse::dataset_format::DatasetFormat;
 use crate::data::parse::{diagnostic, fast};
+use crate::data::render::chat_renderer::ChatRenderer;
 use crate::data::render::rendering::{Render, RenderError, Rendering};
 use crate::data::render::template::ChatTemplate;
-use crate::data::tokenizer::{Tokenizer, WordCache};
+use crate::data::tokenizer::{Tokenizer, WordCache, special_tokens};
 
 /// Renders conversations, each a JSON object, with the template of the model in `folder`. `Err` is the reason why one is refused or not
 /// supported.
@@ -22,7 +22,9 @@ use crate::data::tokenizer::{Tokenizer, WordCache};
 /// # Errors
 /// Kind `model`: there is no tokenizer or no template. Kind `input`: a conversation is invalid.
 pub fn render_chat(folder: &Path, conversations: &[String]) -> Result<Vec<Result<Vec<Rendering>, String>>> {
-    render_chat_by(&DataEngine::open(folder, None)?.renderer, conversations)
+    // Of the tokenizer only the special tokens are read: its vocabulary takes a third of a second.
+    let end_tokens = special_tokens(&folder.join("tokenizer.json"))?;
+    render_chat_by(&ChatRenderer::new(ChatTemplate::open(folder)?, end_tokens), conversations)
 }
 
 /// Whether the template of the model in `folder` renders `messages` (a JSON list) within its limits. `options` are further variables. A

@@ -52,7 +52,7 @@ pub(crate) fn lock(folder: &Path, id: &str) -> Result<LockFile> {
         }
     }
     let owner = json!({"pid": std::process::id(), "host": host(), "start": now()});
-    file.set(&owner.to_string())?;
+    file.set(&owner.to_string()).with_context(|| format!("{} cannot be written", path.display()))?;
     Ok(file)
 }
 

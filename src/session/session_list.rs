@@ -71,13 +71,21 @@ impl SessionIndex {
         }
         let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<std::io::Result<Vec<_>>>();
         let names = names.with_context(|| format!("{} cannot be read", runs.display()))?;
-        let records: Vec<(String, RecordVersion)> =
-            names.into_par_iter().filter_map(|name| RecordVersion::of(&runs.join(&name)).map(|record| (name, record))).collect();
-        let (mut sessions, mut known, mut is_changed) = (Vec::with_capacity(records.len()), HashMap::new(), false);
-        for (name, record) in records.into_iter().filter(|(name, _)| check_name("session", name).is_ok()) {
-            let settled = self.settled.remove(&name).filter(|(version, _)| *version == record);
-            let is_new = settled.is_none();
-            let state = settled.map_or_else(|| Arc::new(state_or_damaged(runs, name.clone())), |(_, state)| state);
+        let settled = &self.settled;
+        // In parallel: without an index each session's files are read.
+        let found: Vec<(String, RecordVersion, Arc<SessionState>, bool)> = names
+            .into_par_iter()
+            .filter(|name| check_name("session", name).is_ok())
+            .filter_map(|name| {
+                let record = RecordVersion::of(&runs.join(&name))?;
+                let known = settled.get(&name).filter(|(version, _)| *version == record).map(|(_, state)| Arc::clone(state));
+                let is_new = known.is_none();
+                let state = known.unwrap_or_else(|| Arc::new(state_or_damaged(runs, name.clone())));
+                Some((name, record, state, is_new))
+            })
+            .collect();
+        let (mut sessions, mut known, mut is_changed) = (Vec::with_capacity(found.len()), HashMap::new(), false);
+        for (name, record, state, is_new) in found {
             sessions.push(Arc::clone(&state));
             // What runs, or was killed and may be resumed at any moment, is looked at each time.
             if !is_new || (state.state != "damaged" && state.steps.iter().all(|step| step.finished_at.is_some())) {
@@ -85,7 +93,7 @@ impl SessionIndex {
                 known.insert(name, (record, state));
             }
         }
-        is_changed |= !self.settled.is_empty();
+        is_changed |= self.settled.keys().any(|name| !known.contains_key(name));
         self.settled = known;
         if is_changed {
             // An index that cannot be written costs time only.

@@ -73,8 +73,11 @@ def threads() -> int:
 class Engine:
     """A running llama.cpp. Use it in a `with` statement."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        """Start it, which loads the model. Raises SetupError without the package, ModelError if llama.cpp cannot load the files."""
+    def __init__(self, settings: EngineSettings, *, in_background: bool = False) -> None:
+        """Start it, which loads the model. Raises SetupError without the package, ModelError if llama.cpp cannot load the files.
+
+        in_background: do not wait until the model is loaded. Call `wait_until_ready` before the first request.
+        """
         if not installed():
             raise SetupError(f"GGUF files are run by llama.cpp, and the package xllamacpp is not installed; install it: {INSTALL}")
         if not (settings.context > 0 and 0 < settings.parallel <= MOST_PARALLEL):
@@ -84,6 +87,8 @@ class Engine:
         self._lock = threading.Lock()
         self._restarted = self._closed = False
         self._start()
+        if not in_background:
+            self.wait_until_ready()
 
     def _start(self) -> None:
         self._said: deque[str] = deque(maxlen=SAID_LINES)
@@ -99,13 +104,21 @@ class Engine:
             encoding="utf-8",
             errors="replace",
         )
-        assert self._process.stdin and self._process.stdout and self._process.stderr
+        assert self._process.stdin and self._process.stderr
         self._reader = threading.Thread(target=self._read_log, args=(self._process.stderr, self._said), daemon=True)
         self._reader.start()
         try:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(json.dumps(self._asked()) + "\n")
                 self._process.stdin.flush()
+        except BaseException:
+            self._kill()
+            raise
+
+    def wait_until_ready(self) -> None:
+        """Wait until the model is loaded. Raises ModelError if llama.cpp cannot load the files."""
+        assert self._process.stdout
+        try:
             answer = self._process.stdout.readline()
         except BaseException:
             self._kill()
@@ -219,6 +232,7 @@ class Engine:
                 raise ModelError(f"{why}; it had been restarted once before")
             self._restarted = True
             self._start()
+            self.wait_until_ready()
             return why
 
     def wait(self) -> None:

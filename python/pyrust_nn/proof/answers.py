@@ -14,7 +14,7 @@ import torch
 from pyrust_nn.proof.layers import Layer, judged
 
 MAX_TOKENS = 48
-"""Tokens that the model may take to end an answer. The candidate may take twice as many."""
+"""Tokens that the model may take to end an answer, and the candidate too."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Answer:
 
 
 Ask = Callable[[list[list[int]]], list[Answer]]
-"""The candidate's greedy answers to prompts, of at most twice `MAX_TOKENS`."""
+"""The candidate's greedy answers to prompts, of at most `MAX_TOKENS`."""
 
 
 def transformers_answers(model: Any, prompts: list[list[int]], stops: set[int], max_tokens: int) -> list[Answer]:

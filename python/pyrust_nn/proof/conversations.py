@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,15 @@ def prompt_conversations(tokenizer: Any, encode: Encode) -> list[list[dict[str, 
     pre-tokenizer would cut it. Digits stand between the words, because a space would cut them for every pre-tokenizer.
     """
     ordinary = [index for index in range(len(tokenizer)) if index not in tokenizer.added_tokens_decoder]
-    decoded = tokenizer.batch_decode([[index] for index in ordinary])
-    words = [word for word in decoded if _is_mixed(word) and _normalized(tokenizer, word) == word]
-    spread = words[:: max(1, len(words) // WORDS)][:WORDS]
+    shares = (ordinary[len(ordinary) * part // WORDS : len(ordinary) * (part + 1) // WORDS] for part in range(WORDS))
+    spread = [word for share in shares if (word := _mixed_word(tokenizer, share)) is not None]
     return [*(prompt_of(one) for one in accepted(tokenizer, encode)), [{"role": "user", "content": "1".join(spread)}]]
+
+
+def _mixed_word(tokenizer: Any, share: list[int]) -> str | None:
+    """The first word with characters of several kinds among these tokens."""
+    words = (tokenizer.decode([index]) for index in share)
+    return next((word for word in words if _is_mixed(word) and _normalized(tokenizer, word) == word), None)
 
 
 def _normalized(tokenizer: Any, text: str) -> str:
@@ -87,13 +93,19 @@ def _is_mixed(word: str) -> bool:
 
 def encoder(folder: Path, tokenizer: Any) -> Encode:
     """Encodes by the tokenizer.json of a folder as it is: transformers may replace its pre-tokenizer by that of the model's class."""
-    from tokenizers import Tokenizer
-
     path = folder / "tokenizer.json"
     if not path.is_file():
         return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
-    written = Tokenizer.from_file(str(path))
-    return lambda text: written.encode(text, add_special_tokens=False).ids
+    return _encoder(path.read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _encoder(written: bytes) -> Encode:
+    """Reading takes a third of a second, and a merged model has the tokenizer of its base."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_buffer(written)
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def rendered_rows(tokenizer: Any, encode: Encode) -> list[list[int]]:

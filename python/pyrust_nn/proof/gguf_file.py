@@ -1,4 +1,4 @@
-"""A GGUF file as the `gguf` package reads it. Nothing here is shared with what writes such files."""
+"""A GGUF file as the proof reads it: `gguf_reader` finds keys and tensors, the `gguf` package decodes. Nothing here writes such files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,7 @@ import numpy as np
 import torch
 
 from pyrust_nn import InputError
-
-
-class _Reader(gguf.GGUFReader):
-    """The package's reader over a plain array: slices of NumPy's memmap take five times as long, and a vocabulary has 150,000 strings."""
-
-    @property
-    def data(self) -> np.ndarray:
-        """The bytes of the file, mapped."""
-        return self._bytes
-
-    @data.setter
-    def data(self, mapped: np.ndarray) -> None:
-        self._bytes = mapped.view(np.ndarray)
+from pyrust_nn.proof.gguf_reader import GgufReader
 
 
 class GgufFile:
@@ -32,17 +20,15 @@ class GgufFile:
         """Raises InputError if the file is not a complete GGUF file."""
         self.path = path
         try:
-            reader = _Reader(path)
-            self._fields = reader.fields
-            self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+            reader = GgufReader(path)
+            self._keys, self.tensors = reader.keys, reader.tensors
             self._decoded: dict[str, torch.Tensor] = {}
         except Exception as cause:  # the reader raises whatever the bytes lead to
             raise InputError(f"{path} is not a complete GGUF file: {cause}; write or copy it again") from cause
 
     def key(self, name: str, default: Any = None) -> Any:
         """A key's value."""
-        field = self._fields.get(name)
-        return default if field is None else field.contents()
+        return self._keys[name]() if name in self._keys else default
 
     @property
     def architecture(self) -> str:
@@ -55,11 +41,11 @@ class GgufFile:
 
     def type_of(self, name: str) -> str:
         """A tensor's type, as ggml names it."""
-        return self.tensors[name].tensor_type.name
+        return str(self.tensors[name].tensor_type.name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, outermost dimension first."""
-        return tuple(int(size) for size in reversed(self.tensors[name].shape))
+        return tuple(reversed(self.tensors[name].shape))
 
     def decoded(self, name: str) -> torch.Tensor:
         """A tensor's numbers, float32."""
@@ -82,4 +68,4 @@ class GgufFile:
     @property
     def has_importance(self) -> bool:
         """Whether the file says that it was made with an importance matrix."""
-        return any(name.startswith("quantize.imatrix.") for name in self._fields)
+        return any(name.startswith("quantize.imatrix.") for name in self._keys)

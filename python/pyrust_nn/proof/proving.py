@@ -19,7 +19,7 @@ from pyrust_nn.proof.gguf_adapter import GgufAdapter, adapter_layer
 from pyrust_nn.proof.gguf_file import GgufFile
 from pyrust_nn.proof.gguf_model import Incomplete, gguf_model
 from pyrust_nn.proof.layers import Layer, NotRun, file_proof, judged, not_run
-from pyrust_nn.proof.llama_cpp import ask
+from pyrust_nn.proof.llama_cpp import LlamaCpp
 from pyrust_nn.proof.logits import logits_layer
 from pyrust_nn.proof.prompts import gguf_stop_tokens, prompts_layer
 from pyrust_nn.proof.reference import Reference, model_stop_tokens
@@ -61,7 +61,13 @@ def layers_of(file: Path, reference: Reference, samples: Samples, gate: float | 
 
 
 def gguf_layers(file: GgufFile, reference: Reference, samples: Samples, gate: float | None) -> dict[str, Layer]:
-    """A GGUF file with a model, which `gguf` reads, torch computes and llama.cpp runs."""
+    """A GGUF file with a model, which torch computes and llama.cpp runs."""
+    with LlamaCpp(file.path, samples.prompts, MAX_TOKENS) as llama:
+        return compared_layers(file, reference, samples, gate) | asked_layers(llama, file, reference, samples)
+
+
+def compared_layers(file: GgufFile, reference: Reference, samples: Samples, gate: float | None) -> dict[str, Layer]:
+    """The layers that need no llama.cpp."""
     layers = {"bytes": gguf_layer(file, reference)}
 
     # The configuration, the positions and the weights all come from the file.
@@ -72,25 +78,27 @@ def gguf_layers(file: GgufFile, reference: Reference, samples: Samples, gate: fl
         layers["logits"] = not_run(str(cause))
     except Incomplete as cause:
         layers["logits"] = judged({}, [f"llama.cpp could not load the file: {cause}"])
+    return layers
 
-    # llama.cpp renders the file's own template and tokenizes with the file's own vocabulary.
+
+def asked_layers(llama: LlamaCpp, file: GgufFile, reference: Reference, samples: Samples) -> dict[str, Layer]:
+    """The layers that llama.cpp answers: it renders the file's own template and tokenizes with the file's own vocabulary."""
     stops = gguf_stop_tokens(file)
     wanted, found, why = reference.conversation_tokens, None, "the model has no chat template"
     judgement = not_run(why)
 
     def answers(prompts: list[list[int]]) -> list[Answer]:
-        said = ask(file.path, [], prompts, 2 * MAX_TOKENS)
-        return llama_answers(said.answers, reference.stop_tokens)
+        return llama_answers(llama.ask([], prompts).answers, reference.stop_tokens)
 
     if wanted:
         try:
-            said = ask(file.path, reference.conversations, samples.prompts, 2 * MAX_TOKENS)
+            said = llama.ask(reference.conversations, samples.prompts)
             found, answered = said.prompts, llama_answers(said.answers, reference.stop_tokens)
             judgement = answers_layer(samples.prompts, reference.answers(samples.prompts, answered), answered, answers)
         except NotRun as cause:
             why = str(cause)
             judgement = not_run(why)
-    return layers | {"prompts": prompts_layer(wanted, found, stops, reference, why), "answers": judgement}
+    return {"prompts": prompts_layer(wanted, found, stops, reference, why), "answers": judgement}
 
 
 def gguf_adapter_layers(file: GgufFile, reference: Reference, samples: Samples, gate: float | None) -> dict[str, Layer]:
@@ -129,7 +137,7 @@ def folder_layers(folder: Path, reference: Reference, samples: Samples, gate: fl
     layers["prompts"] = prompts_layer(wanted, found, stops, reference, "the model has no chat template")
 
     def answers(prompts: list[list[int]]) -> list[Answer]:
-        return transformers_answers(candidate, prompts, stops, 2 * MAX_TOKENS)
+        return transformers_answers(candidate, prompts, stops, MAX_TOKENS)
 
     answered = answers(samples.prompts)
     layers["answers"] = answers_layer(samples.prompts, reference.answers(samples.prompts, answered), answered, answers)

@@ -64,7 +64,7 @@ class Reference:
         """The number of transformer blocks."""
         return int(self.model.config.get_text_config().num_hidden_layers)
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer in transformers."""
         return shared_tokenizer(self.name, self.base_model)
@@ -90,7 +90,7 @@ class Reference:
 
     @cached_property
     def conversations(self) -> list[list[dict[str, str]]]:
-        """The conversations whose tokens are compared, which takes decoding the vocabulary; none without a chat template."""
+        """The conversations whose tokens are compared; none without a chat template."""
         return [] if self.tokenizer.chat_template is None else prompt_conversations(self.tokenizer, self.encode)
 
     @cached_property

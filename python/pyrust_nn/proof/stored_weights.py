@@ -1,7 +1,7 @@
 """The layer `bytes`: every tensor is read back from the disk and compared with the model's, row by row.
 
-A GGUF file is read by the `gguf` package, a model's folder by safetensors: neither is what wrote the file. The bounds are in
-`row_bounds`. One wrong row of one tensor fails the file, even where it changes no answer.
+A GGUF file is read by `gguf_reader` and decoded by the `gguf` package, a model's folder is read by safetensors: neither is what wrote the
+file. The bounds are in `row_bounds`. One wrong row of one tensor fails the file, even where it changes no answer.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ use tokenizer_file::TokenizerFile;
 
 pub use subset_tokenizer::SubsetTokenizer;
 pub(crate) use token_ids::{MAX_IDS, check_tokenizer};
-pub(crate) use tokenizer_file::{tokenizer_head, vocabulary_and_merges};
+pub(crate) use tokenizer_file::{special_tokens, tokenizer_head, vocabulary_and_merges};
 pub use word_cache::WordCache;
 
 /// A tokenizer, shared by all threads.

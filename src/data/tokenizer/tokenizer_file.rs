@@ -101,6 +101,14 @@ pub(crate) fn tokenizer_head(path: &Path) -> Result<TokenizerHead> {
     serde_json::from_str(&text).map_err(|cause| broken(&path.display().to_string(), &cause))
 }
 
+/// The texts of the special tokens.
+///
+/// # Errors
+/// Kind `model`: the file cannot be read or is broken.
+pub(crate) fn special_tokens(path: &Path) -> Result<Vec<String>> {
+    Ok(TokenizerFile::read(path)?.added.into_iter().filter(|token| token.special).map(|token| token.content).collect())
+}
+
 /// Pairs of tokens, by rank.
 pub(crate) type MergeList = Vec<(String, String)>;
 
