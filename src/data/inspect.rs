@@ -77,6 +77,15 @@ pub fn tokenize(folder: &Path, texts: &[String]) -> Result<(bool, Vec<Vec<u32>>)
     Ok((tokenizer.is_fast(), ids.collect::<Result<_>>()?))
 }
 
+/// The texts of token ids by the tokenizer of the model in `folder`, whose parsed form is in the folder `cache`.
+///
+/// # Errors
+/// Kind `model`: there is no tokenizer.
+pub fn detokenize(folder: &Path, cache: &Path, sequences: &[Vec<u32>], skip_special: bool) -> Result<Vec<String>> {
+    let tokenizer = Tokenizer::open(folder, Some(cache))?;
+    sequences.iter().map(|ids| tokenizer.decode(ids, skip_special)).collect()
+}
+
 /// The token ids of strings by the `tokenizers` library, with the subset of the tokenizer in `folder` that these strings can need.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ mod tests;
 pub(crate) mod tokenizer;
 
 pub(crate) use engine::{Dataset, NoTransformers, Transformers, is_native};
-pub(crate) use inspect::{check_template, render_chat, render_chat_by, tokenize, tokenize_by_library};
+pub(crate) use inspect::{check_template, detokenize, render_chat, render_chat_by, tokenize, tokenize_by_library};
 pub(crate) use parse::columns::Layout;
 pub(crate) use parse::conversation::{Conversation, Role};
 pub(crate) use parse::item_keys::unused_columns;

@@ -139,6 +139,11 @@ fn tokenize(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> PyResult<(bo
 }
 
 #[pyfunction]
+fn detokenize(py: Python<'_>, folder: PathBuf, sequences: Vec<Vec<u32>>, skip_special: bool) -> PyResult<Vec<String>> {
+    py.detach(|| data::detokenize(&folder, &cache::folder(), &sequences, skip_special)).map_err(to_python)
+}
+
+#[pyfunction]
 fn tokenize_by_library(py: Python<'_>, folder: PathBuf, texts: Vec<String>) -> PyResult<Vec<Vec<u32>>> {
     py.detach(|| data::tokenize_by_library(&folder, &texts)).map_err(to_python)
 }
@@ -227,6 +232,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(check_template, module)?)?;
     module.add_function(wrap_pyfunction!(check_tokenizer, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat, module)?)?;
+    module.add_function(wrap_pyfunction!(detokenize, module)?)?;
     module.add_function(wrap_pyfunction!(render_chat_by_transformers, module)?)?;
     module.add_function(wrap_pyfunction!(read_prompts, module)?)?;
     module.add_function(wrap_pyfunction!(known_columns, module)?)?;

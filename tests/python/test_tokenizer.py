@@ -2,6 +2,7 @@
 
 import functools
 import json
+import random
 import shutil
 import unicodedata
 from pathlib import Path
@@ -196,3 +197,22 @@ def test_an_unknown_tokenizer_goes_to_the_library(folders, tmp_path, what):
     assert sample.input_ids.tolist() == Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
     ends = [i for i, token in enumerate(sample.input_ids.tolist()) if token == tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert [int(sample.labels[end]) != -100 for end in ends] == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "of another kind"])
+@pytest.mark.parametrize("skip_special", [True, False])
+def test_any_tokens_become_the_text_that_the_library_decodes(folders, tmp_path, name, skip_special):
+    if name == "of another kind":
+        folder = tmp_path / "other"
+        shutil.copytree(of(folders, "tiny"), folder)
+        change(folder, lambda made: made.update(normalizer={"type": "Lowercase"}))
+    else:
+        folder = of(folders, name)
+    whole = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    size = whole.get_vocab_size(with_added_tokens=True)
+    draw = random.Random(0)
+    # Halves of characters, special tokens among others, ids that a padded matrix has and no vocabulary.
+    sequences = [[], list(range(size)), [size - 1, size, size + 500, 0]]
+    sequences += [[draw.randrange(size) for _ in range(draw.randrange(1, 40))] for _ in range(300)]
+    ours = _core.detokenize(folder, sequences, skip_special)
+    assert ours == [whole.decode([token for token in one if token < size], skip_special_tokens=skip_special) for one in sequences]

@@ -77,16 +77,15 @@ class TrainingReportFiles:
 
     def before(self, model: Any) -> None:
         """Call it when the model is ready to be trained."""
-        tokenizer = load_library_tokenizer(self.folder)
-        write_json(self.session.step_folder / "data_report.json", self._data_report(tokenizer))
-        self._ask(model, "before", tokenizer)
+        write_json(self.session.step_folder / "data_report.json", self._data_report())
+        self._ask(model, "before")
 
     def after(self, model: Any) -> None:
         """Call it when the trained model is saved."""
         if self.prompts:
-            self._ask(model, "after", load_library_tokenizer(self.folder))
+            self._ask(model, "after")
 
-    def _data_report(self, tokenizer: Any) -> dict[str, Any]:
+    def _data_report(self) -> dict[str, Any]:
         train = self.data.train
         lengths = train.lengths()
         return {
@@ -95,7 +94,7 @@ class TrainingReportFiles:
             "train_rows": len(train),
             "train_tokens": int(lengths.sum()),
             "lengths": length_report(lengths),
-            "samples": [sample_row(tokenizer, number, train[number]) for number in range(min(SAMPLE_ROWS, len(train)))],
+            "samples": [sample_row(self.folder, number, train[number]) for number in range(min(SAMPLE_ROWS, len(train)))],
             "estimate": self._estimate(),
         }
 
@@ -108,7 +107,7 @@ class TrainingReportFiles:
             return None
         return json.loads(found)
 
-    def _ask(self, model: Any, when: Literal["before", "after"], tokenizer: Any) -> None:
+    def _ask(self, model: Any, when: Literal["before", "after"]) -> None:
         if not self.prompts:
             return
         started = time.perf_counter()
@@ -123,35 +122,29 @@ class TrainingReportFiles:
             logger.warning("no sample answers %s training: %s; sample_prompts 0 asks for none", when, why)
         finally:
             release_memory()
-        write_json_lines(self.session.step_folder / "samples.jsonl", self._lines(tokenizer))
+        write_json_lines(self.session.step_folder / "samples.jsonl", self._lines())
         if when in self.answers:
             seconds = time.perf_counter() - started
             logger.info(
                 "%s %s training took %.1f s", counted(len(self.prompts), "sample answer"), when, seconds, extra={"shown": "off_terminal"}
             )
 
-    def _lines(self, tokenizer: Any) -> Iterator[dict[str, Any]]:
-        for place, one in enumerate(self.prompts):
-            prompt = tokenizer.decode(one.prompt, skip_special_tokens=False)
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        prompts = _core.detokenize(self.folder, [one.prompt for one in self.prompts], False)
+        expected = _core.detokenize(self.folder, [one.expected for one in self.prompts], True)
+        said = {when: _core.detokenize(self.folder, [tokens for tokens, _ in answers], True) for when, answers in self.answers.items()}
+        for place, (one, prompt) in enumerate(zip(self.prompts, prompts, strict=True)):
             line: dict[str, Any] = {
                 "row": one.row,
                 "held_out": self.data.evaluation is not None,
                 "message": last_message(prompt, self.end_of_turn),
                 "prompt": prompt,
-                "expected": tokenizer.decode(one.expected, skip_special_tokens=True),
+                "expected": expected[place],
             }
             for when in ("before", "after"):
-                answer = self.answers.get(when)
-                line[when] = tokenizer.decode(answer[place][0], skip_special_tokens=True) if answer else None
-                line[f"{when}_complete"] = answer[place][1] if answer else None
+                line[when] = said[when][place] if when in said else None
+                line[f"{when}_complete"] = self.answers[when][place][1] if when in said else None
             yield line
-
-
-def load_library_tokenizer(folder: Path) -> Any:
-    """The tokenizer of the tokenizers library, which decodes. Transformers' own would take as long again."""
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def sample_prompts(rows: PreparedRows, count: int) -> list[SamplePrompt]:
@@ -238,13 +231,11 @@ def length_report(lengths: np.ndarray) -> dict[str, Any]:
     return {**quantiles, "max": int(lengths.max()), "histogram": bins}
 
 
-def sample_row(tokenizer: Any, number: int, row: Row) -> dict[str, Any]:
-    """A row as text: `segments` are `[text, whether it is trained]`."""
+def sample_row(folder: Path, number: int, row: Row) -> dict[str, Any]:
+    """A row as text: `segments` are `[text, whether it is trained]`. `folder` has the tokenizer."""
     trained = row.labels[:SAMPLE_TOKENS] != IGNORED
     edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(trained)]
-    segments = [
-        [tokenizer.decode(row.input_ids[begin:end].tolist(), skip_special_tokens=False), bool(trained[begin])]
-        for begin, end in pairwise(edges)
-        if end > begin
-    ]
+    parts = [(begin, end) for begin, end in pairwise(edges) if end > begin]
+    texts = _core.detokenize(folder, [row.input_ids[begin:end].tolist() for begin, end in parts], False)
+    segments = [[text, bool(trained[begin])] for text, (begin, _) in zip(texts, parts, strict=True)]
     return {"row": number, "tokens": len(row.input_ids), "trained": row.target_tokens, "shown": len(trained), "segments": segments}

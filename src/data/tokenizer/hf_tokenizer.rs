@@ -66,6 +66,12 @@ impl HfTokenizer {
         ByteSpelling::new().bytes(&token).unwrap_or_else(|| token.into_bytes())
     }
 
+    /// The text of tokens. Ids that the vocabulary does not have are left out.
+    pub(crate) fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        caught(|| self.0.decode(ids, skip_special))?
+            .map_err(|cause| error::input(format!("the tokenizer cannot decode its tokens: {cause}")))
+    }
+
     /// The number of bytes of the text that each token covers.
     pub(crate) fn lengths(&self, text: &str) -> Result<Vec<usize>> {
         let encoding = caught(|| self.0.encode(text, false))?.map_err(|cause| cannot_encode(&*cause))?;

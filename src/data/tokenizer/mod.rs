@@ -232,6 +232,17 @@ impl Tokenizer {
         })
     }
 
+    /// The text of tokens, as the library decodes it: ids that the vocabulary does not have are left out.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        if let Backend::Library(reference) = &self.engine {
+            return reference.decode(ids, skip_special);
+        }
+        let known = self.id_count();
+        let kept = ids.iter().filter(|id| **id < known && !(skip_special && self.is_control(**id)));
+        let bytes: Vec<u8> = kept.flat_map(|id| self.bytes(*id)).collect();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// A number that is larger than all ids.
     pub(crate) fn id_count(&self) -> u32 {
         let added = self.control.ids.iter().chain(&self.added.ids).max().map_or(0, |id| id + 1);
