@@ -6,6 +6,7 @@ Needs Chromium, and playwright from the development dependencies.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,24 +29,25 @@ def main() -> None:
     if chromium is None:
         sys.exit("Chromium is not installed")
     with TemporaryDirectory() as folder:
-        runs = Path(folder) / "runs"
 
-        def call(*words: str | Path, **more: int) -> subprocess.Popen[str]:
-            return subprocess.Popen(
-                [binary, *words, "--runs-dir", runs], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **more
-            )
+        def call(*words: str | Path) -> subprocess.Popen[str]:
+            # At home, as a user would: the pictures show `~/runs`, not where it is here. The environment is the checkout's.
+            home = {**os.environ, "HOME": folder, "PYRUST_NN_PYTHON_ENV": sys.prefix}
+            return subprocess.Popen([binary, *words], cwd=folder, env=home, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
-        def tune(session: str, rate: float, rank: int, epochs: int) -> subprocess.Popen[str]:
+        def tune(session: str, rate: float, rank: int, epochs: int, *more: str) -> subprocess.Popen[str]:
             settings = ["--learning-rate", str(rate), "--lora-rank", str(rank), "--num-epochs", str(epochs), "--logging-steps", "1"]
-            data = [DATA, "-m", "builtin:tiny", "--session", session, "--eval-split", "0.2", "--eval-steps", "10", "--batch-size", "2"]
-            return call("finetune-lora", *data, *settings)
+            data = ["data.json", "-m", "builtin:tiny", "--session", session]
+            data += ["--eval-split", "0.2", "--eval-steps", "10", "--batch-size", "2"]
+            return call("finetune-lora", *data, *settings, *more)
 
+        shutil.copy(DATA, folder)
         for session, *settings in SESSIONS:
             tune(session, *settings).wait()
         call("merge", "support-bot/finetune_lora", "--session", "support-bot").wait()
         call("convert-model-to-gguf", "support-bot/merge", "--session", "support-bot").wait()
-        tune("too-fast", 9.0, 8, 2).wait()
-        running = tune("next-one", 1e-4, 8, 2000)
+        tune("too-fast", 10.0, 8, 60, "--max-grad-norm", "0", "--weight-decay", "10").wait()  # its weights become infinite
+        running = tune("next-one", 1e-4, 8, 100)
         board = call("board", "--allow-control")
         assert board.stdout is not None
         url = board.stdout.readline().strip()
@@ -57,7 +59,7 @@ def main() -> None:
             time.sleep(10)  # the remaining time is known
             page.screenshot(path=CHECKOUT / "docs/board.png")
             page.set_viewport_size({"width": 1100, "height": 1250})
-            page.goto((runs / "support-bot/report.html").as_uri())
+            page.goto((Path(folder) / "runs/support-bot/report.html").as_uri())
             page.screenshot(path=CHECKOUT / "docs/report.png")
             browser.close()
         for process in (running, board):

@@ -1,6 +1,7 @@
 //! The addresses of the board, all below its token, and what is answered.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,7 +135,7 @@ async fn sessions(State(state): Shared, RawQuery(query): RawQuery) -> Response {
             "sessions.html",
             &json!({
                 "root": live.root,
-                "runs": live.runs.display().to_string(),
+                "runs": from_home(&live.runs),
                 "events": format!("{}/events?{}", live.root, query.text()),
                 "parts_version": version(&parts),
                 "parts": parts.iter().map(|part| part.html.as_str()).collect::<String>(),
@@ -252,4 +253,13 @@ async fn controlled(
         Ok(Redirect::to(&format!("{}/session/{name}?sent={what}", state.live.root)).into_response())
     })
     .await
+}
+
+/// A path as shells show it: `~` stands for the user's home.
+fn from_home(path: &Path) -> String {
+    let home = std::env::home_dir().filter(|home| home.components().count() > 1);
+    match home.and_then(|home| path.strip_prefix(home).ok().map(Path::to_path_buf)) {
+        Some(rest) => Path::new("~").join(rest).display().to_string(),
+        None => path.display().to_string(),
+    }
 }

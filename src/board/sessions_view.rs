@@ -60,7 +60,7 @@ fn row(session: &SessionState, runs: &Path, root: &str) -> Result<String> {
     let is_running = session.state == "running";
     let progress = last.filter(|_| is_running).and_then(|step| StepProgress::of_running(&runs.join(&session.session), &step.step));
     let eta = progress.as_ref().and_then(|progress| progress.eta_seconds);
-    let percent = progress.as_ref().and_then(|progress| progress.fraction).map(|fraction| (fraction * 100.0).floor());
+    let percent = progress.as_ref().and_then(|progress| progress.fraction).map(|fraction| (fraction * 100.0).floor() as u64);
     let state = ["success", "failure", "running", "interrupted"].into_iter().find(|known| *known == session.state).unwrap_or("waiting");
     let values = json!({
         "root": root,
@@ -77,7 +77,7 @@ fn row(session: &SessionState, runs: &Path, root: &str) -> Result<String> {
             Some(all) => format!("step {} of {}", grouped(one.step), grouped(all)),
             None => format!("step {}", grouped(one.step)),
         }),
-        "rate": progress.as_ref().and_then(|one| one.tokens_per_second).map(|rate| format!("{} tokens/s", significant(rate))),
+        "rate": progress.as_ref().and_then(|one| one.tokens_per_second).map(|rate| format!("{} tokens/s", grouped(rate.round() as u64))),
         "eta": eta.map(duration),
         "loss": last_loss(session).map(significant),
         // Of what runs it changes with every look, and so is shown as the remaining time.
