@@ -26,7 +26,7 @@ def run(params, session):
             f"{params.model} is a LoRA adapter, which has no weights of its own to fine-tune in full; merge it first "
             "(task merge) and give the merged folder as model, or continue it with finetune_lora and checkpoint_lora"
         )
-    device, dtype = initialize_training(params)
+    device, dtype = initialize_training(params, session)
 
     # Invalid input is refused before any weight is loaded.
     tokens = TrainingTokenizer.of(params)
@@ -45,8 +45,11 @@ def run(params, session):
     add_embedding_rows(model, tokens)
     set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
     report = TrainingReportFiles(params, data, session, tokens.folder, end_of_turn=tokenizer.end_of_turn, device=device, dtype=dtype)
-    report.before(model)
+    if session.ranks.first:
+        report.before(model)
     metrics = train(model, tokenizer, data, params, session, device=device, dtype=dtype, checkpoint=session.checkpoint)
+    if not session.ranks.first:
+        return None
 
     # The output has the dtype of the input, unless another one was requested.
     saved = stored_dtype(params.model) if params.dtype == "auto" else dtype

@@ -42,7 +42,7 @@ def run(params, session):
             f"{params.model} is itself a LoRA adapter; to continue training it, give its base as model and the adapter as "
             "checkpoint_lora (checkpoint_mode stack trains a new adapter on top of it), or merge it first (task merge)"
         )
-    device, dtype = initialize_training(params)
+    device, dtype = initialize_training(params, session)
 
     # Invalid input is refused before any weight is loaded.
     parents, checkpoint = starting_adapters(params)
@@ -72,12 +72,13 @@ def run(params, session):
 
     earlier = (read_lineage(params.checkpoint_lora) or {}).get("stages", []) if params.checkpoint_lora else []
     batching = choose_batching(params, model.config, device)
-    forgetting = ForgettingTable(earlier, tokens.folder, device, dtype, batching=batching, rows=params.forgetting_rows)
+    forgetting = ForgettingTable(earlier, tokens.folder, device, dtype, batching=batching, rows=params.forgetting_rows, ranks=session.ranks)
     forgetting.measure(model, "before")
     report = TrainingReportFiles(params, data, session, tokens.folder, end_of_turn=tokenizer.end_of_turn, device=device, dtype=dtype)
-    report.before(model)
+    if session.ranks.first:
+        report.before(model)
     with ThreadPoolExecutor(1) as executor:  # reading a large base takes long; it is the reading that the session began
-        base_hash = executor.submit(_core.weights_hash, model_folder(params.model))
+        base_hash = executor.submit(_core.weights_hash, model_folder(params.model)) if session.ranks.first else None
         metrics = train(
             model,
             tokenizer,
@@ -90,6 +91,8 @@ def run(params, session):
             loraplus_ratio=params.loraplus_ratio,
         )
     forgetting.measure(model, "after")
+    if base_hash is None:
+        return None  # rank 0 saves
 
     with atomic_folder(session.step_folder / "adapter") as folder:
         save_model(model, tokenizer, folder)

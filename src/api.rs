@@ -40,7 +40,7 @@ pub fn resume(session: &str, step: Option<&str>) -> Result<Vec<Summary>> {
 /// # Errors
 /// Kind `usage` if a secret is missing, or one is given that no step needs. Otherwise as `resume`.
 pub fn resume_with_secrets(session: &str, step: Option<&str>, secrets: Map<String, Value>) -> Result<Vec<Summary>> {
-    let plan = pipeline::remaining(None, session, step, &secrets, Interface::Rust)?;
+    let plan = pipeline::remaining(None, session, step, &secrets, &Map::new(), Interface::Rust)?;
     plan.run(|_| {}, |_| {})?.into_iter().map(StepOutcome::into_result).collect()
 }
 

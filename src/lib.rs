@@ -33,6 +33,7 @@ pub use board::{Board, BoardParams, board};
 pub use cli::{capture_output, process, set_console};
 pub use data::Prepared;
 pub use dataset::CheckReport;
+pub use params::process_count::ProcessCount;
 pub use params::prompt::{Message, Prompt};
 pub use pipeline::{ReproducedStep, Reproduction};
 pub use python::pyo3;

@@ -1,6 +1,7 @@
 """The native module. Generated from src/params and src/tasks by `make generate`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, final
@@ -74,7 +75,13 @@ def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None
     """Run a pipeline file (pipeline.toml by default); `overrides` are its top-level keys, such as model."""
 
 def resume(
-    session: str, step: str | None = None, *, secrets: dict[str, Any] | None = None, runs_dir: str | PathLike[str] | None = None
+    session: str,
+    step: str | None = None,
+    *,
+    nproc_per_node: int | Literal["auto"] | None = None,
+    max_restarts: int | None = None,
+    secrets: dict[str, Any] | None = None,
+    runs_dir: str | PathLike[str] | None = None,
 ) -> list[Summary]:
     """Resume an interrupted session: a fine-tuning from its last complete checkpoint, then the rest of the pipeline."""
 
@@ -186,6 +193,9 @@ EXHAUSTED: list[int]
 
 def log(level: int, origin: str, text: str, shown: str = "always") -> None: ...
 def status(text: str) -> None: ...
+def torchrun_place() -> tuple[int, int, int, int] | None: ...
+def worker_command() -> list[str] | None: ...
+def attached_log(path: str | PathLike[str]) -> AbstractContextManager[None]: ...
 def summary_html(summary: str) -> str: ...
 def training_estimate(folder: Path, settings: str, rows: str) -> str: ...
 def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...
@@ -285,6 +295,8 @@ def finetune_full(
     compile: bool = False,
     max_grad_norm: float = 1.0,
     logging_steps: int = 10,
+    nproc_per_node: int | Literal["auto"] = 1,
+    max_restarts: int = 0,
     save_total_limit: int = 0,
     eval_steps: int = 0,
     early_stopping_patience: int = 0,
@@ -332,6 +344,8 @@ def finetune_full(
         compile: Compile the model's layers with torch.compile. Training is faster after about a minute of compilation. Needs a C++ compiler. (true or false; default off)
         max_grad_norm: Clip gradients to this norm; 0 disables clipping. (a number from 0 to 1000000; default 1.0)
         logging_steps: Number of steps between lines of metrics.jsonl. (an integer from 1 to 1000000; default 10)
+        nproc_per_node: Number of processes that train together on this machine, each with a GPU of its own or a part of the processors. The training is the same with any number. auto: one for each GPU, and one on a CPU. (auto or an integer from 1 to 1024; default 1)
+        max_restarts: With several processes: how many times the training goes on from its last checkpoint (save_steps) after one of them has ended unexpectedly. (an integer from 0 to 1000000; default 0)
         save_total_limit: Maximum number of checkpoints to keep, always including the newest and the best; 0 keeps all. (an integer from 0 to 1000000; default 0)
         eval_steps: Number of steps between evaluations; 0 evaluates after each epoch. (an integer from 0 to 1000000000; default 0)
         early_stopping_patience: Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping. (an integer from 0 to 1000000; default 0)
@@ -379,6 +393,8 @@ def finetune_lora(
     compile: bool = False,
     max_grad_norm: float = 1.0,
     logging_steps: int = 10,
+    nproc_per_node: int | Literal["auto"] = 1,
+    max_restarts: int = 0,
     save_total_limit: int = 0,
     eval_steps: int = 0,
     early_stopping_patience: int = 0,
@@ -437,6 +453,8 @@ def finetune_lora(
         compile: Compile the model's layers with torch.compile. Training is faster after about a minute of compilation. Needs a C++ compiler. (true or false; default off)
         max_grad_norm: Clip gradients to this norm; 0 disables clipping. (a number from 0 to 1000000; default 1.0)
         logging_steps: Number of steps between lines of metrics.jsonl. (an integer from 1 to 1000000; default 10)
+        nproc_per_node: Number of processes that train together on this machine, each with a GPU of its own or a part of the processors. The training is the same with any number. auto: one for each GPU, and one on a CPU. (auto or an integer from 1 to 1024; default 1)
+        max_restarts: With several processes: how many times the training goes on from its last checkpoint (save_steps) after one of them has ended unexpectedly. (an integer from 0 to 1000000; default 0)
         save_total_limit: Maximum number of checkpoints to keep, always including the newest and the best; 0 keeps all. (an integer from 0 to 1000000; default 0)
         eval_steps: Number of steps between evaluations; 0 evaluates after each epoch. (an integer from 0 to 1000000000; default 0)
         early_stopping_patience: Stop after this many consecutive evaluations without a lower loss; 0 disables early stopping. (an integer from 0 to 1000000; default 0)

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pyrust_nn import _core
 
@@ -160,6 +160,11 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> int:
             file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
             count += 1
     return count
+
+
+def append_file(path: Path) -> IO[bytes]:
+    """Open a log for another process to append to."""
+    return path.open("ab")
 
 
 def rename_file(path: Path, target: Path) -> Path:

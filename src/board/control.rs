@@ -38,6 +38,6 @@ pub(crate) fn stop(runs: &Path, session: &str) -> Result<()> {
 /// # Errors
 /// Those of `pyrust-nn resume` that are known before anything runs: nothing to resume, the session is in use, a secret is missing.
 pub(crate) fn resume(runs: &Path, session: &str, program: &Program) -> Result<()> {
-    drop(remaining(Some(runs), session, None, &Map::new(), Interface::Cli)?);
+    drop(remaining(Some(runs), session, None, &Map::new(), &Map::new(), Interface::Cli)?);
     program.start(&["resume", session, "--runs-dir", &runs.to_string_lossy()])
 }

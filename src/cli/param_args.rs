@@ -155,7 +155,12 @@ fn value_name(value_type: ParamType) -> &'static str {
         ParamType::Bool => "BOOL",
         ParamType::Prompts | ParamType::TextList => "TEXT",
         ParamType::Object | ParamType::JsonObject | ParamType::Names(_) => "NAME=VALUE",
-        ParamType::Int { .. } | ParamType::IntChoice(_) | ParamType::IntList | ParamType::Float { .. } | ParamType::FloatList { .. } => "N",
+        ParamType::Int { .. }
+        | ParamType::IntChoice(_)
+        | ParamType::IntList
+        | ParamType::Processes { .. }
+        | ParamType::Float { .. }
+        | ParamType::FloatList { .. } => "N",
         ParamType::Path | ParamType::Paths | ParamType::Adapter | ParamType::Candidate | ParamType::GgufAdapters => "PATH",
         ParamType::Model | ParamType::AnsweringModel => "MODEL",
         ParamType::NamedArtifacts => "[NAME=]ARTIFACT",

@@ -19,7 +19,10 @@ use crate::cli::commands::{DoctorArgs, SetupArgs, TaskArgs};
 use crate::cli::global::GlobalArgs;
 use crate::cli::text::Style;
 use crate::cli::{console, output};
-use crate::python::{EnvironmentChoice, called_user_script, deny_network, finish, use_environment};
+use crate::python::{
+    EnvironmentChoice, called_user_script, deny_network, finish, is_command_line, is_launched, is_worker, say_to_workers, torchrun_place,
+    use_environment, work,
+};
 use crate::session::process::running;
 use crate::session::runs_dir;
 use crate::step::refusal;
@@ -28,6 +31,7 @@ use crate::step::refusal;
 /// cleanup takes a tenth of a second and has no effect beyond the process.
 pub fn process(argv: Vec<OsString>) -> ! {
     signals::ignore_file_size_signal();
+    is_command_line();
     // SAFETY: the handler only reads, writes to stderr and ends the process.
     unsafe { libc::atexit(ended_by_a_library) };
     let code = match argv.into_iter().map(OsString::into_string).collect() {
@@ -79,24 +83,38 @@ pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
 
 fn run(command: Command, global: &GlobalArgs) -> u8 {
     let multiple_steps = matches!(command, Command::Run(_) | Command::Resume(_) | Command::Reproduce(_));
+    let environment = EnvironmentChoice { python_env: global.python_env.clone(), setup: !global.no_setup, offline: global.offline };
+    use_environment(environment);
+    // What rank 0 has denied itself, it has denied its workers.
+    if global.offline && !is_launched() {
+        deny_network();
+    }
+    if is_worker() {
+        return work().unwrap_or_else(|error| {
+            let error = Error::of(&error);
+            output::error(&error);
+            error.exit_code()
+        });
+    }
     console::begin(global, !multiple_steps);
     if global.json {
         output::reserve_stdout();
     }
-    use_environment(EnvironmentChoice { python_env: global.python_env.clone(), setup: !global.no_setup, offline: global.offline });
-    if global.offline {
-        deny_network();
-    }
     let result = dispatch(command, global);
     console::end();
-    result.unwrap_or_else(|error| {
+    let code = result.unwrap_or_else(|error| {
         let error = Error::of(&error);
         if global.json {
             output::json(&json!({"error": error}));
         }
         output::error(&error);
         error.exit_code()
-    })
+    });
+    if torchrun_place().is_some() {
+        // If it fails, torchrun ends the workers.
+        drop(say_to_workers(&json!({"end": code})));
+    }
+    code
 }
 
 fn dispatch(command: Command, global: &GlobalArgs) -> Result<u8> {

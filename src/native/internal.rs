@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ::log::Level;
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::base::logging::Shown;
 use crate::base::{assets, cache, error, files, hashes, logging, progress};
@@ -34,6 +35,43 @@ fn log_record(py: Python<'_>, level: u32, origin: &str, text: &str, shown: &str)
         _ => Level::Error,
     };
     py.detach(|| logging::emit_to(level, origin, text, shown));
+}
+
+/// The place (rank, size, rank and size on this machine) that torchrun or srun gave this process. `None`: it is alone.
+#[pyfunction]
+fn torchrun_place() -> Option<(u32, u32, u32, u32)> {
+    python::torchrun_place().map(|place| (place.rank, place.size, place.local_rank, place.local_size))
+}
+
+/// The words that start this program as a worker. `None` if it is not the command line.
+#[pyfunction]
+fn worker_command() -> Option<Vec<String>> {
+    python::worker_command()
+}
+
+/// A context manager: while entered, records of the log go to a file.
+#[pyclass(unsendable)]
+struct AttachedLog {
+    path: PathBuf,
+    attached: Option<logging::Attached>,
+}
+
+#[pymethods]
+impl AttachedLog {
+    fn __enter__(&mut self) -> PyResult<()> {
+        self.attached = Some(logging::attach(&self.path).map_err(to_python)?);
+        Ok(())
+    }
+
+    #[pyo3(signature = (*_raised))]
+    fn __exit__(&mut self, _raised: &Bound<'_, PyTuple>) {
+        self.attached = None;
+    }
+}
+
+#[pyfunction]
+fn attached_log(path: PathBuf) -> AttachedLog {
+    AttachedLog { path, attached: None }
 }
 
 /// Shows what is being done on a terminal. An empty text removes it.
@@ -226,6 +264,9 @@ fn hold_cache_entry(py: Python<'_>, path: PathBuf) -> bool {
 pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(log_record, module)?)?;
     module.add_function(wrap_pyfunction!(status, module)?)?;
+    module.add_function(wrap_pyfunction!(torchrun_place, module)?)?;
+    module.add_function(wrap_pyfunction!(worker_command, module)?)?;
+    module.add_function(wrap_pyfunction!(attached_log, module)?)?;
     module.add_function(wrap_pyfunction!(summary_html, module)?)?;
     module.add_function(wrap_pyfunction!(publish_folder, module)?)?;
     module.add_function(wrap_pyfunction!(digest, module)?)?;

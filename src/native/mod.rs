@@ -136,17 +136,23 @@ fn run_pipeline(
 
 /// Resume an interrupted session: a fine-tuning from its last complete checkpoint, then the rest of the pipeline.
 #[pyfunction]
-#[pyo3(signature = (session, step=None, *, secrets=None, runs_dir=None))]
+#[pyo3(signature = (session, step=None, *, nproc_per_node=None, max_restarts=None, secrets=None, runs_dir=None))]
 fn resume(
     py: Python<'_>,
     session: &str,
     step: Option<&str>,
+    nproc_per_node: Option<&Bound<'_, PyAny>>,
+    max_restarts: Option<u32>,
     secrets: Option<&Bound<'_, PyDict>>,
     runs_dir: Option<PathBuf>,
 ) -> PyResult<Py<PyAny>> {
     let secrets = object(secrets)?;
     show_console(py)?;
-    let results = py.detach(|| pipeline::remaining(runs_dir.as_deref(), session, step, &secrets, Interface::Python)?.run(|_| {}, |_| {}));
+    let mut processes = Map::new();
+    processes.insert("nproc_per_node".into(), nproc_per_node.map(to_value).transpose()?.unwrap_or_default());
+    processes.insert("max_restarts".into(), max_restarts.into());
+    let planned = || pipeline::remaining(runs_dir.as_deref(), session, step, &secrets, &processes, Interface::Python);
+    let results = py.detach(|| planned()?.run(|_| {}, |_| {}));
     summaries(py, results.map_err(to_python)?)
 }
 

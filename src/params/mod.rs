@@ -14,6 +14,7 @@ pub(crate) mod other_names;
 pub(crate) mod param;
 pub(crate) mod param_type;
 pub(crate) mod prelude;
+pub(crate) mod process_count;
 pub(crate) mod prompt;
 pub(crate) mod task;
 pub(crate) mod validate;

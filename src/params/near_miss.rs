@@ -25,6 +25,7 @@ pub(crate) fn near_miss(value_type: ParamType, value: &Value) -> Option<String> 
         | ParamType::Caseless(names)
         | ParamType::CaselessList { names, .. }
         | ParamType::Names(names) => names,
+        ParamType::Processes { .. } => &["auto"],
         ParamType::Device => &["auto", "cpu", "cuda"],
         _ => return None,
     };

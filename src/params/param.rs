@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::params::group::Group;
 use crate::params::interface::Interface;
 use crate::params::param_type::ParamType;
+use crate::params::process_count::ProcessCount;
 use crate::params::prompt::Prompt;
 
 /// Whether a parameter must be given.
@@ -138,7 +139,7 @@ impl Finite for Vec<f64> {
 macro_rules! always_finite {
     ($($ty:ty),*) => { $( impl Finite for $ty { fn finite(&self) -> bool { true } } )* };
 }
-always_finite!(bool, u32, Option<u32>, Option<bool>, String, PathBuf, Vec<String>, Vec<PathBuf>, Vec<u32>, Vec<Prompt>, Map<String, Value>);
+always_finite!(bool, u32, Option<u32>, Option<bool>, String, PathBuf, Vec<String>, Vec<PathBuf>, Vec<u32>, Vec<Prompt>, Map<String, Value>, ProcessCount);
 
 /// A task's parameters as a Rust struct.
 pub trait TaskParams: Serialize {

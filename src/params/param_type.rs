@@ -50,6 +50,10 @@ pub enum ParamType {
         min: i64,
         max: i64,
     },
+    /// `auto`, or an integer from 1.
+    Processes {
+        max: i64,
+    },
     Float {
         min: f64,
         max: f64,
@@ -115,6 +119,7 @@ impl ParamType {
             ParamType::Bool => "true or false".into(),
             ParamType::Device => "auto, cpu, cuda or cuda:N".into(),
             ParamType::Int { min, max } => format!("an integer from {min} to {max}"),
+            ParamType::Processes { max } => format!("auto or an integer from 1 to {max}"),
             ParamType::Float { min, max, above: false } => format!("a number from {min} to {max}"),
             ParamType::Float { min, max, above: true } => format!("a number above {min} and at most {max}"),
             ParamType::Choice(names) | ParamType::Caseless(names) => format!("one of {}", names.join(", ")),
@@ -166,6 +171,8 @@ impl ParamType {
             (ParamType::Int { min, max }, Value::Number(number)) => {
                 number.as_i64().filter(|number| (min..=max).contains(number)).map(Value::from)
             }
+            (ParamType::Processes { .. }, Value::String(text)) => (text == "auto").then_some(Value::String(text)),
+            (ParamType::Processes { max }, number) => int(1, max).accept(number),
             (ParamType::Float { min, max, above }, Value::Number(number)) => {
                 number.as_f64().filter(|x| x.is_finite() && *x <= max && if above { *x > min } else { *x >= min }).map(Value::from)
             }
@@ -228,7 +235,9 @@ impl ParamType {
         let text = texts.first().map_or("", String::as_str);
         let raw = || Value::String(text.to_string());
         match self {
-            ParamType::Int { .. } | ParamType::IntChoice(_) => text.parse::<i64>().map_or_else(|_| raw(), Value::from),
+            ParamType::Int { .. } | ParamType::IntChoice(_) | ParamType::Processes { .. } => {
+                text.parse::<i64>().map_or_else(|_| raw(), Value::from)
+            }
             ParamType::Float { .. } => text.parse::<f64>().ok().filter(|x| x.is_finite()).map_or_else(raw, Value::from),
             ParamType::Bool => text.parse::<bool>().map_or_else(|_| raw(), Value::from),
             ParamType::StringList | ParamType::ChoiceList(_) | ParamType::CaselessList { .. } => {

@@ -23,5 +23,6 @@ pub(crate) use crate::params::param_type::SHAPE;
 pub(crate) use crate::params::param_type::float;
 pub(crate) use crate::params::param_type::float_above;
 pub(crate) use crate::params::param_type::int;
+pub(crate) use crate::params::process_count::ProcessCount;
 pub(crate) use crate::params::prompt::Prompt;
 pub(crate) use crate::params::task::Task;

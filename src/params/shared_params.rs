@@ -175,6 +175,10 @@ macro_rules! finetune_params {
             default max_grad_norm: f64 = 1.0, float(0.0, 1_000_000.0), Training;
             /// Number of steps between lines of metrics.jsonl.
             default logging_steps: u32 = 10, int(1, 1_000_000), Output;
+            /// Number of processes that train together on this machine, each with a GPU of its own or a part of the processors. The training is the same with any number. auto: one for each GPU, and one on a CPU.
+            default nproc_per_node: ProcessCount = ProcessCount::Exactly(1), ParamType::Processes { max: 1024 }, Memory;
+            /// With several processes: how many times the training goes on from its last checkpoint (save_steps) after one of them has ended unexpectedly.
+            default max_restarts: u32 = 0, int(0, 1_000_000), Memory;
             /// Maximum number of checkpoints to keep, always including the newest and the best; 0 keeps all.
             default save_total_limit: u32 = 0, int(0, 1_000_000), Output;
             /// Number of steps between evaluations; 0 evaluates after each epoch.

@@ -25,6 +25,7 @@ use crate::tasks::task_named;
 /// The steps to run: `step` if given, otherwise the remaining steps of the session's pipeline, otherwise the last attempt that did not succeed.
 ///
 /// `runs` is the folder of all sessions (`None`: PYRUST_NN_RUNS, otherwise `runs`). `secrets` are those of the remaining steps, by name.
+/// `processes` are other values of `nproc_per_node` and `max_restarts`, which do not change what is trained.
 ///
 /// # Errors
 /// Kind `usage` if there is no such session or step, nothing to do, or a secret is missing; `busy` while the session is in use; `input` if the pipeline's
@@ -34,9 +35,23 @@ pub fn remaining(
     session: &str,
     step: Option<&str>,
     secrets: &Map<String, Value>,
+    processes: &Map<String, Value>,
     interface: Interface,
 ) -> Result<ExecutionPlan> {
-    find(runs, session, step, secrets, interface).inspect_err(|error| refusal::note(&runs_dir(runs), session, "resume", error))
+    let found = find(runs, session, step, secrets, interface).and_then(|mut plan| {
+        for (name, value) in processes.iter().filter(|(_, value)| !value.is_null()) {
+            let steps: Vec<&mut Request> = plan.steps.iter_mut().filter(|request| request.task.has(name)).collect();
+            if steps.is_empty() {
+                return Err(error::usage(format!("{} is of fine-tuning, and no such step remains", interface.spell(name))));
+            }
+            for request in steps {
+                request.given.insert(name.clone(), value.clone());
+                resolve(request.task.name, request.task.all_params(), request.given.clone(), interface)?;
+            }
+        }
+        Ok(plan)
+    });
+    found.inspect_err(|error| refusal::note(&runs_dir(runs), session, "resume", error))
 }
 
 fn find(

@@ -9,6 +9,7 @@ pub(crate) mod interpreter;
 pub(crate) mod package;
 pub(crate) mod preflight;
 pub(crate) mod probe;
+pub(crate) mod processes;
 pub(crate) mod script;
 pub(crate) mod script_host;
 pub(crate) mod served_model;
@@ -25,6 +26,7 @@ pub(crate) use interpreter::{
 pub(crate) use package::{adapter_base, hub_dataset, hub_revision, json_lines, model_folder};
 pub(crate) use preflight::{check_device, check_hub_model, check_reports, check_served_model, check_tensor_patterns};
 pub(crate) use probe::{TimingProbe, time_rows};
-pub(crate) use script::{ScriptCall, call_script, called_user_script, check_script_params};
+pub(crate) use processes::{follow_step, is_command_line, is_launched, is_worker, say_to_workers, torchrun_place, work, worker_command};
+pub(crate) use script::{Answer, ScriptCall, call_script, called_user_script, check_script_params};
 pub(crate) use served_model::{LlamaAddress, ServedModel, first_model_for};
 pub(crate) use transformers::PythonTransformers;

@@ -19,6 +19,7 @@ use crate::python::interpreter;
 use crate::python::script_host::ScriptHost;
 
 /// A script and its arguments.
+#[derive(Clone)]
 pub(crate) struct ScriptCall<'a> {
     pub session: &'a str,
     pub step: &'a str,
@@ -86,6 +87,10 @@ impl NativeHost {
 
     fn publish_checkpoint(&self, py: Python<'_>, made: PathBuf, target: PathBuf) -> PyResult<()> {
         py.detach(|| self.0.publish_checkpoint(&made, &target)).map_err(to_python)
+    }
+
+    fn worker_lost(&self) {
+        self.0.worker_lost();
     }
 
     fn stream(&self, py: Python<'_>, text: &str) {

@@ -29,6 +29,9 @@ pub(crate) trait ScriptHost: Send + Sync {
     /// Publishes the finished folder `made` as the checkpoint `target`.
     fn publish_checkpoint(&self, made: &Path, target: &Path) -> Result<()>;
 
+    /// Notes that the script fails because one of its worker processes ended.
+    fn worker_lost(&self);
+
     /// Shows text of an answer while it is generated.
     fn stream(&self, text: &str);
 }

@@ -79,6 +79,7 @@ fn python_type(param_type: ParamType) -> String {
         ParamType::CaselessList { .. } | ParamType::TextList => "str | Sequence[str]".into(),
         ParamType::Bool => "bool".into(),
         ParamType::Int { .. } => "int".into(),
+        ParamType::Processes { .. } => "int | Literal[\"auto\"]".into(),
         ParamType::Float { .. } => "float".into(),
         ParamType::Choice(names) => literal(names.iter().map(|name| format!("\"{name}\"")).collect()),
         ParamType::IntChoice(numbers) => literal(numbers.iter().map(ToString::to_string).collect()),

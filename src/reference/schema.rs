@@ -79,6 +79,7 @@ fn type_schema(param_type: ParamType) -> Value {
         ParamType::Bool => json!({"type": "boolean"}),
         ParamType::Device => json!({"type": "string", "pattern": "^(auto|cpu|cuda|cuda:[0-9]{1,3})$"}),
         ParamType::Int { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
+        ParamType::Processes { max } => json!({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": max}]}),
         ParamType::Float { min, max, above: false } => json!({"type": "number", "minimum": min, "maximum": max}),
         ParamType::Float { min, max, above: true } => json!({"type": "number", "exclusiveMinimum": min, "maximum": max}),
         ParamType::Choice(names) => json!({"enum": names}),

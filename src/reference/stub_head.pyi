@@ -1,6 +1,7 @@
 """The native module. Generated from src/params and src/tasks by `make generate`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, final
@@ -30,7 +31,13 @@ def run_pipeline(path: str | PathLike[str] | None = None, *, session: str | None
     """Run a pipeline file (pipeline.toml by default); `overrides` are its top-level keys, such as model."""
 
 def resume(
-    session: str, step: str | None = None, *, secrets: dict[str, Any] | None = None, runs_dir: str | PathLike[str] | None = None
+    session: str,
+    step: str | None = None,
+    *,
+    nproc_per_node: int | Literal["auto"] | None = None,
+    max_restarts: int | None = None,
+    secrets: dict[str, Any] | None = None,
+    runs_dir: str | PathLike[str] | None = None,
 ) -> list[Summary]:
     """Resume an interrupted session: a fine-tuning from its last complete checkpoint, then the rest of the pipeline."""
 
@@ -142,6 +149,9 @@ EXHAUSTED: list[int]
 
 def log(level: int, origin: str, text: str, shown: str = "always") -> None: ...
 def status(text: str) -> None: ...
+def torchrun_place() -> tuple[int, int, int, int] | None: ...
+def worker_command() -> list[str] | None: ...
+def attached_log(path: str | PathLike[str]) -> AbstractContextManager[None]: ...
 def summary_html(summary: str) -> str: ...
 def training_estimate(folder: Path, settings: str, rows: str) -> str: ...
 def publish_folder(made: str | PathLike[str], target: str | PathLike[str]) -> None: ...

@@ -232,7 +232,7 @@ mod tests {
         for step in ["a", "b"] {
             let mut session = Session::open(runs.path(), "s1").unwrap();
             session.begin("merge", step, "2026-01-01T00:00:00.000Z", &["pyrust-nn".into(), "merge".into()]).unwrap();
-            session.end(crate::Status::Success, None).unwrap();
+            session.end(Status::Success, None).unwrap();
         }
         let record = read_record(&runs.path().join("s1")).unwrap().unwrap();
         let steps: Vec<_> = record["invocations"].as_array().unwrap().iter().map(|one| one["step"].as_str().unwrap()).collect();

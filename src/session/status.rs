@@ -170,12 +170,12 @@ mod tests {
         write(&summary);
         assert_eq!((state().state.as_str(), state().steps.len()), ("success", 1));
         assert_eq!(state().steps[0].finished_at.as_deref(), Some(summary.finished_at.as_str()));
-        let failed = crate::base::error::Error::new(Kind::Interrupted, "interrupted by Ctrl-C");
+        let failed = error::Error::new(Kind::Interrupted, "interrupted by Ctrl-C");
         write(&Summary { status: Status::Failure, error: Some(failed), ..summary });
         assert_eq!(state().state, "interrupted");
         // The next command that opens the session keeps it.
         drop(Session::open(runs.path(), "s1").unwrap().begin("merge", "other", "2026-01-01T00:00:00.000Z", &[]));
-        let kept: serde_json::Value = serde_json::from_slice(&fs::read(runs.path().join("s1/session.json")).unwrap()).unwrap();
+        let kept: Value = serde_json::from_slice(&fs::read(runs.path().join("s1/session.json")).unwrap()).unwrap();
         assert_eq!(kept["invocations"][0]["error"], "interrupted");
     }
 

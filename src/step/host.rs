@@ -24,6 +24,7 @@ pub(crate) struct StepHost {
     datasets: StepDatasets,
     session: FolderIdentity,
     data_refused: AtomicBool,
+    worker_lost: AtomicBool,
 }
 
 impl StepHost {
@@ -35,12 +36,17 @@ impl StepHost {
         datasets: StepDatasets,
     ) -> StepHost {
         let (metrics, progress) = (folder.join("metrics.jsonl"), Mutex::new(Progress::new(step)));
-        StepHost { metrics, progress, recorder, datasets, session, data_refused: AtomicBool::new(false) }
+        StepHost { metrics, progress, recorder, datasets, session, data_refused: AtomicBool::default(), worker_lost: AtomicBool::default() }
     }
 
     /// Whether the script was refused a data set, because of what is in its files.
     pub(crate) fn data_refused(&self) -> bool {
         self.data_refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether the script has failed since the last call because a worker ended.
+    pub(crate) fn take_worker_lost(&self) -> bool {
+        self.worker_lost.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -73,6 +79,10 @@ impl ScriptHost for StepHost {
         self.recorder.copy_to(made)?;
         files::sync(&self.metrics)?;
         checkpoints::publish(made, target)
+    }
+
+    fn worker_lost(&self) {
+        self.worker_lost.store(true, Ordering::Relaxed);
     }
 
     fn stream(&self, text: &str) {

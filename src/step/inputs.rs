@@ -23,7 +23,7 @@ pub const FILE: &str = "begun.json";
 const POLL: Duration = Duration::from_millis(2);
 
 /// Parameters that do not affect the result of a step.
-const RUN_PARAMS: [&str; 5] = ["step", "overwrite", "dry_run", "offline", "runs_dir"];
+const RUN_PARAMS: [&str; 7] = ["step", "overwrite", "dry_run", "offline", "runs_dir", "nproc_per_node", "max_restarts"];
 
 /// The task, parameters and input files of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

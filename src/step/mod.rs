@@ -6,6 +6,7 @@ pub(crate) mod family;
 pub(crate) mod folder;
 pub(crate) mod host;
 pub(crate) mod inputs;
+pub(crate) mod processes;
 pub(crate) mod refusal;
 pub(crate) mod removal;
 pub(crate) mod request;

@@ -16,7 +16,6 @@ use crate::base::{error, files, logging, offline, progress, secrets, signals};
 use crate::dataset::with_revisions;
 use crate::params::interface::Interface;
 use crate::params::validate::resolve;
-use crate::python;
 use crate::python::{ScriptCall, note_signals};
 use crate::report::write_report_quietly;
 use crate::session::names::check_name;
@@ -27,6 +26,7 @@ use crate::step::family::other_family;
 use crate::step::folder::StepFolder;
 use crate::step::host::StepHost;
 use crate::step::inputs::{InputsRecorder, StepInputs};
+use crate::step::processes::{call_with_restarts, with_torchrun};
 use crate::step::request::{Request, StepOutcome};
 use crate::step::resolved_inputs::{ResolvedInputs, resolve_artifacts, resolve_inputs};
 use crate::step::{checkpoints, folder, inputs, refusal, removal, suitability};
@@ -36,6 +36,10 @@ pub(crate) const RUN_ORIGIN: &str = module_path!();
 
 /// Runs one step.
 pub fn run_step(request: Request) -> StepOutcome {
+    with_torchrun(request, run_own_step)
+}
+
+fn run_own_step(request: Request) -> StepOutcome {
     let started = Instant::now();
     let runs = request.runs();
     let _secrets = secrets::hold(&request.given);
@@ -299,7 +303,7 @@ fn execute(
     let script = step_folder.working.join("script.py");
     files::write_whole(&script, source.as_bytes())?;
     let host = Arc::new(StepHost::new(&summary.step, &step_folder.working, session.place(), Arc::clone(&recorder), datasets));
-    let answer = python::call_script(&ScriptCall {
+    let call = ScriptCall {
         session: &session.id,
         step: &summary.step,
         session_folder: &session.folder,
@@ -310,9 +314,10 @@ fn execute(
         params: &for_script,
         host: Arc::<StepHost>::clone(&host),
         checkpoint: checkpoint.as_deref(),
-    });
+    };
+    let answer = call_with_restarts(&call, &host);
     *data_refused = host.data_refused();
-    let mut answer = answer.inspect_err(|_| recorder.cancel())?;
+    let (mut answer, restarts) = answer.inspect_err(|_| recorder.cancel())?;
     if let Some(Value::Object(sources)) = answer.facts.shift_remove("sources") {
         for (name, folder) in &sources {
             recorder.add(name, &[folder.as_str().unwrap_or_default().into()])?;
@@ -329,6 +334,9 @@ fn execute(
     }
     summary.params.extend(secrets::redacted(&answer.params));
     summary.metrics = answer.metrics;
+    if restarts > 0 {
+        summary.metrics.insert("restarts".into(), restarts.into());
+    }
     summary.metrics.values_mut().for_each(secrets::without_known);
     summary.result = answer.result;
     secrets::without_known(&mut summary.result);

@@ -18,6 +18,7 @@ use crate::params::lora_defaults::TARGET_MODULES;
 use crate::params::near_miss::near_miss;
 use crate::params::param::Param;
 use crate::params::param_type::ParamType;
+use crate::python::torchrun_place;
 use crate::session::artifact::{TINY, names_in};
 use crate::session::hub_names::{check_downloaded, downloaded};
 use crate::step::devices::{check_device, may_have_gpu};
@@ -154,11 +155,19 @@ fn is_quantized(config: &Value) -> bool {
 
 /// What any training needs of the machine and the process.
 fn check_training(params: &Map<String, Value>, interface: Interface) -> Result<()> {
-    let processes = std::env::var("WORLD_SIZE").ok().and_then(|count| count.trim().parse::<u32>().ok());
-    if let Some(count) = processes.filter(|count| *count > 1) {
+    let place = torchrun_place();
+    if let Some(place) = place.filter(|place| place.size != place.local_size) {
         return Err(error::usage(format!(
-            "this is one of {count} processes (WORLD_SIZE, as torchrun sets it), but training runs in a single process: each of them would \
-             open the session. Start pyrust-nn without a launcher, or unset WORLD_SIZE"
+            "this is one of {} processes, {} of them on this machine, but the processes of a training must be on one machine; start them there",
+            place.size, place.local_size
+        )));
+    }
+    let processes = std::env::var("WORLD_SIZE").ok().and_then(|count| count.trim().parse::<u32>().ok());
+    if let Some(count) = processes.filter(|count| *count > 1 && place.is_none()) {
+        return Err(error::usage(format!(
+            "this is one of {count} processes (WORLD_SIZE), but RANK, MASTER_ADDR and MASTER_PORT do not say which, as torchrun does: each of \
+             them would open the session. Start pyrust-nn by torchrun, or with {} and without a launcher, or unset WORLD_SIZE",
+            interface.spell("nproc_per_node")
         )));
     }
     if params["dtype"] == "fp16" && params["device"] == "auto" && !may_have_gpu() {

@@ -38,8 +38,8 @@ fn imported_modules(text: &str) -> BTreeSet<String> {
     words.map(|rest| rest.split_whitespace().next().unwrap_or_default().to_string()).collect()
 }
 
-/// Parameters that Rust itself handles, so scripts need not use them.
-const HANDLED_BY_RUST: [&str; 6] = ["step", "overwrite", "dry_run", "offline", "runs_dir", "script"];
+/// Parameters that Rust itself handles, or `_runtime/launcher.py` before the script begins, so scripts need not use them.
+const HANDLED_BY_RUST: [&str; 8] = ["step", "overwrite", "dry_run", "offline", "runs_dir", "script", "nproc_per_node", "max_restarts"];
 
 /// What Rust uses of a task with a data set to prepare what `session.dataset()` hands over: a script need not use it as well.
 fn prepared_from() -> BTreeSet<String> {

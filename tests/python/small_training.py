@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback
 
+from pyrust_nn._runtime.ranks import Ranks
 from pyrust_nn.training.loop import train
 from pyrust_nn.training.rows import Row
 from pyrust_nn.training.setup import TrainingData
@@ -40,6 +41,7 @@ def run_training(
     callbacks: Sequence[TrainerCallback] = (),
     dtype: torch.dtype = torch.float32,
     checkpoint: Path | None = None,
+    ranks: Ranks | None = None,
     **given: Any,
 ) -> dict[str, float]:
     """`train` with the parameters' defaults, but fast and for one epoch."""
@@ -52,7 +54,7 @@ def run_training(
         "early_stopping_patience": 0, "load_best_model_at_end": False, "compile": False,
     } | given)  # fmt: skip
     calls: dict[str, Any] = {"progress": lambda *a: None, "metric": lambda r: None, "publish_checkpoint": lambda made, to: made.rename(to)}
-    session: Any = SimpleNamespace(step_folder=folder, offline=True, **calls)
+    session: Any = SimpleNamespace(step_folder=folder, offline=True, ranks=ranks or Ranks(), **calls)
     nothing: Any = {}
     data = TrainingData(RowList(samples), RowList(held_out), "", nothing, {})  # type: ignore[arg-type]
     more: Any = {"loraplus_ratio": loraplus_ratio, "callbacks": callbacks, "checkpoint": checkpoint}

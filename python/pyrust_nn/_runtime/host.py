@@ -23,6 +23,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pyrust_nn import _core
 from pyrust_nn._runtime.environment import MODEL_SOURCES, step_environment
 from pyrust_nn._runtime.imports import fast_imports
+from pyrust_nn._runtime.launcher import step_processes
+from pyrust_nn._runtime.processes import Processes
+from pyrust_nn._runtime.ranks import Ranks
 from pyrust_nn._runtime.script_params import check_params
 from pyrust_nn._runtime.streams import StreamBridge, encodable
 
@@ -54,9 +57,16 @@ def open_bridge() -> StreamBridge:
 class Session:
     """A step's session, as scripts see it."""
 
-    def __init__(self, native: Any, about: dict[str, Any], own_params: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, native: Any, about: dict[str, Any], own_params: dict[str, Any] | None = None, processes: Processes | None = None
+    ) -> None:
         """`native` is the Rust object that does the work; `about` describes the step; `own_params` are those of a user's own script."""
         self._native, self._own_params = native, own_params
+        self.processes = processes or Processes()
+        self.ranks = Ranks()
+        """The processes that train together, once `initialize_training` has joined them."""
+        self.cleanup = contextlib.ExitStack()
+        """What is undone when the script ends."""
         self.id: str = about["id"]
         self.step: str = about["step"]
         self.folder = Path(about["folder"])
@@ -77,7 +87,7 @@ class Session:
 
         Raises InputError if the step has no such parameter, or if the data is wrong.
         """
-        dataset: StepDataset = self._native.dataset(name, self._own_params)
+        dataset: StepDataset = self.processes.from_first(lambda: self._native.dataset(name, self._own_params))
         return dataset
 
     def metric(self, record: dict[str, Any]) -> None:
@@ -108,21 +118,25 @@ def to_json(value: Any) -> Any:
     raise TypeError(f"run() returned a {type(value).__name__}, which JSON cannot hold; return numbers, strings, lists and dicts")
 
 
-def call(native: Any, about_json: str, params_json: str) -> str:
-    """Run the script and return its answer as JSON. Called by Rust."""
+def call(native: Any, about_json: str, params_json: str, processes: Processes | None = None) -> str:
+    """Run the script and return its answer as JSON. Called by Rust, and in a worker by `worker`, with the step's processes."""
     about = json.loads(about_json)
     MODEL_SOURCES.clear()
     bridge = StreamBridge()
     try:
-        with step_environment(about["offline"]), refused_exit(about["own_interpreter"]):
+        params = json.loads(params_json)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(step_environment(about["offline"]))
+            stack.enter_context(refused_exit(about["own_interpreter"]))
             logging.getLogger(__name__).debug("Python %s in %s", platform.python_version(), sys.prefix)
             with fast_imports(about["own_interpreter"]):
+                processes = processes or stack.enter_context(step_processes(native, about, params))
                 script = load_script(Path(about["script"]), f"step.{about['step']}")
-            params = json.loads(params_json)
             if about["user_script"]:
                 params = check_params(script.get("PARAMS", {}), params["params"] or {}, about["from_text"])
-            session = Session(native, about, params if about["user_script"] else None)
-            answer = script["run"](SimpleNamespace(**params), session)
+            session = Session(native, about, params if about["user_script"] else None, processes)
+            with session.cleanup:
+                answer = script["run"](SimpleNamespace(**params), session)
             if answer is not None and not isinstance(answer, dict):
                 raise TypeError(f"run() returned a {type(answer).__name__}; it must return a dict or None")
             answer = dict(answer or {})

@@ -63,9 +63,9 @@ class MicroBatching:
             else:
                 bins[at].append(row)
                 room[at] -= size
-        balanced = _balance(rows, len(bins))
+        parts = balanced(rows, len(bins))
         # A row longer than max_tokens has a bin to itself.
-        return balanced if all(len(part) == 1 or sum(map(row_length, part)) <= self.max_tokens for part in balanced) else bins
+        return parts if all(len(part) == 1 or sum(map(row_length, part)) <= self.max_tokens for part in parts) else bins
 
     def _stack(self, rows: list[Row]) -> list[list[Row]]:
         groups: list[list[Row]] = []
@@ -111,8 +111,8 @@ def target_tokens(rows: Sequence[Row]) -> int:
     return sum(int(np.count_nonzero(row.labels[1:] != IGNORED)) for row in rows)
 
 
-def _balance(rows: Sequence[Row], count: int) -> list[list[Row]]:
-    """Divide rows (longest first) into `count` parts of similar size: each row goes to the part with the fewest tokens."""
+def balanced(rows: Sequence[Row], count: int) -> list[list[Row]]:
+    """Rows (longest first) in `count` parts of similar size: each row goes to the part with the fewest tokens."""
     parts: list[list[Row]] = [[] for _ in range(count)]
     tokens = [0] * count
     for row in rows:

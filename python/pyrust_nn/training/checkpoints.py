@@ -1,9 +1,9 @@
 """Complete checkpoints, from which a training resumes exactly, and which old ones are deleted.
 
 A checkpoint holds the weights (as `save_model` writes them), optimizer.pt, scheduler.pt, scaler.pt (fp16), rng_state.pth (the
-states of the random generators), trainer_state.json (transformers' TrainerState) and resume.json (see `resuming`). Beside them
-are begun.json (parameters and hashes of data and model) and manifest.json (every file with its hash), which Rust writes. Rust
-also chooses and verifies the checkpoint of a resumed step.
+states of the random generators; rng_state_1.pth has those of the second process), trainer_state.json (transformers'
+TrainerState) and resume.json (see `resuming`). Beside them are begun.json (parameters and hashes of data and model) and
+manifest.json (every file with its hash), which Rust writes. Rust also chooses and verifies the checkpoint of a resumed step.
 
 A checkpoint is written under a temporary name and renamed when it is complete.
 """
@@ -11,25 +11,23 @@ A checkpoint is written under a temporary name and renamed when it is complete.
 from __future__ import annotations
 
 import logging
-import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pyrust_nn import InputError
 from pyrust_nn.files import removed_on_failure, replace_symlink
 from pyrust_nn.models.loading import load_model
+from pyrust_nn.training.random_states import random_file
 from pyrust_nn.training.session import TrainingSession
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
-RANDOM_FILE = "rng_state.pth"
 
 
 class Checkpoints:
@@ -71,15 +69,13 @@ class Checkpoints:
             self.prune(steps[-1], best)
 
 
-def save_states(folder: Path, parts: dict[str, Any]) -> None:
-    """Save the state of each part (`optimizer`, `scheduler`, `scaler`) that has one, and those of the random generators."""
+def save_states(folder: Path, parts: dict[str, Any], random_states: list[dict[str, Any]]) -> None:
+    """Save the state of each part (`optimizer`, `scheduler`, `scaler`) that has one, and those of each rank's random generators."""
     for name, part in parts.items():
         if state := part.state_dict():
             torch.save(state, folder / f"{name}.pt")
-    states = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    torch.save(states, folder / RANDOM_FILE)
+    for rank, states in enumerate(random_states):
+        torch.save(states, folder / random_file(rank))
 
 
 def load_states(folder: Path, parts: dict[str, Any]) -> None:
@@ -87,19 +83,6 @@ def load_states(folder: Path, parts: dict[str, Any]) -> None:
     for name, part in parts.items():
         if part.state_dict():
             part.load_state_dict(torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True))
-
-
-def load_random_states(folder: Path) -> None:
-    """Restore the states of the random generators that `save_states` saved."""
-    # What NumPy's state consists of. (`_reconstruct` has no public name.)
-    reconstruct = np.empty(0).__reduce__()[0]
-    with torch.serialization.safe_globals([reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]):
-        states = torch.load(folder / RANDOM_FILE, weights_only=True)
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_available() and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])
 
 
 def saved_steps(folder: Path) -> list[int]:

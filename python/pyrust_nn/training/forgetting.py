@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pyrust_nn import InputError, _core
+from pyrust_nn._runtime.ranks import Ranks
 from pyrust_nn.cpu.packed_attention import packed_attention
 from pyrust_nn.cpu.patching import patched_layers
 from pyrust_nn.training.batches import BatchLayout, MicroBatching, row_length, target_tokens
@@ -34,22 +36,19 @@ class ForgettingTable:
         *,
         batching: MicroBatching,
         rows: int,
+        ranks: Ranks,
     ) -> None:
         """`stages` are those of lineage.json, `folder` has the tokenizer, `dtype` is what the loss is computed in.
 
-        rows: how many rows of each data set are used at most, spread evenly over it.
+        rows: how many rows of each data set are used at most, spread evenly over it. The `ranks` share them.
         """
-        self.device, self.dtype, self.batching = device, dtype, batching
+        self.device, self.dtype, self.batching, self.ranks = device, dtype, batching, ranks
         self.rows: list[dict[str, Any]] = []
         self._datasets: list[list[Row]] = []
         for number, stage in enumerate(stages if rows else [], 1):
             path = ", ".join(stage["dataset_path"])
-            try:
-                prepared = _core.prepare_dataset(
-                    folder, dataset_path=stage["dataset_path"], eval_split=stage["eval_split"], **stage["options"]
-                )
-            except InputError as cause:
-                logger.warning("forgetting of stage %d is not measured: %s", number, cause)
+            prepared = ranks.from_first(partial(prepare_stage, folder, stage, number))
+            if prepared is None:
                 continue
             if prepared["digest"] != stage["digest"]:
                 logger.warning("forgetting of stage %d is not measured: %s has changed", number, path)
@@ -67,7 +66,7 @@ class ForgettingTable:
         training = model.training
         set_eval_mode(model)
         for row, dataset in zip(self.rows, self._datasets, strict=True):
-            row[f"loss_{when}"] = mean_loss(model, dataset, self.device, self.dtype, self.batching)
+            row[f"loss_{when}"] = mean_loss(model, dataset, self.device, self.dtype, self.batching, self.ranks)
             if "loss_before" in row and "loss_after" in row:
                 row["forgotten"] = row["loss_after"] - row["loss_before"]
                 logger.info(
@@ -80,7 +79,20 @@ class ForgettingTable:
         model.train(training)
 
 
-def mean_loss(model: Any, rows: list[Row], device: torch.device, dtype: torch.dtype, batching: MicroBatching) -> float:
+def prepare_stage(folder: Path, stage: dict[str, Any], number: int) -> dict[str, Any] | None:
+    """The prepared data set of an earlier stage; None, with a warning, if it cannot be prepared any more."""
+    try:
+        prepared: Any = _core.prepare_dataset(
+            folder, dataset_path=stage["dataset_path"], eval_split=stage["eval_split"], **stage["options"]
+        )
+    except InputError as cause:
+        logger.warning("forgetting of stage %d is not measured: %s", number, cause)
+        return None
+    known: dict[str, Any] = prepared
+    return known
+
+
+def mean_loss(model: Any, rows: list[Row], device: torch.device, dtype: torch.dtype, batching: MicroBatching, ranks: Ranks) -> float:
     """The mean loss over all target tokens, computed in micro-batches as in an evaluation.
 
     If memory runs out, fewer rows are computed at once.
@@ -89,17 +101,20 @@ def mean_loss(model: Any, rows: list[Row], device: torch.device, dtype: torch.dt
     packed = packed_attention(model, dtype) if batching.layout is BatchLayout.PACKED else nullcontext()
     layers = patched_layers(model) if device.type == "cpu" else nullcontext()
     mixed = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    own = ranks.deal(rows)
     with packed, layers, target_loss, torch.no_grad(), mixed:
         while True:
-            parts = batching.split(rows)
+            parts = batching.split(own)
             try:
-                return sum(_loss_sum(model, target_loss, batching.inputs(part), device) for part in parts) / target_tokens(rows)
+                total = sum(_loss_sum(model, target_loss, batching.inputs(part), device) for part in parts)
+                break
             except torch.OutOfMemoryError:
-                if len(parts) == len(rows):
+                if len(parts) == len(own):
                     raise
             largest = max(sum(map(row_length, part)) for part in parts)
             batching = replace(batching, max_tokens=max(1, largest // 2))
             release_memory()
+    return ranks.total(total) / target_tokens(rows)
 
 
 def _loss_sum(model: Any, target_loss: TargetLoss, inputs: dict[str, Any], device: torch.device) -> float:

@@ -30,6 +30,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, get_sche
 from transformers.trainer_utils import speed_metrics
 
 from pyrust_nn import InputError, ModelError
+from pyrust_nn._runtime.ranks import Ranks
 from pyrust_nn.cpu.packed_attention import packed_attention
 from pyrust_nn.cpu.patching import patched_layers
 from pyrust_nn.cuda.liger import apply_liger, restored_globals
@@ -38,7 +39,7 @@ from pyrust_nn.training.advice import warn_about_settings
 from pyrust_nn.training.arguments import LoopArguments, loop_arguments
 from pyrust_nn.training.batches import BatchLayout, row_length, target_tokens
 from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressCallback, TrainingMeter
-from pyrust_nn.training.checkpoints import STATE_FILE, Checkpoints, load_random_states, load_states, load_weights, save_states
+from pyrust_nn.training.checkpoints import STATE_FILE, Checkpoints, load_states, load_weights, save_states
 from pyrust_nn.training.compiling import compiled_layers
 from pyrust_nn.training.evaluation import EvaluationCallback, set_eval_mode
 from pyrust_nn.training.memory import out_of_memory_error, peak_memory_bytes, release_memory, trim_heap, unmap_trainable
@@ -46,13 +47,14 @@ from pyrust_nn.training.noise import noisy_embeddings
 from pyrust_nn.training.optimizers import make_optimizer
 from pyrust_nn.training.order import epoch_order
 from pyrust_nn.training.overview import log_overview, parameter_counts
+from pyrust_nn.training.random_states import get_random_states, load_random_states
 from pyrust_nn.training.reports import report_callbacks
 from pyrust_nn.training.resuming import resumed, write_resume_file
 from pyrust_nn.training.rows import Row
 from pyrust_nn.training.session import TrainingSession
 from pyrust_nn.training.setup import TrainingData, choose_batching
 from pyrust_nn.training.step_loss import StepLoss, enable_checkpointing
-from pyrust_nn.training.stopping import StopCallback
+from pyrust_nn.training.stopping import StopCallback, agree
 
 if TYPE_CHECKING:
     from pyrust_nn.models.tokenizers import AnyTokenizer
@@ -88,8 +90,9 @@ def train(
 
     Raises ModelError if the loss or the weights become infinite or NaN, or if memory runs out.
     """
-    set_seed(params.seed)
-    meter, eta, stop = TrainingMeter(), ETACallback(), StopCallback()
+    ranks = session.ranks
+    set_seed(ranks.seed(params.seed))
+    meter, eta, stop = TrainingMeter(), ETACallback(), StopCallback(ranks)
     batching = choose_batching(params, model.config, device)
     saves = bool(params.save_steps or params.load_best_model_at_end)
     steps_per_epoch = math.ceil(len(data.train) / (params.batch_size * params.gradient_accumulation_steps))
@@ -104,18 +107,19 @@ def train(
         model.to(device)
     log_overview(params, model, data, device=device, dtype=dtype, resumed=checkpoint is not None)
     unmap_trainable(model)
+    ranks.copy_from_first(parameter for parameter in model.parameters() if parameter.requires_grad)
     packed = packed_attention(model, dtype) if batching.layout is BatchLayout.PACKED else nullcontext()
     trim_heap()
     layers: AbstractContextManager[None] = patched_layers(model)
     if params.compile:
         layers = compiled_layers(model, checkpointing=params.gradient_checkpointing)
     with (
-        report_callbacks(params.report_to or [], session) as reports,
+        report_callbacks((params.report_to or []) if ranks.first else [], session) as reports,
         packed,
         layers,
         restored_globals(model),
         stop.handling_signals() if saves else nullcontext(),
-        resumed(checkpoint, session.step_folder, args.mixed_precision) as resume_state,
+        resumed(checkpoint, session.step_folder, args.mixed_precision, ranks) as resume_state,
         noisy_embeddings(model, args.neftune_noise_alpha),
     ):
         if device.type == "cuda" and not params.compile:  # torch.compile makes such kernels itself, and fails on these
@@ -137,6 +141,7 @@ def train(
                 evaluation=evaluation,
                 callbacks=[eta, bar, metrics_file, stop, evaluation, *callbacks, *reports],
                 loraplus_ratio=loraplus_ratio,
+                ranks=ranks,
             )
             if checkpoint and resume_state:
                 loop.restore(checkpoint, resume_state)
@@ -191,8 +196,10 @@ class TrainingLoop:
         evaluation: EvaluationCallback,
         callbacks: Sequence[TrainerCallback],
         loraplus_ratio: float | None = None,
+        ranks: Ranks,
     ) -> None:
         """`callbacks` are called in this order; `evaluation` is one of them."""
+        self.ranks = ranks
         self.model, self.tokenizer, self.data, self.args = model, tokenizer, data, args
         self.step_loss, self.checkpoints = step_loss, checkpoints
         self.meter, self.evaluation, self.callbacks = meter, evaluation, callbacks
@@ -225,7 +232,7 @@ class TrainingLoop:
         self.notify("on_train_begin", should_training_stop=False)
         first_epoch, done = divmod(first_step, self.steps_per_epoch)
         if self.resumed_from and not done:
-            load_random_states(self.resumed_from)
+            load_random_states(self.resumed_from, self.ranks, self.args.seed)
         for epoch in range(first_epoch, self.state.num_train_epochs):
             # A checkpoint may be of the last step.
             if self.state.global_step >= self.state.max_steps or self.evaluation.patience_exhausted or self.control.should_training_stop:
@@ -243,7 +250,8 @@ class TrainingLoop:
                     break
             self.notify("on_epoch_end")
             self.log_evaluate_save()
-        self.checkpoints.prune_at_end(self.state.best_global_step)
+        if self.ranks.first:
+            self.checkpoints.prune_at_end(self.state.best_global_step)
         train_loss = (self.loss_logged + self.loss_since_logged.item()) / max(1, self.state.global_step)
         steps, trained = self.state.global_step - first_step, self.meter.rows - rows_before
         self.log(speed_metrics("train", started, num_samples=trained, num_steps=steps) | {"train_loss": train_loss})
@@ -253,7 +261,8 @@ class TrainingLoop:
     def steps(self, epoch: int, done: int) -> Iterator[tuple[int, list[Row]]]:
         """The steps of an epoch after the first `done`: the number of each (from 0) and its rows."""
         if self.resumed_from and done:
-            load_random_states(self.resumed_from)  # now, since callbacks may have drawn from them at the epoch's beginning
+            # Now, since callbacks may have drawn from them at the epoch's beginning.
+            load_random_states(self.resumed_from, self.ranks, self.args.seed)
         else:
             draw()
         order = epoch_order(len(self.data.train), self.args.seed, epoch)
@@ -265,7 +274,9 @@ class TrainingLoop:
         """Change the weights by one step. Raises ModelError, before that, if the loss is infinite or NaN."""
         self.model.train()
         count = target_tokens(rows)
-        loss = self.step_loss.add_gradients(rows, torch.tensor(count, device=self.step_loss.device), self.scaler)
+        own = self.ranks.deal(rows)
+        loss = self.step_loss.add_gradients(own, torch.tensor(count, device=self.step_loss.device), self.scaler)
+        loss = self.ranks.sum_gradients(self.model.parameters(), loss)
         step_loss = float(loss)
         if not math.isfinite(step_loss):
             raise ModelError(self.divergence(f"the loss became {step_loss} at step {self.state.global_step + 1}"))
@@ -300,6 +311,7 @@ class TrainingLoop:
 
     def log_evaluate_save(self) -> None:
         """Do what is due."""
+        agree(self.control, self.ranks)
         if self.control.should_log and self.state.global_step > self.logged_at:
             loss = self.loss_since_logged.item()
             self.loss_since_logged.zero_()
@@ -312,6 +324,7 @@ class TrainingLoop:
         if self.control.should_save:
             self.save()
             self.notify("on_save", should_save=False)
+        agree(self.control, self.ranks)
 
     def log(self, logs: dict[str, float]) -> None:
         """Give the numbers to the callbacks, and keep them in the state."""
@@ -328,13 +341,15 @@ class TrainingLoop:
         total, targets, size = 0.0, 0, self.args.rows_per_step
         for start in range(0, len(self.data.evaluation), size):
             rows = [self.data.evaluation[row] for row in range(start, min(start + size, len(self.data.evaluation)))]
-            total += self.step_loss.loss_sum(rows)
+            total += self.step_loss.loss_sum(self.ranks.deal(rows))
             targets += target_tokens(rows)
+        total = self.ranks.total(total)
         metrics = {"eval_loss": total / targets}
         if not math.isfinite(total):
             raise ModelError(self.divergence(f"the evaluation loss became {total} at step {self.state.global_step}"))
         self.log(metrics)
         self.notify("on_evaluate", metrics=metrics, should_evaluate=False)
+        agree(self.control, self.ranks)
         if self.state.best_metric is None or metrics["eval_loss"] < self.state.best_metric:
             self.state.best_metric = metrics["eval_loss"]
             if self.args.save_strategy == "steps":
@@ -343,9 +358,12 @@ class TrainingLoop:
     def save(self) -> None:
         """Write a checkpoint. Raises ModelError if the weights are not finite."""
         self.check_weights()
+        random_states = self.ranks.gather(get_random_states())
+        if not self.ranks.first:
+            return
         with self.checkpoints.writing(self.state.global_step, self.state.best_global_step) as folder:
             save_model(self.model, self.tokenizer, folder)
-            save_states(folder, self.parts())
+            save_states(folder, self.parts(), random_states)
             self.state.save_to_json(str(folder / STATE_FILE))
             extra = {
                 "loss_since_logged": self.loss_since_logged.item(),
@@ -355,7 +373,8 @@ class TrainingLoop:
                 "last_loss": self.meter.last_loss,
                 "evaluations_without_gain": self.evaluation.without_improvement,
             }
-            write_resume_file(folder, extra, device=self.step_loss.device, mixed_precision=self.args.mixed_precision)
+            precision, processes = self.args.mixed_precision, self.ranks.size
+            write_resume_file(folder, extra, device=self.step_loss.device, mixed_precision=precision, processes=processes)
 
     def restore(self, checkpoint: Path, extra: dict[str, Any]) -> None:
         """Continue from a checkpoint; `extra` is the content of its resume.json."""
@@ -370,10 +389,12 @@ class TrainingLoop:
         load_states(checkpoint, self.parts())
         self.resumed_from = checkpoint
         # A process that was killed may not have come to this.
-        self.checkpoints.prune(self.state.global_step, self.state.best_global_step)
+        if self.ranks.first:
+            self.checkpoints.prune(self.state.global_step, self.state.best_global_step)
 
     def load_best(self) -> None:
         """Load the weights of the lowest evaluation loss."""
+        self.ranks.wait()  # until rank 0 has written it
         best = self.checkpoints.path(self.state.best_global_step or 0)
         if best.is_dir():
             load_weights(self.model, best)

@@ -1,6 +1,6 @@
 """What a resumed training needs besides the states of its parts, so that it continues exactly.
 
-`resume.json` holds the device, the precision, the number of threads (which decides how sums are rounded), the packages'
+`resume.json` holds the device, the precision, the numbers of threads and processes (which decide how sums are rounded), the packages'
 versions, and the losses since the last line of metrics.jsonl.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pyrust_nn import InputError
+from pyrust_nn._runtime.ranks import Ranks
 from pyrust_nn.files import write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -26,23 +27,24 @@ RESUME_FILE = "resume.json"
 NUMERIC_PACKAGES = ("torch", "transformers", "peft")
 
 
-def write_resume_file(folder: Path, state: dict[str, Any], *, device: torch.device, mixed_precision: str) -> None:
+def write_resume_file(folder: Path, state: dict[str, Any], *, device: torch.device, mixed_precision: str, processes: int) -> None:
     """Write resume.json into a checkpoint's folder: `state` and what `resumed` checks and restores."""
     facts = {
         "device": str(device),
         "mixed_precision": mixed_precision,
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "packages": {name: version(name) for name in NUMERIC_PACKAGES},
     }
     write_json(folder / RESUME_FILE, facts | state)
 
 
 @contextmanager
-def resumed(checkpoint: Path | None, step_folder: Path, mixed_precision: str) -> Iterator[dict[str, Any] | None]:
+def resumed(checkpoint: Path | None, step_folder: Path, mixed_precision: str, ranks: Ranks) -> Iterator[dict[str, Any] | None]:
     """Yield the content of the checkpoint's resume.json; while entered, torch has the number of threads that the training began with.
 
-    metrics.jsonl keeps the lines up to the checkpoint. Does nothing without a checkpoint. Raises InputError if the checkpoint
-    was trained in another precision.
+    With another number of processes the threads stay. metrics.jsonl keeps the lines up to the checkpoint. Does nothing without a
+    checkpoint. Raises InputError if the checkpoint was trained in another precision.
     """
     if checkpoint is None:
         yield None
@@ -57,9 +59,14 @@ def resumed(checkpoint: Path | None, step_folder: Path, mixed_precision: str) ->
     changed = [f"{name} {state['packages'][name]} is now {now[name]}" for name in NUMERIC_PACKAGES if state["packages"][name] != now[name]]
     if changed:
         logger.warning("%s: the training resumes, but its results may differ in the last bits", ", ".join(changed))
-    truncate_metrics(step_folder / "metrics.jsonl", int(checkpoint.name.rpartition("-")[2]))
+    if ranks.first:
+        truncate_metrics(step_folder / "metrics.jsonl", int(checkpoint.name.rpartition("-")[2]))
     threads = torch.get_num_threads()
-    torch.set_num_threads(state["threads"])
+    before = state.get("processes", 1)
+    if before == ranks.size:
+        torch.set_num_threads(state["threads"])
+    else:
+        logger.info("the number of processes was %d and is %d: losses may differ in the last digits", before, ranks.size)
     try:
         yield state
     finally:

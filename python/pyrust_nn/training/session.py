@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pyrust_nn._runtime.ranks import Ranks
+
 if TYPE_CHECKING:
     from pyrust_nn.types import StepDataset
 
@@ -14,6 +16,7 @@ class TrainingSession(Protocol):
 
     step_folder: Path
     offline: bool
+    ranks: Ranks
 
     def dataset(self, name: str = "dataset_path") -> StepDataset:
         """The prepared data set of the parameter `name`."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from transformers import AutoConfig, set_seed
 
 from pyrust_nn import InputError
+from pyrust_nn._runtime.processes import Processes
+from pyrust_nn._runtime.ranks import Ranks
 from pyrust_nn.cpu.packed_attention import can_pack
 from pyrust_nn.models.compared import is_compared
 from pyrust_nn.models.devices import pick_device, pick_dtype
@@ -42,13 +45,26 @@ class TrainingData:
     counts: dict[str, int]
 
 
-def initialize_training(params: SimpleNamespace) -> tuple[torch.device, torch.dtype]:
-    """Seed every random generator; return the device and the dtype to compute with.
+class JoiningSession(Protocol):
+    """The part of a step's session that knows of its processes."""
+
+    processes: Processes
+    ranks: Ranks
+    cleanup: ExitStack
+
+
+def initialize_training(params: SimpleNamespace, session: JoiningSession) -> tuple[torch.device, torch.dtype]:
+    """Seed every random generator, join the step's processes; return the device and the dtype to compute with.
 
     Raises InputError for a dtype that the device cannot train in, SetupError if `compile` is on and no compiler works.
     """
     set_seed(params.seed)
     device = pick_device(params.device)
+    if session.processes.size > 1:
+        from pyrust_nn.training.group_ranks import joined_ranks, local_device
+
+        device = local_device(device, session.processes)
+        session.ranks = session.cleanup.enter_context(joined_ranks(session.processes, device))
     dtype = pick_dtype(params.dtype, device)
     if dtype == torch.float16 and device.type != "cuda":
         raise InputError("training in fp16 needs a CUDA device, since its loss must be scaled; set dtype to bf16 or fp32")

@@ -12,17 +12,28 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from pyrust_nn import _core
+from pyrust_nn._runtime.ranks import Ranks
 from pyrust_nn._runtime.streams import STOPPING_SIGNALS, handle_signals
 from pyrust_nn.training.arguments import LoopArguments
 
+DECISIONS = ("should_log", "should_evaluate", "should_save", "should_epoch_stop", "should_training_stop")
+
 logger = logging.getLogger(__name__)
+
+
+def agree(control: TrainerControl, ranks: Ranks) -> None:
+    """Make what a callback, or a signal, decided in one rank the decision of all: they would wait for each other otherwise."""
+    agreed = ranks.largest(*(int(getattr(control, name)) for name in DECISIONS))
+    for name, value in zip(DECISIONS, agreed, strict=True):
+        setattr(control, name, bool(value))
 
 
 class StopCallback(TrainerCallback):
     """Saves a checkpoint and ends the training after the current step if a signal requested it."""
 
-    def __init__(self) -> None:
-        """No signal has come yet."""
+    def __init__(self, ranks: Ranks) -> None:
+        """No signal has come yet. One that comes to any of the `ranks` is for all."""
+        self.ranks = ranks
         self.requested_by: str | None = None
 
     def on_step_end(self, args: LoopArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
@@ -39,7 +50,7 @@ class StopCallback(TrainerCallback):
     def handling_signals(self) -> Iterator[None]:
         """Treat SIGINT (and SIGTERM and SIGHUP in the binary's own process) as a request to stop; a second one ends the training at once.
 
-        Raises KeyboardInterrupt at the end if a stop was requested. Outside of the main thread signals are left alone.
+        Raises KeyboardInterrupt at the end if a stop was requested, in all ranks. Outside of the main thread signals are left alone.
         """
         numbers = STOPPING_SIGNALS if _core.EMBEDDED else (signal.SIGINT,)
         before = handle_signals(numbers, self._request)
@@ -48,8 +59,9 @@ class StopCallback(TrainerCallback):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        if self.requested_by:
-            raise KeyboardInterrupt(self.requested_by)
+        (asked,) = self.ranks.largest(signal.Signals[self.requested_by].value if self.requested_by else 0)
+        if asked:
+            raise KeyboardInterrupt(signal.Signals(asked).name)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::cli::commands::run_plan::run_plan;
 use crate::cli::global::GlobalArgs;
@@ -20,12 +20,22 @@ pub(crate) struct ResumeArgs {
     /// Secret that a remaining step needs, such as api_key=...; may be repeated [default: PYRUST_NN_SECRET_NAME]
     #[arg(long = "secret", value_name = "NAME=VALUE", value_parser = name_and_value)]
     secrets: Vec<(String, Value)>,
+    /// Another number of processes than the training had
+    #[arg(long, value_name = "N")]
+    nproc_per_node: Option<String>,
+    /// Another number of restarts
+    #[arg(long, value_name = "N")]
+    max_restarts: Option<u32>,
 }
 
 impl ResumeArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<u8> {
         let secrets = self.secrets.into_iter().collect();
-        let plan = remaining(global.runs_dir.as_deref(), &self.session, self.step.as_deref(), &secrets, Interface::Cli)?;
+        let number = |text: String| text.parse::<i64>().map_or_else(|_| Value::from(text), Value::from);
+        let mut processes = Map::new();
+        processes.insert("nproc_per_node".into(), self.nproc_per_node.map_or(Value::Null, number));
+        processes.insert("max_restarts".into(), self.max_restarts.into());
+        let plan = remaining(global.runs_dir.as_deref(), &self.session, self.step.as_deref(), &secrets, &processes, Interface::Cli)?;
         run_plan(plan, global)
     }
 }

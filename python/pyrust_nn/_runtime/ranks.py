@@ -1,0 +1,61 @@
+"""What a training asks of the processes that share it. `Ranks` is one process alone; `training.group_ranks` has several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """A process that trains alone: it has all rows, and what it computes is the whole.
+
+    With several processes each has a number, its rank. Rank 0 owns the session and alone writes to it. All call these methods in the
+    same order, since each waits for the others.
+    """
+
+    rank = 0
+    size = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def seed(self, seed: int) -> int:
+        """The seed of this rank's dropout and noise."""
+        return seed
+
+    def deal(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """This rank's part of the rows; there may be none."""
+        return rows
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns in rank 0, as JSON. The other ranks do not call it."""
+        return make()
+
+    def sum_gradients(self, parameters: Iterable[torch.Tensor], loss: torch.Tensor) -> torch.Tensor:
+        """Replace the gradients by their sums over all ranks, and return the sum of the losses []."""
+        return loss
+
+    def total(self, value: float) -> float:
+        """The sum over all ranks."""
+        return value
+
+    def largest(self, *values: int) -> tuple[int, ...]:
+        """The largest of each value over all ranks."""
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, by rank."""
+        return [value]
+
+    def copy_from_first(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Give the parameters the values that they have in rank 0."""
+
+    def wait(self) -> None:
+        """Return when all ranks have come here."""
