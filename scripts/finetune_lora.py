@@ -5,12 +5,13 @@ on it (`checkpoint_mode`). Output: `adapter/`, for peft. With `load_in_4bit` the
 """
 
 import difflib
+import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
 from pyrust_nn import InputError, _core
 from pyrust_nn.files import atomic_folder
@@ -177,24 +178,7 @@ def read_checkpoint(params):
     check_trained_on(checkpoint, params.model)
     if params.checkpoint_mode == "stack":
         return adapter
-    lora = PeftConfig.from_peft_type(**PeftConfig.check_kwargs(**adapter.settings))
-    differing = [
-        f"{name} is {theirs} in the checkpoint, not {ours}"
-        for name, ours, theirs in (
-            ("lora_rank", params.lora_rank, lora.r),
-            ("lora_alpha", params.lora_alpha, lora.lora_alpha),
-            ("target_modules", sorted(params.target_modules or []) or None, module_names(lora.target_modules)),
-            ("use_rslora", params.use_rslora, lora.use_rslora),
-            ("use_dora", params.use_dora, lora.use_dora),
-        )
-        if ours is not None and ours != theirs
-    ]
-    if differing:
-        raise InputError(
-            f"checkpoint_lora: {checkpoint} cannot be continued with these parameters: {'; '.join(differing)}. "
-            "Set them as in the checkpoint (rank, alpha and modules may be left out), start a new adapter, or set "
-            "checkpoint_mode to stack for a new one on top of it"
-        )
+    _core.check_continued(checkpoint, json.dumps(adapter.settings), json.dumps(vars(params), default=str))
     return adapter
 
 

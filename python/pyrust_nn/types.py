@@ -38,7 +38,7 @@ class Summary(TypedDict):
     """The record of one step, as in its summary.json; paths are relative to the session's folder."""
 
     task: str
-    session: str
+    session: str  # empty: a dry run for which no session was named
     step: str
     status: Literal["Success", "Failure"]
     params: dict[str, Any]

@@ -7,6 +7,7 @@
 //! PEFT's names are those of `peft.utils.save_and_load`, mlx-lm's those of `mlx_lm/tuner/lora.py`.
 
 mod base_tensors;
+mod continued;
 mod forms;
 mod mlx;
 mod reading;
@@ -16,4 +17,5 @@ mod tensor_name;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use continued::{check_continued, check_continued_folder};
 pub(crate) use reading::read;

@@ -16,7 +16,7 @@ use crate::base::error;
 use crate::base::numbers::counted;
 use crate::gguf;
 
-const CONFIG: &str = "adapter_config.json";
+pub(super) const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// An adapter in canonical form.

@@ -1,5 +1,7 @@
 //! Commands and flags that people look for under the names of other tools. Flags of parameters are in `params/other_names.rs`.
 
+use crate::base::error::did_you_mean;
+
 /// A word and our commands for it.
 const OTHER_COMMANDS: &[(&[&str], &[&str])] = &[
     (&["train", "finetune", "fine-tune", "fit", "sft", "tune"], &["finetune-lora", "finetune-full"]),
@@ -29,6 +31,12 @@ const OTHER_COMMANDS: &[(&[&str], &[&str])] = &[
 pub(crate) fn our_commands(word: &str) -> &'static [&'static str] {
     let word = word.to_lowercase().replace('_', "-");
     OTHER_COMMANDS.iter().find(|(others, _)| others.contains(&word.as_str())).map_or(&[], |(_, ours)| ours)
+}
+
+/// Our commands for a misspelled word of another tool, such as `trian`.
+pub(crate) fn our_commands_nearly(word: &str) -> &'static [&'static str] {
+    let others = OTHER_COMMANDS.iter().flat_map(|(others, _)| others.iter().copied());
+    did_you_mean(&word.to_lowercase().replace('_', "-"), others).map_or(&[], our_commands)
 }
 
 /// A command, flags that it does not have, and the one that is meant.
@@ -87,5 +95,8 @@ mod tests {
         assert_eq!(one_of(our_commands("train")), "finetune-lora or finetune-full");
         assert_eq!(one_of(our_commands("RM")), "sessions rm, sessions gc or cache clear");
         assert!(our_commands("nothing").is_empty());
+        assert_eq!(one_of(our_commands_nearly("Trian")), "finetune-lora or finetune-full");
+        assert_eq!(one_of(our_commands_nearly("evalute")), "verify");
+        assert!(our_commands_nearly("xyzzy").is_empty());
     }
 }

@@ -1,7 +1,8 @@
 //! Text in the columns of a terminal: its width, cut, padded, or with its lines broken at spaces.
 //!
 //! Escape sequences of colours take no column, and a colour ends before each break and starts again after it. Characters of East Asian
-//! scripts and emoji take two columns, and a line may be broken between them, because such text has no spaces.
+//! scripts and emoji take two columns, and a line may be broken between them, because such text has no spaces. What is in backticks, such
+//! as a command, is one word: the terminal itself breaks what is too long for a line, and that can be copied.
 
 use unicode_width::UnicodeWidthChar;
 
@@ -124,14 +125,20 @@ fn broken(line: &str, width: usize, hanging: usize) -> String {
     let hanging = if hanging > width / 3 * 2 { (indent + 2).min(width / 3) } else { hanging };
     let mut breaking =
         Breaking { width, hanging, done: String::new(), columns: 0, style: String::new(), gap: String::new(), word: String::new() };
-    let mut joined = false;
+    let (mut joined, mut in_backticks) = (false, false);
+    // A backtick without a second one is a character like others.
+    let mut backticks = line.matches('`').count() / 2 * 2;
     for piece in pieces(line) {
-        if piece == " " {
+        if piece == "`" && backticks > 0 {
+            backticks -= 1;
+            in_backticks = !in_backticks;
+        }
+        if piece == " " && !in_backticks {
             breaking.end_word();
             breaking.gap.push(' ');
             continue;
         }
-        let is_wide = columns_of(piece, 0) == 2 && !joined;
+        let is_wide = columns_of(piece, 0) == 2 && !joined && !in_backticks;
         if is_wide {
             breaking.end_word();
         }
@@ -266,6 +273,15 @@ mod tests {
             assert_eq!(words(&made), words(text), "{width}: {made}");
             assert!(made.lines().all(|line| width_of(line) <= width || !line.trim_start().contains(' ')), "{width}:\n{made}");
         }
+    }
+
+    #[test]
+    fn what_is_in_backticks_is_not_broken() {
+        assert_eq!(wrapped("do `one two three` then", 12), "do\n`one two three`\nthen");
+        assert_eq!(wrapped("do `one two` now", 9), "do\n`one two`\nnow");
+        assert_eq!(wrapped("it`s one two", 8), "it`s one\ntwo", "an apostrophe");
+        assert_eq!(wrapped("`a b` it`s one two", 9), "`a b`\nit`s one\ntwo");
+        assert_eq!(wrapped("do `a long command` now", 8), "do\n`a long command`\nnow", "the terminal breaks it");
     }
 
     #[test]

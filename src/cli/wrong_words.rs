@@ -7,7 +7,7 @@ use clap::{Arg, Command};
 
 use crate::base::error::did_you_mean;
 use crate::cli::commands::{OF_ONE_STEP, pipeline_file};
-use crate::cli::other_commands::{one_of, our_commands, our_flag};
+use crate::cli::other_commands::{one_of, our_commands, our_commands_nearly, our_flag};
 use crate::params::interface::Interface;
 use crate::params::other_names::our_name;
 
@@ -52,7 +52,10 @@ fn first_word(root: &Command, argv: &[String]) -> Option<String> {
 fn meant_command(root: &Command, word: &str) -> String {
     let ours = our_commands(word);
     let names = root.get_subcommands().map(Command::get_name).filter(|name| *name != "help");
-    let near = if ours.is_empty() { did_you_mean(word, names).into_iter().collect() } else { ours.to_vec() };
+    let mut near = if ours.is_empty() { did_you_mean(word, names).into_iter().collect() } else { ours.to_vec() };
+    if near.is_empty() {
+        near = our_commands_nearly(word).to_vec();
+    }
     if near.is_empty() { "pyrust-nn --help lists them".into() } else { format!("did you mean the command {}?", one_of(&near)) }
 }
 
@@ -69,8 +72,14 @@ fn unknown_action(error: &clap::Error, root: &Command, argv: &[String]) -> Optio
 /// Our commands below the command `name` for a word, as `` `pyrust-nn sessions rm` ``.
 fn actions(name: &str, word: &str) -> Option<String> {
     let command = name.split(' ').next();
-    let ours = our_commands(word).iter().filter(|ours| ours.split(' ').next() == command);
-    let ours: Vec<String> = ours.map(|ours| format!("`pyrust-nn {ours}`")).collect();
+    let below = |ours: &[&str]| -> Vec<String> {
+        let ours = ours.iter().filter(|ours| ours.split(' ').next() == command);
+        ours.map(|ours| format!("`pyrust-nn {ours}`")).collect()
+    };
+    let mut ours = below(our_commands(word));
+    if ours.is_empty() {
+        ours = below(our_commands_nearly(word));
+    }
     let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
     (!ours.is_empty()).then(|| one_of(&ours))
 }

@@ -1,6 +1,6 @@
 //! The data sets of one step: each is prepared once and passed to the script.
 //!
-//! A step prepares its data before Python starts if possible, so that most errors in the data take no start of Python.
+//! A step prepares its data before its script is called if possible, so that most errors in the data need no import of torch.
 //! `session.dataset()` returns the same result, or prepares the data then.
 
 use std::collections::BTreeMap;

@@ -197,6 +197,13 @@ fn lora_defaults(py: Python<'_>) -> PyResult<Py<PyAny>> {
     to_object(py, &crate::params::lora_defaults::all())
 }
 
+/// Raises InputError for parameters with which the adapter `given` cannot be trained further. `settings` and `params` are JSON.
+#[pyfunction]
+fn check_continued(given: &str, settings: &str, params: &str) -> PyResult<()> {
+    let check = || adapter::check_continued(given, &serde_json::from_str(settings)?, &serde_json::from_str(params)?);
+    check().map_err(to_python)
+}
+
 /// What `check` estimates for a training, as JSON. `settings` and `rows` are JSON: the parameters, and the data's counts.
 #[pyfunction]
 fn training_estimate(py: Python<'_>, folder: PathBuf, settings: &str, rows: &str) -> PyResult<String> {
@@ -284,6 +291,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
     module.add_function(wrap_pyfunction!(hold_cache_entry, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
+    module.add_function(wrap_pyfunction!(check_continued, module)?)?;
     module.add_function(wrap_pyfunction!(training_estimate, module)?)?;
     module.add_function(wrap_pyfunction!(weights_hash, module)?)?;
     module.add_function(wrap_pyfunction!(read_adapter, module)?)?;

@@ -111,7 +111,8 @@ impl Pipeline {
         }
         self.common.extend(overrides.clone());
         let mut unused: Vec<&String> = overrides.keys().collect();
-        let session = session.or(self.session).unwrap_or_else(new_session_id);
+        let named = session.or(self.session);
+        let session = named.clone().unwrap_or_else(new_session_id);
         let model = self.common.get(MODEL.name).and_then(Value::as_str).unwrap_or_default().to_string();
         let for_model = self.per_model.get(&model).and_then(Value::as_object).cloned().unwrap_or_default();
         let mut names: Vec<String> = Vec::new();
@@ -155,12 +156,10 @@ impl Pipeline {
                 return Err(error::usage(format!("two steps have the name {name}; rename one of them with name = \"...\"")));
             }
             names.push(name);
-            steps.push(Request::new(
-                task,
-                Some(session.clone()),
-                given,
-                if interface == Interface::Rust { Interface::Rust } else { Interface::Toml },
-            ));
+            let is_dry = given.get("dry_run") == Some(&Value::Bool(true));
+            // A dry run names no session that the run will not have.
+            let session = if is_dry { named.clone() } else { Some(session.clone()) };
+            steps.push(Request::new(task, session, given, if interface == Interface::Rust { Interface::Rust } else { Interface::Toml }));
         }
         // Stored in session.json, so that an interrupted pipeline can be resumed.
         let rows: Vec<Value> = steps.iter().map(|one| json!({"task": one.task.name, "given": one.given})).collect();

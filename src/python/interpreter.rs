@@ -73,17 +73,19 @@ pub(crate) fn start() -> Result<()> {
     })
 }
 
-/// Checks that there is an environment to start in, or that one can be created. Changes nothing.
+/// Starts Python if there is an environment to start in. Otherwise checks that one can be created, and creates none. Returns whether
+/// Python runs.
 ///
 /// # Errors
 /// Kind `setup`.
-pub(crate) fn check_environment() -> Result<()> {
-    // SAFETY: may be called at any time.
-    if unsafe { ffi::Py_IsInitialized() } != 0 {
-        return Ok(());
-    }
+pub(crate) fn start_or_check_environment() -> Result<bool> {
     let choice = CHOICE.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
-    environment::check(choice.python_env.as_deref(), choice.setup, choice.offline)
+    let mut missing = None;
+    let started = start_in(|choice| environment::find(choice.python_env.as_deref()).inspect_err(|_| missing = Some(())));
+    match missing {
+        None => started.map(|()| true),
+        Some(()) => environment::check(choice.python_env.as_deref(), choice.setup, choice.offline).map(|()| false),
+    }
 }
 
 /// Like `start`, but creates no environment.

@@ -20,11 +20,11 @@ pub use pyo3;
 pub(crate) use chat_model::{ChatAnswer, ChatModel};
 pub(crate) use exceptions::from_python;
 pub(crate) use interpreter::{
-    EnvironmentChoice, check_environment, check_signals, deny_network, finish, host_prefix, note_signals, started, use_environment,
-    with_python,
+    EnvironmentChoice, check_signals, deny_network, finish, host_prefix, note_signals, start, start_or_check_environment, started,
+    use_environment, with_python,
 };
 pub(crate) use package::{adapter_base, hub_dataset, hub_revision, json_lines, model_folder};
-pub(crate) use preflight::{check_device, check_hub_model, check_reports, check_served_model, check_tensor_patterns};
+pub(crate) use preflight::{check_compiler, check_device, check_hub_model, check_reports, check_served_model, check_tensor_patterns};
 pub(crate) use probe::{TimingProbe, time_rows};
 pub(crate) use processes::{follow_step, is_command_line, is_launched, is_worker, say_to_workers, torchrun_place, work, worker_command};
 pub(crate) use script::{Answer, ScriptCall, call_script, called_user_script, check_script_params};

@@ -16,6 +16,14 @@ pub(crate) fn check_device(device: &str) -> Result<()> {
     call("models.devices", "check_device", (device,))
 }
 
+/// Checks that torch.compile works for `device`, a value of the parameter.
+///
+/// # Errors
+/// Kind `setup`: there is no compiler, or it does not work; Python cannot start.
+pub(crate) fn check_compiler(device: &str) -> Result<()> {
+    call("training.compiling", "refuse_without_compiler", (device,))
+}
+
 /// Checks that there is a model of this name: downloaded, or on the Hub unless `offline`. Downloads nothing.
 ///
 /// # Errors

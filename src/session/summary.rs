@@ -22,6 +22,7 @@ pub enum Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     pub task: String,
+    /// Empty for a dry run for which no session was named, because the run will have a new one.
     pub session: String,
     pub step: String,
     pub status: Status,

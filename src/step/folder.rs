@@ -1,7 +1,8 @@
 //! The folder of a step, and what happens to earlier results of the same step.
 //!
 //! A step that replaces an earlier success runs in `<step>.new`. A success then replaces the earlier one. A failure becomes
-//! `<step>.failed`, and the earlier success stays. A refused attempt changes nothing.
+//! `<step>.failed`, and the earlier success stays. A refused attempt changes nothing: an earlier failed one is `<step>.old` until the new one
+//! cannot be refused any more.
 //!
 //! The rename itself is in `base/files/folders.rs`.
 //!
@@ -94,14 +95,39 @@ impl StepFolder {
         Ok(StepFolder { working, target, unfinished: Some(found) })
     }
 
-    /// Removes the remains of an earlier attempt, or reopens the one to resume.
-    pub(crate) fn enter(&self) -> Result<()> {
-        let Some(unfinished) = &self.unfinished else { return remove_attempt(&self.working) };
+    /// Reopens the attempt to resume.
+    pub(crate) fn reopen(&self) -> Result<()> {
+        let Some(unfinished) = &self.unfinished else { return Ok(()) };
         if *unfinished != self.working {
             files::rename(unfinished, &self.working)?;
         }
         files::remove(&self.working.join("summary.json"))?;
         files::sweep_partial(&self.working)
+    }
+
+    /// Where an earlier attempt is until it is certain that the new one is not refused.
+    pub(crate) fn earlier(&self) -> PathBuf {
+        let name = self.working.file_name().unwrap_or_default().to_string_lossy();
+        self.working.with_file_name(format!("{name}.old"))
+    }
+
+    /// Moves an earlier attempt out of the way.
+    pub(crate) fn set_earlier_aside(&self) -> Result<()> {
+        files::remove(&self.earlier())?;
+        if self.working.exists() { files::rename(&self.working, &self.earlier()) } else { Ok(()) }
+    }
+
+    /// Removes an earlier attempt, if it is still there. If that fails, the next step of the session removes it.
+    pub(crate) fn remove_earlier(&self) {
+        if let Err(cause) = files::remove(&self.earlier()) {
+            log::warn!("an earlier attempt cannot be removed: {cause:#}");
+        }
+    }
+
+    /// Takes back a refused attempt, and brings back an earlier one.
+    pub(crate) fn retract(&self) -> Result<()> {
+        files::remove(&self.working)?;
+        if self.earlier().exists() { files::rename(&self.earlier(), &self.working) } else { Ok(()) }
     }
 
     /// Converts the output paths of the script to paths relative to the session, with the step's final name.
@@ -166,7 +192,7 @@ impl StepFolder {
     }
 }
 
-/// Completes replacements that were interrupted between their two renames. The step becomes the new success, otherwise the old one.
+/// Completes replacements that were interrupted between their two renames. The step becomes the new success, otherwise what it was before.
 pub(crate) fn complete_replacements(session: &Path) -> Result<()> {
     for end in [".new", ".old"] {
         for entry in std::fs::read_dir(session)?.flatten() {
@@ -174,17 +200,15 @@ pub(crate) fn complete_replacements(session: &Path) -> Result<()> {
                 continue;
             };
             let succeeded = || matches!(Summary::read(&entry.path()), Ok(Some(summary)) if summary.status == Status::Success);
-            if !target.exists() && succeeded() {
-                files::rename(&entry.path(), &target)?;
+            match (end, target.exists()) {
+                (".old", true) => files::remove(&entry.path())?,
+                (".old", false) => files::rename(&entry.path(), &target)?,
+                (_, false) if succeeded() => files::rename(&entry.path(), &target)?,
+                _ => {}
             }
         }
     }
     Ok(())
-}
-
-/// Removes an earlier attempt. One with checkpoints stays until the new attempt has started, so that an error in its input does not lose them.
-fn remove_attempt(folder: &Path) -> Result<()> {
-    if checkpoints::all(folder).is_empty() { files::remove(folder) } else { Ok(()) }
 }
 
 /// Writes the summary of an attempt that failed before it had a folder of its own, to `<step>.failed`.

@@ -25,6 +25,8 @@ pub(crate) struct StepHost {
     session: FolderIdentity,
     data_refused: AtomicBool,
     worker_lost: AtomicBool,
+    /// An earlier attempt, until this one has made something.
+    earlier: Mutex<Option<PathBuf>>,
 }
 
 impl StepHost {
@@ -34,9 +36,23 @@ impl StepHost {
         session: FolderIdentity,
         recorder: Arc<InputsRecorder>,
         datasets: StepDatasets,
+        earlier: PathBuf,
     ) -> StepHost {
         let (metrics, progress) = (folder.join("metrics.jsonl"), Mutex::new(Progress::new(step)));
-        StepHost { metrics, progress, recorder, datasets, session, data_refused: AtomicBool::default(), worker_lost: AtomicBool::default() }
+        let earlier = Mutex::new(Some(earlier));
+        let (data_refused, worker_lost) = (AtomicBool::default(), AtomicBool::default());
+        StepHost { metrics, progress, recorder, datasets, session, data_refused, worker_lost, earlier }
+    }
+
+    /// Whether the step has made something that is kept.
+    pub(crate) fn has_made_something(&self) -> bool {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// The first time, removes the earlier attempt.
+    fn makes_something(&self) -> Result<()> {
+        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).take();
+        earlier.map_or(Ok(()), |earlier| files::remove(&earlier))
     }
 
     /// Whether the script was refused a data set, because of what is in its files.
@@ -60,6 +76,7 @@ impl ScriptHost for StepHost {
 
     fn metric(&self, line: &str) -> Result<()> {
         self.session.check()?;
+        self.makes_something()?;
         files::append_line(&self.metrics, line).and_then(|()| signals::check())
     }
 
@@ -76,6 +93,7 @@ impl ScriptHost for StepHost {
 
     fn publish_checkpoint(&self, made: &Path, target: &Path) -> Result<()> {
         self.session.check()?;
+        self.makes_something()?;
         self.recorder.copy_to(made)?;
         files::sync(&self.metrics)?;
         checkpoints::publish(made, target)

@@ -1,9 +1,10 @@
 //! Refused attempts. An attempt is refused for an error that is found before the step begins: a wrong parameter, flag or name, a step that
-//! exists already, a file, a model, a GPU or a Python environment that does not exist, data that cannot be trained on. It leaves a line in
-//! the log of an existing session, and nothing else.
+//! exists already, a file, a model, a GPU, a compiler or a Python environment that does not exist or does not work, data that cannot be
+//! trained on. It leaves a line in the log of an existing session, and nothing else.
 //!
-//! What can be checked without work is checked before the session is opened. Data are prepared in the session, whose log and state show it;
-//! if they are refused then, `run.rs` takes everything back. Later errors are recorded in the step's summary.
+//! What can be checked without work is checked before the session is opened. Python starts before that too: if the start ends the process,
+//! there is no session that it leaves. Data are prepared in the session, whose log and state show it; if they are refused then, `run.rs`
+//! takes everything back. Later errors are recorded in the step's summary.
 
 use std::path::Path;
 
@@ -31,8 +32,8 @@ use crate::step::suitability;
 /// Checks everything for which a step can be refused. Changes nothing.
 ///
 /// # Errors
-/// Kinds `usage`, `input` and `model`; `setup` if there is no Python environment to use and none can be made. Errors of other kinds are not
-/// reported: they are found again when the step runs, and recorded.
+/// Kinds `usage`, `input` and `model`; `setup` if there is no Python environment to use and none can be made, if Python cannot start in it,
+/// or if there is no compiler for `compile`. Errors of other kinds are not reported: they are found again when the step runs, and recorded.
 pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()> {
     let checked = (|| {
         check_name("session", session)?;
@@ -47,29 +48,44 @@ pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()>
         let artifacts = resolve_artifacts(request, &params, runs, session)?;
         suitability::check(request, &params, &artifacts)?;
         check_files(request, &params)?;
-        if request.is_dry() {
-            return Ok(());
-        }
-        check_own_params(request, &params)?;
-        if request.resume {
-            return Ok(());
-        }
-        if let Some(Value::Array(names)) = params.get("report_to").filter(|_| !request.resume) {
-            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
-            python::check_reports(&names, request.interface)?;
-        }
-        if let Some(types) = params.get("tensor_type").filter(|types| !types.is_null()) {
-            python::check_tensor_patterns(types)?;
-        }
-        if !answers_in_gguf(&artifacts) {
-            check_device_in_python(&params)?;
-        }
-        let is_on_hub = |name: &&String| *name != TINY && !Path::new(name).exists() && downloaded(name).is_none();
-        let mut names = artifacts.iter().flat_map(|(_, found)| found).filter(is_on_hub);
-        names.try_for_each(|name| python::check_hub_model(name, request.is_offline()))
+        Ok((params, artifacts))
     })();
-    checked.or_else(|error| if refuses(request, Error::of(&error).kind, &runs.join(session)) { Err(error) } else { Ok(()) })?;
-    if request.is_dry() { Ok(()) } else { python::check_environment() }
+    let recorded_later =
+        |error: anyhow::Error| if refuses(request, Error::of(&error).kind, &runs.join(session)) { Err(error) } else { Ok(()) };
+    let (params, artifacts) = match checked {
+        Ok(found) => found,
+        Err(error) => return recorded_later(error),
+    };
+    // A first environment is created in the session, whose log shows it.
+    if request.is_dry() || !python::start_or_check_environment()? {
+        return Ok(());
+    }
+    check_in_python(request, &params, &artifacts).or_else(recorded_later)?;
+    match params.get("device").and_then(Value::as_str) {
+        Some(device) if params.get("compile") == Some(&Value::Bool(true)) && !request.resume => python::check_compiler(device),
+        _ => Ok(()),
+    }
+}
+
+/// Checks what only Python can tell.
+fn check_in_python(request: &Request, params: &Map<String, Value>, artifacts: &[(&'static Param, Vec<String>)]) -> Result<()> {
+    check_own_params(request, params)?;
+    if request.resume {
+        return Ok(());
+    }
+    if let Some(Value::Array(names)) = params.get("report_to") {
+        let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+        python::check_reports(&names, request.interface)?;
+    }
+    if let Some(types) = params.get("tensor_type").filter(|types| !types.is_null()) {
+        python::check_tensor_patterns(types)?;
+    }
+    if !answers_in_gguf(artifacts) {
+        check_device_in_python(params)?;
+    }
+    let is_on_hub = |name: &&String| *name != TINY && !Path::new(name).exists() && downloaded(name).is_none();
+    let mut names = artifacts.iter().flat_map(|(_, found)| found).filter(is_on_hub);
+    names.try_for_each(|name| python::check_hub_model(name, request.is_offline()))
 }
 
 /// Whether an error of that kind, found now, refuses the attempt.
@@ -85,7 +101,7 @@ fn refuses(request: &Request, kind: Kind, session: &Path) -> bool {
 /// Whether an error of that kind, found after the session was opened and before the step made anything, refuses the attempt. Steps of a
 /// pipeline that have run stay, so a later one fails.
 pub(crate) fn refuses_before_begin(request: &Request, kind: Kind) -> bool {
-    matches!(kind, Kind::Usage | Kind::Input | Kind::Model) && !request.resume && request.earlier().next().is_none()
+    matches!(kind, Kind::Usage | Kind::Input | Kind::Model | Kind::Setup) && !request.resume && request.earlier().next().is_none()
 }
 
 /// Whether an earlier step of the pipeline may yet make what this one names: a user's own script can write anywhere, other steps in the

@@ -106,7 +106,9 @@ pub(crate) fn resolve_artifacts(
             !step.is_some_and(|step| request.follows(step) && (request.is_dry() || !made(step)))
         };
         let given: Vec<&str> = names_in(params.get(param.name)).collect();
-        if let (None, Some(step)) = (&request.session, given.iter().find_map(|given| given.strip_prefix('@'))) {
+        // A pipeline checks its references when it is read.
+        let is_alone = request.session.is_none() && request.plan.is_none();
+        if let Some(step) = given.iter().find_map(|given| given.strip_prefix('@')).filter(|_| is_alone) {
             return Err(step_without_session(runs, step, Some(request.interface)));
         }
         if !given.is_empty() && given.iter().all(|given| is_made(given)) {

@@ -16,6 +16,7 @@ use crate::base::{error, files, logging, offline, progress, secrets, signals};
 use crate::dataset::with_revisions;
 use crate::params::interface::Interface;
 use crate::params::validate::resolve;
+use crate::python;
 use crate::python::{ScriptCall, note_signals};
 use crate::report::write_report_quietly;
 use crate::session::names::check_name;
@@ -45,6 +46,9 @@ fn run_own_step(request: Request) -> StepOutcome {
     let _secrets = secrets::hold(&request.given);
     let mut summary = request.new_summary();
     let result = if request.is_dry() { dry_run(&request, &runs, &mut summary) } else { in_session(&request, &runs, &mut summary, started) };
+    if request.is_dry() && request.session.is_none() {
+        summary.session.clear(); // the run will have another
+    }
     let error = result.err().map(without_secrets);
     if let Some(error) = &error {
         summary.status = Status::Failure;
@@ -119,11 +123,12 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
         failure!("step {} {verb} ({}): {}{causes}", summary.step, error.kind.name(), error.message);
         summary.error = Some(error);
         if is_refused {
-            let removed = if stage == Stage::DataRefused { files::remove(&step_folder.working) } else { Ok(()) };
+            let removed = if stage == Stage::MadeNothing { step_folder.retract() } else { Ok(()) };
             return result.and(removed).and(removal::retract(&all_sessions, &session));
         }
     }
     let written = session.place().check().and_then(|()| step_folder.commit(&session.folder, summary));
+    step_folder.remove_earlier();
     match &written {
         // The outputs may be complete, but without a summary the step has not succeeded.
         Err(error) if result.is_ok() => {
@@ -211,8 +216,8 @@ enum Stage {
     Preparing,
     /// The step has begun.
     Begun,
-    /// The step has begun and asked for its data, which were refused. It has made nothing, and there was no earlier attempt.
-    DataRefused,
+    /// The step has begun, but its data were refused or its environment lacks something, before it made anything.
+    MadeNothing,
 }
 
 impl Stage {
@@ -237,21 +242,13 @@ fn prepare_and_execute(
     summary: &mut Summary,
     stage: &mut Stage,
 ) -> Result<()> {
-    let had_attempt = step_folder.working.exists();
-    // An attempt to resume is looked at, while another one is removed as late as possible.
-    if request.resume {
-        step_folder.enter()?;
-    }
+    step_folder.reopen()?;
     let ready = prepare(request, session, runs, step_folder, summary)?;
     *stage = Stage::Begun;
-    if !request.resume {
-        step_folder.enter()?;
-    }
-    let mut data_refused = false;
-    let result = execute(request, ready, session, step_folder, summary, &mut data_refused);
-    // A user's own script may have made something before.
-    if data_refused && !had_attempt && request.task.script.is_some() {
-        *stage = Stage::DataRefused;
+    let mut made_nothing = false;
+    let result = execute(request, ready, session, step_folder, summary, &mut made_nothing);
+    if made_nothing {
+        *stage = Stage::MadeNothing;
     }
     result
 }
@@ -275,6 +272,7 @@ fn prepare(request: &Request, session: &Session, runs: &Path, step_folder: &Step
     {
         info!("{note}");
     }
+    python::start()?;
     signals::check()?;
     Ok(ReadyStep { source, step_inputs, checkpoint, resolved })
 }
@@ -285,12 +283,17 @@ fn execute(
     session: &mut Session,
     step_folder: &StepFolder,
     summary: &mut Summary,
-    data_refused: &mut bool,
+    made_nothing: &mut bool,
 ) -> Result<()> {
     let ReadyStep { source, step_inputs, checkpoint, resolved } = ready;
     let ResolvedInputs { mut for_script, files, datasets } = resolved;
     if checkpoint.is_none() {
-        files::remove(&step_folder.working)?; // the remains of an interrupted attempt
+        step_folder.set_earlier_aside()?;
+    }
+    // A user's script may have made anything before an error, and tasks without data may need the space.
+    let can_be_refused = request.task.script.is_some() && request.task.has("dataset_path");
+    if !can_be_refused {
+        files::remove(&step_folder.earlier())?;
     }
     if let Some(device) = checkpoint.as_deref().and_then(checkpoints::device) {
         for_script.insert("device".into(), device.into());
@@ -302,7 +305,14 @@ fn execute(
     }
     let script = step_folder.working.join("script.py");
     files::write_whole(&script, source.as_bytes())?;
-    let host = Arc::new(StepHost::new(&summary.step, &step_folder.working, session.place(), Arc::clone(&recorder), datasets));
+    let host = Arc::new(StepHost::new(
+        &summary.step,
+        &step_folder.working,
+        session.place(),
+        Arc::clone(&recorder),
+        datasets,
+        step_folder.earlier(),
+    ));
     let call = ScriptCall {
         session: &session.id,
         step: &summary.step,
@@ -316,7 +326,8 @@ fn execute(
         checkpoint: checkpoint.as_deref(),
     };
     let answer = call_with_restarts(&call, &host);
-    *data_refused = host.data_refused();
+    let lacks = |error: &anyhow::Error| host.data_refused() || Error::of(error).kind == Kind::Setup;
+    *made_nothing = can_be_refused && !host.has_made_something() && answer.as_ref().is_err_and(lacks);
     let (mut answer, restarts) = answer.inspect_err(|_| recorder.cancel())?;
     if let Some(Value::Object(sources)) = answer.facts.shift_remove("sources") {
         for (name, folder) in &sources {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Map, Value};
 
+use crate::adapter::check_continued_folder;
 use crate::base::error;
 use crate::base::error::did_you_mean;
 use crate::estimate::{is_adapter, layer_names, positions, read_config};
@@ -75,7 +76,7 @@ pub(super) fn check(request: &Request, params: &Map<String, Value>, found: &[(&'
                 return Err(error::usage(format!("{checkpoint}: {given} is a whole model, not a LoRA adapter; give it as {model}")));
             }
             if let Some(checkpoint) = artifact("checkpoint_lora").filter(|_| params.get("checkpoint_mode") == Some(&"continue".into())) {
-                check_continued(&checkpoint, params)?;
+                check_continued_folder(checkpoint.given, &checkpoint.folder, params)?;
             }
         }
         "merge" | "flatten" | "convert_lora_to_gguf" => {
@@ -105,27 +106,6 @@ pub(super) fn check(request: &Request, params: &Map<String, Value>, found: &[(&'
         }
         _ => Ok(()),
     }
-}
-
-/// Refuses a rank or alpha that is not that of the adapter which is trained further. What else differs, its training finds.
-fn check_continued(checkpoint: &Artifact<'_>, params: &Map<String, Value>) -> Result<()> {
-    let Ok(text) = std::fs::read_to_string(checkpoint.folder.join("adapter_config.json")) else { return Ok(()) };
-    let config: Value = serde_json::from_str(&text).unwrap_or_default();
-    let differing: Vec<String> = [("lora_rank", "r"), ("lora_alpha", "lora_alpha")]
-        .into_iter()
-        .filter_map(|(name, key)| Some((name, params.get(name)?.as_f64()?, config.get(key)?.as_f64()?)))
-        .filter(|(_, ours, theirs)| (ours - theirs).abs() > f64::EPSILON)
-        .map(|(name, ours, theirs)| format!("{name} is {theirs} in the checkpoint, not {ours}"))
-        .collect();
-    if differing.is_empty() {
-        return Ok(());
-    }
-    Err(error::input(format!(
-        "checkpoint_lora: {} cannot be continued with these parameters: {}. Set them as in the checkpoint (rank, alpha and modules may be left \
-         out), start a new adapter, or set checkpoint_mode to stack for a new one on top of it",
-        checkpoint.given,
-        differing.join("; ")
-    )))
 }
 
 impl<'a> Artifact<'a> {

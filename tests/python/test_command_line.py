@@ -67,6 +67,14 @@ def test_a_dry_run_of_a_pipeline_shows_every_step_and_finds_what_is_missing(cli:
     every = cli("run", pipeline, "--runs-dir", runs, "--dry-run", "--session", "s", "--verbose").stdout
     assert len(every.splitlines()) > 50 and re.search(r"^  lora_rank +null  \(default\)$", every, re.MULTILINE), every
     assert re.search(r"^  num_epochs +1.0$", every, re.MULTILINE), every
+    unnamed = cli("run", pipeline, "--runs-dir", runs, "--dry-run").stdout
+    # The run will have an id that is not known yet.
+    assert "finetune_lora would run in a new session, step finetune_lora\n" in unnamed, unnamed
+    assert "quantize_model would run in a new session, step quantize_model\n" in unnamed
+    assert "would run in a new session" in cli("quantize-model", "builtin:tiny", "--runs-dir", runs, "--dry-run").stdout
+    dry = json.loads(cli("run", pipeline, "--runs-dir", runs, "--dry-run", "--json").stdout)
+    assert [dry["session"], *(step["session"] for step in dry["steps"])] == ["", "", ""]
+    assert pyrust_nn.run_pipeline(pipeline, session="s", dry_run=True, runs_dir=str(runs))[1]["session"] == "s"
     done = cli("run", pipeline, "--runs-dir", runs, "--dry-run", "-d", "nowhere.jsonl")
     assert done.returncode == 2 and "nowhere.jsonl" in done.stderr, done.stderr
 
@@ -201,3 +209,18 @@ def test_a_hub_name_offline_has_the_same_answer_everywhere(words: list[str], cli
     done = cli(*words, "org/none", "--offline", "--runs-dir", runs)
     told = "model org/none is not downloaded, and offline forbids the download; run once without offline, or give the model's folder"
     assert done.returncode == 1 and done.stderr.strip().endswith(told), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["trian"], "the command finetune-lora or finetune-full"),
+        (["fintune"], "the command finetune-lora"),
+        (["evalute", "x"], "the command verify"),
+        (["sessions", "remvoe", "x"], "`pyrust-nn sessions rm`"),
+    ],
+)
+def test_a_misspelled_command_leads_to_ours(cli: Cli, words: list[str], meant: str) -> None:
+    """Also if it is one of another tool."""
+    done = cli(*words)
+    assert done.returncode == 2 and "did you mean " + meant in done.stderr, done.stderr

@@ -25,10 +25,12 @@ def script(folder: Path, body: str) -> Path:
     return path
 
 
-def next_command(terminal: Terminal) -> str:
-    """The command that the program suggests, as it is copied from the terminal."""
+def next_command(terminal: Terminal, label: str = "next: ") -> str:
+    """The command that the program suggests after a label, as it is copied from the terminal."""
     written = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.raw.decode()).replace("\r\n", "\n")
-    return written.rpartition("next: ")[2].rstrip("\n")
+    after = written.rpartition(label)[2]
+    found = re.match(r"(?:[^\n]*\\\n)*[^\n]*", after)
+    return found[0] if found else after
 
 
 def shell_words(command: str) -> list[str]:
@@ -142,8 +144,10 @@ def test_the_first_minute(binary: Path, cli: Cli, runs: Path, data_json: str, co
         "device    cpu, fp32",
         f"data      31 rows, {metrics['tokens']:,} tokens, {metrics['target_tokens']:,} of them trained on",
         "training  16 steps of 4 rows, 2 epochs",
+        "time      estimated after 4 steps",
         "memory    about ",
         "remaining time: about 0:",
+        " for 12 steps",
         f"result                       loss {metrics['first_loss']:.3f} → {metrics['last_loss']:.3f}",
         str(runs / "s/finetune_lora/adapter"),
     ):
@@ -159,6 +163,20 @@ def test_the_first_minute(binary: Path, cli: Cli, runs: Path, data_json: str, co
     assert program == "pyrust-nn"
     done = cli(*rest, "--max-new-tokens", "2")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("columns", [40, 80, 140])
+def test_the_commands_for_a_new_pipeline_can_be_copied(binary: Path, tmp_path: Path, data_json: str, columns: int) -> None:
+    file = "a folder/a-pipeline-with-a-long-name.toml"
+    (tmp_path / file).parent.mkdir()
+    terminal = Terminal(binary, "init", data_json, "-m", "builtin:tiny", "-o", file, columns=columns)
+    assert terminal.finish() == 0
+    assert shell_words(next_command(terminal, "check: ")) == ["pyrust-nn", "run", file, "--dry-run"], terminal.text
+    assert shell_words(next_command(terminal, "run:   ")) == ["pyrust-nn", "run", file], terminal.text
+    # In an error too, what is in backticks is not broken.
+    error = Terminal(binary, "run", "nowhere.toml", columns=columns)
+    assert error.finish() == 2
+    assert "`pyrust-nn init`" in error.text.replace("error:\n", ""), error.text
 
 
 def test_early_stopping_says_so(cli: Cli, runs: Path, data_json: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -667,3 +668,78 @@ def test_a_function_run_of_any_origin_is_found(cli: Cli, runs: Path, tmp_path: P
     (tmp_path / "mine.py").write_text(text.replace("FOLDER", repr(str(tmp_path))))
     done = cli("script", tmp_path / "mine.py", "--runs-dir", runs)
     assert done.returncode == 0, done.stderr
+
+
+BROKEN = {"fails": "raise SystemExit('broken on purpose')", "dies": "import os; os._exit(3)"}
+
+
+def environment(folder: Path, at_start: str) -> Path:
+    """A Python environment with all packages, whose Python executes this when it starts."""
+    own = Path(sys.prefix)
+    packages = folder / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    packages.mkdir(parents=True)
+    for entry in (own / packages.relative_to(folder)).iterdir():
+        (packages / entry.name).symlink_to(entry)
+    (packages / "sitecustomize.py").write_text(at_start)
+    (folder / "bin").mkdir()
+    (folder / "bin/python").symlink_to(own / "bin/python")
+    (folder / "pyvenv.cfg").write_bytes((own / "pyvenv.cfg").read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_python_that_cannot_start_refuses_the_attempt(
+    name: str, tmp_path: Path, runs: Path, script: Path, things: None, cli: Cli
+) -> None:
+    broken = environment(tmp_path / "broken", BROKEN[name])
+    assert cli("script", script, "--session", "s", "--runs-dir", runs).returncode == 0
+    before = contents(runs / "s")
+    for words in (["finetune-lora", "good.json", "-m", "builtin:tiny"], ["script", script, "--step", "second"]):
+        for session in ("s", "new"):
+            done = cli(*words, "--session", session, "--python-env", broken, "--runs-dir", runs)
+            assert done.returncode == (1 if name == "fails" else 3), done.stderr
+            if name == "fails":
+                assert "Python cannot start from" in done.stderr, done.stderr
+    after = contents(runs / "s")
+    assert name == "dies" or "refused (setup)" in after["pipeline.log"].decode()
+    assert after | {"pipeline.log": b""} == before | {"pipeline.log": b""}
+    assert [entry.name for entry in runs.iterdir() if entry.is_dir()] == ["s"]
+
+
+def test_compile_without_a_compiler_refuses_the_attempt(tmp_path: Path, runs: Path, script: Path, things: None, cli: Cli) -> None:
+    (tmp_path / "bin").mkdir()
+    without = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")} | {"PATH": str(tmp_path / "bin")}
+    assert cli("script", script, "--session", "s", "--runs-dir", runs).returncode == 0
+    before = contents(runs / "s")
+    for session in ("s", "new"):
+        words = ["finetune-lora", "good.json", "-m", "builtin:tiny", "--compile", "--device", "cpu", "--python-env", sys.prefix]
+        done = cli(*words, "--session", session, "--runs-dir", runs, env=without)
+        assert done.returncode == 1 and "it needs a C++ compiler" in done.stderr and "starts" not in done.stderr, done.stderr
+    after = contents(runs / "s")
+    assert "step finetune_lora refused (setup)" in after["pipeline.log"].decode()
+    assert after | {"pipeline.log": b""} == before | {"pipeline.log": b""}
+    assert [entry.name for entry in runs.iterdir() if entry.is_dir()] == ["s"]
+
+
+@pytest.mark.parametrize("name", ["too long", "read by Python", "no JSON"])
+def test_a_refused_repetition_of_a_failed_step_leaves_it_as_it_was(name: str, tmp_path: Path, runs: Path, things: None, cli: Cli) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"messages": pyarrow.array([], pyarrow.list_(pyarrow.string()))}), "table.parquet")
+    data, more, shown = REFUSED_DATA[name]
+    words = ["finetune-lora", "-m", "builtin:tiny", "--session", "s", "--runs-dir", runs, "--save-steps", "1"]
+    wild = ["--learning-rate", "10", "--max-grad-norm", "0", "--weight-decay", "10", "--num-epochs", "100"]
+    failed = cli(*words, "-d", "good.json", *wild)
+    assert failed.returncode == 1 and "diverged" in failed.stderr, failed.stderr
+    before = contents(runs / "s")
+    assert any("checkpoint-" in file for file in before)
+    done = cli(*words, "-d", data, *more, "--overwrite")
+    assert done.returncode == 2 and shown in done.stderr, done.stderr
+    after = contents(runs / "s")
+    assert "step finetune_lora refused (input)" in after["pipeline.log"].decode()
+    assert after | {"pipeline.log": b""} == before | {"pipeline.log": b""}
+    # One that is not refused replaces it, and leaves nothing of it.
+    assert cli(*words, "-d", "good.json", "--overwrite", "--num-epochs", "1").returncode == 0
+    assert sorted(entry.name for entry in (runs / "s").iterdir() if entry.is_dir()) == ["finetune_lora"]
+    assert json.loads((runs / "s/session.json").read_text())["state"] == "success"

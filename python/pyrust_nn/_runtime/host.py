@@ -227,6 +227,8 @@ def load_script(path: Path, name: str) -> dict[str, Any]:
     sys.modules[name] = module
     names = module.__dict__
     exec(code, names)
+    # Last, because pickle takes what it looks for from the first module that has it, and this one cannot be imported.
+    sys.modules[name] = sys.modules.pop(name)
     if not callable(names.get("run")):
         raise _core.InputError(f"script {path.name} has no function run(params, session); define one")
     return names

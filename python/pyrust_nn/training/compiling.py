@@ -16,14 +16,16 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pyrust_nn import InputError, SetupError
+from pyrust_nn import InputError, SetupError, _core
 from pyrust_nn.cpu.packed_attention import PACKED_ATTENTION, can_pack, rows_attention
+from pyrust_nn.models.devices import pick_device
 from pyrust_nn.models.model_folder import first_line
 from pyrust_nn.wording import counted
 
@@ -41,8 +43,21 @@ def check_compilable(config: Any) -> None:
         )
 
 
-def check_compiler(device: torch.device) -> None:
-    """Raise SetupError if torch.compile does not work for `device`: no compiler, no headers, or a failing compiler."""
+def refuse_without_compiler(device: str) -> None:
+    """Try the compiler before a training begins. `device` is the parameter.
+
+    Raises SetupError.
+    """
+    _core.status("trying the compiler")
+    try:
+        check_compiler(pick_device(device).type)
+    finally:
+        _core.status("")
+
+
+@cache
+def check_compiler(device: str) -> None:
+    """Raise SetupError if torch.compile does not work for devices of the type `device`: no compiler, no headers, or a failing one."""
     # A unique constant: a function in torch's cache would need no compiler.
     unique = time.time_ns()
     torch.compiler.reset()

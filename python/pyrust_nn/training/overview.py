@@ -1,4 +1,4 @@
-"""What a training says before it begins: the model, the device, the data, the steps, the memory."""
+"""What a training says before it begins: the model, the device, the data, the steps, when its time is estimated, the memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from pyrust_nn import PyrustNNError, _core
 from pyrust_nn.models.devices import dtype_name
 from pyrust_nn.models.model_folder import model_folder
+from pyrust_nn.training.callbacks import ETACallback
 from pyrust_nn.training.setup import TrainingData
 from pyrust_nn.wording import counted
 
@@ -38,6 +39,9 @@ def log_overview(
         "training": f"{counted(steps, 'step')} of {counted(min(per_step, rows), 'row')}, {counted(float(params.num_epochs), 'epoch')}"
         + (", resumed from a checkpoint" if resumed else ""),
     }
+    # A number would be a guess: the first steps are slower, and on this machine nothing has been measured yet.
+    if steps > ETACallback.WARM_UP + ETACallback.MEASURED:
+        lines["time"] = f"estimated after {counted(ETACallback.WARM_UP + ETACallback.MEASURED, 'step')}"
     if memory is not None:
         lines["memory"] = f"about {format_bytes(memory)}, besides Python and its libraries"
     logger.info("training\n%s", "\n".join(f"{name:<9} {text}" for name, text in lines.items()))

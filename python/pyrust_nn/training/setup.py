@@ -69,7 +69,7 @@ def initialize_training(params: SimpleNamespace, session: JoiningSession) -> tup
     if dtype == torch.float16 and device.type != "cuda":
         raise InputError("training in fp16 needs a CUDA device, since its loss must be scaled; set dtype to bf16 or fp32")
     if params.compile:
-        check_compiler(device)
+        check_compiler(device.type)
     return device, dtype
 
 

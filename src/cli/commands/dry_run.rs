@@ -15,7 +15,7 @@ use crate::tasks::task_named;
 
 /// Checks the steps of a pipeline and shows them. Stops at the first with an error.
 pub(crate) fn show_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> {
-    let session = plan.session.clone();
+    let session = plan.steps.first().and_then(|step| step.session.clone()).unwrap_or_default();
     let outcomes = plan.run(|_| {}, |_| {})?;
     if global.json {
         let summaries: Vec<_> = outcomes.iter().map(|one| &one.summary).collect();
@@ -30,7 +30,8 @@ pub(crate) fn show_plan(plan: ExecutionPlan, global: &GlobalArgs) -> Result<u8> 
 
 /// The resolved parameters of a step that was only checked.
 pub(crate) fn step_text(summary: &Summary, all: bool) -> String {
-    let mut lines = vec![format!("{} would run as session {}, step {}", summary.task, summary.session, summary.step)];
+    let session = if summary.session.is_empty() { "in a new session".into() } else { format!("as session {}", summary.session) };
+    let mut lines = vec![format!("{} would run {session}, step {}", summary.task, summary.step)];
     let params: Vec<&Param> = task_named(&summary.task).into_iter().flat_map(Task::all_params).collect();
     let is_default = |name: &str, value: &Value| {
         let param = params.iter().find(|param| param.name == name);
@@ -68,6 +69,7 @@ mod tests {
         let text = step_text(&summary, false);
         let names: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
         let defaults = summary.params.len() - 4;
+        assert!(text.starts_with("quantize_model would run in a new session, step quantize_model\n"), "{text}");
         assert_eq!(names, ["quantize_model", "model", "bits", "runs_dir", &defaults.to_string()], "{text}");
         let all = step_text(&summary, true);
         assert_eq!(all.lines().count(), summary.params.len(), "all but dry_run, below a heading: {all}");

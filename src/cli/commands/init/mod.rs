@@ -14,6 +14,7 @@ use crate::base::{error, files};
 use crate::cli::commands::run::write_sample;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
+use crate::cli::results::quoted;
 use crate::dataset::check_paths;
 use crate::params::interface::Interface;
 use crate::params::validate::accept;
@@ -79,13 +80,11 @@ impl InitArgs {
         if global.json {
             output::json(&json!({"pipeline": self.output, "schema": schema, "warnings": warnings}));
         } else {
-            let file = if self.output == Path::new(FILE) { String::new() } else { format!(" {}", self.output.display()) };
-            let next = if complete { "check" } else { "complete it, then check" };
-            output::line(&format!(
-                "wrote {} and {}; {next} the steps with `pyrust-nn run{file} --dry-run`, run them with `pyrust-nn run{file}`",
-                self.output.display(),
-                schema.display()
-            ));
+            let file = if self.output == Path::new(FILE) { String::new() } else { format!(" {}", quoted(&self.output.to_string_lossy())) };
+            let then = if complete { "" } else { "; complete it, then check and run it" };
+            output::line(&format!("wrote {} and {}{then}", self.output.display(), schema.display()));
+            output::command("check: ", &format!("pyrust-nn run{file} --dry-run"));
+            output::command("run:   ", &format!("pyrust-nn run{file}"));
         }
         Ok(0)
     }
