@@ -1,5 +1,6 @@
 //! Ctrl-C, SIGTERM and SIGHUP (a closed terminal) while a step runs. Handlers only set a flag, so that the step can end with its summary.
-//! Afterwards the host's handlers are restored; a signal that no check has consumed is raised again for them. A signal that was ignored
+//! Afterwards the host's handlers are restored; a signal that no check has consumed is raised again for them, unless an earlier one has
+//! interrupted the step: an impatient second Ctrl-C must not end the process before it says how to resume. A signal that was ignored
 //! before (`nohup`, a shell's background job) stays ignored.
 //!
 //! `Python::initialize` installs no signal handlers, so without these Ctrl-C would end the process before the summary is written. While
@@ -7,7 +8,7 @@
 //! (`training/stopping.py`).
 
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::Result;
 
@@ -17,6 +18,9 @@ const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 /// The signal that was received, or 0.
 static PENDING: AtomicI32 = AtomicI32::new(0);
+
+/// Whether one has interrupted what ran. A later one means the same, so the host does not receive it.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The earlier signal handlers. Restored on drop.
 pub(crate) struct Handlers {
@@ -44,6 +48,7 @@ impl Handlers {
         kept.last = kept.kept.iter().all(|old| old.sa_sigaction != note as *const () as libc::sighandler_t);
         if kept.last {
             PENDING.store(0, Ordering::SeqCst);
+            INTERRUPTED.store(false, Ordering::SeqCst);
         }
         for (signal, old) in SIGNALS.into_iter().zip(&kept.kept) {
             if old.sa_sigaction == libc::SIG_IGN {
@@ -67,7 +72,7 @@ impl Drop for Handlers {
             unsafe { libc::sigaction(*signal, old, std::ptr::null_mut()) };
         }
         let pending = if self.last { PENDING.swap(0, Ordering::SeqCst) } else { 0 };
-        if pending != 0 {
+        if pending != 0 && !INTERRUPTED.load(Ordering::SeqCst) {
             // SAFETY: `pending` is one of `SIGNALS`; the host's handler receives it.
             unsafe { libc::raise(pending) };
         }
@@ -96,6 +101,7 @@ pub(crate) fn pending() -> bool {
 
 /// An error of kind `interrupted`. `signal`: what interrupted, if it is known. `step/run.rs` adds how the step can be resumed.
 pub(crate) fn interrupted(signal: Option<i32>) -> Error {
+    INTERRUPTED.store(true, Ordering::SeqCst);
     let by = match signal {
         Some(libc::SIGINT) => " by Ctrl-C",
         Some(libc::SIGTERM) => " by SIGTERM",
@@ -120,4 +126,36 @@ pub(crate) fn number(name: &str) -> Option<i32> {
 pub(crate) fn ignore_file_size_signal() {
     // SAFETY: ignoring a signal runs no code.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the child process of the test, which signals would disturb in this one.
+    const CHILD: &str = "PYRUST_NN_TEST_SIGNALS";
+
+    #[test]
+    fn a_second_signal_does_not_end_the_process_before_it_says_what_the_first_one_did() {
+        if std::env::var_os(CHILD).is_some() {
+            let handlers = Handlers::note_signals();
+            // SAFETY: both are handled.
+            unsafe { libc::raise(libc::SIGINT) };
+            assert_eq!(Error::of(&check().unwrap_err()).signal, Some(libc::SIGINT));
+            unsafe { libc::raise(libc::SIGINT) };
+            drop(handlers);
+            println!("what the first one did");
+            let handlers = Handlers::note_signals();
+            unsafe { libc::raise(libc::SIGINT) };
+            drop(handlers);
+            unreachable!("one that interrupted nothing reaches the host");
+        }
+        let name = std::thread::current().name().unwrap().to_string();
+        let child =
+            Command::new(std::env::current_exe().unwrap()).args(["--exact", &name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.status), Some(libc::SIGINT), "{child:?}");
+        assert!(String::from_utf8_lossy(&child.stdout).contains("what the first one did"), "{child:?}");
+    }
 }

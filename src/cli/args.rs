@@ -186,6 +186,7 @@ mod tests {
             (with("--e"), "'--num-epochs'"),
             (with("--max-tokens"), "'--max-length'"),
             (with("--lora-rnk"), "'--lora-rank'"),
+            (with("--epohcs"), "'--num-epochs'"),
             (with("--rank"), "'--lora-rank'"),
             (with("--system"), "'--system' is an option of chat"),
             (with("--outtype"), "'--outtype' is an option of convert-model-to-gguf, convert-lora-to-gguf"),

@@ -9,7 +9,7 @@ use crate::base::error::did_you_mean;
 use crate::cli::commands::{OF_ONE_STEP, pipeline_file};
 use crate::cli::other_commands::{one_of, our_commands, our_commands_nearly, our_flag};
 use crate::params::interface::Interface;
-use crate::params::other_names::our_name;
+use crate::params::other_names::{our_name, our_name_nearly};
 
 /// Commands, and the flag that takes a second name, which people write behind the first.
 const SECOND_NAMES: [(&str, &str); 3] = [("import", "--session"), ("resume", "--step"), ("reproduce", "--into")];
@@ -65,21 +65,15 @@ fn unknown_action(error: &clap::Error, root: &Command, argv: &[String]) -> Optio
         return None;
     };
     let (name, _) = given_command(root, argv);
-    let ours = actions(&name, word)?;
+    let ours = actions(&name, our_commands(word)).or_else(|| actions(&name, our_commands_nearly(word)))?;
     Some(root.clone().error(ErrorKind::InvalidSubcommand, format!("{name} has no command {word}; did you mean {ours}?")))
 }
 
-/// Our commands below the command `name` for a word, as `` `pyrust-nn sessions rm` ``.
-fn actions(name: &str, word: &str) -> Option<String> {
+/// Those of our commands that are below the command `name`, as `` `pyrust-nn sessions rm` ``.
+fn actions(name: &str, ours: &[&str]) -> Option<String> {
     let command = name.split(' ').next();
-    let below = |ours: &[&str]| -> Vec<String> {
-        let ours = ours.iter().filter(|ours| ours.split(' ').next() == command);
-        ours.map(|ours| format!("`pyrust-nn {ours}`")).collect()
-    };
-    let mut ours = below(our_commands(word));
-    if ours.is_empty() {
-        ours = below(our_commands_nearly(word));
-    }
+    let ours = ours.iter().filter(|ours| ours.split(' ').next() == command);
+    let ours: Vec<String> = ours.map(|ours| format!("`pyrust-nn {ours}`")).collect();
     let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
     (!ours.is_empty()).then(|| one_of(&ours))
 }
@@ -144,7 +138,7 @@ fn meant_flag(root: &Command, command: &Command, name: &str, flag: &str) -> Opti
     if let Some(ours) = our_flag(name, flag) {
         return Some(Meant::Flag(ours.to_string()));
     }
-    if let Some(ours) = actions(name, flag) {
+    if let Some(ours) = actions(name, our_commands(flag)) {
         return Some(Meant::Tip(format!("did you mean {ours}?")));
     }
     if name == "run" && OF_ONE_STEP.contains(&key.as_str()) {
@@ -153,6 +147,9 @@ fn meant_flag(root: &Command, command: &Command, name: &str, flag: &str) -> Opti
     }
     if let Some(near) = similar_flag(&flags, flag) {
         return Some(Meant::Flag(format!("--{near}")));
+    }
+    if let Some(ours) = our_name_nearly(&key, |ours| flags.iter().any(|arg| arg.get_id() == ours)) {
+        return Some(Meant::Flag(Interface::Cli.spell(ours)));
     }
     let has = |other: &&Command| other.get_arguments().any(|arg| arg.get_long() == Some(flag) && !arg.is_global_set());
     let others: Vec<&str> = root.get_subcommands().filter(has).map(Command::get_name).filter(|other| *other != "run").take(3).collect();

@@ -320,12 +320,21 @@ pub(crate) fn our_name(other: &str, has: impl Fn(&str) -> bool) -> Option<&'stat
     found.map(|row| row.ours)
 }
 
+/// Our name for a misspelling of a name in another tool, such as `epohcs`, among those that a command `has`.
+pub(crate) fn our_name_nearly(wrong: &str, has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    let last = |theirs: &'static str| theirs.rsplit('.').next().unwrap_or(theirs);
+    let most = (wrong.len() / 4).min(3);
+    let rated = OTHER_NAMES.iter().filter(|row| has(row.ours)).map(|row| (strsim::damerau_levenshtein(wrong, last(row.theirs)), row.ours));
+    rated.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, ours)| ours)
+}
+
 /// The parameter that was probably meant: the one that another tool calls so, else the most similar.
 pub(crate) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let known: Vec<&str> = known.collect();
     let ours = our_name(wrong, |ours| known.contains(&ours));
     let translated = ours.and_then(|ours| known.iter().copied().find(|name| *name == ours));
-    translated.or_else(|| did_you_mean(wrong, known))
+    let nearly = || our_name_nearly(wrong, |ours| known.contains(&ours)).and_then(|ours| known.iter().copied().find(|name| *name == ours));
+    translated.or_else(|| did_you_mean(wrong, known.iter().copied())).or_else(nearly)
 }
 
 #[cfg(test)]
@@ -364,9 +373,18 @@ mod tests {
     #[test]
     fn another_tool_s_name_goes_before_a_similar_one() {
         let known = ["lora_rank", "learning_rate", "max_length"];
-        for (wrong, wanted) in [("lr", "learning_rate"), ("r", "lora_rank"), ("cutoff_len", "max_length"), ("lora_rnk", "lora_rank")] {
+        for (wrong, wanted) in [
+            ("lr", "learning_rate"),
+            ("r", "lora_rank"),
+            ("cutoff_len", "max_length"),
+            ("lora_rnk", "lora_rank"),
+            ("cutof_len", "max_length"),
+        ] {
             assert_eq!(suggestion(wrong, known.into_iter()), Some(wanted), "{wrong}");
         }
         assert_eq!(suggestion("bs", known.into_iter()), None);
+        assert_eq!(our_name_nearly("epohcs", |ours| ours == "num_epochs"), Some("num_epochs"));
+        assert_eq!(our_name_nearly("epohcs", |ours| ours == "lora_rank"), None);
+        assert_eq!(our_name_nearly("ir", |_| true), None, "too short");
     }
 }
