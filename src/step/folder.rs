@@ -169,7 +169,10 @@ impl StepFolder {
     /// Writes the summary and moves the step to its final place.
     pub(crate) fn commit(&self, session: &Path, summary: &Summary) -> Result<()> {
         if self.working == self.target {
-            files::create_folders(&self.working)?;
+            // Not asked for if it is there: on a full disk that may be refused too.
+            if !self.working.is_dir() {
+                files::create_folders(&self.working)?;
+            }
             return files::write_json(&self.working.join("summary.json"), summary);
         }
         if summary.status == Status::Failure {

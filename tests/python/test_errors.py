@@ -95,7 +95,7 @@ def test_the_lines_of_a_cause_stay_below_it(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["exits", "has no packages", "is another Python"])
 def test_an_environment_in_which_python_cannot_start(how: str, tmp_path: Path, runs: Path, data_json: str, cli: Cli) -> None:
-    """The step fails with the kind `setup` and says what to do. The next step with a good environment succeeds."""
+    """The step is refused with the kind `setup` and says what to do. The next step with a good environment succeeds."""
     folder = tmp_path / "env"
     packages = folder / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     packages.mkdir(parents=True)
@@ -125,9 +125,6 @@ def test_an_environment_in_which_python_cannot_start(how: str, tmp_path: Path, r
     assert done.returncode == 1, done.stderr
     assert "panicked" not in done.stderr and str(folder) in done.stderr
     assert ("pyrust-nn doctor" if how == "exits" else "pyrust-nn setup") in done.stderr
-    if how == "exits":
-        assert json.loads((runs / "s/finetune_lora/summary.json").read_text())["error"]["kind"] == "setup"
-    else:
-        assert not (runs / "s").exists(), "found before the step begins"
+    assert not (runs / "s").exists(), "found before the step begins"
     again = cli(*words)
     assert again.returncode == 0, again.stderr

@@ -278,7 +278,7 @@ def test_a_training_that_diverges_ends_in_all_ranks(runs: Path, data: dict[str, 
         pyrust_nn.finetune_full(
             "s", "builtin:tiny", **params | {"learning_rate": 10.0, "weight_decay": 10.0, "num_epochs": 60}, runs_dir=runs
         )
-    assert "training diverged" in (runs / "s/finetune_full/rank-1.log").read_text()
+    assert not (runs / "s/finetune_full/workers.json").exists()  # both have ended
 
 
 def test_a_worker_fails_by_itself(runs: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

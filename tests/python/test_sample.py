@@ -72,8 +72,8 @@ def test_the_quantized_model_is_smaller_and_loads_with_plain_transformers(sessio
 
 
 def test_torch_is_imported_once(session: Path) -> None:
-    log = (session / "pipeline.log").read_text()
-    assert log.count("pyrust_nn::python::interpreter: Python environment") == 1
+    record = json.loads((session / "session.json").read_text())
+    assert len({one["pid"] for one in record["invocations"]}) == 1 < len(record["invocations"])
 
 
 def test_sessions_and_status_show_it(session: Path, cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:

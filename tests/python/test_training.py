@@ -251,7 +251,7 @@ def test_a_checkpoint_keeps_its_dropout_unless_another_is_given(runs, same):
         ({"lora_rank": 5}, "lora_rank is .* not 5"),
         ({"lora_alpha": 5}, "lora_alpha is .* not 5"),
         ({"target_modules": ["q_proj"]}, "target_modules is"),
-        ({"use_rslora": True}, "use_rslora is False in the checkpoint"),
+        ({"use_rslora": True}, "use_rslora is false in the checkpoint"),
         ({"model": TINY}, "was trained on .* but builtin:tiny has other weights"),
     ],
 )
@@ -655,7 +655,7 @@ def test_dora_is_saved_as_dora_and_continued_as_such(runs, same):
     assert any("lora_magnitude_vector" in name for name in weights(saved)) and first["params"]["use_dora"] is True
     second = pyrust_nn.finetune_lora("s", TINY, **shared, checkpoint_lora=saved, step="second")
     assert second["metrics"]["first_loss"] == pytest.approx(plain_loss(with_adapter(saved), same), rel=1e-4)
-    with pytest.raises(InputError, match="use_dora is True in the checkpoint"):
+    with pytest.raises(InputError, match="use_dora is true in the checkpoint"):
         pyrust_nn.finetune_lora("s", TINY, **shared, checkpoint_lora=saved, use_dora=False, step="third")
 
 
