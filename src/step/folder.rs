@@ -195,6 +195,17 @@ impl StepFolder {
     }
 }
 
+impl StepFolder {
+    /// Writes the failure of a step whose success could not be written. That summary may be there and not be durable; the step is told to
+    /// have failed, so it must not look like a success to `resume`.
+    pub(crate) fn replace_success(&self, summary: &Summary) {
+        if self.working == self.target {
+            let path = self.working.join("summary.json");
+            drop(files::remove(&path).and_then(|()| files::write_json(&path, summary)));
+        }
+    }
+}
+
 /// Completes replacements that were interrupted between their two renames. The step becomes the new success, otherwise what it was before.
 pub(crate) fn complete_replacements(session: &Path) -> Result<()> {
     for end in [".new", ".old"] {

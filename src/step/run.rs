@@ -135,6 +135,7 @@ fn in_session(request: &Request, runs: &Path, summary: &mut Summary, started: In
             let error = Error::of(error);
             failure!("step {} failed ({}): {}", summary.step, error.kind.name(), error.message);
             (summary.status, summary.error) = (Status::Failure, Some(error));
+            step_folder.replace_success(summary);
         }
         Ok(()) if result.is_ok() => info!("step {} succeeded in {:.1} s", summary.step, summary.duration_s),
         _ => {}
