@@ -265,11 +265,27 @@ fn a_list_whose_item_does_not_close_is_not_held_in_memory() {
     assert!(reader.bytes_done() < 10_000, "{}", reader.bytes_done());
 }
 
+#[test]
+fn the_fast_parser_leaves_large_numbers_to_the_slow_one() {
+    let item = |number: &str| {
+        format!(r#"{{"messages": [{{"role": "user", "content": "a", "n": {number}}}, {{"role": "assistant", "content": "b"}}]}}"#)
+    };
+    let slow = |item: &str| {
+        diagnostic::parse_conversation(item.as_bytes(), "[0]", DatasetFormat::Messages, &Layout::default(), true, &mut |_, _, _| {})
+    };
+    for (number, is_fast) in [("18446744073709551615", true), ("1e-20", true), ("1e20", false)] {
+        let item = item(number);
+        assert_eq!(fast::parse_conversation(&item).is_some(), is_fast, "{number}");
+        assert!(slow(&item).is_some(), "{number}");
+    }
+}
+
 proptest! {
+    // No change makes a number of more than 64 bits.
     #[test]
     fn the_fast_parser_accepts_the_items_without_a_fault_or_a_conversion_and_gives_the_same_conversations(at in 0_usize..400, with in "[\\[\\]{}\",:a0\\\\ ]{0,3}", cut in 0_usize..4) {
-        let mut item = r#"{"messages": [{"role": "system", "content": [{"type": "text", "text": "a\n"}]}, {"role": "user", "content": "é", "n": null, "m": [1.5, {"a": 1e2}]},
-            {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": {"x": -1}}}], "train": null}], "tools": [{"a": 1}], "weight": null, "x": 18446744073709551615, "documents": [], "chat_template_kwargs": {"a": true}, "id": [7]}"#
+        let mut item = r#"{"messages": [{"role": "system", "content": [{"type": "text", "text": "a\n"}]}, {"role": "user", "content": "é", "n": null, "m": [1.5, {"a": 1e-2}]},
+            {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": {"x": -1}}}], "train": null}], "tools": [{"a": 1}], "weight": null, "x": 184467440737095, "documents": [], "chat_template_kwargs": {"a": true}, "id": [7]}"#
             .to_string();
         let at = (0..=at.min(item.len())).rev().find(|at| item.is_char_boundary(*at)).unwrap();
         let end = (at..=item.len()).find(|end| *end >= at + cut && item.is_char_boundary(*end)).unwrap_or(item.len());
