@@ -190,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 EMBEDDED: bool
 EXHAUSTED: list[int]
+LAUNCHED: str
 
 def log(level: int, origin: str, text: str, shown: str = "always") -> None: ...
 def status(text: str) -> None: ...

@@ -254,6 +254,7 @@ pub(crate) fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let public = module.index()?.as_sequence().to_list()?;
     module.add("EMBEDDED", crate::python::started())?;
     module.add("EXHAUSTED", crate::base::files::EXHAUSTED)?;
+    module.add("LAUNCHED", crate::python::LAUNCHED)?;
     internal::add_to(module)?;
     gguf_files::add_to(module)?;
     tensors::add_to(module)?;

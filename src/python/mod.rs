@@ -26,7 +26,9 @@ pub(crate) use interpreter::{
 pub(crate) use package::{adapter_base, hub_dataset, hub_revision, json_lines, model_folder};
 pub(crate) use preflight::{check_compiler, check_device, check_hub_model, check_reports, check_served_model, check_tensor_patterns};
 pub(crate) use probe::{TimingProbe, time_rows};
-pub(crate) use processes::{follow_step, is_command_line, is_launched, is_worker, say_to_workers, torchrun_place, work, worker_command};
+pub(crate) use processes::{
+    LAUNCHED, follow_step, is_command_line, is_launched, is_worker, say_to_workers, torchrun_place, work, worker_command,
+};
 pub(crate) use script::{Answer, ScriptCall, call_script, called_user_script, check_script_params};
 pub(crate) use served_model::{LlamaAddress, ServedModel, first_model_for};
 pub(crate) use transformers::PythonTransformers;

@@ -11,7 +11,7 @@ use crate::python::exceptions::from_python;
 use crate::python::interpreter;
 
 /// Set by `_runtime/launcher.py` for the workers that it starts.
-const LAUNCHED: &str = "PYRUST_NN_WORKER";
+pub(crate) const LAUNCHED: &str = "PYRUST_NN_WORKER";
 
 /// The place of a process among those of its step, and on its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -147,16 +147,16 @@ fn summary_of(session: &Path, invocation: &Value) -> Option<Summary> {
 
 /// Records the end of the invocation number `at`.
 fn settle(record: &mut Map<String, Value>, at: usize, status: Status, kind: Option<Kind>, finished_at: &str) {
-    let name = if status == Status::Success { "Success" } else { "Failure" };
+    let status = json!(status);
     let Some(invocations) = record.get_mut("invocations").and_then(Value::as_array_mut) else { return };
     let is_last = at + 1 == invocations.len();
     if let Some(Value::Object(one)) = invocations.get_mut(at) {
         one.insert("finished_at".into(), finished_at.into());
-        one.insert("status".into(), name.into());
+        one.insert("status".into(), status.clone());
         one.insert("error".into(), kind.map(Kind::name).into());
     }
     if is_last {
-        let state = if kind == Some(Kind::Interrupted) { "interrupted".into() } else { name.to_lowercase() };
+        let state = if kind == Some(Kind::Interrupted) { "interrupted".into() } else { status.as_str().unwrap_or_default().to_lowercase() };
         record.insert("state".into(), state.into());
     }
 }

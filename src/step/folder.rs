@@ -193,9 +193,7 @@ impl StepFolder {
         files::replace_folder(&self.working, &self.target, &old)?;
         files::remove(&old)
     }
-}
 
-impl StepFolder {
     /// Writes the failure of a step whose success could not be written. That summary may be there and not be durable; the step is told to
     /// have failed, so it must not look like a success to `resume`.
     pub(crate) fn replace_success(&self, summary: &Summary) {

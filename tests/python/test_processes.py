@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -274,11 +275,14 @@ def test_a_signal_ends_all_processes_where_nothing_is_saved(runs: Path, data: di
 
 def test_a_training_that_diverges_ends_in_all_ranks(runs: Path, data: dict[str, Path]) -> None:
     params = given("finetune_full", data, nproc_per_node=2)
-    with pytest.raises(pyrust_nn.ModelError, match="training diverged"):
+    with pytest.raises(pyrust_nn.ModelError, match=r"training diverged: .* at step \d+") as raised:
         pyrust_nn.finetune_full(
             "s", "builtin:tiny", **params | {"learning_rate": 10.0, "weight_decay": 10.0, "num_epochs": 60}, runs_dir=runs
         )
     assert not (runs / "s/finetune_full/workers.json").exists()  # both have ended
+    failed = re.search(r"at step (\d+)", str(raised.value))
+    assert failed
+    assert f"step {failed[1]} of" not in (runs / "s/finetune_full/rank-1.log").read_text(), "and at the same step"
 
 
 def test_a_worker_fails_by_itself(runs: Path, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LAUNCHED = "PYRUST_NN_WORKER"
-"""The variable that tells a process that it is a worker of ours."""
 WORKERS_FILE = "workers.json"
 POLL_SECONDS = 0.1
 LAST_WORDS_SECONDS = 10
@@ -146,7 +144,7 @@ class Workers:
 
     def _start(self, rank: int) -> None:
         size = self.processes.size
-        environment = os.environ | {LAUNCHED: "1", "RANK": str(rank), "WORLD_SIZE": str(size)}
+        environment = os.environ | {_core.LAUNCHED: "1", "RANK": str(rank), "WORLD_SIZE": str(size)}
         environment |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size), "OMP_NUM_THREADS": str(threads_for(size))}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port)}
         with append_file(self.log(rank)) as log:

@@ -7,6 +7,7 @@ started by `torchrun` or `srun`, which the environment tells (`torchrun_place`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -102,10 +103,10 @@ class Processes:
 
 
 def threads_for(processes: int) -> int:
-    """Threads of each of several processes on this machine."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
+    """Threads of each of several processes on this machine: OMP_NUM_THREADS, else a part of the processors that this one may use."""
+    with contextlib.suppress(ValueError):
+        if (given := int(os.environ.get("OMP_NUM_THREADS", ""))) > 0:
+            return given
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, available // processes)
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from pyrust_nn import PyrustNNError, _core
 from pyrust_nn._runtime import host
-from pyrust_nn._runtime.launcher import LAUNCHED, say
+from pyrust_nn._runtime.launcher import say
 from pyrust_nn._runtime.processes import Place, Processes, StepEndedError, awaited, torchrun_step, torchrun_store
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class WorkerHost:
 
 def work() -> int:
     """Be a worker until the end, and return the process's status. Called by Rust, and by `launcher` where Python is the host."""
-    if os.environ.pop(LAUNCHED, None) is None:
+    if os.environ.pop(_core.LAUNCHED, None) is None:
         return follow()
     plan = json.loads(sys.stdin.readline())
     end_with_parent(plan["parent"])

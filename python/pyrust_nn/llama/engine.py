@@ -24,6 +24,7 @@ from multiprocessing import spawn
 from typing import Any
 
 from pyrust_nn import InputError, ModelError, SetupError
+from pyrust_nn._runtime.processes import threads_for
 from pyrust_nn.llama import child as child_source
 
 logger = logging.getLogger(__name__)
@@ -63,11 +64,7 @@ def installed() -> bool:
 
 def threads() -> int:
     """Threads to compute with: OMP_NUM_THREADS, else the processors that this process may use."""
-    with contextlib.suppress(ValueError):
-        if (given := int(os.environ.get("OMP_NUM_THREADS", ""))) > 0:
-            return min(given, MOST_THREADS)
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(available, MOST_THREADS))
+    return min(threads_for(1), MOST_THREADS)
 
 
 class Engine:

@@ -29,9 +29,9 @@ Ask = Callable[[list[list[int]]], list[Answer]]
 """The candidate's greedy answers to prompts, of at most `MAX_TOKENS`."""
 
 
-def transformers_answers(model: Any, prompts: list[list[int]], stops: set[int], max_tokens: int) -> list[Answer]:
+def transformers_answers(model: Any, prompts: list[list[int]], stops: set[int]) -> list[Answer]:
     """Greedy answers of a model in transformers."""
-    return [_continued(model, prompt, [], stops, max_tokens) for prompt in prompts]
+    return [_continued(model, prompt, [], stops) for prompt in prompts]
 
 
 def reference_answers(model: Any, prompts: list[list[int]], found: list[Answer], stops: set[int]) -> list[Answer]:
@@ -48,17 +48,17 @@ def _beside(model: Any, prompt: list[int], found: Answer, stops: set[int]) -> An
         if token in stops:
             return Answer(said[:place], True)
         if place == len(guess) or token != guess[place]:
-            return _continued(model, prompt, said[: place + 1], stops, MAX_TOKENS)
+            return _continued(model, prompt, said[: place + 1], stops)
     raise AssertionError("the last prediction is behind the guess")
 
 
 @torch.inference_mode()
-def _continued(model: Any, prompt: list[int], begun: list[int], stops: set[int], max_tokens: int) -> Answer:
+def _continued(model: Any, prompt: list[int], begun: list[int], stops: set[int]) -> Answer:
     """One greedy answer, which begins with `begun`. No setting of the model's generation config takes part."""
     device = next(model.parameters()).device
     tokens, cache = list(begun), None
     ids = torch.tensor([prompt + tokens], device=device)
-    while len(tokens) < max_tokens:
+    while len(tokens) < MAX_TOKENS:
         output = model(ids, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
         token = int(output.logits[0, -1].argmax())

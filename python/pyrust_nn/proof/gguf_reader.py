@@ -6,6 +6,7 @@ blocks are those of the `gguf` package, whose own reader makes several NumPy arr
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Callable
@@ -135,9 +136,7 @@ class GgufReader:
         rows = tuple(reversed(shape))
         form = np.dtype(PLAIN.get(kind, "u1"))
         stored = rows if kind in PLAIN else gguf.quants.quant_shape_to_byte_shape(rows, kind)
-        count = 1
-        for size in stored:
-            count *= size
+        count = math.prod(stored)
         if begin + count * form.itemsize > len(self._bytes):
             raise ValueError(f"it has {len(self._bytes)} bytes, and its tensor {name} ends at {begin + count * form.itemsize}")
         return np.frombuffer(self._bytes, form, count, begin).reshape(stored)

@@ -137,7 +137,7 @@ def folder_layers(folder: Path, reference: Reference, samples: Samples, gate: fl
     layers["prompts"] = prompts_layer(wanted, found, stops, reference, "the model has no chat template")
 
     def answers(prompts: list[list[int]]) -> list[Answer]:
-        return transformers_answers(candidate, prompts, stops, MAX_TOKENS)
+        return transformers_answers(candidate, prompts, stops)
 
     answered = answers(samples.prompts)
     layers["answers"] = answers_layer(samples.prompts, reference.answers(samples.prompts, answered), answered, answers)
