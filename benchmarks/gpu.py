@@ -3,10 +3,11 @@
     python benchmarks/gpu.py --wheel pyrust_nn-0.1.0-….whl    # without --wheel it is built from this checkout
     python benchmarks/gpu.py --device cpu --tiny              # the same code on small shapes, to see that it runs
 
-Shapes of Qwen2.5-0.5B (steps of 4 rows and of 32) and of a 7B, with random weights made there and the vocabulary of
-../shared/qwen2-tokenizer: LoRA of rank 16 in bf16 for both, full fine-tuning for the small one. TRL runs with the Liger kernels if
-liger-kernel is installed (it is asked for) and from the same rows, weights and rates. Both sides in turn, each run a process of its
-own; the clock counts optimizer steps, memory is torch's peak on the device. Results go to results/gpu.json with the device named.
+Shapes of Qwen2.5-0.5B (steps of 4 rows and of 32) and of a 7B (short rows, and rows of some 3,400 tokens), with random weights made
+there and the vocabulary of ../shared/qwen2-tokenizer: LoRA of rank 16 in bf16 for both, full fine-tuning for the small one. TRL runs with
+the Liger kernels if liger-kernel is installed (it is asked for) and from the same rows, weights and rates. Both sides in turn, each run a
+process of its own; the clock counts optimizer steps, memory is torch's peak on the device. Results go to results/gpu.json with the device
+named.
 Without CUDA the script says so and ends.
 """
 
@@ -19,9 +20,15 @@ import resource
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+
+import training_inputs
+from training_inputs import MAX_LENGTH, WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -60,6 +67,9 @@ class Case(NamedTuple):
     tasks: tuple[str, ...]
     rows: int  # of the data set, which is trained on once
     batch: int  # rows of a step
+    words: tuple[int, int] = WORDS  # of a row: the fewest, the most
+    max_length: int = MAX_LENGTH
+    peer_rows: int | None = None  # of a step at once, where TRL's memory does not hold all; ours finds that out itself
 
 
 # In steps of 4 rows a GPU waits for the process that starts its kernels; in steps of 32 it computes.
@@ -67,6 +77,7 @@ CASES = {
     "0.5B, 4 rows a step": Case(SMALL, ("lora", "full"), 160, 4),
     "0.5B, 32 rows a step": Case(SMALL, ("lora", "full"), 640, 32),
     "7B, 4 rows a step": Case(LARGE, ("lora",), 80, 4),
+    "7B, rows of 3,400 tokens": Case(LARGE, ("lora",), 32, 8, (3300, 3400), 4096, peer_rows=1),
 }
 TINY_CASES = {"tiny": Case(TINY, ("lora", "full"), 8, 4)}
 
@@ -84,11 +95,10 @@ def has_liger() -> bool:
     return bool(is_liger_kernel_available())
 
 
-def run_side(task: str, side: str, folder: Path, batch: int, device: str) -> dict[str, Any]:
+def run_side(task: str, side: str, folder: Path, name: str, device: str) -> dict[str, Any]:
     """One training in this process: ours, or TRL's SFTTrainer with Liger where it is."""
-    import training_inputs
-
-    training_inputs.BATCH = batch  # before both sides take it from there
+    case = (CASES | TINY_CASES)[name]
+    training_inputs.BATCH, training_inputs.MAX_LENGTH = case.batch, case.max_length  # before both sides take them from there
     import our_side
     import torch
     import trl_side
@@ -96,7 +106,12 @@ def run_side(task: str, side: str, folder: Path, batch: int, device: str) -> dic
     if side == "ours":
         figures = our_side.run(task, folder, device)
     else:
-        trl_side.SETTINGS["gpu"] = {"use_liger_kernel": device == "cuda" and has_liger()}
+        at_once = case.peer_rows or case.batch
+        trl_side.SETTINGS["gpu"] = {
+            "use_liger_kernel": device == "cuda" and has_liger(),
+            "per_device_train_batch_size": at_once,
+            "gradient_accumulation_steps": case.batch // at_once,
+        }
         figures = trl_side.run(task, folder, "gpu", device)
         if device == "cuda":
             figures["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
@@ -106,18 +121,20 @@ def run_side(task: str, side: str, folder: Path, batch: int, device: str) -> dic
 
 def measure(name: str, case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     """Both sides in turn."""
-    from training_inputs import TOKENIZER, make
-
     results: dict[str, Any] = {}
     cuda = arguments.device == "cuda"
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        make(folder, case.rows, case.shape, TOKENIZER, "bfloat16" if cuda else "float32", arguments.device)
+        dtype = "bfloat16" if cuda else "float32"
+        # In a process of its own, whose memory is free afterwards.
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            make = partial(training_inputs.make, dtype=dtype, device=arguments.device, words=case.words)
+            process.submit(make, folder, case.rows, case.shape).result()
         for task in case.tasks:
             runs = []
             for _ in range(arguments.rounds):
                 for side in ("ours", "trl"):
-                    child = [sys.executable, __file__, "--device", arguments.device, "--child", task, side, str(folder), str(case.batch)]
+                    child = [sys.executable, __file__, "--device", arguments.device, "--child", task, side, str(folder), name]
                     subprocess.run(child, check=True, stdout=subprocess.DEVNULL)
                     runs.append({"side": side, **json.loads((folder / "figures.json").read_text())})
                     print(name, task, json.dumps({key: value for key, value in runs[-1].items() if key != "params"}), flush=True)
@@ -141,11 +158,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="runs of each side")
     parser.add_argument("--output", type=Path, help="where the results go")
     parser.add_argument("--only", choices=("checks", *CASES), help="this part alone; the rest of the output file stays")
-    parser.add_argument("--child", nargs=4, metavar=("TASK", "SIDE", "FOLDER", "BATCH"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, metavar=("TASK", "SIDE", "FOLDER", "CASE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        task, side, folder, batch = arguments.child
-        figures = run_side(task, side, Path(folder), int(batch), arguments.device)
+        task, side, folder, name = arguments.child
+        figures = run_side(task, side, Path(folder), name, arguments.device)
         (Path(folder) / "figures.json").write_text(json.dumps(figures))
         return
     if not arguments.no_install:

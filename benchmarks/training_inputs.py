@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "qwen2-tokenizer"
 BATCH, MAX_LENGTH, SEED = 4, 512, 11
+WORDS = 40, 460  # of a conversation: the fewest, the most
 # 103 M parameters.
 SIZES = {
     "vocab_size": 151_936,
@@ -37,6 +38,7 @@ def make(
     tokenizer_folder: Path = TOKENIZER,
     dtype: str = "float32",
     device: str = "cpu",
+    words: tuple[int, int] = WORDS,
 ) -> None:
     """The model of noise, the adapter that all sides start from, and the conversations."""
     import torch
@@ -45,7 +47,7 @@ def make(
 
     torch.manual_seed(SEED)
     with torch.device(device):
-        model = Qwen2ForCausalLM(Qwen2Config(max_position_embeddings=2048, dtype=dtype, **sizes)).to(getattr(torch, dtype))
+        model = Qwen2ForCausalLM(Qwen2Config(max_position_embeddings=8192, dtype=dtype, **sizes)).to(getattr(torch, dtype))
     model.save_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.save_pretrained(folder / "model")
@@ -57,14 +59,14 @@ def make(
 
     draw, known = random.Random(SEED), TEXT.split()
 
-    def text(words: int) -> str:
-        return " ".join(draw.choice(known) for _ in range(words))
+    def text(length: int) -> str:
+        return " ".join(draw.choice(known) for _ in range(length))
 
     conversations = []
     for _ in range(rows):
-        words = round(40 * (460 / 40) ** draw.random())  # short ones are more frequent than long ones
-        question = round(words * draw.uniform(0.2, 0.5))
-        messages = [{"role": "user", "content": text(question)}, {"role": "assistant", "content": text(words - question)}]
+        length = round(words[0] * (words[1] / words[0]) ** draw.random())  # short ones are more frequent than long ones
+        question = round(length * draw.uniform(0.2, 0.5))
+        messages = [{"role": "user", "content": text(question)}, {"role": "assistant", "content": text(length - question)}]
         conversations.append({"messages": messages})
     (folder / "data.json").write_text(json.dumps(conversations), encoding="utf-8")
 

@@ -275,7 +275,8 @@ class TrainingLoop:
         self.model.train()
         count = target_tokens(rows)
         own = self.ranks.deal(rows)
-        loss = self.step_loss.add_gradients(own, torch.tensor(count, device=self.step_loss.device), self.scaler)
+        targets = torch.full((), count, device=self.step_loss.device)  # `tensor` would wait for a GPU
+        loss = self.step_loss.add_gradients(own, targets, self.scaler)
         loss = self.ranks.sum_gradients(self.model.parameters(), loss)
         step_loss = float(loss)
         if not math.isfinite(step_loss):

@@ -77,7 +77,7 @@ class StepLoss:
     def _loss(self, rows: list[Row], targets: torch.Tensor | int) -> torch.Tensor:
         """The sum of a micro-batch's token losses divided by `targets`; in training with its share of the router's loss."""
         inputs = self.batching.inputs(rows)
-        inputs |= {name: value.to(self.device) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        inputs |= {name: self._moved(value) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         count = {"num_items_in_batch": targets} if self._takes_count else {}
         mixed = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         with self.target_loss, mixed:
@@ -93,6 +93,10 @@ class StepLoss:
                 counted = share if torch.is_grad_enabled() else 0
                 loss = loss - (1 - counted) * self.target_loss.base.router_aux_loss_coef * router.float()
         return loss
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        """On the device. A GPU copies it while Python goes on; a tensor that is not pinned would wait for everything before it."""
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor.to(self.device)
 
     def _reduce_memory(self, parts: list[list[Row]], cause: torch.OutOfMemoryError) -> None:
         largest = max(parts, key=_tokens)
