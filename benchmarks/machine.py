@@ -22,6 +22,7 @@ def described() -> dict[str, Any]:
     model = next((line.partition(":")[2].strip() for line in information.splitlines() if line.startswith("model name")), platform.machine())
     return {
         "processor": model,
+        "avx512": has_avx512(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -31,9 +32,19 @@ def described() -> dict[str, Any]:
     }
 
 
-def save(name: str, results: dict[str, Any]) -> None:
-    """Write `results/<name>.json`."""
+def has_avx512() -> bool:
+    """Whether the processor has what the core's fastest kernels need."""
+    return " avx512f " in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
+def results_file(name: str) -> Path:
+    """`results/<name>.json`; of a processor without AVX-512, where other kernels run, `results/<name>_avx2.json`."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    return RESULTS / f"{name}{'' if has_avx512() else '_avx2'}.json"
+
+
+def save(name: str, results: dict[str, Any]) -> None:
+    """Write the results."""
+    path = results_file(name)
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"results are in {path}")

@@ -30,7 +30,7 @@ from typing import Any
 import our_side
 import peers
 import trl_side
-from machine import RESULTS, described
+from machine import described, results_file
 from training_inputs import BATCH, MAX_LENGTH, RATES, SEED, TOKENIZER, encoded, in_order, make
 
 HERE = Path(__file__).resolve().parent
@@ -214,7 +214,7 @@ def main() -> None:
             else:
                 results[task] = sides_in_turn(task, arguments.sides, rounds, folder, arguments.environments)
             print(task, json.dumps({key: value for key, value in results[task].items() if key != "runs"}, indent=1), flush=True)
-    output = arguments.output or RESULTS / ("training_settings.json" if arguments.settings else "training.json")
+    output = arguments.output or results_file("training_settings" if arguments.settings else "training")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

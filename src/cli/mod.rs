@@ -12,11 +12,12 @@ mod other_commands;
 mod output;
 mod param_args;
 mod process;
+mod read_session;
 mod results;
+mod similar_flags;
 mod table;
 mod text;
 mod wrap;
-mod wrong_words;
 
 pub(crate) use console::first_use;
 pub use console::{capture_output, set_console};

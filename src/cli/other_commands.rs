@@ -1,4 +1,4 @@
-//! Commands and flags that people look for under the names of other tools. Flags of parameters are in `params/other_names.rs`.
+//! Commands and flags that people look for under the names of other tools. Flags of parameters are in `params/names_of_other_tools.rs`.
 
 use crate::base::error::did_you_mean;
 

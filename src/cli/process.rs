@@ -65,7 +65,7 @@ extern "C" fn ended_by_a_library() {
 
 /// Runs a command line, whose first word is the program's name, and returns the exit code.
 pub(crate) fn run_command_line(argv: Vec<String>) -> u8 {
-    let _secrets = secrets::hold(&Map::new());
+    let _secrets = secrets::register(&Map::new());
     allow_capture(true);
     let code = match CommandLine::parse(&argv) {
         Ok(line) => {

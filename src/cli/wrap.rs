@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(wrapped("head\n    model     a bb ccc dd", 22), "head\n    model     a bb ccc\n              dd");
         assert_eq!(wrapped("    model     a bb ccc", 18), "    model     a bb\n      ccc", "a narrow terminal");
         assert_eq!(wrapped("  model   aa bb cc dd", 20), "  model   aa bb cc\n          dd");
-        assert_eq!(wrapped("lack Python     aaa bbb ccc ddd eee fff", 36), "lack Python     aaa bbb ccc ddd eee\n                fff");
+        assert_eq!(wrapped("FAIL Python     aaa bbb ccc ddd eee fff", 36), "FAIL Python     aaa bbb ccc ddd eee\n                fff");
         assert_eq!(wrapped("warning: one two three", 16), "warning: one two\n  three");
         assert_eq!(wrapped("  line 3: one two", 14), "  line 3: one\n    two");
         // A value is never moved below its name.

@@ -1,4 +1,4 @@
-//! Prepares a data set, or finds it prepared: the story from files to rows in the cache.
+//! Prepares a data set, or finds it prepared: the stages from files to rows in the cache.
 
 use std::cell::RefCell;
 use std::path::Path;

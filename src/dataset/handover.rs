@@ -49,7 +49,7 @@ impl StepDatasets {
         StepDatasets { params, runs: runs.to_path_buf(), session: session.to_string(), prepared: Mutex::default() }
     }
 
-    /// Before Python starts: prepares the data set of the parameter `name` if that needs no Python, otherwise only checks its files.
+    /// Before the script runs: prepares the data set of the parameter `name` if that needs no Python, otherwise only checks its files.
     /// Returns the files.
     ///
     /// # Errors

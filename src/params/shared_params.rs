@@ -55,7 +55,7 @@ macro_rules! adapter_params {
 macro_rules! proof_params {
     ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
         $next! { [$($rest)*] $(#[doc = $about])+ $name { $($fields)*
-            /// Prove that what was made is the model that it was made from. The step fails if it is not.
+            /// Check that the output is its source model, within the error of its type. The step fails if it is not.
             default verify: bool = true, ParamType::Bool, Evaluation;
             /// Number of tokens on which the proof compares predictions.
             default verify_tokens: u32 = 64, int(16, 1_000_000_000), Evaluation;
@@ -110,9 +110,9 @@ macro_rules! loop_params {
         $next! { [$($rest)*] $(#[doc = $about])+ $name {
             /// Number of passes over the data set.
             default num_epochs: f64 = 3.0, float_above(0.0, 100_000.0), Training;
-            /// Conversations per forward and backward pass.
+            /// Rows of a training step, before they are multiplied by gradient_accumulation_steps. How many are computed at once is decided by max_tokens_per_batch.
             default batch_size: u32 = 4, int(1, 65_536), Training;
-            /// Number of passes whose gradients are summed before each update: a training step has batch_size times this many conversations.
+            /// Multiplies batch_size: a training step has batch_size times this many rows, whose gradients are summed before the update.
             default gradient_accumulation_steps: u32 = 1, int(1, 65_536), Training;
             /// Maximum number of tokens in one micro-batch. It affects only memory and speed (and the balance of the router in a mixture of experts). If unset: 768 on a CPU; 16384 on CUDA, reduced after an out-of-memory error.
             unset max_tokens_per_batch: Option<u32> = None, int(1, 16_777_216), Memory;

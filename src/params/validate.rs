@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 use crate::base::error;
 use crate::params::conflicts;
 use crate::params::interface::Interface;
-use crate::params::near_miss::near_miss;
-use crate::params::other_names::suggestion;
+use crate::params::names_of_other_tools::suggestion;
 use crate::params::param::{Param, Presence};
+use crate::params::similar_value::similar_value;
 
 /// Returns every parameter with its value: given ones are validated, others get their default (null if unset).
 ///
@@ -58,7 +58,7 @@ pub fn resolve<'a>(
 /// Kind `usage`: the wrong type, or out of bounds.
 pub fn accept(param: &Param, value: Value, interface: Interface) -> Result<Value> {
     let shown = shorten(&value);
-    let near = near_miss(param.value_type, &value).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    let near = similar_value(param.value_type, &value).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
     let wrong = || error::usage(format!("{} must be {}, not {shown}{near}", interface.spell(param.name), param.value_type.expected()));
     param.value_type.accept(value).ok_or_else(wrong)
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::params::other_names::{NOT_NEEDED, OTHER_NAMES, Tool};
+use crate::params::names_of_other_tools::{NOT_NEEDED, OTHER_NAMES, Tool};
 use crate::params::param::{Param, Presence, display_value};
 use crate::params::param_type::ParamType;
 use crate::reference::function::{Function, python_value};

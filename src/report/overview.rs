@@ -81,13 +81,13 @@ pub(crate) fn trainings(session: &RecordedSession) -> Vec<Value> {
 
 /// What the numbers say, each with the step and whether it is good, bad or neither.
 pub(crate) fn findings(session: &RecordedSession) -> Vec<Value> {
-    let mut found: Vec<Said> = Vec::new();
+    let mut found: Vec<OverviewSentence> = Vec::new();
     for (number, step) in session.steps.iter().enumerate() {
         let about = json!({"number": number, "name": step.name()});
         // What is true of several steps is said once.
         let mut add = |tone: &'static str, text: String| match found.iter_mut().find(|one| one.tone == tone && one.text == text) {
             Some(one) => one.steps.push(about.clone()),
-            None => found.push(Said { tone, text, steps: vec![about.clone()] }),
+            None => found.push(OverviewSentence { tone, text, steps: vec![about.clone()] }),
         };
         if step.is_training() {
             loss(step, &mut add);
@@ -118,7 +118,7 @@ pub(crate) fn findings(session: &RecordedSession) -> Vec<Value> {
 }
 
 /// A sentence about one or several steps.
-struct Said {
+struct OverviewSentence {
     tone: &'static str,
     text: String,
     steps: Vec<Value>,

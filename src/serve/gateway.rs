@@ -21,7 +21,7 @@ use crate::serve::request_body::{self, BodyFields};
 use crate::serve::request_record::{InFlight, RequestRecord};
 use crate::serve::served_names::ServedName;
 use crate::serve::server_log::ServerLog;
-use crate::serve::slots::Wearing;
+use crate::serve::slots::AdapterIndex;
 
 /// The memory of all bodies together.
 const BODIES_BYTES: usize = 256 << 20;
@@ -42,7 +42,7 @@ pub(crate) enum Phase {
 pub(crate) struct Gateway {
     backends: Vec<Arc<ModelBackend>>,
     /// The place of each name: its backend, and its adapter.
-    names: BTreeMap<String, (usize, Wearing)>,
+    names: BTreeMap<String, (usize, AdapterIndex)>,
     access: Access,
     pub(crate) log: Arc<ServerLog>,
     pub(crate) in_flight: Arc<InFlight>,
@@ -131,7 +131,7 @@ impl Gateway {
         let mut sent = forwarded(&request);
         let body = request_body::read(request.into_body()).await?;
         let fields = BodyFields::parse(&body)?;
-        let (backend, wearing, name) = self.named(fields.model()?.as_deref())?;
+        let (backend, adapter, name) = self.named(fields.model()?.as_deref())?;
         record.model(name);
         let adapters = backend.adapters.len();
         let lease = match route {
@@ -141,26 +141,26 @@ impl Gateway {
                     return Err(Refusal::bad_request(message));
                 }
                 fields.check_unpinned()?;
-                Some(if fields.answers() > 1 { backend.slots.all().await } else { backend.slots.one(wearing).await })
+                Some(if fields.answers() > 1 { backend.slots.all().await } else { backend.slots.one(adapter).await })
             }
             Route::Answer => Some(backend.slots.one(None).await),
             _ => None,
         };
         sent.body = match &lease {
-            Some(lease) if adapters > 0 => fields.pinned(adapters, wearing, lease),
+            Some(lease) if adapters > 0 => fields.pinned(adapters, adapter, lease),
             _ => body.clone(),
         };
         Ok(GatewayAnswer::Passed(forward(backend, sent, lease).await?))
     }
 
     /// The model or adapter of a name; without one, the first model.
-    fn named(&self, name: Option<&str>) -> Result<(&ModelBackend, Wearing, &str), Refusal> {
+    fn named(&self, name: Option<&str>) -> Result<(&ModelBackend, AdapterIndex, &str), Refusal> {
         let Some(name) = name else {
             let first = &self.backends[0];
             return Ok((first, None, &first.model.name));
         };
-        let (name, (index, wearing)) = self.names.get_key_value(name).ok_or_else(|| self.unknown(name))?;
-        Ok((&self.backends[*index], *wearing, name))
+        let (name, (index, adapter)) = self.names.get_key_value(name).ok_or_else(|| self.unknown(name))?;
+        Ok((&self.backends[*index], *adapter, name))
     }
 
     fn unknown(&self, name: &str) -> Refusal {

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::serve::refusal::Refusal;
-use crate::serve::slots::{SlotLease, Wearing};
+use crate::serve::slots::{AdapterIndex, SlotLease};
 
 /// The largest body.
 pub(crate) const MOST_BYTES: usize = 16 << 20;
@@ -93,8 +93,8 @@ impl<'a> BodyFields<'a> {
     }
 
     /// The body for one of `adapters` adapters, or for none of them, in a slot.
-    pub(crate) fn pinned(&self, adapters: usize, wearing: Wearing, lease: &SlotLease) -> Bytes {
-        let scale = |id| u8::from(wearing == Some(id));
+    pub(crate) fn pinned(&self, adapters: usize, adapter: AdapterIndex, lease: &SlotLease) -> Bytes {
+        let scale = |id| u8::from(adapter == Some(id));
         let scales: Value = (0..adapters).map(|id| json!({"id": id, "scale": scale(id)})).collect();
         let mut own = vec![(LORA, scales)];
         own.extend(lease.id().map(|id| (SLOT, id.into())));

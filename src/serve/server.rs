@@ -49,7 +49,7 @@ pub struct Server {
     /// Why it ended by itself.
     failure: Arc<Mutex<Option<Error>>>,
     step: Option<ServerStep>,
-    _secrets: secrets::Held,
+    _secrets: secrets::RegisteredSecrets,
 }
 
 /// Serves models in GGUF, each `[name=]ARTIFACT`, until the server is closed. See `docs/serve.md`.
@@ -113,7 +113,7 @@ impl Server {
         {
             given.insert("api_key".into(), key.into());
         }
-        let held = secrets::hold(&given);
+        let held = secrets::register(&given);
         let runs = runs_dir(given.get("runs_dir").and_then(Value::as_str).map(Path::new));
         // Before the session is opened: a refused server changes nothing.
         let inputs = prepare(session.as_deref(), given, &runs, interface)

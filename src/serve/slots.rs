@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Which adapter made what a slot holds. `None`: the model alone.
-pub(crate) type Wearing = Option<usize>;
+pub(crate) type AdapterIndex = Option<usize>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SlotContent {
     Empty,
-    Of(Wearing),
+    Of(AdapterIndex),
     /// Of several, or not known.
     Mixed,
 }
@@ -47,15 +47,15 @@ impl Slots {
     }
 
     /// Waits for a slot.
-    pub(crate) async fn one(self: &Arc<Slots>, wearing: Wearing) -> SlotLease {
+    pub(crate) async fn one(self: &Arc<Slots>, adapter: AdapterIndex) -> SlotLease {
         let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
         let mut free = self.lock();
         let place = |content| free.iter().position(|(_, holds)| *holds == content);
-        let index = place(SlotContent::Of(wearing)).or_else(|| place(SlotContent::Empty)).unwrap_or(0);
+        let index = place(SlotContent::Of(adapter)).or_else(|| place(SlotContent::Empty)).unwrap_or(0);
         let slot = free.remove(index).expect("as many permits as slots");
         drop(free);
-        let reusable = matches!(slot.1, SlotContent::Empty) || slot.1 == SlotContent::Of(wearing);
-        SlotLease { slots: Arc::clone(self), held: vec![slot], reusable, after: SlotContent::Of(wearing), _permit: permit }
+        let reusable = matches!(slot.1, SlotContent::Empty) || slot.1 == SlotContent::Of(adapter);
+        SlotLease { slots: Arc::clone(self), held: vec![slot], reusable, after: SlotContent::Of(adapter), _permit: permit }
     }
 
     /// Waits for all slots: of a request for several answers llama.cpp chooses them.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::base::error;
 use crate::base::similar_path::or_similar;
 use crate::gguf::FILE_TYPES;
-use crate::params::near_miss::similar_name;
+use crate::params::similar_value::similar_name;
 use crate::session::hub_names::{downloaded, is_hub_name};
 use crate::session::reference::{missing_step, no_such_step, session_alone, step_without_session};
 use crate::session::summary::{Status, Summary};

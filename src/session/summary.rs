@@ -34,7 +34,7 @@ pub struct Summary {
     /// Further results of the script, such as the answers of an inference, or null.
     #[serde(default)]
     pub result: Value,
-    /// How far each file is the model that it was made from: a list, as in `proof.json`. Null for other tasks than `verify`.
+    /// How far each file equals its source model: a list, as in `proof.json`. Null for tasks that make no model, except `verify`.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub proof: Value,
     pub error: Option<Error>,

@@ -25,7 +25,7 @@ use crate::step::{checkpoints, inputs};
 pub(crate) struct StepFolder {
     pub(crate) working: PathBuf,
     target: PathBuf,
-    /// Where the attempt to resume is. `enter` renames it to `working`.
+    /// Where the attempt to resume is. `reopen` renames it to `working`.
     unfinished: Option<PathBuf>,
 }
 

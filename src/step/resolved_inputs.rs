@@ -1,4 +1,4 @@
-//! The inputs of a step, resolved and read before Python starts.
+//! The inputs of a step, resolved and read before the script runs.
 
 use std::path::{Path, PathBuf};
 

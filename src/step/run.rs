@@ -43,7 +43,7 @@ pub fn run_step(request: Request) -> StepOutcome {
 fn run_own_step(request: Request) -> StepOutcome {
     let started = Instant::now();
     let runs = request.runs();
-    let _secrets = secrets::hold(&request.given);
+    let _secrets = secrets::register(&request.given);
     let mut summary = request.new_summary();
     let result = if request.is_dry() { dry_run(&request, &runs, &mut summary) } else { in_session(&request, &runs, &mut summary, started) };
     if request.is_dry() && request.session.is_none() {
@@ -409,7 +409,7 @@ mod tests {
         }
     }
 
-    /// Runs a step that is refused with the kind `input` before Python starts: its data are no JSON.
+    /// Runs a step that is refused with the kind `input` before its script runs: its data are no JSON.
     fn fail(runs: &Path, data: &Path) -> anyhow::Error {
         std::fs::write(data, "[{").unwrap();
         let given = json!({"model": "builtin:tiny", "dataset_path": data, "runs_dir": runs});

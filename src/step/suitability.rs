@@ -16,9 +16,9 @@ use crate::gguf::{TENSOR_TYPE, describe};
 use crate::params::conflicts::fp16_needs_cuda;
 use crate::params::interface::Interface;
 use crate::params::lora_defaults::TARGET_MODULES;
-use crate::params::near_miss::near_miss;
 use crate::params::param::Param;
 use crate::params::param_type::ParamType;
+use crate::params::similar_value::similar_value;
 use crate::python::torchrun_place;
 use crate::session::artifact::{TINY, names_in};
 use crate::session::hub_names::{check_downloaded, downloaded};
@@ -276,7 +276,7 @@ fn check_tensor_types(params: &Map<String, Value>, interface: Interface) -> Resu
     match given.into_iter().find(|(_, name)| TENSOR_TYPE.accept((*name).clone()).is_none()) {
         Some((pattern, name)) => {
             let (parameter, types) = (interface.spell("tensor_type"), TENSOR_TYPE.expected());
-            let near = near_miss(TENSOR_TYPE, name).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            let near = similar_value(TENSOR_TYPE, name).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
             Err(error::usage(format!("{parameter} maps {pattern:?} to {name}; a type must be {types}{near}")))
         }
         None => Ok(()),

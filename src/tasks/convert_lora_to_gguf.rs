@@ -24,7 +24,7 @@ pub(crate) static TASK: Task = Task {
     ],
     input: &ADAPTER,
     params: ConvertLoraToGgufParams::params,
-    script: Some("lora_to_gguf.py"),
+    script: Some("convert_lora_to_gguf.py"),
 };
 
 /// Converts a LoRA adapter to GGUF.

@@ -32,7 +32,7 @@ pub(crate) static TASK: Task = Task {
     ],
     input: &MODEL,
     params: ConvertModelToGgufParams::params,
-    script: Some("model_to_gguf.py"),
+    script: Some("convert_model_to_gguf.py"),
 };
 
 /// Converts the model to GGUF.

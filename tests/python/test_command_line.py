@@ -181,6 +181,22 @@ def test_a_folder_of_sessions_that_is_not_there_is_named(cli: Cli, tmp_path: Pat
     assert missing in cli("sessions", "gc", "--failed", "--runs-dir", "rnus").stdout
 
 
+def test_without_a_name_the_session_that_runs_or_the_newest_is_shown(cli: Cli, tmp_path: Path) -> None:
+    for words in (["status"], ["report"], ["export-metrics", "--to", "csv"]):
+        done = cli(*words, "--runs-dir", "none")
+        assert done.returncode == 2 and "there is no session in none" in done.stderr, done.stderr
+    script = tmp_path / "work.py"
+    script.write_text("def run(params, session):\n    session.metric({'step': 1, 'loss': 0.5})\n    return {}\n")
+    for name in ("older", "newer"):
+        assert cli("script", str(script), "--session", name, "--runs-dir", "runs").returncode == 0
+    done = cli("status", "--runs-dir", "runs")
+    assert done.returncode == 0 and done.stdout.startswith("session newer\n"), (done.stdout, done.stderr)
+    assert json.loads(cli("status", "--runs-dir", "runs", "--json").stdout)["session"] == "newer"
+    assert not cli("status", "newer", "--runs-dir", "runs").stdout.startswith("session")
+    assert cli("report", "--runs-dir", "runs").stdout.endswith("runs/newer/report.html\n")
+    assert cli("export-metrics", "--to", "csv", "--runs-dir", "runs").stdout == "newer.csv\n"
+
+
 def test_a_prompt_that_is_a_model_is_answered_with_the_flag(cli: Cli, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_text("")
     for model in ("s1/x", "model.gguf", "builtin:tiny"):

@@ -22,7 +22,7 @@ from fixtures import write
 from safetensors.torch import load_file
 
 import pyrust_nn
-from pyrust_nn._runtime.processes import Place, Processes
+from pyrust_nn._runtime.processes import Processes, ProcessPlace
 from pyrust_nn.training.group_ranks import GroupRanks, buckets, flat
 from pyrust_nn.training.rows import Row
 
@@ -344,7 +344,7 @@ def test_rows_are_dealt_to_all_ranks_with_similar_numbers_of_tokens(count: int) 
     numbers = random.Random(count)
     rows = [row(numbers.randint(2, 300)) for _ in range(count)]
     for size in (2, 3, 8):
-        parts = [GroupRanks(Processes(Place(rank, size, rank, size)), None).deal(rows) for rank in range(size)]  # type: ignore[arg-type]
+        parts = [GroupRanks(Processes(ProcessPlace(rank, size, rank, size)), None).shard(rows) for rank in range(size)]  # type: ignore[arg-type]
         dealt = [id(one) for part in parts for one in part]
         assert sorted(dealt) == sorted(map(id, rows))
         tokens = [sum(len(one.input_ids) for one in part) for part in parts]
@@ -352,7 +352,7 @@ def test_rows_are_dealt_to_all_ranks_with_similar_numbers_of_tokens(count: int) 
 
 
 def test_dropout_differs_by_rank() -> None:
-    seeds = {GroupRanks(Processes(Place(rank, 8, rank, 8)), None).seed(42) for rank in range(8)}  # type: ignore[arg-type]
+    seeds = {GroupRanks(Processes(ProcessPlace(rank, 8, rank, 8)), None).seed(42) for rank in range(8)}  # type: ignore[arg-type]
     assert len(seeds) == 8 and 42 in seeds
 
 

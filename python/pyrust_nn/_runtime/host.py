@@ -87,7 +87,7 @@ class Session:
 
         Raises InputError if the step has no such parameter, or if the data is wrong.
         """
-        dataset: StepDataset = self.processes.from_first(lambda: self._native.dataset(name, self._own_params))
+        dataset: StepDataset = self.processes.broadcast_object(lambda: self._native.dataset(name, self._own_params))
         return dataset
 
     def metric(self, record: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrust_nn import InputError, PyrustNNError, ScriptError, _core
 from pyrust_nn._runtime.environment import environment_variables
-from pyrust_nn._runtime.processes import Place, Processes, threads_for, torchrun_place, torchrun_step, torchrun_store
+from pyrust_nn._runtime.processes import Processes, ProcessPlace, threads_for, torchrun_place, torchrun_step, torchrun_store
 from pyrust_nn.files import append_file, write_json
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def step_processes(native: Any, about: dict[str, Any], params: dict[str, Any]) -
     plan = {"about": about, "params": params}
     if place:
         logger.info("joins %d processes that torchrun started; nproc_per_node and max_restarts do not apply", place.size)
-        yield torchrun_step(say({"plan": plan}))
+        yield torchrun_step(publish({"plan": plan}))
         return
     count = wanted_processes(params)
     if count == 1:
@@ -75,7 +75,7 @@ def step_processes(native: Any, about: dict[str, Any], params: dict[str, Any]) -
         listening.bind(("127.0.0.1", 0))
         listening.listen(count)
         port = listening.getsockname()[1]
-        processes = Processes(Place(0, count, 0, count), lambda: own_store(listening, count))
+        processes = Processes(ProcessPlace(0, count, 0, count), lambda: own_store(listening, count))
         with Workers(Path(about["step_folder"]), processes, port, plan) as workers:
             try:
                 yield processes
@@ -102,7 +102,7 @@ def own_store(listening: socket.socket, count: int) -> Store:
 _said = 0
 
 
-def say(item: dict[str, Any]) -> int:
+def publish(item: dict[str, Any]) -> int:
     """Tell the processes that torchrun started what comes next (see `worker`); how many items came before."""
     global _said
     torchrun_store().set(f"item/{_said}", json.dumps(item))

@@ -37,7 +37,7 @@ class StepEndedError(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessPlace:
     """The place of a process among those of its step, and on its machine."""
 
     rank: int
@@ -49,9 +49,9 @@ class Place:
 class Processes:
     """The processes of a step, as one of them sees them. Without a place it is alone."""
 
-    def __init__(self, place: Place | None = None, store: Callable[[], Store] | None = None) -> None:
+    def __init__(self, place: ProcessPlace | None = None, store: Callable[[], Store] | None = None) -> None:
         """`store` makes or finds the store, once it is needed: torch must be imported for it."""
-        one = place or Place(0, 1, 0, 1)
+        one = place or ProcessPlace(0, 1, 0, 1)
         self.rank, self.size, self.local_rank, self.local_size = one.rank, one.size, one.local_rank, one.local_size
         self._make_store, self._store = store, None
         self._asked = 0
@@ -73,7 +73,7 @@ class Processes:
         """Threads to compute with: OMP_NUM_THREADS, else this process's part of the processors that it may use."""
         return threads_for(self.local_size)
 
-    def meet(self) -> None:
+    def rendezvous(self) -> None:
         """Return when all processes have come here. In rank 0 raises RuntimeError if a worker has ended instead."""
         self.store.set(f"here/{self.rank}", "")
         others = [f"here/{rank}" for rank in range(self.size)]
@@ -81,7 +81,7 @@ class Processes:
             if self.worker_ended.wait(MEETING_SECONDS):
                 raise RuntimeError("a worker has ended")
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_object(self, make: Callable[[], T]) -> T:
         """What `make` returns in rank 0 (a value of JSON); the workers wait for it. All call this in the same order."""
         if self.size == 1:
             return make()
@@ -118,10 +118,10 @@ def awaited(store: Store, key: str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def torchrun_place() -> Place | None:
+def torchrun_place() -> ProcessPlace | None:
     """This process's place if `torchrun`, or `srun` with MASTER_ADDR and MASTER_PORT, started several. Rust looks at the same variables."""
     place = _core.torchrun_place()
-    return Place(*place) if place else None
+    return ProcessPlace(*place) if place else None
 
 
 @functools.cache

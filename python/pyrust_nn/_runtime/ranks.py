@@ -30,11 +30,11 @@ class Ranks:
         """The seed of this rank's dropout and noise."""
         return seed
 
-    def deal(self, rows: Sequence[Any]) -> Sequence[Any]:
+    def shard(self, rows: Sequence[Any]) -> Sequence[Any]:
         """This rank's part of the rows; there may be none."""
         return rows
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_object(self, make: Callable[[], T]) -> T:
         """What `make` returns in rank 0, as JSON. The other ranks do not call it."""
         return make()
 
@@ -42,20 +42,20 @@ class Ranks:
         """Replace the gradients by their sums over all ranks, and return the sum of the losses []."""
         return loss
 
-    def total(self, value: float) -> float:
+    def all_reduce_sum(self, value: float) -> float:
         """The sum over all ranks."""
         return value
 
-    def largest(self, *values: int) -> tuple[int, ...]:
+    def all_reduce_max(self, *values: int) -> tuple[int, ...]:
         """The largest of each value over all ranks."""
         return values
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all ranks, by rank."""
         return [value]
 
-    def copy_from_first(self, parameters: Iterable[torch.Tensor]) -> None:
+    def broadcast(self, parameters: Iterable[torch.Tensor]) -> None:
         """Give the parameters the values that they have in rank 0."""
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when all ranks have come here."""

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from pyrust_nn import PyrustNNError, _core
 from pyrust_nn._runtime import host
-from pyrust_nn._runtime.launcher import say
-from pyrust_nn._runtime.processes import Place, Processes, StepEndedError, awaited, torchrun_step, torchrun_store
+from pyrust_nn._runtime.launcher import publish
+from pyrust_nn._runtime.processes import Processes, ProcessPlace, StepEndedError, awaited, torchrun_step, torchrun_store
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def work() -> int:
         return follow()
     plan = json.loads(sys.stdin.readline())
     end_with_parent(plan["parent"])
-    place = Place(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+    place = ProcessPlace(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
     return 0 if run(plan, Processes(place, launched_store), Path(plan["log"])) else 1
 
 
@@ -129,4 +129,4 @@ def follow_step() -> str:
 
 def say_to_workers(item: str) -> None:
     """Tell the processes that torchrun started of an item (JSON). Called by Rust in rank 0."""
-    say(json.loads(item))
+    publish(json.loads(item))

@@ -39,7 +39,7 @@ SAID_LINES = 200
 """Lines of llama.cpp's log that are kept to explain its end."""
 
 
-class Dead(Exception):
+class ServerEndedError(Exception):
     """llama.cpp's process ended during a request; the text says why."""
 
 
@@ -216,7 +216,7 @@ class Engine:
         """Like `revive`; how the process ended, if it had."""
         with self._lock:
             if self._closed:
-                raise Dead("it was ended")
+                raise ServerEndedError("it was ended")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.5)  # its connections end a moment before it does
             if self.alive():
@@ -261,14 +261,14 @@ class Engine:
                 with self._request(path, body) as (response, _connection):
                     answer: dict[str, Any] = json.loads(response.read())
                 return answer
-            except Dead:
+            except ServerEndedError:
                 self.revive()
         raise ModelError(f"llama.cpp does not answer {path}")
 
     def stream(self, path: str, body: Mapping[str, Any], stop: threading.Event | None = None) -> Iterator[dict[str, Any]]:
         """A request and the parts of its answer, as llama.cpp sends them. `stop` ends it from another thread.
 
-        Raises Dead if llama.cpp ends during it: then call `revive` and ask again. Raises InputError if it refuses the request.
+        Raises ServerEndedError if llama.cpp ends during it: then call `revive` and ask again. Raises InputError if it refuses the request.
         """
         with self._request(path, {**body, "stream": True}) as (response, connection):
             complete = False
@@ -292,9 +292,9 @@ class Engine:
             except (OSError, ValueError, http.client.HTTPException) as cause:
                 if stop is not None and stop.is_set():
                     return
-                raise Dead(str(cause)) from cause
+                raise ServerEndedError(str(cause)) from cause
             if not complete and not (stop is not None and stop.is_set()):
-                raise Dead("its answer is not complete")
+                raise ServerEndedError("its answer is not complete")
 
     @contextlib.contextmanager
     def _request(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[http.client.HTTPResponse, http.client.HTTPConnection]]:
@@ -305,7 +305,7 @@ class Engine:
                 connection.request("POST", path, json.dumps(body).encode(), headers)
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as cause:
-                raise Dead(str(cause)) from cause
+                raise ServerEndedError(str(cause)) from cause
             if response.status != 200:
                 raise InputError(f"llama.cpp refuses the request: {refusal(response)}")
             yield response, connection

@@ -13,7 +13,7 @@ from typing import Any
 from pyrust_nn import InputError
 from pyrust_nn.chat.sampling import Sampling
 from pyrust_nn.chat.streaming import AnswersInOrder
-from pyrust_nn.llama.engine import MOST_PARALLEL, Dead, Engine, EngineSettings
+from pyrust_nn.llama.engine import MOST_PARALLEL, Engine, EngineSettings, ServerEndedError
 from pyrust_nn.llama.gguf_model_file import GgufModelFile, check_adapter
 from pyrust_nn.types import Conversation
 
@@ -170,7 +170,7 @@ class LlamaModel:
                             "seconds": round(time.perf_counter() - started, 3),
                         }
                     tokens = part.get("tokens_predicted", 0)
-            except Dead:
+            except ServerEndedError:
                 engine.revive()  # the same seed gives the same answer, so it goes on where it was
                 continue
             return {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyrust_nn import InputError, UsageError, _core
-from pyrust_nn.llama.engine import Dead, Engine, EngineSettings
+from pyrust_nn.llama.engine import Engine, EngineSettings, ServerEndedError
 from pyrust_nn.llama.gguf_model_file import GgufModelFile, check_adapter
 
 POSITIONS = 8192
@@ -55,7 +55,7 @@ class ServedModel:
         self._engine.wait()
         try:
             return self._engine.revived()
-        except Dead:
+        except ServerEndedError:
             return None
 
     def close(self) -> None:

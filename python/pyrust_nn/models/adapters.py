@@ -149,10 +149,10 @@ def _as_in(model: Any, adapter: Adapter) -> tuple[dict[str, Any], dict[str, torc
     def renamed(module: str, prefix: str) -> str:
         return prefix + module.removeprefix("model.") if module.startswith("model.") else module
 
-    def strangers(prefix: str) -> int:
+    def unmatched(prefix: str) -> int:
         return sum(renamed(module, prefix).replace(".base_layer", "") not in present for module in modules)
 
-    prefix = min(("model.", *_CLASS_PREFIXES), key=strangers)
+    prefix = min(("model.", *_CLASS_PREFIXES), key=unmatched)
     if prefix == "model.":
         return adapter.settings, tensors
     logger.info("adapter %s: its tensors go to the modules %s… of %s", adapter.folder, prefix, type(model).__name__)

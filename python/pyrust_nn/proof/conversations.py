@@ -6,7 +6,10 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -61,27 +64,31 @@ def accepted(tokenizer: Any, encode: Encode) -> list[list[dict[str, str]]]:
     return found
 
 
+@lru_cache(maxsize=1)
 def prompt_conversations(tokenizer: Any, encode: Encode) -> list[list[dict[str, str]]]:
     """The prompts whose tokens are compared: the built-in ones, and one of words of the vocabulary itself.
 
     A word of several kinds of characters, such as `.append`, is in a vocabulary because its pre-tokenizer leaves it whole. Another
     pre-tokenizer would cut it. Digits stand between the words, because a space would cut them for every pre-tokenizer.
+
+    Finding the words takes a moment, and the steps of a pipeline have the same tokenizer.
     """
-    ordinary = [index for index in range(len(tokenizer)) if index not in tokenizer.added_tokens_decoder]
+    added = tokenizer.added_tokens_decoder
+    ordinary = [index for index in range(len(tokenizer)) if index not in added]
     shares = (ordinary[len(ordinary) * part // WORDS : len(ordinary) * (part + 1) // WORDS] for part in range(WORDS))
-    spread = [word for share in shares if (word := _mixed_word(tokenizer, share)) is not None]
+    spread = [word for share in shares if (word := _mixed_word(tokenizer.backend_tokenizer, share)) is not None]
     return [*(prompt_of(one) for one in accepted(tokenizer, encode)), [{"role": "user", "content": "1".join(spread)}]]
 
 
-def _mixed_word(tokenizer: Any, share: list[int]) -> str | None:
+def _mixed_word(tokenizer: Tokenizer, share: list[int]) -> str | None:
     """The first word with characters of several kinds among these tokens."""
     words = (tokenizer.decode([index]) for index in share)
     return next((word for word in words if _is_mixed(word) and _normalized(tokenizer, word) == word), None)
 
 
-def _normalized(tokenizer: Any, text: str) -> str:
+def _normalized(tokenizer: Tokenizer, text: str) -> str:
     """A text as the tokenizer normalizes it. llama.cpp does not, so texts in another form become other tokens in every file."""
-    normalizer = tokenizer.backend_tokenizer.normalizer
+    normalizer = tokenizer.normalizer
     return text if normalizer is None else str(normalizer.normalize_str(text))
 
 

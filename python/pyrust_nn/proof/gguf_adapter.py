@@ -13,7 +13,7 @@ import torch
 from pyrust_nn import InputError
 from pyrust_nn.models.loading import load_model
 from pyrust_nn.proof.gguf_file import GgufFile
-from pyrust_nn.proof.layers import Layer, NotRun
+from pyrust_nn.proof.layers import Layer, LayerNotRunError
 from pyrust_nn.proof.reference import Reference
 from pyrust_nn.proof.row_bounds import GRIDS, ROUNDING, SMALLEST_HALF
 from pyrust_nn.proof.stored_weights import SUMS, Comparison
@@ -27,11 +27,11 @@ class GgufAdapter:
     """The pairs of a file, and those of the reference, by the file's name of the matrix."""
 
     def __init__(self, file: GgufFile, reference: Reference) -> None:
-        """Raises InputError if the reference is a whole model, NotRun if the file cannot be compared."""
+        """Raises InputError if the reference is a whole model, LayerNotRunError if the file cannot be compared."""
         if not reference.is_adapter:
             raise InputError(f"{file.path} is an adapter, and {reference.name} a whole model; give the adapter that it was made from")
         if (kind := file.key("adapter.type")) != "lora":
-            raise NotRun(f"an adapter of type {kind} is not compared")
+            raise LayerNotRunError(f"an adapter of type {kind} is not compared")
         self.file, self.base = file, reference
         names = TensorNames(file.architecture, reference.blocks)
         self.alpha = float(file.key("adapter.lora.alpha"))
@@ -41,7 +41,7 @@ class GgufAdapter:
             if not hasattr(module, "lora_A"):
                 continue
             if not hasattr(module, "weight"):
-                raise NotRun(f"the adapter changes {name}, which is not one matrix")
+                raise LayerNotRunError(f"the adapter changes {name}, which is not one matrix")
             (stored,) = names.of(f"{name}.weight")
             self.modules[stored], self.parameters[stored] = module, f"{name}.weight"
 
@@ -100,7 +100,7 @@ def adapter_layer(adapter: GgufAdapter, reference: Reference) -> Layer:
         scale = float(module.scaling[key])
         kinds = [file.type_of(half) for half in pair]
         if unknown := [kind for kind in kinds if kind not in ROUNDING and kind != "Q8_0"]:
-            raise NotRun(f"the tensors of {name} are of type {unknown[0]}, for which no bound is known")
+            raise LayerNotRunError(f"the tensors of {name} are of type {unknown[0]}, for which no bound is known")
         error_a = element_errors(a.T, kinds[0]).T if name == EMBEDDING else element_errors(a, kinds[0])
         error_b = element_errors(b, kinds[1])
         most = b.abs() @ error_a + error_b @ (a.abs() + error_a) + SUMS * (b.abs() @ a.abs())

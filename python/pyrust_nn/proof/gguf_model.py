@@ -9,30 +9,30 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from pyrust_nn.models.model_folder import first_line
 from pyrust_nn.proof.gguf_file import GgufFile
-from pyrust_nn.proof.layers import NotRun
+from pyrust_nn.proof.layers import LayerNotRunError
 from pyrust_nn.proof.tensor_names import MODEL_TYPES, TensorNames, check_architecture
 
 
-class Incomplete(Exception):
+class IncompleteGgufError(Exception):
     """The file lacks what llama.cpp needs to load it; the text names it."""
 
 
 def gguf_config(file: GgufFile) -> Any:
     """The configuration that the file's keys describe, with llama.cpp's defaults for absent ones.
 
-    Raises NotRun for an architecture that is not compared, Incomplete if a key that llama.cpp needs is absent.
+    Raises LayerNotRunError for an architecture that is not compared, IncompleteGgufError if a key that llama.cpp needs is absent.
     """
     check_architecture(file.architecture)
 
     def needed(name: str) -> Any:
         if (value := file.setting(name)) is None:
-            raise Incomplete(f"the key {file.architecture}.{name} is absent")
+            raise IncompleteGgufError(f"the key {file.architecture}.{name} is absent")
         return value
 
     if "token_embd.weight" not in file.tensors:
-        raise Incomplete("the tensor token_embd.weight is absent")
+        raise IncompleteGgufError("the tensor token_embd.weight is absent")
     if needed("block_count") > len(file.tensors):
-        raise Incomplete(f"it has {len(file.tensors)} tensors, and its keys say {needed('block_count')} blocks")
+        raise IncompleteGgufError(f"it has {len(file.tensors)} tensors, and its keys say {needed('block_count')} blocks")
     heads, hidden = needed("attention.head_count"), needed("embedding_length")
     values: dict[str, Any] = {
         "vocab_size": file.shape("token_embd.weight")[0],
@@ -63,13 +63,13 @@ def gguf_config(file: GgufFile) -> Any:
 
 
 def rope(file: GgufFile) -> dict[str, Any]:
-    """The rotary positions in transformers' terms. Raises NotRun for a scaling that is not compared."""
+    """The rotary positions in transformers' terms. Raises LayerNotRunError for a scaling that is not compared."""
     base = {"rope_theta": file.setting("rope.freq_base", 10000.0)}
     kind = file.setting("rope.scaling.type", "none")
     if kind == "none":
         return {"rope_type": "default", **base}
     if kind not in ("linear", "yarn"):
-        raise NotRun(f"rotary scaling of type {kind} is not compared")
+        raise LayerNotRunError(f"rotary scaling of type {kind} is not compared")
     scaled = {"rope_type": kind, "factor": file.setting("rope.scaling.factor", 1.0), **base}
     if kind == "yarn":
         scaled["original_max_position_embeddings"] = file.setting("rope.scaling.original_context_length", file.setting("context_length"))
@@ -82,14 +82,14 @@ def rope(file: GgufFile) -> dict[str, Any]:
 def gguf_model(file: GgufFile, device: torch.device) -> PreTrainedModel:
     """The file's model in float32, in evaluation mode. A bias that the file lacks is zero, as in llama.cpp.
 
-    Raises NotRun if it is not compared, Incomplete if llama.cpp could not load the file.
+    Raises LayerNotRunError if it is not compared, IncompleteGgufError if llama.cpp could not load the file.
     """
     try:
         config = gguf_config(file)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as cause:
-        raise Incomplete(f"its keys describe no model: {first_line(cause)}") from cause
+        raise IncompleteGgufError(f"its keys describe no model: {first_line(cause)}") from cause
     names = TensorNames(file.architecture, config.num_hidden_layers)
     weights = {}
     for parameter, tensor in model.state_dict().items():
@@ -98,13 +98,15 @@ def gguf_model(file: GgufFile, device: torch.device) -> PreTrainedModel:
         stored = names.of(parameter)
         if absent := [name for name in stored if name not in file.tensors]:
             if not parameter.endswith(".bias"):
-                raise Incomplete(f"the tensor {absent[0]} is absent")
+                raise IncompleteGgufError(f"the tensor {absent[0]} is absent")
             weights[parameter] = torch.zeros(tensor.shape)
             continue
         numbers = torch.cat([file.decoded(name) for name in stored], dim=-2) if len(stored) > 1 else file.decoded(stored[0])
         if tuple(numbers.shape) != tuple(tensor.shape):
             if numbers.numel() != tensor.numel():
-                raise Incomplete(f"the tensor {stored[0]} has the shape {tuple(numbers.shape)}; the keys say {tuple(tensor.shape)}")
+                raise IncompleteGgufError(
+                    f"the tensor {stored[0]} has the shape {tuple(numbers.shape)}; the keys say {tuple(tensor.shape)}"
+                )
             numbers = numbers.reshape(tensor.shape)
         weights[parameter] = numbers
     model.load_state_dict(weights, strict=False, assign=True)

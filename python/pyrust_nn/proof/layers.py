@@ -8,7 +8,7 @@ Layer = dict[str, Any]
 """`ran`, `passed` (null if it did not run), `why` (if it did not run or failed), and what was measured."""
 
 
-class NotRun(Exception):
+class LayerNotRunError(Exception):
     """A layer cannot run; the text says why. Whoever asks the layer makes `not_run` of it."""
 
 

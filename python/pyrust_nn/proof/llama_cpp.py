@@ -8,7 +8,7 @@ from typing import Any
 
 from pyrust_nn import InputError, ModelError, SetupError
 from pyrust_nn.llama.engine import Engine, EngineSettings, installed
-from pyrust_nn.proof.layers import NotRun
+from pyrust_nn.proof.layers import LayerNotRunError
 
 ROOM = 64
 """Positions beside prompt and answer."""
@@ -47,9 +47,9 @@ class LlamaCpp:
             self._engine.close()
 
     def ask(self, conversations: list[list[dict[str, str]]], prompts: list[list[int]]) -> LlamaAnswers:
-        """What llama.cpp makes of the file. Raises NotRun if the package is not installed or llama.cpp cannot run the file."""
+        """What llama.cpp makes of the file. Raises LayerNotRunError if the package is not installed or llama.cpp cannot run the file."""
         if self._engine is None:
-            raise NotRun(self._why)
+            raise LayerNotRunError(self._why)
         post = self._engine.post
         try:
             if not self._ready:
@@ -60,7 +60,7 @@ class LlamaCpp:
             body = {"n_predict": self.max_tokens, "temperature": 0, "cache_prompt": False, "return_tokens": True}
             answers = [post("/completion", {"prompt": prompt, **body}) for prompt in prompts]
         except (InputError, ModelError, SetupError) as cause:
-            raise NotRun(str(cause)) from cause
+            raise LayerNotRunError(str(cause)) from cause
         return LlamaAnswers(
             [one["tokens"] for one in tokenized],
             [{"tokens": one["tokens"], "ended": one.get("stop_type") == "eos"} for one in answers],

@@ -29,17 +29,14 @@ class Divergence:
         self.reference_losses: list[torch.Tensor] = []
         self.same = 0
 
-    def add(self, reference: torch.Tensor, candidate: torch.Tensor, targets: torch.Tensor) -> None:
-        """Logits of both models, [positions, vocabulary], and the token that follows each position."""
-        for part in range(0, len(targets), CHUNK):
-            p = reference[part : part + CHUNK].double().log_softmax(-1)
-            q = candidate[part : part + CHUNK].double().log_softmax(-1)
-            right = targets[part : part + CHUNK, None]
-            self.kl.append((p.exp() * (p - q)).sum(-1).clamp_min(0).cpu())
-            self.losses.append(-q.gather(1, right)[:, 0].cpu())
-            self.reference_losses.append(-p.gather(1, right)[:, 0].cpu())
-            self.dp.append((q.gather(1, right).exp() - p.gather(1, right).exp())[:, 0].cpu())
-            self.same += int((p.argmax(-1) == q.argmax(-1)).sum())
+    def add(self, p: torch.Tensor, q: torch.Tensor, targets: torch.Tensor) -> None:
+        """Log-probabilities of the reference and of the candidate, [positions, vocabulary], and the token that follows each position."""
+        right = targets[:, None]
+        self.kl.append(divergences(p, q))
+        self.losses.append(-q.gather(1, right)[:, 0].cpu())
+        self.reference_losses.append(-p.gather(1, right)[:, 0].cpu())
+        self.dp.append((q.gather(1, right).exp() - p.gather(1, right).exp())[:, 0].cpu())
+        self.same += int((p.argmax(-1) == q.argmax(-1)).sum())
 
     def measured(self) -> dict[str, Any]:
         """The layer's figures."""
@@ -56,6 +53,16 @@ class Divergence:
         }
 
 
+def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Of float32 logits [positions, vocabulary], in float64."""
+    return logits.double().log_softmax(-1)
+
+
+def divergences(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """KL(P || Q) of each position, [positions], from log-probabilities [positions, vocabulary]; on the CPU."""
+    return (p.exp() * (p - q)).sum(-1).clamp_min(0).cpu()
+
+
 def _finite(number: torch.Tensor) -> float:
     """A number that JSON can hold."""
     return min(float(number.nan_to_num(1e300, 1e300)), 1e300)
@@ -63,7 +70,9 @@ def _finite(number: torch.Tensor) -> float:
 
 def logits_layer(reference: Any, candidate: Any, rows: list[list[int]], gate: float) -> Layer:
     """The layer. Both models are on the same device. For an adapter's reference the distance of both from the base is reported too."""
-    divergence, from_base, reference_from_base = Divergence(), Divergence(), Divergence()
+    divergence = Divergence()
+    from_base: list[torch.Tensor] = []
+    reference_from_base: list[torch.Tensor] = []
     has_base = hasattr(reference, "disable_adapter")
     device = next(candidate.parameters()).device
     with torch.inference_mode():
@@ -72,16 +81,21 @@ def logits_layer(reference: Any, candidate: Any, rows: list[list[int]], gate: fl
             if wanted.shape != found.shape:
                 fault = f"the file has a vocabulary of {found.shape[-1]} tokens, the model {wanted.shape[-1]}"
                 return judged({"max_allowed_kl": gate}, [fault])
-            divergence.add(wanted, found, targets)
+            base = None
             if has_base:
                 with reference.disable_adapter():
                     base = reference(ids).logits[0, :-1]
-                reference_from_base.add(wanted, base, targets)
-                from_base.add(found, base, targets)
+            for part in (slice(begin, begin + CHUNK) for begin in range(0, len(targets), CHUNK)):
+                p, q = log_probabilities(wanted[part]), log_probabilities(found[part])
+                divergence.add(p, q, targets[part])
+                if base is not None:
+                    b = log_probabilities(base[part])
+                    reference_from_base.append(divergences(p, b))
+                    from_base.append(divergences(q, b))
     measured = divergence.measured() | {"max_allowed_kl": gate}
     if has_base:
-        measured["reference_from_base_kl"] = reference_from_base.measured()["mean_kl"]
-        measured["from_base_kl"] = from_base.measured()["mean_kl"]
+        measured["reference_from_base_kl"] = _finite(torch.cat(reference_from_base).mean())
+        measured["from_base_kl"] = _finite(torch.cat(from_base).mean())
     faults = []
     if not math.isfinite(measured["mean_kl"]) or measured["mean_kl"] > gate:
         faults.append(f"its predictions diverge from the model's by {measured['mean_kl']:.3g} nats on average, {gate:.3g} is allowed")

@@ -14,11 +14,11 @@ from pyrust_nn.models.tokenizers import shared_tokenizer, tokenizer_folder
 from pyrust_nn.proof.answers import MAX_TOKENS, Answer, answers_layer, llama_answers, transformers_answers
 from pyrust_nn.proof.candidates import adapter_weights, folder_type, unpacked_weights
 from pyrust_nn.proof.conversations import encoder, rendered_prompt
-from pyrust_nn.proof.gates import max_kl
 from pyrust_nn.proof.gguf_adapter import GgufAdapter, adapter_layer
 from pyrust_nn.proof.gguf_file import GgufFile
-from pyrust_nn.proof.gguf_model import Incomplete, gguf_model
-from pyrust_nn.proof.layers import Layer, NotRun, file_proof, judged, not_run
+from pyrust_nn.proof.gguf_model import IncompleteGgufError, gguf_model
+from pyrust_nn.proof.kl_thresholds import max_kl
+from pyrust_nn.proof.layers import Layer, LayerNotRunError, file_proof, judged, not_run
 from pyrust_nn.proof.llama_cpp import LlamaCpp
 from pyrust_nn.proof.logits import logits_layer
 from pyrust_nn.proof.prompts import gguf_stop_tokens, prompts_layer
@@ -74,9 +74,9 @@ def compared_layers(file: GgufFile, reference: Reference, samples: Samples, gate
     try:
         candidate = gguf_model(file, reference.device)
         layers["logits"] = logits_layer(reference.model, candidate, samples.rows, allowed_kl(file.outtype, reference, gate))
-    except NotRun as cause:
+    except LayerNotRunError as cause:
         layers["logits"] = not_run(str(cause))
-    except Incomplete as cause:
+    except IncompleteGgufError as cause:
         layers["logits"] = judged({}, [f"llama.cpp could not load the file: {cause}"])
     return layers
 
@@ -95,7 +95,7 @@ def asked_layers(llama: LlamaCpp, file: GgufFile, reference: Reference, samples:
             said = llama.ask(reference.conversations, samples.prompts)
             found, answered = said.prompts, llama_answers(said.answers, reference.stop_tokens)
             judgement = answers_layer(samples.prompts, reference.answers(samples.prompts, answered), answered, answers)
-        except NotRun as cause:
+        except LayerNotRunError as cause:
             why = str(cause)
             judgement = not_run(why)
     return {"prompts": prompts_layer(wanted, found, stops, reference, why), "answers": judgement}
@@ -107,7 +107,7 @@ def gguf_adapter_layers(file: GgufFile, reference: Reference, samples: Samples, 
         adapter = GgufAdapter(file, reference)
         layers = {"bytes": adapter_layer(adapter, reference)}
         layers["logits"] = logits_layer(reference.model, adapter.model(), samples.rows, allowed_kl(adapter.coarsest, reference, gate))
-    except NotRun as cause:
+    except LayerNotRunError as cause:
         layers = {"bytes": not_run(str(cause)), "logits": not_run(str(cause))}
     why = "llama.cpp runs an adapter with its base's GGUF file, which is not at hand"
     return layers | {"prompts": not_run(why), "answers": not_run(why)}

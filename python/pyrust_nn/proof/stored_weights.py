@@ -16,7 +16,7 @@ import torch
 from pyrust_nn.models.model_folder import weight_files
 from pyrust_nn.models.multimodal import is_other_part, text_name
 from pyrust_nn.proof.gguf_file import GgufFile
-from pyrust_nn.proof.layers import Layer, NotRun, judged, not_run
+from pyrust_nn.proof.layers import Layer, LayerNotRunError, judged, not_run
 from pyrust_nn.proof.reference import Reference
 from pyrust_nn.proof.row_bounds import GRIDS, ROUNDING, STORED, row_bounds
 from pyrust_nn.proof.tensor_names import TensorNames
@@ -75,7 +75,7 @@ def gguf_layer(file: GgufFile, reference: Reference) -> Layer:
     try:
         names = TensorNames(file.architecture, reference.blocks)
         expected = dict(names.expected(reference.weights))
-    except NotRun as cause:
+    except LayerNotRunError as cause:
         return not_run(str(cause))
     if "output.weight" in file.tensors:
         expected.setdefault("output.weight", expected["token_embd.weight"])

@@ -47,7 +47,7 @@ class ForgettingTable:
         self._datasets: list[list[Row]] = []
         for number, stage in enumerate(stages if rows else [], 1):
             path = ", ".join(stage["dataset_path"])
-            prepared = ranks.from_first(partial(prepare_stage, folder, stage, number))
+            prepared = ranks.broadcast_object(partial(prepare_stage, folder, stage, number))
             if prepared is None:
                 continue
             if prepared["digest"] != stage["digest"]:
@@ -101,7 +101,7 @@ def mean_loss(model: Any, rows: list[Row], device: torch.device, dtype: torch.dt
     packed = packed_attention(model, dtype) if batching.layout is BatchLayout.PACKED else nullcontext()
     layers = patched_layers(model) if device.type == "cpu" else nullcontext()
     mixed = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    own = ranks.deal(rows)
+    own = ranks.shard(rows)
     with packed, layers, target_loss, torch.no_grad(), mixed:
         while True:
             parts = batching.split(own)
@@ -114,7 +114,7 @@ def mean_loss(model: Any, rows: list[Row], device: torch.device, dtype: torch.dt
             largest = max(sum(map(row_length, part)) for part in parts)
             batching = replace(batching, max_tokens=max(1, largest // 2))
             release_memory()
-    return ranks.total(total) / target_tokens(rows)
+    return ranks.all_reduce_sum(total) / target_tokens(rows)
 
 
 def _loss_sum(model: Any, target_loss: TargetLoss, inputs: dict[str, Any], device: torch.device) -> float:

@@ -51,13 +51,13 @@ class GroupRanks(Ranks):
         """A seed of its own for each rank: the dropout of one process must not be repeated in the next."""
         return (seed + 0x9E3779B1 * self.rank) % 2**32
 
-    def deal(self, rows: Sequence[Any]) -> Sequence[Any]:
+    def shard(self, rows: Sequence[Any]) -> Sequence[Any]:
         """Parts of similar numbers of tokens, so that all ranks take equally long."""
         return balanced(sorted(rows, key=row_length, reverse=True), self.size)[self.rank]
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_object(self, make: Callable[[], T]) -> T:
         """By way of the store."""
-        return self.processes.from_first(make)
+        return self.processes.broadcast_object(make)
 
     def sum_gradients(self, parameters: Iterable[torch.Tensor], loss: torch.Tensor) -> torch.Tensor:
         """A rank without rows has no gradients. One that no rank has stays None, as in one process: the optimizer leaves it alone."""
@@ -76,33 +76,33 @@ class GroupRanks(Ranks):
                 dist.all_reduce(values, group=self.group)
         return torch.tensor(whole, dtype=loss.dtype, device=loss.device)
 
-    def total(self, value: float) -> float:
+    def all_reduce_sum(self, value: float) -> float:
         """Summed in 64 bits."""
         values = torch.tensor([value], dtype=torch.float64)
         dist.all_reduce(values, group=self.group)
         return float(values)
 
-    def largest(self, *values: int) -> tuple[int, ...]:
+    def all_reduce_max(self, *values: int) -> tuple[int, ...]:
         """The largest of each."""
         tensor = torch.tensor([int(value) for value in values], dtype=torch.int64)
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return tuple(tensor.tolist())
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Pickled, which is safe between processes of one training."""
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def copy_from_first(self, parameters: Iterable[torch.Tensor]) -> None:
+    def broadcast(self, parameters: Iterable[torch.Tensor]) -> None:
         """In buckets like gradients."""
         for bucket in buckets([parameter.detach() for parameter in parameters]):
             with flat(bucket) as values:
                 dist.broadcast(values, 0, group=self.group)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """A reduction, since a barrier of nccl would take a GPU's memory."""
-        self.largest(0)
+        self.all_reduce_max(0)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def joined_ranks(processes: Processes, device: torch.device) -> Iterator[GroupRa
     """Make the process group of a step's processes; while entered, torch computes with this process's part of the processors."""
     threads = torch.get_num_threads()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    processes.meet()
+    processes.rendezvous()
     own = not dist.is_initialized()
     if own:
         store = dist.PrefixStore("group", processes.store)

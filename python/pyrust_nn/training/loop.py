@@ -54,7 +54,7 @@ from pyrust_nn.training.rows import Row
 from pyrust_nn.training.session import TrainingSession
 from pyrust_nn.training.setup import TrainingData, choose_batching
 from pyrust_nn.training.step_loss import StepLoss, enable_checkpointing
-from pyrust_nn.training.stopping import StopCallback, agree
+from pyrust_nn.training.stopping import StopCallback, synchronize
 
 if TYPE_CHECKING:
     from pyrust_nn.models.tokenizers import AnyTokenizer
@@ -107,7 +107,7 @@ def train(
         model.to(device)
     log_overview(params, model, data, device=device, dtype=dtype, resumed=checkpoint is not None)
     unmap_trainable(model)
-    ranks.copy_from_first(parameter for parameter in model.parameters() if parameter.requires_grad)
+    ranks.broadcast(parameter for parameter in model.parameters() if parameter.requires_grad)
     packed = packed_attention(model, dtype) if batching.layout is BatchLayout.PACKED else nullcontext()
     trim_heap()
     layers: AbstractContextManager[None] = patched_layers(model)
@@ -274,7 +274,7 @@ class TrainingLoop:
         """Change the weights by one step. Raises ModelError, before that, if the loss is infinite or NaN."""
         self.model.train()
         count = target_tokens(rows)
-        own = self.ranks.deal(rows)
+        own = self.ranks.shard(rows)
         targets = torch.full((), count, device=self.step_loss.device)  # `tensor` would wait for a GPU
         loss = self.step_loss.add_gradients(own, targets, self.scaler)
         loss = self.ranks.sum_gradients(self.model.parameters(), loss)
@@ -312,7 +312,7 @@ class TrainingLoop:
 
     def log_evaluate_save(self) -> None:
         """Do what is due."""
-        agree(self.control, self.ranks)
+        synchronize(self.control, self.ranks)
         if self.control.should_log and self.state.global_step > self.logged_at:
             loss = self.loss_since_logged.item()
             self.loss_since_logged.zero_()
@@ -325,7 +325,7 @@ class TrainingLoop:
         if self.control.should_save:
             self.save()
             self.notify("on_save", should_save=False)
-        agree(self.control, self.ranks)
+        synchronize(self.control, self.ranks)
 
     def log(self, logs: dict[str, float]) -> None:
         """Give the numbers to the callbacks, and keep them in the state."""
@@ -342,15 +342,15 @@ class TrainingLoop:
         total, targets, size = 0.0, 0, self.args.rows_per_step
         for start in range(0, len(self.data.evaluation), size):
             rows = [self.data.evaluation[row] for row in range(start, min(start + size, len(self.data.evaluation)))]
-            total += self.step_loss.loss_sum(self.ranks.deal(rows))
+            total += self.step_loss.loss_sum(self.ranks.shard(rows))
             targets += target_tokens(rows)
-        total = self.ranks.total(total)
+        total = self.ranks.all_reduce_sum(total)
         metrics = {"eval_loss": total / targets}
         if not math.isfinite(total):
             raise ModelError(self.divergence(f"the evaluation loss became {total} at step {self.state.global_step}"))
         self.log(metrics)
         self.notify("on_evaluate", metrics=metrics, should_evaluate=False)
-        agree(self.control, self.ranks)
+        synchronize(self.control, self.ranks)
         if self.state.best_metric is None or metrics["eval_loss"] < self.state.best_metric:
             self.state.best_metric = metrics["eval_loss"]
             if self.args.save_strategy == "steps":
@@ -359,7 +359,7 @@ class TrainingLoop:
     def save(self) -> None:
         """Write a checkpoint. Raises ModelError if the weights are not finite."""
         self.check_weights()
-        random_states = self.ranks.gather(get_random_states())
+        random_states = self.ranks.all_gather(get_random_states())
         if not self.ranks.first:
             return
         with self.checkpoints.writing(self.state.global_step, self.state.best_global_step) as folder:
@@ -395,7 +395,7 @@ class TrainingLoop:
 
     def load_best(self) -> None:
         """Load the weights of the lowest evaluation loss."""
-        self.ranks.wait()  # until rank 0 has written it
+        self.ranks.barrier()  # until rank 0 has written it
         best = self.checkpoints.path(self.state.best_global_step or 0)
         if best.is_dir():
             load_weights(self.model, best)

@@ -21,9 +21,9 @@ DECISIONS = ("should_log", "should_evaluate", "should_save", "should_epoch_stop"
 logger = logging.getLogger(__name__)
 
 
-def agree(control: TrainerControl, ranks: Ranks) -> None:
+def synchronize(control: TrainerControl, ranks: Ranks) -> None:
     """Make what a callback, or a signal, decided in one rank the decision of all: they would wait for each other otherwise."""
-    agreed = ranks.largest(*(int(getattr(control, name)) for name in DECISIONS))
+    agreed = ranks.all_reduce_max(*(int(getattr(control, name)) for name in DECISIONS))
     for name, value in zip(DECISIONS, agreed, strict=True):
         setattr(control, name, bool(value))
 
@@ -59,7 +59,7 @@ class StopCallback(TrainerCallback):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        (asked,) = self.ranks.largest(signal.Signals[self.requested_by].value if self.requested_by else 0)
+        (asked,) = self.ranks.all_reduce_max(signal.Signals[self.requested_by].value if self.requested_by else 0)
         if asked:
             raise KeyboardInterrupt(signal.Signals(asked).name)
 

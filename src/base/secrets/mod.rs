@@ -32,9 +32,9 @@ struct Known {
 
 /// Forgets the values on drop.
 #[derive(Debug)]
-pub(crate) struct Held(Vec<String>);
+pub(crate) struct RegisteredSecrets(Vec<String>);
 
-impl Drop for Held {
+impl Drop for RegisteredSecrets {
     fn drop(&mut self) {
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut values = known.take().map(|known| known.values.clone()).unwrap_or_default();
@@ -56,7 +56,7 @@ fn of_values(values: Vec<String>) -> Option<Arc<Known>> {
 }
 
 /// Keeps the secrets in parameters, in the process's arguments and in its environment known until the result is dropped.
-pub(crate) fn hold(given: &Map<String, Value>) -> Held {
+pub(crate) fn register(given: &Map<String, Value>) -> RegisteredSecrets {
     let mut found = Vec::new();
     drop(redact_object(given, &mut found));
     drop(redact_argv(&arguments(), &mut found));
@@ -75,7 +75,7 @@ pub(crate) fn hold(given: &Map<String, Value>) -> Held {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let before = known.take().map(|known| known.values.clone()).unwrap_or_default();
     *known = of_values(before.into_iter().chain(values.iter().cloned()).collect());
-    Held(values)
+    RegisteredSecrets(values)
 }
 
 /// Whether a variable of the environment holds a secret. Shells keep the working directory in `PWD` and `OLDPWD`, and other variables name
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn running_text_has_known_values_known_forms_and_assignments_redacted() {
-        let held = hold(json!({"params": {"api_key": "s3cret-value", "password": "abc"}}).as_object().unwrap());
+        let held = register(json!({"params": {"api_key": "s3cret-value", "password": "abc"}}).as_object().unwrap());
         for (text, wanted) in [
             ("x s3cret-value's3cret-valuey", "x <redacted>'<redacted>y"),
             ("abc abcd (abc)", "<redacted> abcd (<redacted>)"),

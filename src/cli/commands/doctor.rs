@@ -43,7 +43,7 @@ fn diagnose(options: &GlobalArgs) -> u8 {
         output::json(&json!({"good": good, "findings": list}));
     } else {
         for one in &findings {
-            output::line(&format!("{} {:<14} {}", if one.good { "ok  " } else { "lack" }, one.what, one.found));
+            output::line(&format!("{} {:<14} {}", if one.good { "ok  " } else { "FAIL" }, one.what, one.found));
             if let Some(fix) = &one.fix {
                 output::line(&format!("     {:<14} fix: {fix}", ""));
             }

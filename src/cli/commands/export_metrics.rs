@@ -8,14 +8,15 @@ use serde_json::json;
 
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
+use crate::cli::read_session::ReadSession;
 use crate::report::{MetricsFormat, export_metrics};
 use crate::session::runs_dir;
 
 /// Write the metrics of a session for TensorBoard, or as a table
 #[derive(Args, Debug)]
 pub(crate) struct ExportMetricsArgs {
-    /// Name of the session
-    session: String,
+    #[command(flatten)]
+    session: ReadSession,
     /// What to write
     #[arg(long, value_name = "FORMAT")]
     to: ExportedAs,
@@ -42,9 +43,10 @@ impl ExportMetricsArgs {
             ExportedAs::Parquet => MetricsFormat::Parquet,
         };
         let runs = runs_dir(global.runs_dir.as_deref());
-        let written = export_metrics(&runs, &self.session, self.step.as_deref(), format, self.out.as_deref())?;
+        let session = self.session.name(&runs)?;
+        let written = export_metrics(&runs, &session, self.step.as_deref(), format, self.out.as_deref())?;
         if global.json {
-            output::json(&json!({"session": self.session, "files": written}));
+            output::json(&json!({"session": session, "files": written}));
         } else {
             for path in written {
                 output::verbatim(&path.display().to_string());

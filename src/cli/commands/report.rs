@@ -9,14 +9,15 @@ use serde_json::json;
 use crate::base::error::{Error, Kind};
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
+use crate::cli::read_session::ReadSession;
 use crate::report::{write_pictures, write_report};
 use crate::session::runs_dir;
 
 /// Write the report of a session, one HTML file: its steps, curves, files and errors
 #[derive(Args, Debug)]
 pub(crate) struct ReportArgs {
-    /// Name of the session
-    session: String,
+    #[command(flatten)]
+    session: ReadSession,
     /// Open it in the browser
     #[arg(long)]
     open: bool,
@@ -28,10 +29,11 @@ pub(crate) struct ReportArgs {
 impl ReportArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<u8> {
         let runs = runs_dir(global.runs_dir.as_deref());
-        let path = write_report(&runs, &self.session)?;
-        let pictures = self.svg.as_ref().map_or(Ok(Vec::new()), |folder| write_pictures(&runs, &self.session, folder))?;
+        let session = self.session.name(&runs)?;
+        let path = write_report(&runs, &session)?;
+        let pictures = self.svg.as_ref().map_or(Ok(Vec::new()), |folder| write_pictures(&runs, &session, folder))?;
         if global.json {
-            output::json(&json!({"session": self.session, "report": path, "pictures": pictures}));
+            output::json(&json!({"session": session, "report": path, "pictures": pictures}));
         } else {
             [path.clone()].iter().chain(&pictures).for_each(|path| output::verbatim(&path.display().to_string()));
         }

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::base::clock::named_time;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
+use crate::cli::read_session::ReadSession;
 use crate::cli::table::table;
 use crate::cli::text::{duration, significant, visible};
 use crate::cli::wrap::wrapped_below;
@@ -23,8 +24,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Show the state of each step and the last lines of the log
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
-    /// Name of the session
-    session: String,
+    #[command(flatten)]
+    session: ReadSession,
     /// Number of log lines to show
     #[arg(short = 'n', long, default_value_t = 20)]
     lines: usize,
@@ -69,15 +70,16 @@ fn time(text: &str) -> Result<String, String> {
 impl StatusArgs {
     pub(crate) fn run(self, global: &GlobalArgs) -> Result<u8> {
         let runs = runs_dir(global.runs_dir.as_deref());
+        let session = self.session.name(&runs)?;
         let is_filtered = self.level.is_some() || self.grep.is_some() || self.since.is_some();
         let level = self.level.map_or(if global.verbose { Level::Debug } else { Level::Info }, Level::from);
         let filter = LogFilter { level, pattern: self.grep, since: self.since };
         if global.json && !self.follow {
-            let state = session_state(&runs, &self.session)?;
+            let state = session_state(&runs, &session)?;
             let log = if is_filtered {
-                joined(&last_records(&runs, &self.session, &filter, self.lines)?)
+                joined(&last_records(&runs, &session, &filter, self.lines)?)
             } else {
-                read_log(&runs, &self.session, Some(self.lines))?
+                read_log(&runs, &session, Some(self.lines))?
             };
             let SessionState { session, created, state, size_bytes, steps } = state;
             output::json(
@@ -85,9 +87,12 @@ impl StatusArgs {
             );
             return Ok(0);
         }
-        let state = session_state(&runs, &self.session)?;
-        let end = log_end(&runs, &self.session)?;
-        let shown = last_records(&runs, &self.session, &filter, self.lines)?;
+        if !self.session.is_named() {
+            output::line(&format!("session {session}"));
+        }
+        let state = session_state(&runs, &session)?;
+        let end = log_end(&runs, &session)?;
+        let shown = last_records(&runs, &session, &filter, self.lines)?;
         if !self.follow {
             print_steps(&state);
             output::line("");
@@ -96,7 +101,7 @@ impl StatusArgs {
             }
         }
         print_log(&shown);
-        if self.follow { follow(&runs, &self.session, end, state, &filter) } else { Ok(0) }
+        if self.follow { follow(&runs, &session, end, state, &filter) } else { Ok(0) }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::base::{error, signals};
 use crate::data::parse::conversation::{ChatMessage, Conversation, Role};
 use crate::data::render::jinja_methods;
 use crate::data::render::rendering::{PROBE, RenderError, RenderText, place};
-use crate::data::render::template_limits::{MAX_STEPS, Unended, apart, compile, exceeded, too_large};
+use crate::data::render::template_limits::{MAX_STEPS, NotFinished, apart, compile, exceeded, too_large};
 
 /// Hashes of the templates whose renderings are compared with transformers' in `tests/python/test_templates.py`. Any other template is
 /// compared on the user's own conversations, which needs Python.
@@ -157,9 +157,9 @@ impl ChatTemplate {
         let work = move || environment.get_template(name)?.render(Value::from_object(context));
         match if known { Ok(work()) } else { apart(work) } {
             Ok(rendered) => rendered.map_err(failure),
-            Err(Unended::TooLong) => Err(Failure::Beyond("does not end within a minute".into())),
-            Err(Unended::Interrupted) => Err(Failure::Interrupted),
-            Err(Unended::NoThread) => Err(Failure::Unsupported("no thread can be started to run it".into())),
+            Err(NotFinished::TooLong) => Err(Failure::Beyond("does not end within a minute".into())),
+            Err(NotFinished::Interrupted) => Err(Failure::Interrupted),
+            Err(NotFinished::NoThread) => Err(Failure::Unsupported("no thread can be started to run it".into())),
         }
     }
 

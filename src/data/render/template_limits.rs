@@ -70,7 +70,7 @@ fn operators(tag: &str) -> (usize, usize) {
 }
 
 /// Why work did not end.
-pub(crate) enum Unended {
+pub(crate) enum NotFinished {
     /// Ctrl-C or another signal. Whoever waits for the renderings reports it.
     Interrupted,
     TooLong,
@@ -79,18 +79,18 @@ pub(crate) enum Unended {
 
 /// The result of `work` on a thread with a large stack, which nobody waits for any longer after a signal or a minute: minijinja counts no steps
 /// within one operation, and a sum of lists that were doubled sixty times is one.
-pub(crate) fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unended> {
+pub(crate) fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NotFinished> {
     let (sender, receiver) = mpsc::channel();
     let started = Instant::now();
     if !threads::detach(STACK, move || drop(sender.send(work()))) {
-        return Err(Unended::NoThread);
+        return Err(NotFinished::NoThread);
     }
     loop {
         match receiver.recv_timeout(POLL) {
             Ok(result) => return Ok(result),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Unended::NoThread),
-            Err(mpsc::RecvTimeoutError::Timeout) if signals::pending() => return Err(Unended::Interrupted),
-            Err(mpsc::RecvTimeoutError::Timeout) if started.elapsed() > LONGEST => return Err(Unended::TooLong),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(NotFinished::NoThread),
+            Err(mpsc::RecvTimeoutError::Timeout) if signals::pending() => return Err(NotFinished::Interrupted),
+            Err(mpsc::RecvTimeoutError::Timeout) if started.elapsed() > LONGEST => return Err(NotFinished::TooLong),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
     }

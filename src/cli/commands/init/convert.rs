@@ -1,4 +1,4 @@
-//! Reads the configuration file of another tool. `params/other_names.rs` has the names; this file, how values become ours.
+//! Reads the configuration file of another tool. `params/names_of_other_tools.rs` has the names; this file, how values become ours.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::cli::commands::init::other_data::{count_rows, data_files};
 use crate::cli::text::counted;
 use crate::params::interface::Interface;
 use crate::params::lora_defaults;
-use crate::params::other_names::{Conversion, NOT_NEEDED, OTHER_NAMES, OtherName, Tool};
+use crate::params::names_of_other_tools::{Conversion, NOT_NEEDED, OTHER_NAMES, OtherName, Tool};
 use crate::params::task::Task;
 use crate::params::validate::accept;
 use crate::tasks::task_named;

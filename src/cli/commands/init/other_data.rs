@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::params::other_names::Tool;
+use crate::params::names_of_other_tools::Tool;
 
 /// The files of a configuration's data sets.
 #[derive(Debug, Default)]

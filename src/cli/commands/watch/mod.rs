@@ -5,7 +5,6 @@ mod screen;
 mod watched;
 
 use std::io::{IsTerminal, stdin, stdout};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -18,7 +17,8 @@ use crate::cli::commands::watch::draw::draw;
 use crate::cli::commands::watch::screen::Screen;
 use crate::cli::commands::watch::watched::Watched;
 use crate::cli::global::GlobalArgs;
-use crate::session::{list_sessions, runs_dir};
+use crate::cli::read_session::ReadSession;
+use crate::session::runs_dir;
 
 /// How often keys and signals are looked for.
 const POLL: Duration = Duration::from_millis(100);
@@ -29,8 +29,8 @@ const PAUSE: u32 = 50;
 /// Show a session in the terminal while it runs: loss, rate, progress and log
 #[derive(Args, Debug)]
 pub(crate) struct WatchArgs {
-    /// Name of the session [default: the one that runs, or the newest]
-    session: Option<String>,
+    #[command(flatten)]
+    session: ReadSession,
 }
 
 /// What a key asks for.
@@ -45,7 +45,7 @@ impl WatchArgs {
             return Err(error::usage("watch draws on a terminal, and this is none; `pyrust-nn status SESSION --follow` prints lines"));
         }
         let runs = runs_dir(global.runs_dir.as_deref());
-        let session = self.session.map_or_else(|| newest(&runs), Ok)?;
+        let session = self.session.name(&runs)?;
         let mut watched = Watched::open(&runs, &session, global.verbose)?;
         let _signals = Handlers::note_signals();
         let mut screen = Screen::open()?;
@@ -86,12 +86,4 @@ fn event() -> Result<Option<KeyAction>> {
         KeyCode::Char('l') => Some(KeyAction::NextLevel),
         _ => None,
     })
-}
-
-/// The session that runs, or the newest one.
-fn newest(runs: &Path) -> Result<String> {
-    let sessions = list_sessions(Some(runs))?;
-    let last = sessions.iter().rev().find(|one| one.state == "running").or(sessions.last());
-    let none = || error::usage(format!("there is no session in {}; --runs-dir names another folder", runs.display()));
-    last.map(|one| one.session.clone()).ok_or_else(none)
 }

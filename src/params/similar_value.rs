@@ -18,7 +18,7 @@ const OTHER_WORDS: [(&str, [&str; 2]); 7] = [
 
 /// The names that were probably meant by a wrong value, as words: `q4_k_m`, or `q4_0 or q4_1` if the wrong one is the beginning of several.
 /// `None` if the parameter accepts other things than certain names, or none is similar.
-pub(crate) fn near_miss(value_type: ParamType, value: &Value) -> Option<String> {
+pub(crate) fn similar_value(value_type: ParamType, value: &Value) -> Option<String> {
     let names: &[&str] = match value_type {
         ParamType::Choice(names)
         | ParamType::ChoiceList(names)
@@ -44,7 +44,7 @@ pub(crate) fn near_miss(value_type: ParamType, value: &Value) -> Option<String> 
         .and_then(|wrong| similar_name(wrong, names))
 }
 
-/// As [`near_miss`], of one word.
+/// As [`similar_value`], of one word.
 pub(crate) fn similar_name(wrong: &str, names: &[&str]) -> Option<String> {
     let plain = |text: &str| text.to_lowercase().replace(['_', '-', '.', ' '], "");
     let wrong = wrong.to_lowercase();
@@ -89,7 +89,7 @@ mod tests {
             (ParamType::Choice(&["truncate_left", "truncate_right", "error"]), json!("truncate"), Some("truncate_left or truncate_right")),
             (ParamType::Path, json!("q4km"), None),
         ] {
-            assert_eq!(near_miss(value_type, &wrong).as_deref(), meant, "{wrong}");
+            assert_eq!(similar_value(value_type, &wrong).as_deref(), meant, "{wrong}");
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::base::error::did_you_mean;
 use crate::cli::commands::{OF_ONE_STEP, pipeline_file};
 use crate::cli::other_commands::{one_of, our_commands, our_commands_nearly, our_flag};
 use crate::params::interface::Interface;
-use crate::params::other_names::{our_name, our_name_nearly};
+use crate::params::names_of_other_tools::{our_name, our_name_nearly};
 
 /// Commands, and the flag that takes a second name, which people write behind the first.
 const SECOND_NAMES: [(&str, &str); 3] = [("import", "--session"), ("resume", "--step"), ("reproduce", "--into")];
@@ -91,7 +91,7 @@ fn given_command<'a>(root: &'a Command, argv: &[String]) -> (String, &'a Command
 }
 
 /// What was meant by an argument that a command does not have.
-enum Meant {
+enum Suggestion {
     Flag(String),
     Tip(String),
 }
@@ -111,7 +111,9 @@ fn unknown_argument(mut error: clap::Error, root: &Command, argv: &[String]) -> 
     let whole = argv.iter().find(|one| is_short && one.starts_with(&word)).unwrap_or(&word);
     let meant = match whole.trim_start_matches('-') {
         flag if whole.starts_with('-') => meant_flag(root, command, &name, flag.split('=').next().unwrap_or_default()),
-        extra => SECOND_NAMES.iter().find(|(known, _)| *known == name).map(|(_, flag)| Meant::Tip(format!("give it as '{flag} {extra}'"))),
+        extra => {
+            SECOND_NAMES.iter().find(|(known, _)| *known == name).map(|(_, flag)| Suggestion::Tip(format!("give it as '{flag} {extra}'")))
+        }
     };
     let is_text = command.get_arguments().any(|arg| arg.get_id() == "prompt as an argument");
     if meant.is_some() || !is_text {
@@ -121,39 +123,39 @@ fn unknown_argument(mut error: clap::Error, root: &Command, argv: &[String]) -> 
         error.remove(ContextKind::Usage); // it shows clap's own suggestion
     }
     match meant {
-        Some(Meant::Flag(flag)) => drop(error.insert(ContextKind::SuggestedArg, ContextValue::String(flag))),
-        Some(Meant::Tip(tip)) => drop(error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]))),
+        Some(Suggestion::Flag(flag)) => drop(error.insert(ContextKind::SuggestedArg, ContextValue::String(flag))),
+        Some(Suggestion::Tip(tip)) => drop(error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]))),
         None => {}
     }
     error
 }
 
 /// What is meant by a flag that the command `name` does not have.
-fn meant_flag(root: &Command, command: &Command, name: &str, flag: &str) -> Option<Meant> {
+fn meant_flag(root: &Command, command: &Command, name: &str, flag: &str) -> Option<Suggestion> {
     let key = flag.replace('-', "_");
     let flags: Vec<&Arg> = flags_of(root, command).collect();
     if let Some(ours) = our_name(&key, |ours| flags.iter().any(|arg| arg.get_id() == ours)) {
-        return Some(Meant::Flag(Interface::Cli.spell(ours)));
+        return Some(Suggestion::Flag(Interface::Cli.spell(ours)));
     }
     if let Some(ours) = our_flag(name, flag) {
-        return Some(Meant::Flag(ours.to_string()));
+        return Some(Suggestion::Flag(ours.to_string()));
     }
     if let Some(ours) = actions(name, our_commands(flag)) {
-        return Some(Meant::Tip(format!("did you mean {ours}?")));
+        return Some(Suggestion::Tip(format!("did you mean {ours}?")));
     }
     if name == "run" && OF_ONE_STEP.contains(&key.as_str()) {
         let one = if flag == "step" { "; `pyrust-nn resume <SESSION> --step <NAME>` runs one" } else { "" };
-        return Some(Meant::Tip(format!("'--{flag}' is of one step, and run runs all of the file; set it in the file{one}")));
+        return Some(Suggestion::Tip(format!("'--{flag}' is of one step, and run runs all of the file; set it in the file{one}")));
     }
     if let Some(near) = similar_flag(&flags, flag) {
-        return Some(Meant::Flag(format!("--{near}")));
+        return Some(Suggestion::Flag(format!("--{near}")));
     }
     if let Some(ours) = our_name_nearly(&key, |ours| flags.iter().any(|arg| arg.get_id() == ours)) {
-        return Some(Meant::Flag(Interface::Cli.spell(ours)));
+        return Some(Suggestion::Flag(Interface::Cli.spell(ours)));
     }
     let has = |other: &&Command| other.get_arguments().any(|arg| arg.get_long() == Some(flag) && !arg.is_global_set());
     let others: Vec<&str> = root.get_subcommands().filter(has).map(Command::get_name).filter(|other| *other != "run").take(3).collect();
-    (!others.is_empty()).then(|| Meant::Tip(format!("'--{flag}' is an option of {}", others.join(", "))))
+    (!others.is_empty()).then(|| Suggestion::Tip(format!("'--{flag}' is an option of {}", others.join(", "))))
 }
 
 /// The flags in the help of a command, with those of every command.
