@@ -300,7 +300,7 @@ mod tests {
         assert!(marked.len() == 2 && marked[0].starts_with("model") && marked[1].starts_with("dataset-path"), "{marked:?}");
         assert!(text.contains("Usage: pyrust-nn finetune-lora --model <MODEL> <DATA>... [OPTIONS]"));
         assert!(!help("run", 140).contains("[required]"), "the file gives it");
-        for name in ["status", "resume", "reproduce", "report", "compare", "export", "import", "completions"] {
+        for name in ["resume", "reproduce", "compare", "export", "import", "completions"] {
             assert_eq!(help(name, 140).matches("[required]").count(), 1, "{name}: {}", help(name, 140));
         }
     }
