@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::base::error;
-use crate::session::list_sessions;
+use crate::session::{list_sessions, missing_folder};
 
 #[derive(Args, Debug)]
 pub(crate) struct ReadSession {
@@ -31,6 +31,9 @@ impl ReadSession {
 fn newest(runs: &Path) -> Result<String> {
     let sessions = list_sessions(Some(runs))?;
     let last = sessions.iter().rev().find(|one| one.state == "running").or(sessions.last());
-    let none = || error::usage(format!("there is no session in {}; --runs-dir names another folder", runs.display()));
+    let none = || {
+        let why = missing_folder(runs).unwrap_or_else(|| "a first step makes one, --runs-dir names another folder".into());
+        error::usage(format!("there is no session in {}: {why}", runs.display()))
+    };
     last.map(|one| one.session.clone()).ok_or_else(none)
 }

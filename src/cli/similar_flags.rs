@@ -9,7 +9,7 @@ use crate::base::error::did_you_mean;
 use crate::cli::commands::{OF_ONE_STEP, pipeline_file};
 use crate::cli::other_commands::{one_of, our_commands, our_commands_nearly, our_flag};
 use crate::params::interface::Interface;
-use crate::params::names_of_other_tools::{our_name, our_name_nearly};
+use crate::params::names_of_other_tools::{counts_steps, our_name, our_name_nearly};
 
 /// Commands, and the flag that takes a second name, which people write behind the first.
 const SECOND_NAMES: [(&str, &str); 3] = [("import", "--session"), ("resume", "--step"), ("reproduce", "--into")];
@@ -22,7 +22,7 @@ pub(super) fn explained(error: clap::Error, root: &Command, argv: &[String]) -> 
 
 /// The error for a first word that is neither a command nor a pipeline file. clap itself would complain about the words after it.
 fn unknown_command(error: &clap::Error, root: &Command, argv: &[String]) -> Option<clap::Error> {
-    let word = first_word(root, argv)?;
+    let word = first_word(root, argv).filter(|_| error.kind() != ErrorKind::DisplayHelp)?;
     // It may be the value of an unknown flag before it.
     let place = |word: &str| argv.iter().position(|one| one.split('=').next() == Some(word));
     if let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidArg)
@@ -134,11 +134,14 @@ fn unknown_argument(mut error: clap::Error, root: &Command, argv: &[String]) -> 
 fn meant_flag(root: &Command, command: &Command, name: &str, flag: &str) -> Option<Suggestion> {
     let key = flag.replace('-', "_");
     let flags: Vec<&Arg> = flags_of(root, command).collect();
-    if let Some(ours) = our_name(&key, |ours| flags.iter().any(|arg| arg.get_id() == ours)) {
-        return Some(Suggestion::Flag(Interface::Cli.spell(ours)));
+    if counts_steps(&key) && flags.iter().any(|arg| arg.get_id() == "num_epochs") {
+        return Some(Suggestion::Tip("'--num-epochs' says how long to train: epochs = steps × rows of a step / rows of the data".into()));
     }
     if let Some(ours) = our_flag(name, flag) {
         return Some(Suggestion::Flag(ours.to_string()));
+    }
+    if let Some(ours) = our_name(&key, |ours| flags.iter().any(|arg| arg.get_id() == ours)) {
+        return Some(Suggestion::Flag(Interface::Cli.spell(ours)));
     }
     if let Some(ours) = actions(name, our_commands(flag)) {
         return Some(Suggestion::Tip(format!("did you mean {ours}?")));

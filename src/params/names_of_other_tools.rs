@@ -140,6 +140,9 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     same("training.num_epochs", "num_epochs", &[Unsloth]),
     converted("iters", "num_epochs", &[MlxLm], Conversion::Steps),
     converted("max_steps", "num_epochs", &[LlamaFactory, Axolotl], Conversion::Steps),
+    converted("steps", "num_epochs", &[], Conversion::Steps),
+    converted("num_steps", "num_epochs", &[], Conversion::Steps),
+    converted("train_steps", "num_epochs", &[], Conversion::Steps),
     converted("training.max_steps", "num_epochs", &[Unsloth], Conversion::Steps),
     known("epochs", "num_epochs"),
     known("n_epochs", "num_epochs"),
@@ -172,6 +175,8 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     known("wd", "weight_decay"),
     converted("optim", "optimizer", &[LlamaFactory], Conversion::Optimizer),
     converted("optimizer", "optimizer", &[Axolotl, MlxLm], Conversion::Optimizer),
+    known("max_grad", "max_grad_norm"),
+    known("grad_clip", "max_grad_norm"),
     same("max_grad_norm", "max_grad_norm", &[LlamaFactory, Axolotl]),
     same("neftune_noise_alpha", "neftune_alpha", &[LlamaFactory, Axolotl]),
     same("seed", "seed", &[LlamaFactory, Axolotl, MlxLm]),
@@ -210,12 +215,19 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     converted("packing", "packing", &[LlamaFactory], Conversion::OnOff),
     converted("sample_packing", "packing", &[Axolotl], Conversion::OnOff),
     converted("training.packing", "packing", &[Unsloth], Conversion::OnOff),
+    known("precision", "dtype"),
+    known("mixed_precision", "dtype"),
     converted("bf16", "dtype", &[LlamaFactory, Axolotl], Conversion::Dtype("bf16")),
     converted("fp16", "dtype", &[LlamaFactory, Axolotl], Conversion::Dtype("fp16")),
     converted("gradient_checkpointing", "gradient_checkpointing", &[Axolotl], Conversion::Checkpointing),
     converted("training.gradient_checkpointing", "gradient_checkpointing", &[Unsloth], Conversion::Checkpointing),
     converted("grad_checkpoint", "gradient_checkpointing", &[MlxLm], Conversion::Checkpointing),
     same("torch_compile", "compile", &[LlamaFactory, Axolotl]),
+    known("val_ratio", "eval_split"),
+    known("eval_ratio", "eval_split"),
+    known("val_split", "eval_split"),
+    known("validation_split", "eval_split"),
+    known("test_size", "eval_split"),
     converted("val_size", "eval_split", &[LlamaFactory], Conversion::Fraction),
     converted("val_set_size", "eval_split", &[Axolotl], Conversion::Fraction),
     converted("eval_dataset", "eval_dataset_path", &[LlamaFactory], Conversion::EvalData),
@@ -242,6 +254,8 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     known("qlora", "load_in_4bit"),
     known("quant", "load_in_4bit"),
     known("quantize", "load_in_4bit"),
+    known("quantization", "load_in_4bit"),
+    known("quantization", "bits"),
     known("4bit", "load_in_4bit"),
     known("quant", "outtype"),
     known("quantize", "outtype"),
@@ -249,6 +263,10 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     known("quant", "bits"),
     known("load_in_8bit", "bits"),
     known("gpu", "device"),
+    known("gpus", "nproc_per_node"),
+    known("num_gpus", "nproc_per_node"),
+    known("n_gpu", "nproc_per_node"),
+    known("num_processes", "nproc_per_node"),
     known("cpu", "device"),
     known("cuda", "device"),
     known("force", "overwrite"),
@@ -286,7 +304,7 @@ pub(crate) static NOT_NEEDED: &[(&str, &str)] = &[
     ("data.format_type", "the format of the data is recognized"),
     ("dataset_dir", "dataset_path has the whole path"),
     ("dataset_prepared_path", "prepared data is cached"),
-    ("ddp_timeout", "there is one process"),
+    ("ddp_timeout", "processes wait for each other as long as they run"),
     ("do_train", "a step trains"),
     ("eval_sample_packing", "packing goes for both"),
     ("flash_attention", "the attention is chosen for the device"),
@@ -318,6 +336,11 @@ pub(crate) fn our_name(other: &str, has: impl Fn(&str) -> bool) -> Option<&'stat
     let rows = || OTHER_NAMES.iter().filter(|row| has(row.ours));
     let found = rows().find(|row| row.theirs == other).or_else(|| rows().find(|row| last(row.theirs) == other));
     found.map(|row| row.ours)
+}
+
+/// Whether a name of another tool counts training steps, which here follow from the epochs.
+pub(crate) fn counts_steps(other: &str) -> bool {
+    OTHER_NAMES.iter().any(|row| row.conversion == Conversion::Steps && row.theirs.rsplit('.').next() == Some(other))
 }
 
 /// Our name for a misspelling of a name in another tool, such as `epohcs`, among those that a command `has`.

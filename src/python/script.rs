@@ -51,8 +51,8 @@ pub(crate) struct Answer {
     pub unproven: Option<String>,
     /// What JSON could not hold: the step fails with this message, and the rest of the answer is kept.
     pub fault: Option<String>,
-    /// Facts for session.json: versions, device.
-    pub facts: Map<String, Value>,
+    /// The folders that models of the hub were loaded from, by the parameter that names them.
+    pub sources: Map<String, Value>,
 }
 
 /// The host as a Python object, called by the script's `session`.
@@ -63,6 +63,10 @@ struct NativeHost(Arc<dyn ScriptHost>);
 impl NativeHost {
     fn progress(&self, py: Python<'_>, done: u64, total: u64, text: &str) -> PyResult<()> {
         py.detach(|| self.0.progress(done, total, text)).map_err(to_python)
+    }
+
+    fn environment(&self, facts: &str) {
+        self.0.environment(serde_json::from_str(facts).unwrap_or_default());
     }
 
     fn metric(&self, line: &str) -> PyResult<()> {

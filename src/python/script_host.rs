@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 
 /// Receives the reports of a script. Errors are raised as exceptions in the script.
 pub(crate) trait ScriptHost: Send + Sync {
+    /// Facts for session.json, before the script runs: Python's version, those of packages, the GPU.
+    fn environment(&self, facts: Map<String, Value>);
+
     /// Progress: `done` of `total`, and a text to show.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::base::error::Kind;
 use crate::base::numbers::{bytes, grouped, seconds, significant};
 use crate::report::chart::{ChartForm, ChartLine, chart, chart_data};
 use crate::report::curves::{Curve, Curves, buckets};
@@ -117,7 +118,7 @@ fn error(step: &RecordedStep) -> Value {
             "kind": error.kind.name(),
             "message": error.message,
             "causes": error.causes.iter().take(MAX_ROWS).collect::<Vec<_>>(),
-            "traceback": error.traceback,
+            "traceback": error.traceback.as_ref().filter(|_| error.kind != Kind::Interrupted), // it tells where, not why
         }),
         (None, Some(message)) => json!({"kind": null, "message": message, "causes": [], "traceback": null}),
         (None, None) => Value::Null,

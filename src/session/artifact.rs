@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::base::error;
+use crate::base::error::{self, Kind};
 use crate::base::similar_path::or_similar;
 use crate::gguf::FILE_TYPES;
 use crate::params::similar_value::similar_name;
@@ -167,11 +167,15 @@ fn check_outtype(name: &str, runs: &Path, session: &str) -> Result<()> {
 /// The output of the step in `folder`. `None` if it is not the folder of a step.
 fn step_output(folder: &Path, shown: &str, kind: ArtifactKind, outtype: Option<&str>) -> Result<Option<PathBuf>> {
     let Some(summary) = Summary::read(folder)? else { return Ok(None) };
+    let session = folder.parent().unwrap_or(folder);
     if summary.status == Status::Failure {
+        if summary.error.is_some_and(|error| error.kind == Kind::Interrupted) {
+            let id = session.file_name().unwrap_or_default().display();
+            return Err(error::model(format!("{shown} was interrupted and has no output; `pyrust-nn resume {id}` resumes it")));
+        }
         return Err(error::model(format!("{shown} failed and has no output; see its error in {}", folder.join("summary.json").display())));
     }
     let output = |name: &str| summary.outputs.get(name).and_then(|path| path.as_str());
-    let session = folder.parent().unwrap_or(folder);
     let gguf: Vec<&str> = if kind.may_be_gguf() { names_in(summary.outputs.get("gguf")).collect() } else { Vec::new() };
     if let Some(outtype) = outtype {
         let end = format!(".{}.gguf", outtype.to_lowercase());
@@ -277,7 +281,7 @@ mod tests {
         ] {
             for kind in [ArtifactKind::Model, ArtifactKind::Adapter] {
                 let error = error::Error::of(&resolve_artifact(name, runs.path(), "first", kind).expect_err(name));
-                assert_eq!(error.kind, error::Kind::Usage, "{name}: {}", error.message);
+                assert_eq!(error.kind, Kind::Usage, "{name}: {}", error.message);
                 assert!(error.message.contains(words), "{name}: {}", error.message);
             }
         }
@@ -340,7 +344,7 @@ mod tests {
         let runs = sessions();
         let error = |step: &str| error::Error::of(&resolve_artifact(step, runs.path(), "", ArtifactKind::Model).unwrap_err());
         let (known, unknown) = (error("@lora"), error("@merge"));
-        assert_eq!([known.kind, unknown.kind], [error::Kind::Usage; 2]);
+        assert_eq!([known.kind, unknown.kind], [Kind::Usage; 2]);
         assert!(known.message.ends_with("this one has none; give <session>/lora, such as first/lora"), "{}", known.message);
         assert!(unknown.message.ends_with("give <session>/merge"), "{}", unknown.message);
     }

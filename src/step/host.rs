@@ -25,6 +25,7 @@ pub(crate) struct StepHost {
     session: FolderIdentity,
     data_refused: AtomicBool,
     worker_lost: AtomicBool,
+    environment: Mutex<Map<String, Value>>,
     /// An earlier attempt, until this one has made something.
     earlier: Mutex<Option<PathBuf>>,
 }
@@ -41,7 +42,7 @@ impl StepHost {
         let (metrics, progress) = (folder.join("metrics.jsonl"), Mutex::new(Progress::new(step)));
         let earlier = Mutex::new(Some(earlier));
         let (data_refused, worker_lost) = (AtomicBool::default(), AtomicBool::default());
-        StepHost { metrics, progress, recorder, datasets, session, data_refused, worker_lost, earlier }
+        StepHost { metrics, progress, recorder, datasets, session, data_refused, worker_lost, environment: Mutex::default(), earlier }
     }
 
     /// Whether the step has made something that is kept.
@@ -53,6 +54,11 @@ impl StepHost {
     fn makes_something(&self) -> Result<()> {
         let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).take();
         earlier.map_or(Ok(()), |earlier| files::remove(&earlier))
+    }
+
+    /// Python's version, those of packages, the GPU; empty if the script was not loaded.
+    pub(crate) fn take_environment(&self) -> Map<String, Value> {
+        std::mem::take(&mut *self.environment.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether the script was refused a data set, because of what is in its files.
@@ -67,6 +73,10 @@ impl StepHost {
 }
 
 impl ScriptHost for StepHost {
+    fn environment(&self, facts: Map<String, Value>) {
+        *self.environment.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
     /// Also checks for Ctrl-C, because Python raises KeyboardInterrupt only on its main thread.
     fn progress(&self, done: u64, total: u64, text: &str) -> Result<()> {
         self.session.check()?;

@@ -169,13 +169,13 @@ impl Continuation {
         }
     }
 
-    /// Words that follow `finished steps stay, `.
+    /// What becomes of the interrupted step.
     fn words(self, session: &str) -> String {
         let command = format!("`pyrust-nn resume {session}`");
         match self {
-            Continuation::Checkpoint(number) => format!("{command} resumes this one from step {number}"),
+            Continuation::Checkpoint(number) => format!("{command} resumes this one from training step {number}"),
             Continuation::Restart { saves: true } => {
-                format!("{command} restarts this one, which has no checkpoint (save_steps writes them)")
+                format!("{command} restarts this one from its beginning, since it has no checkpoint (save_steps writes them)")
             }
             Continuation::Restart { saves: false } => format!("{command} restarts this one"),
             Continuation::NotBegun { pipeline: true } => format!("{command} starts this one again"),
@@ -190,7 +190,7 @@ fn with_resume_command(error: anyhow::Error, session: &str, continuation: Contin
     if read.kind != Kind::Interrupted {
         return error;
     }
-    let message = format!("{}; finished steps stay, {}", read.message, continuation.words(session));
+    let message = format!("{}; finished steps of the session stay, {}", read.message, continuation.words(session));
     Error { message, ..read }.into()
 }
 
@@ -329,20 +329,18 @@ fn execute(
     let answer = call_with_restarts(&call, &host);
     let lacks = |error: &anyhow::Error| host.data_refused() || Error::of(error).kind == Kind::Setup;
     *made_nothing = can_be_refused && !host.has_made_something() && answer.as_ref().is_err_and(lacks);
-    let (mut answer, restarts) = answer.inspect_err(|_| recorder.cancel())?;
-    if let Some(Value::Object(sources)) = answer.facts.shift_remove("sources") {
-        for (name, folder) in &sources {
-            recorder.add(name, &[folder.as_str().unwrap_or_default().into()])?;
-        }
+    if !*made_nothing {
+        host.take_environment().into_iter().for_each(|(name, value)| session.note(&name, value));
+    }
+    let (answer, restarts) = answer.inspect_err(|_| recorder.cancel())?;
+    for (name, folder) in &answer.sources {
+        recorder.add(name, &[folder.as_str().unwrap_or_default().into()])?;
     }
     for (path, hash) in recorder.finish()? {
         session.note("sha256", json!({ path.to_string_lossy(): hash }));
     }
     if let Some(seed) = summary.params.get("seed") {
         session.note("seeds", json!({ summary.step.clone(): seed }));
-    }
-    for (name, value) in answer.facts {
-        session.note(&name, value);
     }
     summary.params.extend(secrets::redacted(&answer.params));
     summary.metrics = answer.metrics;
@@ -379,14 +377,17 @@ mod tests {
         let cause = "OSError: /data/SESSION/a.json";
         let interrupted = || Error { causes: vec![cause.into()], ..signals::interrupted(Some(libc::SIGINT)) };
         let error = Error::of(&with_resume_command(interrupted().into(), "s1", Continuation::Restart { saves: false }));
-        let message = "interrupted by Ctrl-C; finished steps stay, `pyrust-nn resume s1` restarts this one";
+        let message = "interrupted by Ctrl-C; finished steps of the session stay, `pyrust-nn resume s1` restarts this one";
         assert_eq!((error.kind, error.message.as_str()), (Kind::Interrupted, message));
         assert_eq!(error.causes, [cause]);
         let other = Error::new(Kind::Input, "there is no file /data/SESSION/a.json");
         assert_eq!(Error::of(&with_resume_command(other.clone().into(), "s1", Continuation::Checkpoint(4))), other);
         for (continuation, words) in [
-            (Continuation::Checkpoint(40), "`pyrust-nn resume s1` resumes this one from step 40"),
-            (Continuation::Restart { saves: true }, "`pyrust-nn resume s1` restarts this one, which has no checkpoint"),
+            (Continuation::Checkpoint(40), "`pyrust-nn resume s1` resumes this one from training step 40"),
+            (
+                Continuation::Restart { saves: true },
+                "`pyrust-nn resume s1` restarts this one from its beginning, since it has no checkpoint",
+            ),
             (Continuation::NotBegun { pipeline: true }, "`pyrust-nn resume s1` starts this one again"),
             (Continuation::NotBegun { pipeline: false }, "stay, start this one again"),
         ] {

@@ -181,6 +181,12 @@ def test_a_folder_of_sessions_that_is_not_there_is_named(cli: Cli, tmp_path: Pat
     assert missing in cli("sessions", "gc", "--failed", "--runs-dir", "rnus").stdout
 
 
+def test_help_is_a_command_too(cli: Cli) -> None:
+    assert cli("help").stdout == cli("--help").stdout
+    assert cli("help", "status").stdout == cli("status", "--help").stdout
+    assert cli("help", "sessions", "rm").returncode == 0
+
+
 def test_without_a_name_the_session_that_runs_or_the_newest_is_shown(cli: Cli, tmp_path: Path) -> None:
     for words in (["status"], ["report"], ["export-metrics", "--to", "csv"]):
         done = cli(*words, "--runs-dir", "none")

@@ -81,7 +81,7 @@ def test_the_texts_of_an_error_are_kept_even_with_the_word_SESSION(cli: Cli, tmp
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
         errors[name] = json.loads(cli("script", f"SESSION/{name}.py", "--session", name, "--json").stdout)["error"]
     assert errors["failing"]["message"] == cause
-    command = "interrupted by Ctrl-C; finished steps stay, `pyrust-nn resume stopped` restarts this one"
+    command = "interrupted by Ctrl-C; finished steps of the session stay, `pyrust-nn resume stopped` restarts this one"
     assert errors["stopped"]["message"] == command
     assert cause in errors["stopped"]["causes"]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import platform
 import sys
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -509,7 +511,9 @@ def test_a_real_failure_keeps_its_record(tmp_path: Path, runs: Path, cli: Cli) -
     (broken / "adapter_config.json").write_text("{")
     assert cli("merge", "--model", broken, "--session", "s", "--runs-dir", runs).returncode == 1
     assert json.loads((runs / "s/merge/summary.json").read_text())["error"]["kind"] == "model"
-    assert json.loads((runs / "s/session.json").read_text())["state"] == "failure"
+    record = json.loads((runs / "s/session.json").read_text())
+    assert record["state"] == "failure"
+    assert record["packages"]["torch"] == version("torch") and record["python"] == platform.python_version(), "versions, also of a failure"
 
 
 # Data that are refused for what is in them, and words of the message. `table.parquet` is read in the step, by Python.
@@ -616,9 +620,16 @@ FLAGS = {
         "qlora": "load-in-4bit",
         "name": "step",
         "gpu": "device",
+        "gpus": "nproc-per-node",
+        "steps": "num-epochs",
+        "max-steps": "num-epochs",
+        "val-ratio": "eval-split",
+        "precision": "dtype",
         "force": "overwrite",
         "output": "runs-dir",
     },
+    "merge": {"adapter": "model"},
+    "convert-lora-to-gguf": {"model": "adapter"},
     "convert-model-to-gguf": {"type": "outtype", "quant": "outtype"},
     "quantize-model": {"quant": "bits", "load-in-8bit": "bits"},
     "inference": {"max-tokens": "max-new-tokens", "question": "prompt"},

@@ -132,6 +132,7 @@ def call(native: Any, about_json: str, params_json: str, processes: Processes | 
             with fast_imports(about["own_interpreter"]):
                 processes = processes or stack.enter_context(step_processes(native, about, params))
                 script = load_script(Path(about["script"]), f"step.{about['step']}")
+            native.environment(json.dumps(facts()))
             if about["user_script"]:
                 params = check_params(script.get("PARAMS", {}), params["params"] or {}, about["from_text"])
             session = Session(native, about, params if about["user_script"] else None, processes)
@@ -177,7 +178,7 @@ def answer_json(answer: dict[str, Any]) -> str:
 
     cleaned = clean(answer, "")
     fault = f"the script's result cannot be written as JSON: {'; '.join(faults[:5])}" if faults else None
-    return json.dumps({**cleaned, "facts": facts(), "fault": fault}, ensure_ascii=False)
+    return json.dumps({**cleaned, "sources": dict(MODEL_SOURCES), "fault": fault}, ensure_ascii=False)
 
 
 @contextlib.contextmanager
@@ -242,4 +243,4 @@ def facts() -> dict[str, Any]:
             packages[name] = importlib.metadata.version(name)
     torch = sys.modules.get("torch")
     gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
-    return {"python": platform.python_version(), "packages": packages, "gpu": gpu, "sources": dict(MODEL_SOURCES)}
+    return {"python": platform.python_version(), "packages": packages, "gpu": gpu}

@@ -85,7 +85,7 @@ class Processes:
         """What `make` returns in rank 0 (a value of JSON); the workers wait for it. All call this in the same order."""
         if self.size == 1:
             return make()
-        key = f"from_first/{self._asked}"
+        key = f"broadcast/{self._asked}"
         self._asked += 1
         if self.rank == 0:
             try:

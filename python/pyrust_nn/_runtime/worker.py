@@ -31,6 +31,9 @@ _heard = 0
 class WorkerHost:
     """What a script's `session` calls in a worker: rank 0 does it."""
 
+    def environment(self, facts: str) -> None:
+        """Rank 0 records it."""
+
     def progress(self, done: int, total: int, text: str) -> None:
         """Rank 0 draws the bar."""
 
@@ -44,7 +47,7 @@ class WorkerHost:
         """Rank 0 shows it."""
 
     def dataset(self, name: str, own_params: Any) -> NoReturn:
-        """Never called: rank 0 prepares data, see `Processes.from_first`."""
+        """Never called: rank 0 prepares data, see `Processes.broadcast_object`."""
         raise AssertionError(name)
 
     def publish_checkpoint(self, made: str, target: str) -> NoReturn:

@@ -126,11 +126,21 @@ fn draw_log(frame: &mut Frame, watched: &Watched, area: Rect) {
             Some("DEBUG") => Style::new().add_modifier(Modifier::DIM),
             _ => Style::new(),
         };
-        Line::from(visible(line)).style(style)
+        Line::from(visible(&shortened(line).unwrap_or_else(|| line.clone()))).style(style)
     });
     let title = format!("log, {} and above", watched.level.as_str().to_lowercase());
     let block = Block::new().borders(Borders::TOP).title(title);
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(block), area);
+}
+
+/// A record without its date and origin, and without its level if that is INFO. `None` for the further lines of a record.
+fn shortened(line: &str) -> Option<String> {
+    let (stamp, rest) = line.split_once(" [")?;
+    let time = stamp.get(11..19).filter(|_| stamp.len() > 19 && !stamp.contains(' '))?;
+    let (level, rest) = rest.split_once("] ")?;
+    let (_, text) = rest.split_once(": ")?;
+    let level = if level == "INFO " { String::new() } else { format!("[{level}] ") };
+    Some(format!("{time} {level}{text}"))
 }
 
 #[cfg(test)]
@@ -159,8 +169,14 @@ mod tests {
             let text = terminal.backend().to_string();
             assert!(!text.contains('\u{1b}'), "{text}");
             if width >= 80 {
-                for words in ["s1  success  1 step", "loss 5 → 0.01 at step 500, lowest 0.01", "tokens per second 7", "[31mred", "q leaves"]
-                {
+                for words in [
+                    "s1  success  1 step",
+                    "loss 5 → 0.01 at step 500, lowest 0.01",
+                    "tokens per second 7",
+                    "00:00:00 [WARN ] ",
+                    "[31mred",
+                    "q leaves",
+                ] {
                     assert!(text.contains(words), "{words} at {width}: {text}");
                 }
             }
