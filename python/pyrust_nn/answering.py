@@ -39,7 +39,8 @@ def answering_model(params: Any, prompts: int = 1, conversation: bool = False) -
             conversation=conversation,
         )
     _refuse(params, "a GGUF file, and the model is a folder", "adapter", "adapter_scale", "parallel")
-    from pyrust_nn.chat.folder_model import FolderModel
+    with fast_imports():
+        from pyrust_nn.chat.folder_model import FolderModel
 
     return FolderModel(params.model, params.base_model, params.device, params.dtype)
 
@@ -61,7 +62,7 @@ class ChatModel:
         self._open = contextlib.ExitStack()
         try:
             self._open.enter_context(step_environment(given["offline"]))
-            with fast_imports(own_interpreter=False):
+            with fast_imports():
                 self._model = answering_model(params, conversation=True)
             self._open.callback(self._model.__exit__)
             self.positions = self._model.positions  # which loads a folder's weights

@@ -1,7 +1,8 @@
 //! The user's cache: its folder, the entries in it, their use and their removal. Everything in it can be made again.
 //!
 //! An entry is a file or folder: prepared rows (`data/<key>`), data sets converted to JSON lines (`json/`), unpacked
-//! (`unzipped/`), read from standard input (`stdin/`) or downloaded (`hub/`), parsed tokenizers (`tokenizers/`) and the built-in model (`tiny-<key>`). Names with a leading dot are entries that are being made.
+//! (`unzipped/`), read from standard input (`stdin/`) or downloaded (`hub/`), parsed tokenizers (`tokenizers/`), lists of a package's names (`imports/`)
+//! and the built-in model (`tiny-<key>`). Names with a leading dot are entries that are being made.
 //!
 //! A process that uses an entry holds a shared lock on it (`flock`) until it ends, and sets its modification time to now. An entry is
 //! removed only under an exclusive lock. So an entry in use is never removed, and the modification times give the order of the last uses.
@@ -25,8 +26,15 @@ const MAX: u64 = 20 << 30;
 const MAX_VARIABLE: &str = "PYRUST_NN_CACHE_MAX";
 
 /// The folders of entries, and what is in them.
-const FOLDERS: [(&str, &str); 6] =
-    [("data", "rows"), ("json", "json"), ("unzipped", "unzipped"), ("stdin", "stdin"), ("hub", "hub"), ("tokenizers", "tokenizer")];
+const FOLDERS: [(&str, &str); 7] = [
+    ("data", "rows"),
+    ("json", "json"),
+    ("unzipped", "unzipped"),
+    ("stdin", "stdin"),
+    ("hub", "hub"),
+    ("tokenizers", "tokenizer"),
+    ("imports", "imports"),
+];
 
 /// The user's cache folder as an absolute path: `PYRUST_NN_CACHE` (with `~` for the home folder), otherwise `pyrust-nn` in
 /// `XDG_CACHE_HOME` or `~/.cache`. It may not exist yet.
@@ -53,7 +61,7 @@ pub fn max_bytes() -> Result<u64> {
 pub struct CacheItem {
     /// Relative to the cache's folder.
     pub name: String,
-    /// `rows`, `json`, `unzipped`, `stdin`, `hub`, `tokenizer` or `model`.
+    /// `rows`, `json`, `unzipped`, `stdin`, `hub`, `tokenizer`, `imports` or `model`.
     pub kind: String,
     pub bytes: u64,
     /// When it was last used: RFC 3339, UTC.

@@ -12,6 +12,7 @@ pub(crate) mod lines_from_end;
 pub(crate) mod log_file;
 pub mod numbers;
 pub mod offline;
+pub(crate) mod one_of;
 pub mod printable;
 pub mod progress;
 pub(crate) mod secrets;

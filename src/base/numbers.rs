@@ -75,7 +75,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 /// Four significant digits, and thousands without decimals.
 pub(crate) fn significant(number: f64) -> String {
     match number.abs() {
-        size if (1e4..1e15).contains(&size) => format!("{}{}", if number < 0.0 { "-" } else { "" }, grouped(size.round() as u64)),
+        size if (1e3..1e15).contains(&size) => format!("{}{}", if number < 0.0 { "-" } else { "" }, grouped(size.round() as u64)),
         size if size >= 1e-3 || size == 0.0 => {
             let decimals = (3 - size.max(1e-9).log10().floor() as i32).clamp(0, 6) as usize;
             let text = format!("{number:.decimals$}");

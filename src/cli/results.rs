@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::cli::output::plain_list;
 use crate::cli::text::{bytes, counted, grouped, significant, visible};
-use crate::report::quality;
+use crate::report::{IN_QUALITY, quality};
 use crate::session::{Status, Summary};
 
 /// The command that shows what the step made; none if it made nothing to try. `runs`: the folder of all sessions, `named` if the user
@@ -16,12 +16,16 @@ pub(crate) fn next_command(summary: &Summary, runs: &Path, named: bool) -> Optio
         return None;
     }
     let made = format!("{}/{}", summary.session, summary.step);
+    let into = |task: &str| {
+        let exists = runs.join(&summary.session).join(task).exists();
+        if exists { String::new() } else { format!(" --session {}", summary.session) }
+    };
     let runs_dir = if named { format!(" --runs-dir {}", quoted(&runs.to_string_lossy())) } else { String::new() };
     match summary.task.as_str() {
         "finetune_full" | "finetune_lora" | "quantize_model" | "flatten" => {
             Some(format!("pyrust-nn inference --model {made} --prompt Hello{runs_dir}"))
         }
-        "merge" => Some(format!("pyrust-nn convert-model-to-gguf --model {made}{runs_dir}")),
+        "merge" => Some(format!("pyrust-nn convert-model-to-gguf --model {made}{}{runs_dir}", into("convert_model_to_gguf"))),
         "convert_model_to_gguf" => {
             let folder = runs.join(&made);
             let mut files: Vec<_> = std::fs::read_dir(&folder).ok()?.flatten().map(|entry| entry.file_name()).collect();
@@ -34,7 +38,7 @@ pub(crate) fn next_command(summary: &Summary, runs: &Path, named: bool) -> Optio
     }
 }
 
-/// The end of a step: its files below `runs`, its quality, its metrics without zeros.
+/// The end of a step: its files below `runs`, its quality, the value that a script returned, its other metrics without zeros.
 pub(crate) fn step_lines(summary: &Summary, runs: &Path) -> Vec<String> {
     let folder = runs.join(&summary.session);
     let mut lines = vec![format!("session {}, step {}", summary.session, summary.step)];
@@ -49,7 +53,11 @@ pub(crate) fn step_lines(summary: &Summary, runs: &Path) -> Vec<String> {
     if !quality.is_empty() {
         line("result", &quality);
     }
-    for (name, value) in summary.metrics.iter().filter(|(_, value)| value.as_f64() != Some(0.0)) {
+    if summary.task == "script" && !summary.result.is_null() {
+        line("result", &visible(&shorten(&summary.result.to_string())));
+    }
+    let others = summary.metrics.iter().filter(|(name, _)| !IN_QUALITY.contains(&name.as_str()));
+    for (name, value) in others.filter(|(_, value)| value.as_f64() != Some(0.0)) {
         line(name, &metric(name, value));
     }
     lines
@@ -112,6 +120,12 @@ fn metric(name: &str, value: &Value) -> String {
     }
 }
 
+/// A value for one line.
+fn shorten(text: &str) -> String {
+    const SHOWN: usize = 400;
+    if text.chars().count() > SHOWN { format!("{}…", text.chars().take(SHOWN).collect::<String>()) } else { text.to_string() }
+}
+
 /// A word for a POSIX shell.
 pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
@@ -133,7 +147,7 @@ mod tests {
         let next = |task: &str, runs: &str, named| next_command(&of(task, json!({})), Path::new(runs), named);
         assert_eq!(next("finetune_lora", "runs", false).unwrap(), "pyrust-nn inference --model s1/tune --prompt Hello");
         let named = next("merge", "/it's here", true).unwrap();
-        assert_eq!(named, r"pyrust-nn convert-model-to-gguf --model s1/tune --runs-dir '/it'\''s here'");
+        assert_eq!(named, r"pyrust-nn convert-model-to-gguf --model s1/tune --session s1 --runs-dir '/it'\''s here'");
         assert_eq!(next("inference", "runs", false), None);
         let failed = Summary { status: Status::Failure, ..of("merge", json!({})) };
         assert_eq!(next_command(&failed, Path::new("runs"), false), None);
@@ -161,7 +175,7 @@ mod tests {
         );
         let lines = step_lines(&summary, Path::new("runs")).join("\n");
         assert!(!lines.contains("dropped") && !lines.contains("rate "), "{lines}");
-        for word in ["2,755", "1.5 GB", "1480"] {
+        for word in ["2,755", "1.5 GB", "1,480"] {
             assert!(lines.contains(word), "{word} in {lines}");
         }
     }

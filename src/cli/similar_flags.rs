@@ -6,10 +6,12 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 
 use crate::base::error::did_you_mean;
+use crate::base::one_of::one_of;
 use crate::cli::commands::{OF_ONE_STEP, pipeline_file};
-use crate::cli::other_commands::{one_of, our_commands, our_commands_nearly, our_flag};
+use crate::cli::other_commands::{our_commands, our_commands_nearly, our_flag, our_tip};
 use crate::params::interface::Interface;
 use crate::params::names_of_other_tools::{counts_steps, our_name, our_name_nearly};
+use crate::tasks::TASKS;
 
 /// Commands, and the flag that takes a second name, which people write behind the first.
 const SECOND_NAMES: [(&str, &str); 3] = [("import", "--session"), ("resume", "--step"), ("reproduce", "--into")];
@@ -17,7 +19,21 @@ const SECOND_NAMES: [(&str, &str); 3] = [("import", "--session"), ("resume", "--
 /// The error that parsing `argv` by the command line `root` gave, with what was probably meant.
 pub(super) fn explained(error: clap::Error, root: &Command, argv: &[String]) -> clap::Error {
     let found = unknown_command(&error, root, argv).or_else(|| unknown_action(&error, root, argv));
-    found.unwrap_or_else(|| unknown_argument(error, root, argv))
+    found.unwrap_or_else(|| missing_value(unknown_argument(error, root, argv)))
+}
+
+/// With the values of a parameter that was given without one, such as `--packing`.
+fn missing_value(mut error: clap::Error) -> clap::Error {
+    let is_missing = error.kind() == ErrorKind::InvalidValue
+        && matches!(error.get(ContextKind::InvalidValue), Some(ContextValue::String(value)) if value.is_empty());
+    let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg).filter(|_| is_missing) else { return error };
+    let flag = arg.split([' ', '=']).next().unwrap_or_default().to_string();
+    let mut params = TASKS.iter().flat_map(|task| task.all_params());
+    if let Some(param) = params.find(|param| Interface::Cli.spell(param.name) == flag) {
+        let tip = StyledStr::from(format!("'{flag}' takes {}", param.value_type.expected()));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 /// The error for a first word that is neither a command nor a pipeline file. clap itself would complain about the words after it.
@@ -139,6 +155,9 @@ fn meant_flag(root: &Command, command: &Command, name: &str, flag: &str) -> Opti
     }
     if let Some(ours) = our_flag(name, flag) {
         return Some(Suggestion::Flag(ours.to_string()));
+    }
+    if let Some(tip) = our_tip(name, |ours| flags.iter().any(|arg| arg.get_long() == Some(ours)), flag) {
+        return Some(Suggestion::Tip(tip.to_string()));
     }
     if let Some(ours) = our_name(&key, |ours| flags.iter().any(|arg| arg.get_id() == ours)) {
         return Some(Suggestion::Flag(Interface::Cli.spell(ours)));

@@ -68,7 +68,7 @@ pub fn prepare_dataset(
                 None => (train, None),
                 Some(origins) => select(folder, &origins, dataset, &mut counts)?,
             };
-            Ok(CacheReport { counts, train, eval, unchecked, notes: findings.notes(), warnings: findings.warnings() })
+            Ok(CacheReport { counts, train, eval, unchecked, notes: findings.notes(), warnings: findings.warnings(options) })
         })?;
         if let Some(prepared) = made {
             log(&prepared, options, dataset.label);

@@ -14,7 +14,7 @@ use crate::data::{DataPart, Dataset, Options};
 use crate::dataset::added_tokens::with_added_tokens;
 use crate::dataset::entry::Entry;
 use crate::dataset::tokenizer::tokenizer_folder;
-use crate::estimate::embedding_rows;
+use crate::estimate::{embedding_rows, positions, read_config};
 use crate::params::param::MODEL;
 use crate::session::artifact::{ArtifactKind, resolve_artifact};
 use crate::session::names::runs_dir;
@@ -121,6 +121,7 @@ impl Sources {
 
     pub(crate) fn dataset(self, model_folder: PathBuf, mut options: Options) -> Dataset {
         options.embedding_rows = embedding_rows(&model_folder);
+        options.positions = read_config(&model_folder).as_ref().and_then(positions);
         Dataset { files: self.files, names: self.names, parts: self.parts, warnings: self.warnings, label: "", model_folder, options }
     }
 }
@@ -221,7 +222,7 @@ fn is_on_hub(entry: &Entry) -> bool {
 }
 
 /// `owner/name`, and no name of a file.
-fn is_hub_name(path: &str) -> bool {
+pub(crate) fn is_hub_name(path: &str) -> bool {
     let valid = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
     let is_file = [".json", ".jsonl", ".csv", ".tsv", ".gz", ".zst", ".zip", ".txt"].iter().any(|end| path.to_lowercase().ends_with(end));
     path.split_once('/').is_some_and(|(owner, name)| valid(owner) && valid(name)) && !is_file

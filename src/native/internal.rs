@@ -261,6 +261,12 @@ fn cache_folder() -> PathBuf {
     cache::folder()
 }
 
+/// Whether this process's interpreter is this program's own. False in a Python host.
+#[pyfunction]
+fn owns_interpreter() -> bool {
+    python::started()
+}
+
 /// Marks an entry of the cache as used until the process ends. Returns false if there is no such entry.
 #[pyfunction]
 fn hold_cache_entry(py: Python<'_>, path: PathBuf) -> bool {
@@ -289,6 +295,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
     module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
+    module.add_function(wrap_pyfunction!(owns_interpreter, module)?)?;
     module.add_function(wrap_pyfunction!(hold_cache_entry, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;
     module.add_function(wrap_pyfunction!(check_continued, module)?)?;

@@ -42,6 +42,8 @@ pub(crate) enum Conversion {
     Fraction,
     /// true and false become on and off.
     OnOff,
+    /// At most so many samples of each data set.
+    MaxRows,
     Optimizer,
     Scheduler,
     /// Names of layers: a list, a text with commas, or "all", which is our default.
@@ -70,10 +72,11 @@ impl Conversion {
             Conversion::Method => {
                 "`lora` is `finetune_lora`, `full` is `finetune_full`; `qlora` sets `load_in_4bit`, `dora` sets `use_dora`"
             }
-            Conversion::Data | Conversion::EvalData => "the paths of files; a data set of the Hub must be downloaded first",
+            Conversion::Data | Conversion::EvalData => "the paths of files, or the names of data sets on the Hub with their split and name",
+            Conversion::MaxRows => "`max_rows` of each entry of `dataset_path`",
             Conversion::Fraction => "a fraction below 1; a number of samples is not converted",
             Conversion::OnOff => "`true` is `\"on\"`, `false` is `\"off\"`",
-            Conversion::Optimizer => "`adamw` or `adamw_8bit`; others are not converted",
+            Conversion::Optimizer => "`adamw` or `adamw_8bit`, without paging; others are not converted",
             Conversion::Scheduler => "`cosine`, `linear` or `constant`; others are not converted",
             Conversion::Modules => "a list; `all` is the default",
             Conversion::FourBit => "`4` is `true`",
@@ -95,6 +98,13 @@ pub(crate) struct OtherName {
     /// The tools whose configuration files have it. None: a name that people know from elsewhere.
     pub tools: &'static [Tool],
     pub conversion: Conversion,
+}
+
+impl OtherName {
+    /// The key without the sections above it.
+    pub(crate) fn name(&self) -> &'static str {
+        self.theirs.rsplit('.').next().unwrap_or(self.theirs)
+    }
 }
 
 const fn same(theirs: &'static str, ours: &'static str, tools: &'static [Tool]) -> OtherName {
@@ -125,6 +135,7 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     converted("data.dataset", "dataset_path", &[Unsloth], Conversion::Data),
     converted("data", "dataset_path", &[MlxLm], Conversion::Data),
     known("train_file", "dataset_path"),
+    converted("max_samples", "dataset_path", &[LlamaFactory], Conversion::MaxRows),
     same("tokens", "add_tokens", &[Axolotl]),
     known("new_tokens", "add_tokens"),
     known("new_special_tokens", "add_tokens"),
@@ -247,15 +258,22 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     converted("use_tensorboard", "report_to", &[Axolotl], Conversion::ReportTo("tensorboard")),
     converted("logging.enable_wandb", "report_to", &[Unsloth], Conversion::ReportTo("wandb")),
     converted("logging.enable_tensorboard", "report_to", &[Unsloth], Conversion::ReportTo("tensorboard")),
+    known("wandb", "report_to"),
+    known("use_wandb", "report_to"),
+    known("wandb_project", "report_to"),
+    known("tensorboard", "report_to"),
     known("output_dir", "runs_dir"),
     known("output", "runs_dir"),
     known("out", "runs_dir"),
     known("o", "runs_dir"),
+    known("num_layers", "target_modules"),
+    known("lora_layers", "target_modules"),
     known("qlora", "load_in_4bit"),
     known("quant", "load_in_4bit"),
     known("quantize", "load_in_4bit"),
     known("quantization", "load_in_4bit"),
     known("quantization", "bits"),
+    known("quantization", "outtype"),
     known("4bit", "load_in_4bit"),
     known("quant", "outtype"),
     known("quantize", "outtype"),
@@ -332,22 +350,20 @@ pub(crate) static NOT_NEEDED: &[(&str, &str)] = &[
 
 /// Our name for a parameter that another tool calls so, among those that a command `has`.
 pub(crate) fn our_name(other: &str, has: impl Fn(&str) -> bool) -> Option<&'static str> {
-    let last = |theirs: &'static str| theirs.rsplit('.').next().unwrap_or(theirs);
-    let rows = || OTHER_NAMES.iter().filter(|row| has(row.ours));
-    let found = rows().find(|row| row.theirs == other).or_else(|| rows().find(|row| last(row.theirs) == other));
+    let rows = || OTHER_NAMES.iter().filter(|row| has(row.ours) && row.conversion != Conversion::MaxRows);
+    let found = rows().find(|row| row.theirs == other).or_else(|| rows().find(|row| row.name() == other));
     found.map(|row| row.ours)
 }
 
 /// Whether a name of another tool counts training steps, which here follow from the epochs.
 pub(crate) fn counts_steps(other: &str) -> bool {
-    OTHER_NAMES.iter().any(|row| row.conversion == Conversion::Steps && row.theirs.rsplit('.').next() == Some(other))
+    OTHER_NAMES.iter().any(|row| row.conversion == Conversion::Steps && row.name() == other)
 }
 
 /// Our name for a misspelling of a name in another tool, such as `epohcs`, among those that a command `has`.
 pub(crate) fn our_name_nearly(wrong: &str, has: impl Fn(&str) -> bool) -> Option<&'static str> {
-    let last = |theirs: &'static str| theirs.rsplit('.').next().unwrap_or(theirs);
     let most = (wrong.len() / 4).min(3);
-    let rated = OTHER_NAMES.iter().filter(|row| has(row.ours)).map(|row| (strsim::damerau_levenshtein(wrong, last(row.theirs)), row.ours));
+    let rated = OTHER_NAMES.iter().filter(|row| has(row.ours)).map(|row| (strsim::damerau_levenshtein(wrong, row.name()), row.ours));
     rated.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, ours)| ours)
 }
 

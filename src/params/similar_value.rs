@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::base::error::did_you_mean;
+use crate::base::one_of::one_of;
 use crate::params::param_type::ParamType;
 
 /// Names that other programs use, and ours: the first that a parameter accepts.
@@ -56,8 +57,8 @@ pub(crate) fn similar_name(wrong: &str, names: &[&str]) -> Option<String> {
         return Some((*ours).to_string());
     }
     let longer: Vec<&str> = names.iter().copied().filter(|name| wrong.len() > 1 && name.starts_with(&wrong)).collect();
-    match longer.split_last() {
-        Some((last, before)) if !before.is_empty() => Some(format!("{} or {last}", before.join(", "))),
+    match longer.len() {
+        2.. => Some(one_of(&longer)),
         _ => did_you_mean(&wrong, names.iter().copied()).map(String::from),
     }
 }

@@ -10,46 +10,69 @@ use crate::params::names_of_other_tools::suggestion;
 use crate::params::param::{Param, Presence};
 use crate::params::similar_value::similar_value;
 
+/// What is wrong with a parameter.
+#[derive(Debug)]
+pub(crate) struct WrongParam {
+    /// Its name, if it is one parameter.
+    pub name: Option<String>,
+    pub text: String,
+}
+
 /// Returns every parameter with its value: given ones are validated, others get their default (null if unset).
 ///
 /// # Errors
-/// Kind `usage`: an unknown name, a missing required parameter, a value of the wrong type or out of bounds, or values that contradict each
-/// other.
+/// Kind `usage`: unknown names, missing required parameters, values of the wrong type or out of bounds, each on a line; or values that
+/// contradict each other.
 pub fn resolve<'a>(
+    task: &str,
+    params: impl IntoIterator<Item = &'a Param>,
+    given: Map<String, Value>,
+    interface: Interface,
+) -> Result<Map<String, Value>> {
+    let joined = |wrong: Vec<WrongParam>| wrong.into_iter().map(|one| one.text).collect::<Vec<_>>().join("\n");
+    resolve_or_list(task, params, given, interface).map_err(|wrong| error::usage(joined(wrong)))
+}
+
+/// [`resolve`] with all that is wrong as a list.
+pub(crate) fn resolve_or_list<'a>(
     task: &str,
     params: impl IntoIterator<Item = &'a Param>,
     mut given: Map<String, Value>,
     interface: Interface,
-) -> Result<Map<String, Value>> {
+) -> Result<Map<String, Value>, Vec<WrongParam>> {
     let params: Vec<&Param> = params.into_iter().collect();
-    for name in given.keys() {
-        if !params.iter().any(|param| param.name == name) {
-            let near =
-                suggestion(name, params.iter().map(|param| param.name)).map(|near| format!("; did you mean {}?", interface.spell(near)));
-            return Err(error::usage(format!(
-                "{task} has no parameter {}{}",
-                interface.spell(name),
-                near.unwrap_or_else(|| format!("; see `pyrust-nn {} --help`", task.replace('_', "-")))
-            )));
-        }
+    let mut wrong = Vec::new();
+    for name in given.keys().filter(|name| !params.iter().any(|param| param.name == *name)) {
+        let near = suggestion(name, params.iter().map(|param| param.name)).map(|near| format!("; did you mean {}?", interface.spell(near)));
+        let fix = near.unwrap_or_else(|| format!("; see `pyrust-nn {} --help`", task.replace('_', "-")));
+        wrong.push(WrongParam { name: Some(name.clone()), text: format!("{task} has no parameter {}{fix}", interface.spell(name)) });
     }
     let mut resolved = Map::new();
     for param in params {
         let value = match given.shift_remove(param.name) {
-            None | Some(Value::Null) if param.presence == Presence::Required => {
-                // `Model: a folder, …` names the parameter again.
-                let help = param.help.trim();
-                let what = help.split_once(": ").filter(|(name, _)| name.chars().all(|c| c.is_alphabetic() || c == ' '));
-                let what = what.map_or(help, |(_, what)| what);
-                return Err(error::usage(format!("{task} needs {}: {what}", interface.spell(param.name))));
-            }
-            None | Some(Value::Null) => (param.default)(),
-            Some(value) => accept(param, value, interface)?,
+            None | Some(Value::Null) if param.presence == Presence::Required => Err(missing(task, param, interface)),
+            None | Some(Value::Null) => Ok((param.default)()),
+            Some(value) => accept(param, value, interface).map_err(|cause| cause.to_string()),
         };
-        resolved.insert(param.name.to_string(), value);
+        match value {
+            Ok(value) => drop(resolved.insert(param.name.to_string(), value)),
+            Err(text) => wrong.push(WrongParam { name: Some(param.name.to_string()), text }),
+        }
     }
-    conflicts::check(&resolved, interface)?;
-    Ok(resolved)
+    if wrong.is_empty()
+        && let Err(cause) = conflicts::check(&resolved, interface)
+    {
+        wrong.push(WrongParam { name: None, text: cause.to_string() });
+    }
+    if wrong.is_empty() { Ok(resolved) } else { Err(wrong) }
+}
+
+/// What to say of a required parameter without a value.
+fn missing(task: &str, param: &Param, interface: Interface) -> String {
+    // `Model: a folder, …` names the parameter again.
+    let help = param.help.trim();
+    let what = help.split_once(": ").filter(|(name, _)| name.chars().all(|c| c.is_alphabetic() || c == ' '));
+    format!("{task} needs {}: {}", interface.spell(param.name), what.map_or(help, |(_, what)| what))
 }
 
 /// The value of a parameter in its normal form.
@@ -91,9 +114,20 @@ mod tests {
     }
 
     #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let message = lora(json!({"lora_rnk": 8, "learning_rate": 0, "dataset_path": 5}), Interface::Python).unwrap_err().to_string();
+        let lines: Vec<&str> = message.lines().collect();
+        assert!(lines.len() == 3 && lines[0].contains("no parameter lora_rnk"), "{message}");
+        for words in ["dataset_path must be", "learning_rate must be"] {
+            assert!(lines.iter().any(|line| line.starts_with(words)), "{words}\n{message}");
+        }
+    }
+
+    #[test]
     fn a_missing_parameter_is_named_once() {
         for task in crate::tasks::TASKS {
             let message = resolve(task.name, task.all_params(), Map::new(), Interface::Cli).unwrap_err().to_string();
+            let message = message.lines().next().unwrap();
             let (before, what) = message.split_once(": ").unwrap();
             assert_eq!(before, format!("{} needs {}", task.name, Interface::Cli.spell(task.input.name)));
             assert!(!what.to_lowercase().starts_with(task.input.name) && what.len() > 10, "{message}");

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use crate::base::error;
-use crate::params::validate::resolve;
+use crate::params::validate::resolve_or_list;
+use crate::pipeline::pipeline_errors::PipelineErrors;
 use crate::python::note_signals;
 use crate::session::artifact::{check_reference, names_in};
 use crate::session::names::runs_dir;
@@ -21,27 +21,36 @@ pub struct ExecutionPlan {
 }
 
 impl ExecutionPlan {
-    /// The plan, if the values of all steps are valid: a wrong one in the last step must not waste the steps before it. `source` is where
-    /// the steps come from, for the message. What a step reads is not checked here, because an earlier step may write it.
+    /// The plan, if the values of all steps are valid: a wrong one in the last step must not waste the steps before it. What a step reads
+    /// is not checked here, because an earlier step may write it. `errors` has those that were found already.
     ///
     /// # Errors
     /// Kind `usage`.
-    pub fn checked(self, source: &str) -> Result<ExecutionPlan> {
-        for request in &self.steps {
-            resolve(request.task.name, request.task.all_params(), request.given.clone(), request.interface)
-                .and_then(|params| self.check_references(request, &params))
-                .map_err(|cause| error::usage(format!("{source}, step {}: {cause}", request.step())))?;
+    pub(super) fn checked(self, mut errors: PipelineErrors) -> Result<ExecutionPlan> {
+        for (i, request) in self.steps.iter().enumerate() {
+            match resolve_or_list(request.task.name, request.task.all_params(), request.given.clone(), request.interface) {
+                Ok(params) => self.check_references((i, request), &params, &mut errors),
+                Err(wrong) => {
+                    for one in wrong {
+                        errors.add_to_step((i, request.step()), one.name.as_deref(), one.text);
+                    }
+                }
+            }
         }
-        Ok(self)
+        errors.into_result().map(|()| self)
     }
 
     /// Refuses references to steps of other sessions that do not exist. Those of this session may still come.
-    fn check_references(&self, request: &Request, params: &Map<String, Value>) -> Result<()> {
+    fn check_references(&self, (i, request): (usize, &Request), params: &Map<String, Value>, errors: &mut PipelineErrors) {
         let runs = runs_dir(params["runs_dir"].as_str().map(Path::new));
-        let artifacts = request.task.all_params().filter(|param| param.value_type.is_artifact());
-        let names = artifacts.flat_map(|param| names_in(params.get(param.name)));
-        let mut foreign = names.filter(|name| !name.starts_with('@') && name.split('/').rev().nth(1) != Some(&self.session));
-        foreign.try_for_each(|name| check_reference(name, &runs, &self.session))
+        for param in request.task.all_params().filter(|param| param.value_type.is_artifact()) {
+            let names = names_in(params.get(param.name));
+            for name in names.filter(|name| !name.starts_with('@') && name.split('/').rev().nth(1) != Some(&self.session)) {
+                if let Err(cause) = check_reference(name, &runs, &self.session) {
+                    errors.add_to_step((i, request.step()), Some(param.name), cause);
+                }
+            }
+        }
     }
 
     /// Runs the steps in order and stops after the first failure. `before` is called before each step, `after` when it has ended.

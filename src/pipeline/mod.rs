@@ -2,6 +2,7 @@
 
 pub(crate) mod execution_plan;
 pub(crate) mod open;
+mod pipeline_errors;
 pub(crate) mod pipeline_file;
 mod recorded_request;
 mod reproduce;

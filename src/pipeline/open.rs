@@ -11,7 +11,7 @@ use crate::params::interface::Interface;
 use crate::pipeline::execution_plan::ExecutionPlan;
 use crate::pipeline::pipeline_file::Pipeline;
 use crate::session::names::runs_dir;
-use crate::step::{Request, refusal};
+use crate::step::refusal;
 
 /// The steps of the pipeline `file`. `overrides` replace its top-level keys, `session` its session.
 ///
@@ -22,19 +22,21 @@ pub fn open(file: &Path, overrides: Map<String, Value>, session: Option<String>,
     let opened = Pipeline::read(file).and_then(|pipeline| {
         place.session = place.session.take().or_else(|| pipeline.session.clone());
         place.runs = place.runs.take().or_else(|| pipeline.common.get("runs_dir").cloned());
+        let lines = pipeline.lines.clone();
         let plan = pipeline.with(overrides, session, interface)?;
-        for request in &plan.steps {
-            refusal::check(request, &request.runs(), &plan.session).map_err(|cause| in_step(file, request, &cause))?;
+        for (i, request) in plan.steps.iter().enumerate() {
+            let place = || format!("{}{}, step {}", file.display(), lines.shown(&["step", &i.to_string()]), request.step());
+            refusal::check(request, &request.runs(), &plan.session).map_err(|cause| at(&place(), &cause))?;
         }
         Ok(plan)
     });
     opened.inspect_err(|error| refusal::note(&place.runs(), place.session.as_deref().unwrap_or_default(), "pipeline", error))
 }
 
-/// The error of a step, with its place.
-fn in_step(file: &Path, request: &Request, cause: &anyhow::Error) -> anyhow::Error {
+/// An error with its place.
+fn at(place: &str, cause: &anyhow::Error) -> anyhow::Error {
     let error = Error::of(cause);
-    Error { message: format!("{}, step {}: {}", file.display(), request.step(), error.message), ..error }.into()
+    Error { message: format!("{place}: {}", error.message), ..error }.into()
 }
 
 /// Where the pipeline would run, as far as it is known.

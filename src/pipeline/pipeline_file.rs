@@ -19,6 +19,7 @@ use crate::params::similar_value::similar_name;
 use crate::params::task::Task;
 use crate::params::validate::accept;
 use crate::pipeline::execution_plan::ExecutionPlan;
+use crate::pipeline::pipeline_errors::{KeyLines, PipelineErrors, line_at};
 use crate::session::artifact::{names_in, without_outtype};
 use crate::session::names::{new_pipeline_run, new_session_id};
 use crate::step::request::Request;
@@ -38,6 +39,7 @@ pub struct Pipeline {
     /// `[for."<model>".<step>]`: parameters of a step that apply to one model only.
     per_model: Map<String, Value>,
     steps: Vec<(&'static Task, Map<String, Value>)>,
+    pub(super) lines: KeyLines,
 }
 
 impl Pipeline {
@@ -58,54 +60,78 @@ impl Pipeline {
             }
             _ => error::usage(format!("pipeline file {shown} cannot be read: {cause}")),
         })?;
-        Pipeline::parse(&text, &shown).map_err(|cause| cause.context(format!("pipeline file {shown}")))
+        Pipeline::parse(&text, &shown)
     }
 
     /// Reads the text of a file. `file` is its name, for messages.
     pub fn parse(text: &str, file: &str) -> Result<Pipeline> {
-        let table: toml::Table = toml::from_str(text).map_err(|cause| error::usage(cause.to_string().trim_end().to_string()))?;
+        let table: toml::Table = toml::from_str(text).map_err(|cause| {
+            let line = cause.span().map(|span| format!(", line {}", line_at(text, span))).unwrap_or_default();
+            error::usage(format!("{file}{line}: invalid TOML: {}", cause.message()))
+        })?;
+        let lines = KeyLines::of(text);
+        let mut errors = PipelineErrors::in_file(file, lines.clone(), "");
         let mut common: Map<String, Value> = table.into_iter().map(|(key, value)| (key, to_json(value))).collect();
         let session = match common.shift_remove("session") {
             None => None,
             Some(Value::String(session)) => Some(session),
-            Some(other) => return Err(error::usage(format!("session must be a string, not {other}"))),
+            Some(other) => {
+                errors.add(&["session"], format!("session must be a string, not {other}"));
+                None
+            }
         };
         let per_model = match common.shift_remove("for") {
             None => Map::new(),
             Some(Value::Object(per_model)) => per_model,
-            Some(_) => return Err(error::usage("\"for\" must be tables: [for.\"<model>\".<step>]")),
-        };
-        let Some(Value::Array(rows)) = common.shift_remove("step") else {
-            return Err(no_steps());
-        };
-        if rows.is_empty() {
-            return Err(no_steps());
-        }
-        let mut steps = Vec::new();
-        for (i, row) in rows.into_iter().enumerate() {
-            let place = format!("step {}", i + 1);
-            let Value::Object(mut given) = row else { return Err(error::usage(format!("{place} is not a table; write [[step]]"))) };
-            let Some(Value::String(task)) = given.shift_remove("task") else {
-                return Err(error::usage(format!("{place} has no task; write task = \"finetune_lora\"")));
-            };
-            let task = task_named(&task).map_err(|cause| error::usage(format!("{place}: {cause}")))?;
-            if let Some(name) = given.shift_remove("name") {
-                given.insert("step".into(), name);
+            Some(_) => {
+                errors.add(&["for"], WRONG_FOR);
+                Map::new()
             }
-            steps.push((task, given));
+        };
+        let rows = match common.shift_remove("step") {
+            Some(Value::Array(rows)) if !rows.is_empty() => rows,
+            _ => {
+                errors.add(&["step"], "the pipeline has no steps; write [[step]] with task = \"finetune_lora\"");
+                Vec::new()
+            }
+        };
+        let (mut steps, all_named) = (Vec::new(), !rows.is_empty());
+        for (i, row) in rows.into_iter().enumerate() {
+            let (index, number) = (i.to_string(), i + 1);
+            let Value::Object(mut given) = row else {
+                errors.add(&["step", &index], format!("step {number} is not a table; write [[step]]"));
+                continue;
+            };
+            let Some(Value::String(task)) = given.shift_remove("task") else {
+                errors.add(&["step", &index], format!("step {number} has no task; write task = \"finetune_lora\""));
+                continue;
+            };
+            match task_named(&task) {
+                Ok(task) => {
+                    if let Some(name) = given.shift_remove("name") {
+                        given.insert("step".into(), name);
+                    }
+                    steps.push((task, given));
+                }
+                Err(cause) => errors.add(&["step", &index, "task"], format!("step {number}: {cause}")),
+            }
         }
-        check_common(&common)?;
-        check_per_model(&per_model, &steps)?;
-        Ok(Pipeline { file: file.to_string(), session, common, per_model, steps })
+        common.keys().filter_map(|key| Some((key, unknown(key)?))).for_each(|(key, text)| errors.add(&[key], text));
+        if all_named {
+            check_per_model(&per_model, &steps, &mut errors);
+        }
+        errors.into_result()?;
+        Ok(Pipeline { file: file.to_string(), session, common, per_model, steps, lines })
     }
 
     /// Applies the caller's values, and resolves and checks all steps. A value of the caller replaces that of the file in every step whose
     /// task has the parameter, but no reference to an earlier step.
     pub fn with(mut self, mut overrides: Map<String, Value>, session: Option<String>, interface: Interface) -> Result<ExecutionPlan> {
         overrides.retain(|_, value| !value.is_null());
-        check_common(&overrides)
-            .map_err(|cause| error::usage(format!("{cause} (top-level parameter of the pipeline, given through {interface:?})")))?;
         for (key, value) in &overrides {
+            if let Some(text) = unknown(key) {
+                return Err(error::usage(format!("{text} (top-level parameter of the pipeline, given through {interface:?})")));
+            }
             let param = TASKS.iter().flat_map(|task| task.all_params()).find(|param| param.name == key);
             param.map(|param| accept(param, value.clone(), interface)).transpose()?;
         }
@@ -115,9 +141,10 @@ impl Pipeline {
         let session = named.clone().unwrap_or_else(new_session_id);
         let model = self.common.get(MODEL.name).and_then(Value::as_str).unwrap_or_default().to_string();
         let for_model = self.per_model.get(&model).and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut errors = PipelineErrors::in_file(&self.file, self.lines, &model);
         let mut names: Vec<String> = Vec::new();
         let mut steps = Vec::new();
-        for (task, own) in self.steps {
+        for (i, (task, own)) in self.steps.into_iter().enumerate() {
             let name = step_name(task, &own).to_string();
             let mut given: Map<String, Value> =
                 self.common.iter().filter(|(key, _)| task.has(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -131,29 +158,15 @@ impl Pipeline {
                     given.insert(key.clone(), value.clone());
                 }
             }
-            let artifacts = task.all_params().filter(|param| param.value_type.is_artifact());
-            for value in artifacts.flat_map(|param| names_in(given.get(param.name))) {
-                let step = value.strip_prefix('@').map(|reference| without_outtype(reference).0);
-                if let Some(reference) = step.filter(|reference| !names.iter().any(|known| known == reference)) {
-                    let near =
-                        error::did_you_mean(reference, names.iter().map(String::as_str)).map(|near| format!("; did you mean @{near}?"));
-                    if let Some((step, outtype)) = reference.rsplit_once(':').filter(|(step, _)| names.iter().any(|known| known == step)) {
-                        let near =
-                            similar_name(outtype, &FILE_TYPES.map(|of| of.name)).map(|near| format!("; did you mean @{step}:{near}?"));
-                        let near = near.unwrap_or_default();
-                        return Err(error::usage(format!("step {name}: {outtype} is not a type of GGUF files{near}")));
-                    }
-                    return Err(error::usage(format!(
-                        "step {name}: @{reference} is not an earlier step{}",
-                        near.unwrap_or_else(|| format!(
-                            "; earlier steps: {}",
-                            if names.is_empty() { "none".into() } else { names.join(", ") }
-                        ))
-                    )));
+            for param in task.all_params().filter(|param| param.value_type.is_artifact()) {
+                let references = names_in(given.get(param.name)).filter_map(|value| value.strip_prefix('@'));
+                for text in references.filter_map(|reference| wrong_reference(reference, &names)) {
+                    errors.add_to_step((i, &name), Some(param.name), text);
                 }
             }
             if names.contains(&name) {
-                return Err(error::usage(format!("two steps have the name {name}; rename one of them with name = \"...\"")));
+                let text = format!("two steps have the name {name}; rename one of them with name = \"...\"");
+                errors.add_to_step((i, &name), Some("step"), text);
             }
             names.push(name);
             let is_dry = given.get("dry_run") == Some(&Value::Bool(true));
@@ -168,14 +181,15 @@ impl Pipeline {
         for one in &mut steps {
             one.plan = Some(plan.clone());
         }
-        if let Some(key) = unused.first() {
+        // A step with an error may be the one that has the parameter.
+        if let Some(key) = unused.first().filter(|_| errors.is_empty()) {
             return Err(error::usage(format!(
                 "{} changes nothing: no step of {} has this parameter with a value of its own; omit it",
                 interface.spell(key),
                 self.file
             )));
         }
-        ExecutionPlan { session, steps }.checked(&self.file)
+        ExecutionPlan { session, steps }.checked(errors)
     }
 }
 
@@ -187,8 +201,22 @@ fn is_data(path: &Path) -> bool {
     path.is_file() && ends.iter().any(|end| name.ends_with(end))
 }
 
-fn no_steps() -> anyhow::Error {
-    error::usage("the pipeline has no steps; write [[step]] with task = \"finetune_lora\"")
+const WRONG_FOR: &str = "\"for\" must be tables: [for.\"<model>\".<step>]";
+
+/// What is wrong with a reference, without its `@`, to one of the earlier steps `names`.
+fn wrong_reference(reference: &str, names: &[String]) -> Option<String> {
+    let reference = without_outtype(reference).0;
+    let is_earlier = |step: &str| names.iter().any(|known| known == step);
+    if is_earlier(reference) {
+        return None;
+    }
+    if let Some((step, outtype)) = reference.rsplit_once(':').filter(|(step, _)| is_earlier(step)) {
+        let near = similar_name(outtype, &FILE_TYPES.map(|of| of.name)).map(|near| format!("; did you mean @{step}:{near}?"));
+        return Some(format!("{outtype} is not a type of GGUF files{}", near.unwrap_or_default()));
+    }
+    let near = error::did_you_mean(reference, names.iter().map(String::as_str)).map(|near| format!("; did you mean @{near}?"));
+    let all = || format!("; earlier steps: {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+    Some(format!("@{reference} is not an earlier step{}", near.unwrap_or_else(all)))
 }
 
 fn step_name<'a>(task: &Task, own: &'a Map<String, Value>) -> &'a str {
@@ -215,31 +243,32 @@ fn to_json(value: toml::Value) -> Value {
 }
 
 /// Checks that each `[for."<model>".<step>]` names an existing step. Otherwise it would be ignored silently.
-fn check_per_model(per_model: &Map<String, Value>, steps: &[(&'static Task, Map<String, Value>)]) -> Result<()> {
-    let wrong_form = || error::usage("\"for\" must be tables: [for.\"<model>\".<step>]");
+fn check_per_model(per_model: &Map<String, Value>, steps: &[(&'static Task, Map<String, Value>)], errors: &mut PipelineErrors) {
     for (model, tables) in per_model {
-        for (step, table) in tables.as_object().ok_or_else(wrong_form)? {
-            table.as_object().ok_or_else(wrong_form)?;
+        let Some(tables) = tables.as_object() else {
+            errors.add(&["for", model], WRONG_FOR);
+            continue;
+        };
+        for (step, table) in tables {
             let names = || steps.iter().map(|(task, own)| step_name(task, own));
-            if !names().any(|name| name == step) {
-                let near = error::did_you_mean(step, names()).map(|near| format!("; did you mean {near}?"));
-                return Err(error::usage(format!("[for.\"{model}\".{step}]: there is no step {step}{}", near.unwrap_or_default())));
+            if !table.is_object() {
+                errors.add(&["for", model, step], WRONG_FOR);
+            } else if !names().any(|name| name == step) {
+                let near = error::did_you_mean(step, names()).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                errors.add(&["for", model, step], format!("[for.\"{model}\".{step}]: there is no step {step}{near}"));
             }
         }
     }
-    Ok(())
 }
 
-/// Checks that each top-level key is a parameter of at least one task.
-fn check_common(common: &Map<String, Value>) -> Result<()> {
-    for key in common.keys() {
-        if !TASKS.iter().any(|task| task.has(key)) {
-            let names = TASKS.iter().flat_map(|task| task.all_params().map(|param| param.name));
-            let near = suggestion(key, names.chain(["step", "session", "for"])).map(|near| format!("; did you mean {near}?"));
-            return Err(error::usage(format!("no task has the parameter {key}{}", near.unwrap_or_default())));
-        }
+/// What to say of a top-level key that is a parameter of no task.
+fn unknown(key: &str) -> Option<String> {
+    if TASKS.iter().any(|task| task.has(key)) {
+        return None;
     }
-    Ok(())
+    let names = TASKS.iter().flat_map(|task| task.all_params().map(|param| param.name));
+    let near = suggestion(key, names.chain(["step", "session", "for"])).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    Some(format!("no task has the parameter {key}{near}"))
 }
 
 #[cfg(test)]
@@ -324,7 +353,28 @@ mod tests {
         for interface in [Interface::Cli, Interface::Python, Interface::Rust] {
             let text = format!("{TEXT}\nbits = 5\n");
             let message = Pipeline::parse(&text, "p.toml").unwrap().with(Map::new(), None, interface).unwrap_err().to_string();
-            assert_eq!(message, "p.toml, step small: bits must be one of 4, 8, 16, not 5", "{interface:?}");
+            assert_eq!(message, "p.toml, line 15, step small: bits must be one of 4, 8, 16, not 5", "{interface:?}");
+        }
+    }
+
+    #[test]
+    fn all_errors_are_found_at_once_each_with_its_line() {
+        let text = "model = 'builtin:tiny'\nseeed = 1\n[[step]]\ntask = 'mrge'\n[[step]]\nname = 'x'\n[for.m.y]\nseed = 1\n";
+        let message = Pipeline::parse(text, "p.toml").unwrap_err().to_string();
+        let starts =
+            ["p.toml, line 4: step 1: ", "p.toml, line 5: step 2 has no task", "p.toml, line 2: no task has", "p.toml, line 7: [for."];
+        assert!(message.lines().count() == 4, "{message}");
+        for start in starts {
+            assert!(message.lines().any(|line| line.starts_with(start)), "{start}\n{message}");
+        }
+        let text =
+            "model = 'm'\nseed = -1\n[[step]]\ntask = 'merge'\n[[step]]\ntask = 'quantize_model'\nmodel = '@mrge'\nbits = 5\nbit = 4\n";
+        let message = plan(text, &json!({})).unwrap_err().to_string();
+        let starts =
+            ["p.toml, line 7, step quantize_model: @mrge", "line 8, step quantize_model: bits must", "line 9, step quantize_model: "];
+        assert!(message.lines().count() == 3, "{message}");
+        for start in starts {
+            assert!(message.contains(start.trim_start_matches("p.toml, ")), "{start}\n{message}");
         }
     }
 

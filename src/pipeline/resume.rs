@@ -10,6 +10,7 @@ use crate::params::interface::Interface;
 use crate::params::task::Task;
 use crate::params::validate::resolve;
 use crate::pipeline::execution_plan::ExecutionPlan;
+use crate::pipeline::pipeline_errors::PipelineErrors;
 use crate::pipeline::recorded_request::recorded_request;
 use crate::pipeline::withheld;
 use crate::session::names::runs_dir;
@@ -77,7 +78,7 @@ fn find(
         }
     };
     withheld::restore(&mut steps, secrets, interface)?;
-    ExecutionPlan { session: session.to_string(), steps }.checked(&format!("session {session}"))
+    ExecutionPlan { session: session.to_string(), steps }.checked(PipelineErrors::new(&format!("session {session}")))
 }
 
 /// What to do about an attempt that failed before it had recorded its inputs: its data were wrong, for example.

@@ -8,7 +8,7 @@
 mod answers;
 mod chart;
 mod compare;
-mod curves;
+pub(crate) mod curves;
 mod detail;
 mod environment;
 mod files_made;
@@ -37,5 +37,5 @@ pub(crate) use metrics_export::{MetricsFormat, export_metrics};
 pub(crate) use metrics_table::metrics_table;
 pub(crate) use page::{Part, live_report, report_page, write_report, write_report_quietly};
 pub(crate) use pictures::write_pictures;
-pub(crate) use quality::quality;
+pub(crate) use quality::{IN_QUALITY, quality};
 pub(crate) use recorded::metrics_of;

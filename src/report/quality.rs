@@ -5,6 +5,9 @@ use serde_json::Value;
 use crate::base::numbers::{bytes, counted, grouped, significant};
 use crate::session::Summary;
 
+/// Metrics that are the words of [`quality`] themselves.
+pub(crate) const IN_QUALITY: [&str; 5] = ["first_loss", "last_loss", "size_bytes", "expected_answers", "matching_answers"];
+
 /// How good a step's result is, in a few words; empty if there is nothing to say.
 pub(crate) fn quality(summary: &Summary) -> String {
     let number = |name: &str| summary.metrics.get(name).and_then(Value::as_f64);

@@ -8,11 +8,12 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::base::error::{self, Kind};
+use crate::base::one_of::one_of;
 use crate::base::similar_path::or_similar;
 use crate::gguf::FILE_TYPES;
 use crate::params::similar_value::similar_name;
 use crate::session::hub_names::{downloaded, is_hub_name};
-use crate::session::reference::{missing_step, no_such_step, session_alone, step_without_session};
+use crate::session::reference::{missing_step, no_such_step, session_alone, step_without_session, steps};
 use crate::session::summary::{Status, Summary};
 
 /// The built-in model, which is generated when it is used.
@@ -35,6 +36,16 @@ impl ArtifactKind {
     fn may_be_gguf(self) -> bool {
         matches!(self, ArtifactKind::Answering | ArtifactKind::GgufAdapter)
     }
+
+    /// The outputs of a step that are one.
+    fn outputs(self) -> &'static [&'static str] {
+        match self {
+            ArtifactKind::Model => &["model", "adapter"],
+            ArtifactKind::Adapter => &["adapter"],
+            ArtifactKind::Candidate | ArtifactKind::Answering => &["gguf", "model", "adapter"],
+            ArtifactKind::GgufAdapter => &["gguf"],
+        }
+    }
 }
 
 /// The names in the value of a parameter: of one artifact, or of a list of them.
@@ -56,7 +67,7 @@ pub(crate) fn without_outtype(name: &str) -> (&str, Option<&str>) {
 /// `name` may be a folder, a step's folder, `<session>/<step>` in `runs`, or `@<step>` of the session `session`.
 ///
 /// # Errors
-/// Kind `usage` if there is no such built-in model, session or step; `model` if there is no such folder or the step failed.
+/// Kind `usage` if there is no such built-in model, session or step, or the step made nothing of this kind; `model` if there is no such folder or the step failed.
 pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKind) -> Result<String> {
     if name == TINY && kind != ArtifactKind::Adapter {
         return Ok(name.to_string());
@@ -198,21 +209,36 @@ fn step_output(folder: &Path, shown: &str, kind: ArtifactKind, outtype: Option<&
     };
     match made {
         Some(made) => Ok(Some(session.join(made))),
-        None => Err(error::model(format!(
-            "{shown} has no output {}, {}",
-            match kind {
-                ArtifactKind::Model => "model",
-                ArtifactKind::Adapter => "adapter",
-                ArtifactKind::Candidate | ArtifactKind::Answering => "gguf, model or adapter",
-                ArtifactKind::GgufAdapter => "gguf",
-            },
-            if summary.outputs.is_empty() {
-                "and no other".to_string()
+        None => {
+            let has = match summary.outputs.keys().map(String::as_str).collect::<Vec<_>>() {
+                outputs if outputs.is_empty() => "and no other".to_string(),
+                outputs => format!("it has: {}", outputs.join(", ")),
+            };
+            let others = steps(session).into_iter().filter(|step| has_output(&session.join(step), kind));
+            let id = if shown.starts_with("step ") {
+                "@".to_string()
             } else {
-                format!("it has: {}", summary.outputs.keys().cloned().collect::<Vec<_>>().join(", "))
-            }
-        ))),
+                shown.strip_suffix(&summary.step).unwrap_or_default().to_string()
+            };
+            let others: Vec<String> = others.map(|step| format!("{id}{step}")).collect();
+            let fix = match (kind, &others[..]) {
+                (_, [_, ..]) => format!("; give {}", one_of(&others)),
+                (ArtifactKind::GgufAdapter, []) => "; `pyrust-nn convert-lora-to-gguf` makes one".to_string(),
+                (ArtifactKind::Adapter, []) => "; give a step that trained an adapter".to_string(),
+                _ => String::new(),
+            };
+            Err(error::usage(format!("{shown} has no output {}, {has}{fix}", one_of(kind.outputs()))))
+        }
     }
+}
+
+/// Whether the step in `folder` has succeeded and made such an output.
+fn has_output(folder: &Path, kind: ArtifactKind) -> bool {
+    let made_adapter = |summary: &Summary| kind != ArtifactKind::GgufAdapter || summary.task.starts_with("convert_lora");
+    Summary::read(folder).ok().flatten().is_some_and(|summary| {
+        let has = kind.outputs().iter().any(|output| summary.outputs.contains_key(*output));
+        summary.status == Status::Success && has && made_adapter(&summary)
+    })
 }
 
 fn is_gguf(path: &Path) -> bool {
@@ -326,6 +352,23 @@ mod tests {
         assert!(message.ends_with("no GGUF file of the type q8_0, and none of another"), "{message}");
         let message = resolved("@convert:q8_0", ArtifactKind::Model).unwrap_err();
         assert!(message.contains("there is no step convert:q8_0"), "{message}");
+    }
+
+    #[test]
+    fn a_step_without_such_an_output_is_answered_with_one_that_has_it() {
+        let runs = sessions();
+        let message = |name: &str, kind| resolve_artifact(name, runs.path(), "first", kind).unwrap_err().to_string();
+        let wanted = "first/lora has no output adapter, it has: model; give a step that trained an adapter";
+        assert_eq!(message("first/lora", ArtifactKind::Adapter), wanted);
+        let folder = runs.path().join("first/trained");
+        std::fs::create_dir_all(folder.join("adapter")).unwrap();
+        let mut summary = Summary::new("finetune_lora", "first", "trained");
+        summary.outputs.insert("adapter".into(), json!("trained/adapter"));
+        files::write_json(&folder.join("summary.json"), &summary).unwrap();
+        assert!(message("first/lora", ArtifactKind::Adapter).ends_with("it has: model; give first/trained"));
+        assert!(message("@lora", ArtifactKind::Adapter).ends_with("it has: model; give @trained"));
+        let message = message("@lora", ArtifactKind::GgufAdapter);
+        assert!(message.ends_with("has no output gguf, it has: model; `pyrust-nn convert-lora-to-gguf` makes one"), "{message}");
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn sessions(runs: &Path) -> Vec<String> {
 }
 
 /// The names of a session's steps, sorted. Those of failed attempts and unfinished replacements are no steps.
-fn steps(session: &Path) -> Vec<String> {
+pub(crate) fn steps(session: &Path) -> Vec<String> {
     let mut steps = folders(session);
     steps.retain(|step| session.join(step).join("summary.json").is_file());
     steps.retain(|step| ![".failed", ".new", ".old"].iter().any(|end| step.ends_with(end)));

@@ -51,13 +51,16 @@ impl StepFolder {
         if succeeded {
             if !overwrite {
                 let id = session.file_name().unwrap_or_default().display();
-                let resume = format!("; `pyrust-nn resume {id}` resumes an interrupted pipeline, or start a new session");
-                return Err(error::usage(format!(
-                    "step {step} exists in {}; give {} to replace it, or another step name{}",
-                    session.display(),
-                    interface.switched_on("overwrite"),
-                    if interface == Interface::Toml { resume.as_str() } else { "" }
-                )));
+                let fix = if interface == Interface::Toml {
+                    // Of a pipeline, whose values may also be given where it is started.
+                    format!(
+                        "give another session (--session, or session = … in the file), or replace it (--overwrite, or overwrite = true); \
+                         `pyrust-nn resume {id}` resumes an interrupted pipeline"
+                    )
+                } else {
+                    format!("give {} to replace it, or another step name", interface.switched_on("overwrite"))
+                };
+                return Err(error::usage(format!("step {step} exists in {}; {fix}", session.display())));
             }
             return Ok(StepFolder { working: session.join(format!("{step}.new")), target, unfinished: None });
         }

@@ -80,10 +80,11 @@ pub(super) fn check(request: &Request, params: &Map<String, Value>, found: &[(&'
             }
         }
         "merge" | "flatten" | "convert_lora_to_gguf" => {
-            if let Some(Artifact { given, form: ModelForm::Whole, .. }) = model.or_else(|| artifact("adapter")) {
+            let adapter = model.or_else(|| artifact("adapter"));
+            if let Some(Artifact { given, form: ModelForm::Whole, .. }) = adapter {
                 return Err(error::usage(format!("{given} is a whole model; give an adapter, such as the output of finetune_lora")));
             }
-            return Ok(());
+            return adapter.filter(|_| request.task.name == "convert_lora_to_gguf").map_or(Ok(()), |adapter| check_gguf_adapter(&adapter));
         }
         "convert_model_to_gguf" => check_tensor_types(params, interface)?,
         "quantize_model" => {
@@ -229,6 +230,25 @@ fn tiny_layers() -> Vec<String> {
     let mut names: Vec<String> = TARGET_MODULES.into_iter().chain(["embed_tokens", "lm_head"]).map(String::from).collect();
     names.sort();
     names
+}
+
+/// Whether a GGUF file can hold the adapter, as far as its folder says.
+fn check_gguf_adapter(adapter: &Artifact<'_>) -> Result<()> {
+    let given = adapter.given;
+    if adapter.folder.join("parents").is_dir() {
+        return Err(error::input(format!(
+            "{given} cannot be a GGUF adapter: it is stacked on others, and a file holds one; join them first (task flatten)"
+        )));
+    }
+    let settings = std::fs::read(adapter.folder.join("adapter_config.json")).ok();
+    let settings: Value = settings.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    if settings["use_dora"] == true {
+        return Err(error::input(format!(
+            "{given} cannot be a GGUF adapter: it has magnitudes of its own (DoRA), which llama.cpp does not support; merge it into its base \
+             (task merge) and convert the result"
+        )));
+    }
+    Ok(())
 }
 
 /// Whether the task can train this model.

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl
 
-from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressCallback, TrainingMeter, format_duration
+from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressCallback, TrainingMeter
+from pyrust_nn.wording import duration
 
 
 class FakeTraining:
@@ -135,7 +136,7 @@ def test_progress_bar_shows_loss_rate_and_remaining_time():
         meter.tokens += 1500
         training.step(1.0)
     assert session.bars[0] == (1, 50, "loss 3  1,500 tokens/s")
-    assert session.bars[-1] == (4, 50, "loss 1.234  1,500 tokens/s  eta 0:46")
+    assert session.bars[-1] == (4, 50, "loss 1.234  1,500 tokens/s  46 s left")
 
 
 def test_metrics_are_rates_since_the_last_record_and_hold_no_infinity():
@@ -166,6 +167,6 @@ def test_the_last_step_is_logged():
     assert asked == [False, False, True]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (42, "0:42"), (59.6, "1:00"), (725, "12:05"), (10807, "3:00:07")])
-def test_clock_time(seconds, text):
-    assert format_duration(seconds) == text
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (42, "42 s"), (725, "12 min"), (10807, "3.0 h"), (200_000, "2.3 days")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text

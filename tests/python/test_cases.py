@@ -176,8 +176,15 @@ def test_columns_name_the_meaning(models: Any, cli: Cli, tmp_path: Path) -> None
     words = ["--columns", "user=q", "--columns", "assistant=a", "--json", "--no-setup"]
     done = cli("check", path, "--model", models["qwen2_5"][0], *words)
     assert done.returncode == 0 and '"question\\" in 1 conversation' in done.stdout
+    done = cli("check", path, "--model", models["qwen2_5"][0], *words, "--columns", "system=sytem")
+    assert done.returncode == 0 and 'columns says that system is \\"sytem\\", which no conversation has' in done.stdout, done.stdout
     done = cli("check", path, "--model", models["qwen2_5"][0], "--columns", "usr=q", "--no-setup")
     assert done.returncode == 2 and "with NAME one of messages, system, user" in done.stderr
+    done = cli("check", path, "--model", models["qwen2_5"][0], "--columns", "user=q", "--columns", "assistant=qestion", "--no-setup")
+    wanted = (
+        'columns says that assistant is "qestion", but the first conversation has the keys "q", "a", "question"; did you mean "question"?'
+    )
+    assert done.returncode == 2 and wanted in done.stdout and "no conversation has" not in done.stdout, done.stdout
     lines(tmp_path / "c.jsonl", {"q": 5, "a": "y"})
     with pytest.raises(InputError, match=r"\[0\].q: must be a string, not a number"):
         prepare(models["qwen2_5"][0], path=str(tmp_path / "c.jsonl"), columns={"user": "q", "assistant": "a"})

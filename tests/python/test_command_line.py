@@ -187,6 +187,60 @@ def test_help_is_a_command_too(cli: Cli) -> None:
     assert cli("help", "sessions", "rm").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "tip"),
+    [
+        (["finetune-lora", "--wandb"], "'--report-to'"),
+        (["finetune-lora", "--config", "x.yaml"], "`pyrust-nn run FILE.toml`"),
+        (["run", "--config", "x.toml"], "`pyrust-nn run FILE.toml`"),
+        (["finetune-full", "-o", "out"], "'--session' names this session, '--runs-dir'"),
+        (["finetune-full", "--output-dir", "out"], "'--session' names this session, '--runs-dir'"),
+        (["finetune-lora", "--max-samples", "4"], "'FILE::max_rows=N'"),
+        (["finetune-lora", "--num-layers", "8"], "'--target-modules'"),
+        (["finetune-lora", "--packing"], "'--packing' takes one of auto, on, off"),
+        (["finetune-lora", "--num-epochs"], "'--num-epochs' takes a number above 0"),
+        (["inference", "--load-in-4bit"], "`pyrust-nn quantize-model`"),
+        (["convert-model-to-gguf", "--quantization", "q4_k_m"], "'--outtype'"),
+        (["cache", "clear", "--dry-run"], "`pyrust-nn cache list`"),
+    ],
+)
+def test_a_flag_of_another_tool_gets_the_way_here(cli: Cli, words: list[str], tip: str) -> None:
+    done = cli(*words)
+    (shown,) = [line for line in done.stderr.splitlines() if "tip: " in line]
+    assert done.returncode == 2 and tip in shown, done.stderr
+
+
+def test_a_session_that_is_not_there_is_answered_with_those_that_are(cli: Cli, tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text("def run(params, session):\n    return {}\n")
+    for name in ("a1", "b"):
+        assert cli("script", str(script), "--session", name, "--runs-dir", "runs").returncode == 0
+    for wrong, words in (("zzz", "it has b, a1"), ("a2", "it has b, a1"), ("a1x", "did you mean a1?")):
+        done = cli("status", wrong, "--runs-dir", "runs")
+        assert done.returncode == 2 and f"there is no session {wrong} in runs; {words}" in done.stderr, done.stderr
+    for name in ("c", "d", "e", "f"):
+        assert cli("script", str(script), "--session", name, "--runs-dir", "runs").returncode == 0
+    assert "the newest of its 6 are f, e, d, c, b" in cli("status", "zzz", "--runs-dir", "runs").stderr
+
+
+def test_all_that_is_wrong_in_a_pipeline_is_said_at_once_with_its_line(cli: Cli, runs: Path, tmp_path: Path, data_json: str) -> None:
+    step = '[[step]]\ntask = "finetune_lora"\nlora_rank = "8"\nlr = 0.1\n[[step]]\ntask = "merge"\nmodel = "@finetune_lra"\n'
+    (tmp_path / "p.toml").write_text(f'model = "builtin:tiny"\ndataset_path = "{data_json}"\n{step}')
+    wanted = [
+        'p.toml, line 5, step finetune_lora: lora_rank must be an integer from 1 to 65536, not "8"',
+        "p.toml, line 6, step finetune_lora: finetune_lora has no parameter lr; did you mean learning_rate?",
+        "p.toml, line 9, step merge: @finetune_lra is not an earlier step; did you mean @finetune_lora?",
+    ]
+    done = cli("run", "p.toml", "--runs-dir", runs)
+    assert done.returncode == 2 and done.stderr.splitlines() == [f"error: {wanted[0]}", *wanted[1:]], done.stderr
+    with pytest.raises(pyrust_nn.UsageError) as raised:
+        pyrust_nn.run_pipeline("p.toml", runs_dir=str(runs))
+    assert str(raised.value).splitlines()[:3] == wanted
+    (tmp_path / "q.toml").write_text('model = "x"\n[[step]\n')
+    done = cli("run", "q.toml", "--runs-dir", runs)
+    assert done.returncode == 2 and "error: q.toml, line 2: invalid TOML: " in done.stderr, done.stderr
+
+
 def test_without_a_name_the_session_that_runs_or_the_newest_is_shown(cli: Cli, tmp_path: Path) -> None:
     for words in (["status"], ["report"], ["export-metrics", "--to", "csv"]):
         done = cli(*words, "--runs-dir", "none")

@@ -22,8 +22,8 @@ def sweep(folder: Path, *words: str) -> dict[str, Any]:
 
 
 def test_a_fault_anywhere_costs_nothing_that_was_done(tmp_path: Path) -> None:
-    found = sweep(tmp_path, "--every", "150")
-    assert found["cases"] > 10
+    found = sweep(tmp_path, "--every", "250")
+    assert found["cases"] >= 6
     # The writes of libraries are points as well as ours.
     written = {Path(line.split(" ", 2)[2]).name for line in found["taken_from"] if line.split(" ")[1] == "write"}
     assert {"optimizer.pt", "pipeline.log", "metrics.jsonl"} <= written

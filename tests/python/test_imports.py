@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -9,13 +11,15 @@ import pytest
 
 LOOK = """
 import gc, json, sys
+from pyrust_nn import _core
 from pyrust_nn._runtime.imports import fast_imports
 
 class Seen(list):
     pass
 
 cycle = Seen(); cycle.append(cycle)
-with fast_imports({own}):
+_core.owns_interpreter = lambda: {own}
+with fast_imports():
     inside = gc.isenabled()
     import torch, bitsandbytes
     late = "torch._dynamo.backends.debugging" not in sys.modules
@@ -69,7 +73,7 @@ def test_collections_stay_off_where_they_were_off():
 
     gc.disable()
     try:
-        with fast_imports(own_interpreter=False):
+        with fast_imports():
             pass
         assert not gc.isenabled()
     finally:
@@ -92,3 +96,48 @@ def test_a_training_does_not_load_what_it_does_not_use(tmp_path):
     done = subprocess.run([sys.executable, "-c", UNUSED, data, tmp_path / "runs"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+STRUCTURE = """
+import json, sys
+from pathlib import Path
+from pyrust_nn._runtime.imports import fast_imports
+
+read = []
+def look(event, details):
+    if event == "open" and "/transformers/models/" in str(details[0]) and str(details[0]).endswith(".py"):
+        read.append(details[0])
+sys.addaudithook(look)
+with fast_imports():
+    from transformers.models.qwen2 import Qwen2Config
+    import transformers
+count = len(read)
+from transformers.utils import import_utils
+own = import_utils.define_import_structure.__wrapped__
+models = Path(transformers.__file__).parent / "models"
+asked = ((models, "models"), (models / "__init__.py",), (models / "qwen2",))
+same = [import_utils.define_import_structure(*given) == own(*given) for given in asked]
+loader = type(import_utils.__loader__).__name__
+print(json.dumps({"read": count, "same": same, "loader": loader, "hooks": [type(one).__name__ for one in sys.meta_path]}))
+"""
+
+
+def test_the_names_in_transformers_are_read_once_and_then_come_from_the_cache(tmp_path):
+    def seen():
+        environment = os.environ | {"PYRUST_NN_CACHE": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", STRUCTURE], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    first = seen()
+    (file,) = (tmp_path / "imports").iterdir()
+    second = seen()
+    assert first["read"] > 1000 and second["read"] < 100
+    for state in (first, second):
+        assert state["same"] == [True] * 3 and state["loader"] == "SourceFileLoader" and "KeptImportStructure" not in state["hooks"]
+    # A damaged file is made again, and a cache that cannot be written is done without.
+    file.write_text("[[")
+    assert seen()["read"] > 1000 and json.loads(file.read_text())
+    shutil.rmtree(tmp_path / "imports")
+    (tmp_path / "imports").write_text("in the way")
+    assert seen()["same"] == [True] * 3

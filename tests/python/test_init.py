@@ -147,7 +147,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
             "dtype": "bf16",
             "eval_split": 0.1,
         },
-        ["template = ", "max_samples = 1000", "other has no file in sets/dataset_info.json"],
+        ["template = ", "other has no file in sets/dataset_info.json"],
     ),
     "Axolotl": (
         AXOLOTL,
@@ -207,10 +207,12 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
             "warmup": 100,
             "eval_dataset_path": "mlx/valid.jsonl",
         },
-        ["num_layers = 16", "lr_schedule.arguments", "iters = 30"],
+        ["num_layers = 16", "lr_schedule.arguments"],
     ),
 }
-DATA = {"LLaMA-Factory": "sets/mine.json", "Axolotl": "train.jsonl", "Unsloth": "train.jsonl", "mlx-lm": "mlx/train.jsonl"}
+# What is converted into something that is not quite the same.
+CHANGED = {"Axolotl": ['optimizer = "paged_adamw_8bit"'], "mlx-lm": ["iters = 30: num_epochs = 40"]}
+DATA = {"LLaMA-Factory": "sets/mine.json::max_rows=1000", "Axolotl": "train.jsonl", "Unsloth": "train.jsonl", "mlx-lm": "mlx/train.jsonl"}
 
 
 def steps(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -226,7 +228,10 @@ def steps(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def data_files(tmp_path: Path, data_json: str) -> None:
     line = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}) + "\n"
     for name, text in (
-        ("sets/dataset_info.json", json.dumps({"mine": {"file_name": "mine.json"}, "other": {"hf_hub_url": "a/b"}})),
+        (
+            "sets/dataset_info.json",
+            json.dumps({"mine": {"file_name": "mine.json"}, "other": {"script_url": "a"}, "hub": {"hf_hub_url": "a/b", "split": "s"}}),
+        ),
         ("sets/mine.json", Path(data_json).read_text(encoding="utf-8")),
         ("train.jsonl", line),
         ("mlx/train.jsonl", line * 3),
@@ -249,10 +254,39 @@ def test_the_configuration_of_another_tool_is_converted(tool: str, cli: Cli, tmp
     written = (tmp_path / "pipeline.toml").read_text(encoding="utf-8")
     for words in warnings:
         assert words in done.stderr and words in written, f"{words}\n{done.stderr}"
+    for words in CHANGED.get(tool, []):
+        assert f"converted {words}" in done.stdout and f"# Converted: {words}" in written, f"{words}\n{done.stdout}{written}"
     # Every key with a value is converted, named as not needed, or warned of.
     assert len([line for line in done.stderr.splitlines() if "theirs.yaml" in line]) == len(warnings), done.stderr
     done = cli("run", "--dry-run", "-m", "builtin:tiny", "--max-length", "2048", "--runs-dir", runs)
     assert done.returncode == 0, done.stderr
+
+
+def test_data_sets_of_the_hub_keep_their_split_and_name(cli: Cli, tmp_path: Path, data_files: None) -> None:
+    """Nothing is fetched: `init` only writes what a run would read."""
+    llama = "model_name_or_path: Qwen/Qwen3-0.6B\ndataset_dir: sets\nmax_samples: 5\ndataset: "
+    axolotl = "base_model: Qwen/Qwen3-0.6B\nadapter: lora\ndatasets:\n- path: a/b\n  split: train\n  name: main\n  type: chat_template\n"
+    for text, wanted in (
+        (llama + "hub", "a/b::split=s,max_rows=5"),
+        (llama + "hub,mine", ["a/b::split=s,max_rows=5", "sets/mine.json::max_rows=5"]),
+        (axolotl, "a/b::split=train,name=main"),
+        ("model: Qwen/Qwen3-0.6B\niters: 10\ndata: a/b\n", "a/b"),
+    ):
+        (tmp_path / "theirs.yaml").write_text(text)
+        done = cli("init", "--from", "theirs.yaml", "--overwrite")
+        assert done.returncode == 0, done.stderr
+        assert steps(tmp_path / "pipeline.toml")[0]["dataset_path"] == wanted
+
+
+def test_a_number_of_steps_becomes_epochs_of_any_data_that_can_be_counted(cli: Cli, tmp_path: Path, data_json: str) -> None:
+    """The sample has 31 conversations; a tenth is kept for evaluation."""
+    head = f"model_name_or_path: m\nper_device_train_batch_size: 2\nmax_steps: 62\ndataset: {data_json}\n"
+    for more, epochs in (("", 4), ("max_samples: 10\n", 12.4), ("val_size: 0.1\n", 62 * 2 / 28)):
+        (tmp_path / "theirs.yaml").write_text(head + more)
+        done = cli("init", "--from", "theirs.yaml", "--overwrite")
+        assert done.returncode == 0, done.stderr
+        assert steps(tmp_path / "pipeline.toml")[1]["num_epochs"] == pytest.approx(epochs, abs=1e-3), done.stdout
+        assert "Not converted: max_steps" not in (tmp_path / "pipeline.toml").read_text()
 
 
 def test_what_cannot_be_converted_is_refused_with_the_reason(cli: Cli, tmp_path: Path) -> None:

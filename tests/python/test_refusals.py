@@ -151,7 +151,7 @@ TYPOS: dict[str, tuple[list[str], int, list[str]]] = {
     "a candidate that is none": (["verify", "good.json", "-m", "whole"], 2, ["good.json is not a GGUF file"]),
     "an empty candidate": (["verify", "empty", "-m", "whole"], 1, ["empty has no config.json, so it is not a model"]),
     "a base": (["merge", "adapter", "--base-model", "./nope"], 1, ["there is no model ./nope"]),
-    "a step without a model": (["inference", "-m", "s/script", "--prompt", "a"], 1, ["s/script has no output gguf, model or adapter"]),
+    "a step without a model": (["inference", "-m", "s/script", "--prompt", "a"], 2, ["s/script has no output gguf, model or adapter"]),
     "a GGUF file": (["inference", "-m", "smal.gguf", "--prompt", "a"], 1, ["there is no smal.gguf", "did you mean small.gguf?"]),
     "no GGUF file": (["inference", "-m", "good.json", "--prompt", "a"], 1, ["good.json is not a .gguf file"]),
     "no adapter": (["convert-lora-to-gguf", "empty"], 1, ["empty has no adapter_config.json, so it is not a LoRA adapter"]),
@@ -281,7 +281,7 @@ def test_a_later_step_of_a_pipeline_may_name_what_an_earlier_one_makes(things: N
         f'[[step]]\n{train}dataset_path = "good.json"\n[[step]]\n{train}name = "second"\ndataset_path = "god.json"\n'
     )
     done = cli("run", "q.toml", "--session", "t", "--runs-dir", runs)
-    assert done.returncode == 2 and "q.toml, step second: there is no data set god.json" in done.stderr, done.stderr
+    assert done.returncode == 2 and "q.toml, line 6, step second: there is no data set god.json" in done.stderr, done.stderr
     assert not (runs / "t").exists()
     with pytest.raises(pyrust_nn.InputError, match=r"did you mean good\.json"):
         pyrust_nn.run_pipeline("q.toml", session="t", runs_dir=str(runs))

@@ -129,7 +129,7 @@ def call(native: Any, about_json: str, params_json: str, processes: Processes | 
             stack.enter_context(step_environment(about["offline"]))
             stack.enter_context(refused_exit(about["own_interpreter"]))
             logging.getLogger(__name__).debug("Python %s in %s", platform.python_version(), sys.prefix)
-            with fast_imports(about["own_interpreter"]):
+            with fast_imports():
                 processes = processes or stack.enter_context(step_processes(native, about, params))
                 script = load_script(Path(about["script"]), f"step.{about['step']}")
             native.environment(json.dumps(facts()))

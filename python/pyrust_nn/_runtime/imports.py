@@ -12,29 +12,33 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyrust_nn import InputError, _core
+from pyrust_nn._runtime.import_structure import KeptImportStructure
+
+FEW = 100
+"""Imported modules whose objects are not worth freezing."""
 
 
 @contextlib.contextmanager
-def fast_imports(own_interpreter: bool) -> Iterator[None]:
-    """While entered: no garbage collection, and `torch.compile` waits for a first call.
+def fast_imports() -> Iterator[None]:
+    """While entered: no garbage collection, `torch.compile` waits for a first call, and the names in transformers come from the cache.
 
     torch and transformers make a million objects, none of them garbage, and a collection visits them all: this takes a
-    second during the imports and a third of a second at each later collection. With `own_interpreter` (the binary's) the
+    second during the imports and a third of a second at each later collection. In the binary's own interpreter the
     imported objects are frozen, so later collections skip them. A host's Python has objects that may become garbage, so
     there nothing is frozen.
     """
-    had_torch, enabled = "torch" in sys.modules, gc.isenabled()
+    modules, enabled = len(sys.modules), gc.isenabled()
     gc.disable()
-    deferred, shown = DeferredCompile(), ImportStatus()
-    sys.meta_path[:0] = [deferred, shown]
+    finders = [deferred := DeferredCompile(), ImportStatus(), KeptImportStructure()]
+    sys.meta_path[:0] = finders
     try:
         yield
     finally:
-        sys.meta_path.remove(deferred)
-        sys.meta_path.remove(shown)
+        for finder in finders:
+            sys.meta_path.remove(finder)
         _core.status("")
         deferred.undo()
-        if own_interpreter and "torch" in sys.modules and not had_torch:
+        if len(sys.modules) - modules > FEW and _core.owns_interpreter():
             gc.freeze()
         if enabled:
             gc.enable()

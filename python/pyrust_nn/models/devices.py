@@ -30,7 +30,7 @@ def pick_device(device: str) -> torch.device:
 
 def check_device(device: str) -> None:
     """`pick_device` before a step begins, in the environment of a step: torch reads it when it is imported. Called by Rust."""
-    with step_environment(offline=False), fast_imports(own_interpreter=False):
+    with step_environment(offline=False), fast_imports():
         pick_device(device)
 
 

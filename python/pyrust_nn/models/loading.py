@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrust_nn import InputError, ModelError, _core
+from pyrust_nn._runtime.imports import fast_imports
 from pyrust_nn.models.adapter_folder import adapter_base, checked_adapter_folder, is_adapter
 from pyrust_nn.models.adapter_tokens import check_adapter_tokens
 from pyrust_nn.models.adapters import attach_adapter, read_adapter
@@ -70,6 +71,14 @@ def load_model(
     return _from_folder(folder, device, options)
 
 
+def import_model_class(config: PretrainedConfig) -> None:
+    """Import the module of transformers that has the class for `config`, before `AutoModelForCausalLM` does so more slowly."""
+    with fast_imports():
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+
+
 def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -82,6 +91,7 @@ def _from_folder(folder: Path, device: torch.device, options: dict[str, Any]) ->
         if (language := language_config(whole)) is not None:
             logger.info("%s is of type %s: its language part is loaded as %s", folder, whole.model_type, language.model_type)
             options |= {"config": language, "key_mapping": KEY_MAPPING}
+        import_model_class(language or whole)
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             use_safetensors=True,

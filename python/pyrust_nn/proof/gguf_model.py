@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from pyrust_nn.models.loading import import_model_class
 from pyrust_nn.models.model_folder import first_line
 from pyrust_nn.proof.gguf_file import GgufFile
 from pyrust_nn.proof.layers import LayerNotRunError
@@ -86,6 +87,7 @@ def gguf_model(file: GgufFile, device: torch.device) -> PreTrainedModel:
     """
     try:
         config = gguf_config(file)
+        import_model_class(config)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as cause:

@@ -58,7 +58,9 @@ class Comparison:
         if error > bound:
             count = int((errors > allowed).sum())
             more = f" ({count} rows differ)" if count > 1 else ""
-            self.faults.append(f"row {row} of {name} ({kind}) differs by {error:.3g} of its length, {bound:.3g} is allowed{more}")
+            relative = f"differs by {error:.3g} of its length, {bound:.3g} is allowed"
+            differs = relative if norms[row] else "is not zero, and the model's row is"
+            self.faults.append(f"row {row} of {name} ({kind}) {differs}{more}")
 
     def names(self, wanted: set[str], found: set[str]) -> None:
         """Note tensors that are absent, and those that the model does not have."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from transformers import TrainerCallback
 
 from pyrust_nn.training.session import TrainingSession
-from pyrust_nn.wording import counted
+from pyrust_nn.wording import counted, duration
 
 if TYPE_CHECKING:
     from transformers import TrainerControl as Control
@@ -146,10 +146,10 @@ class ProgressCallback(TrainerCallback):
         if self.eta.training_seconds > 0:
             parts.append(f"{self.meter.tokens / self.eta.training_seconds:,.0f} tokens/s")
         if self.eta.eta_seconds is not None:
-            parts.append(f"eta {format_duration(self.eta.eta_seconds)}")
+            parts.append(f"{duration(self.eta.eta_seconds)} left")
             if not self._estimated and state.global_step < state.max_steps:
                 left = state.max_steps - state.global_step
-                logger.info("remaining time: about %s for %s", format_duration(self.eta.eta_seconds), counted(left, "step"))
+                logger.info("remaining time: about %s for %s", duration(self.eta.eta_seconds), counted(left, "step"))
             self._estimated = True
         self.session.progress(state.global_step, state.max_steps, "  ".join(parts))
 
@@ -158,12 +158,13 @@ class ProgressCallback(TrainerCallback):
         logs = kwargs["logs"]
         if "loss" in logs:
             eta = self.eta.eta_seconds
-            left = f", {format_duration(eta)} left" if eta is not None and state.global_step < state.max_steps else ""
+            left = f", {duration(eta)} left" if eta is not None and state.global_step < state.max_steps else ""
             logger.info(
-                "step %d of %d, epoch %.2f: loss %.4f, learning rate %.3g%s",
+                "step %d of %d, epoch %.2f: %s %.4f, learning rate %.3g%s",
                 state.global_step,
                 state.max_steps,
                 state.epoch,
+                "mean loss" if args.logging_steps > 1 else "loss",
                 logs["loss"],
                 logs["learning_rate"],
                 left,
@@ -218,10 +219,3 @@ class MetricsCallback(TrainerCallback):
         }
         # JSON has no infinity, and gradients overflow in the first steps of fp16.
         self.session.metric({k: v for k, v in known.items() if v is not None and math.isfinite(v)})
-
-
-def format_duration(seconds: float) -> str:
-    """`0:42`, `12:05` or `3:00:07`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pyrust_nn import _core
 from pyrust_nn._runtime.environment import step_environment
 from pyrust_nn.models.devices import pick_device, pick_dtype
+from pyrust_nn.models.loading import import_model_class
 from pyrust_nn.models.lora_targets import lora_target_modules
 from pyrust_nn.models.multimodal import language_config
 
@@ -45,6 +46,7 @@ def _time(request: SimpleNamespace) -> dict[str, float]:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:used]
     held = torch.float32 if request.full else dtype
+    import_model_class(config)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=held, trust_remote_code=False).train()
     body, head = model.model, model.lm_head.weight

@@ -123,6 +123,10 @@ fn sparklines(one: &ComparedCurve, sessions: &[String], width: usize) -> Vec<Str
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
     let end = one.curves.iter().flatten().filter_map(|curve| curve.points.last()).map(|(step, _)| *step).fold(1.0, f64::max);
     let line = |points: &[(f64, f64)], columns: usize| -> String {
+        // One value is no curve.
+        if points.len() < 2 {
+            return String::new();
+        }
         let at = |i: usize| points.partition_point(|(step, _)| *step <= end * (i + 1) as f64 / columns as f64);
         let last = points.last().map_or(0.0, |(step, _)| *step);
         let drawn = (0..columns).filter(|i| end * *i as f64 / columns as f64 <= last);
@@ -131,7 +135,12 @@ fn sparklines(one: &ComparedCurve, sessions: &[String], width: usize) -> Vec<Str
     };
     let drawn = one.curves.iter().zip(sessions).filter_map(|(curve, session)| {
         let points = curve.as_ref()?.points.as_slice();
-        Some((session, points, format!("{} → {}", significant(points.first()?.1), significant(points.last()?.1))))
+        let ((step, first), (_, last)) = (points.first()?, points.last()?);
+        let ends = match points.len() {
+            1 => format!("{} at step {step}", significant(*first)),
+            _ => format!("{} → {}", significant(*first), significant(*last)),
+        };
+        Some((session, points, ends))
     });
     let drawn: Vec<_> = drawn.collect();
     let names = drawn.iter().map(|(name, ..)| width_of(name)).max().unwrap_or(0);
@@ -149,6 +158,7 @@ fn sparklines(one: &ComparedCurve, sessions: &[String], width: usize) -> Vec<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::curves::Curve;
 
     fn rows(values: [[&str; 3]; 3]) -> Vec<(String, Vec<String>)> {
         values.map(|[name, first, second]| (name.to_string(), vec![first.to_string(), second.to_string()])).to_vec()
@@ -176,6 +186,18 @@ mod tests {
             value_lines(&sessions, &rows, 40)[..3],
             ["  lora_rank", "    20261126-100001-first   8", "    20261126-100002-second  16"]
         );
+    }
+
+    #[test]
+    fn a_curve_of_one_value_is_not_drawn() {
+        let curve = |points: &[(f64, f64)]| Some(Curve { name: "loss".into(), points: points.to_vec() });
+        let one = ComparedCurve {
+            step: "tune".into(),
+            name: "loss".into(),
+            curves: vec![curve(&[(5.0, 7.25)]), curve(&[(5.0, 7.0), (10.0, 6.0)])],
+        };
+        let lines = sparklines(&one, &["a", "b"].map(String::from), 80);
+        assert!(lines[0].ends_with("7.25 at step 5") && !lines[0].contains('▇') && lines[1].contains('▇'), "{lines:?}");
     }
 
     #[test]

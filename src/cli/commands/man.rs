@@ -60,6 +60,7 @@ fn with_dashes(command: &Command) -> Command {
 
 fn page(command: &Command) -> Result<String> {
     let mut text = Vec::new();
-    Man::new(command.clone()).render(&mut text)?;
+    // A command has no version of its own.
+    Man::new(command.clone().version(env!("CARGO_PKG_VERSION"))).render(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }

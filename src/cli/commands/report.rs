@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
@@ -39,8 +39,8 @@ impl ReportArgs {
         }
         if self.open {
             let path = std::fs::canonicalize(&path)?;
-            let fix = || Error::new(Kind::Setup, format!("no program opens {}; open it in a browser yourself", path.display()));
-            open::that_detached(&path).with_context(fix)?;
+            let fix = |_| Error::new(Kind::Setup, format!("no program opens {}; open it in a browser yourself", path.display()));
+            open::that_detached(&path).map_err(fix)?;
         }
         Ok(0)
     }

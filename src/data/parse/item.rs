@@ -20,19 +20,24 @@ pub(crate) struct Item<'a> {
     pub text: &'a str,
     pub root: &'a str,
     pub layout: &'a Layout,
+    /// Which entries of the layout's columns the item has, in their order, as bits.
+    columns: u16,
 }
 
 impl<'a> Item<'a> {
     pub fn new(object: JsonObject<'a>, text: &'a str, root: &'a str, layout: &'a Layout) -> Item<'a> {
         if layout.columns.is_empty() {
-            return Item { object, text, root, layout };
+            return Item { object, text, root, layout, columns: 0 };
         }
+        let names: Vec<&str> = object.names().collect();
+        let has = layout.columns.values().enumerate().filter(|(_, column)| names.contains(&column.as_str()));
+        let columns = has.fold(0, |columns, (i, _)| columns | 1 << i);
         let translated = object.0.into_iter().map(|(key, raw)| match layout.canonical(&key.0) {
             Some(name) => (JsonString(name.to_string().into()), raw),
             // A column in whose place another was given keeps a name that nothing reads.
             None => (JsonString(format!("{} (replaced)", key.0).into()), raw),
         });
-        Item { object: JsonObject(translated.collect()), text, root, layout }
+        Item { object: JsonObject(translated.collect()), text, root, layout, columns }
     }
 
     pub fn has(&self, key: &str) -> bool {
@@ -72,6 +77,7 @@ impl<'a> Item<'a> {
     /// other is noted as ignored.
     pub fn shared_fields(&self, own: &[&str], problems: &mut ProblemCollector) -> Conversation {
         let mut made = Conversation::default();
+        made.remarks.columns = self.columns;
         made.tools = self.list("tools", "a list of tool descriptions (objects), or such a list as a JSON string", &mut made, problems);
         if let Some(raw) = self.get("functions") {
             let functions = self.list("functions", "a list of descriptions of functions (objects)", &mut made, problems);

@@ -65,6 +65,8 @@ pub struct Remarks {
     made: u16,
     /// Names of keys that nothing reads.
     pub ignored: Vec<String>,
+    /// Which of the columns that the parameter `columns` names it has, in their order, as bits.
+    pub columns: u16,
 }
 
 impl Remarks {

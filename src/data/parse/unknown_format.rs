@@ -2,6 +2,8 @@
 
 use strsim::jaro_winkler;
 
+use crate::base::error::did_you_mean;
+use crate::data::parse::columns::Layout;
 use crate::data::parse::dataset_format::KNOWN;
 use crate::data::parse::item_keys::is_provenance;
 use crate::data::parse::json::{JsonObject, array_elements, json_type_name};
@@ -30,25 +32,30 @@ const SIMILAR: f64 = 0.88;
 const SHOWN_KEYS: usize = 12;
 
 /// What is wrong with a file whose first item is an object in no known format. `alone`: it is all that the file holds.
-pub(crate) fn unknown_object(item: &str, alone: bool) -> String {
+pub(crate) fn unknown_object(item: &str, alone: bool, layout: &Layout) -> String {
     let object = JsonObject::parse(item).unwrap_or(JsonObject(Vec::new()));
     let names: Vec<&str> = object.names().collect();
+    if let Some((meaning, column)) = layout.columns.iter().find(|(_, column)| !names.contains(&column.as_str())) {
+        let near = did_you_mean(column, names.iter().copied()).map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
+        return format!("columns says that {meaning} is {column:?}, but the first conversation has {}{near}", keys(&names));
+    }
     let near: Vec<String> = names.iter().filter_map(|key| Some(format!("{:?} by {key:?}", near(key, &names)?))).take(3).collect();
     if let Some(inner) = inner_items(&object).filter(|_| alone && near.is_empty()) {
         return format!("the file is one object, not a list of conversations: {inner}");
     }
-    let found = if names.is_empty() {
-        "has no keys".to_string()
-    } else {
-        let more = if names.len() > SHOWN_KEYS { ", …" } else { "" };
-        let shown = names.iter().take(SHOWN_KEYS).map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
-        format!("has the keys {shown}{more}, which are no known format")
-    };
+    let found = if names.is_empty() { keys(&names) } else { format!("{}, which are no known format", keys(&names)) };
     let near = if near.is_empty() { "; the".to_string() } else { format!("; did you mean {}? The", near.join(" and ")) };
     format!(
-        "the first conversation {found}{near} formats are {KNOWN}. For other names say which is which: --columns user=… --columns \
+        "the first conversation has {found}{near} formats are {KNOWN}. For other names say which is which: --columns user=… --columns \
          assistant=…"
     )
+}
+
+/// The keys of an object, the first of them if there are many.
+fn keys(names: &[&str]) -> String {
+    let more = if names.len() > SHOWN_KEYS { ", …" } else { "" };
+    let shown = names.iter().take(SHOWN_KEYS).map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
+    if names.is_empty() { "no keys".into() } else { format!("the keys {shown}{more}") }
 }
 
 /// What is wrong with a file whose first item is no object. `None` if it is one, or not valid JSON.

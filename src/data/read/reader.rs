@@ -271,7 +271,7 @@ impl Reader {
             return;
         }
         let text = std::str::from_utf8(&self.buffer[item.clone()]).unwrap_or_default();
-        let what = if is_object { Some(unknown_object(text, is_alone)) } else { no_object(text) };
+        let what = if is_object { Some(unknown_object(text, is_alone, &self.layout)) } else { no_object(text) };
         if let Some(what) = what {
             self.refuse(item.start, what);
         }

@@ -154,8 +154,9 @@ impl Splitter {
                 if bytes.len() - self.at < self.sizes.block && !last {
                     return false;
                 }
-                let text = describe_non_list(&bytes[self.at..]);
-                self.add_error(self.at, text);
+                // What looked like comments belongs to a text in another format.
+                let start = self.errors.drain(..).find_map(|error| error.at).unwrap_or(self.at);
+                self.add_error(start, describe_non_list(&bytes[start..]));
                 self.state = SplitState::Done;
             }
             (SplitState::ListBegun | SplitState::ListItem, b']') => self.advance(SplitState::ListEnded),
@@ -394,14 +395,28 @@ fn string_end(bytes: &[u8], at: &mut usize) -> ValueEnd {
     }
 }
 
+/// The start of a text, if it is one.
+fn first_words(bytes: &[u8]) -> Option<&str> {
+    const SHOWN_BYTES: usize = 40;
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let shown = &line[..line.len().min(SHOWN_BYTES)];
+    let text = std::str::from_utf8(shown).or_else(|cause| std::str::from_utf8(&shown[..cause.valid_up_to()])).ok()?.trim_end();
+    (!text.is_empty() && !text.contains(char::is_control)).then_some(text)
+}
+
 /// Describes a file that starts with neither `[` nor `{`.
 fn describe_non_list(bytes: &[u8]) -> String {
-    let known: [(&[u8], &str); 7] = [
+    let known: [(&[u8], &str); 12] = [
         (b"\xff\xfe", "UTF-16"),
         (b"\xfe\xff", "UTF-16"),
         (b"PK\x03\x04", "a zip archive"),
         (b"PAR1", "Parquet"),
         (b"ARROW1", "Arrow"),
+        (b"%PDF", "a PDF document"),
+        (b"<", "HTML or XML"),
+        (b"\x89PNG", "an image"),
+        (b"GGUF", "a GGUF model"),
+        (b"SQLite format 3", "an SQLite database"),
         (b"BZh", "compressed with bzip2"),
         (b"\xfd7zXZ", "compressed with xz"),
     ];
@@ -413,7 +428,13 @@ fn describe_non_list(bytes: &[u8]) -> String {
     }
     let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<IgnoredAny>();
     match values.next() {
-        Some(Err(cause)) if !cause.is_eof() => format!("invalid JSON: {}", message_without_position(&cause)),
+        Some(Err(cause)) if !cause.is_eof() => match first_words(bytes) {
+            Some(words) => format!(
+                "the file is not JSON: it begins with {words:?}. Data are JSON, JSON Lines, CSV, TSV, Parquet or Arrow; plain text is \
+                 written as {{\"text\": …}}, one object for each text"
+            ),
+            None => format!("invalid JSON: {}", message_without_position(&cause)),
+        },
         _ => {
             let json_type = match bytes.first() {
                 Some(b'"') => "a string",

@@ -30,6 +30,10 @@ pub(crate) fn unzip(path: &Path, cache_folder: &Path) -> Result<Vec<PathBuf>> {
     };
     let file = File::open(path).map_err(|cause| broken(&cause))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|cause| broken(&cause))?;
+    if archive.index_for_name("[Content_Types].xml").is_some() {
+        let fix = "save a sheet as CSV, or write each text as {\"text\": …} on a line of a .jsonl file";
+        return Err(error::input(format!("{} is an Office document, which is not read; {fix}", path.display())));
+    }
     let mut found = Vec::new();
     for i in 0..archive.len() {
         let mut entry = archive.by_index(i).map_err(|cause| broken(&cause))?;

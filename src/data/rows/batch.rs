@@ -56,6 +56,8 @@ pub struct PreparedBatch {
     pub(crate) refused: Vec<String>,
     pub(crate) remarks: [u64; Remark::ALL.len()],
     pub(crate) ignored: BTreeMap<String, u64>,
+    /// Those that the parameter `columns` names and that are there, in their order, as bits.
+    pub(crate) columns: u16,
     pub(crate) unseen: Vec<(Unseen, String)>,
     /// Faults of trained answers, with their places.
     pub(crate) answer_faults: Vec<(AnswerFault, String)>,

@@ -49,6 +49,7 @@ impl Collector {
             text_checks::add(&mut self.findings.unprinted, symbol, count, || first);
         }
         self.findings.remarks.iter_mut().zip(made.remarks).for_each(|(all, more)| *all += more);
+        self.findings.columns |= made.columns;
         self.findings.preferences += made.preferences;
         for (key, count) in std::mem::take(&mut made.ignored) {
             *self.findings.ignored.entry(key).or_default() += count;

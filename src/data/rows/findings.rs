@@ -79,6 +79,8 @@ pub struct Findings {
     pub remarks: [u64; Remark::ALL.len()],
     /// Keys that nothing reads, and how many conversations have them.
     pub ignored: BTreeMap<String, u64>,
+    /// Columns that the parameter `columns` names and that are there, in their order, as bits.
+    pub(crate) columns: u16,
     /// Conversations with something that the chat template does not show, in the order of [`Unseen::ALL`].
     pub unseen: [First<String>; Unseen::ALL.len()],
     /// Trained answers with a fault, in the order of [`AnswerFault::ALL`].
@@ -156,8 +158,10 @@ impl Findings {
     }
 
     /// Possible mistakes that training accepts, as sentences.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+    pub(crate) fn warnings(&self, options: &Options) -> Vec<String> {
+        let absent = options.layout.columns.iter().enumerate().filter(|(i, _)| self.problems.is_empty() && self.columns & 1 << i == 0);
+        let absent = absent.map(|(_, (meaning, column))| format!("columns says that {meaning} is {column:?}, which no conversation has"));
+        let mut warnings: Vec<String> = absent.collect();
         if !self.ignored.is_empty() {
             let named = self.ignored.iter().take(NAMED_KEYS).map(|(key, count)| format!("{key:?} in {}", conversations(*count)));
             let more = self.ignored.len().saturating_sub(NAMED_KEYS);
@@ -222,12 +226,15 @@ impl Findings {
         }
         let most = options.max_length;
         if self.too_long.count > 0 && options.overlong == Overlong::Error {
+            let longest = counts.longest;
+            let fix = match options.positions.filter(|positions| longest > *positions) {
+                Some(positions) => format!("The longest needs {longest}, and the model has {positions} positions: split it, or set"),
+                None => format!("Raise max_length (the longest needs {longest}), or set"),
+            };
             sentences.push(format!(
-                "{} more than max_length {most} tokens: conversation {}. Raise max_length (the longest needs {}), or set \
-                 overlong to drop, truncate_left or truncate_right",
+                "{} more than max_length {most} tokens: conversation {}. {fix} overlong to drop, truncate_left or truncate_right",
                 if self.too_long.count == 1 { "1 sample has".to_string() } else { format!("{} samples have", self.too_long.count) },
-                self.too_long.named(|one| format!("{} has {}", one.place, one.tokens)),
-                counts.longest
+                self.too_long.named(|one| format!("{} has {}", one.place, one.tokens))
             ));
         } else if counts.rows == 0 && counts.dropped > 0 {
             let overlong = serde_json::to_value(options.overlong).unwrap_or_default();

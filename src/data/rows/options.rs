@@ -25,6 +25,9 @@ pub struct Options {
     /// Rows of the model's embedding, if known. It decides only whether the rows are refused.
     #[serde(skip)]
     pub embedding_rows: Option<u32>,
+    /// The most positions that the model has, if known. For messages.
+    #[serde(skip)]
+    pub positions: Option<u64>,
 }
 
 impl Options {

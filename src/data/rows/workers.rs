@@ -322,6 +322,7 @@ impl Preparation<'_> {
     fn remark(&self, conversation: &Conversation, made: &mut PreparedBatch) {
         made.preferences += u64::from(conversation.kind == SampleKind::Preference);
         conversation.remarks.made().for_each(|remark| made.remarks[remark as usize] += 1);
+        made.columns |= conversation.remarks.columns;
         let mut ignored = |key: String| *made.ignored.entry(key).or_default() += 1;
         conversation.remarks.ignored.iter().cloned().for_each(&mut ignored);
         if conversation.kind == SampleKind::PlainText {

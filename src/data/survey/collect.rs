@@ -16,6 +16,7 @@ use crate::data::render::rendering;
 use crate::data::rows::batch::{PreparedBatch, Row, Sink};
 use crate::data::rows::counts::Counts;
 use crate::data::rows::findings::{Findings, TooLong};
+use crate::data::rows::options::Options;
 use crate::data::rows::selection::{RowOrigin, Selection};
 use crate::data::rows::turn_kinds::{KINDS, TurnKind};
 use crate::data::survey::lengths::Lengths;
@@ -132,7 +133,7 @@ pub fn survey(
         problems: problems.first().to_vec(),
         problem_count: problems.count() as u64,
         errors,
-        warnings: dataset.warnings.iter().cloned().chain(warnings(&counts, &findings, chosen)).collect(),
+        warnings: dataset.warnings.iter().cloned().chain(warnings(&counts, &findings, &dataset.options, chosen)).collect(),
         notes: findings.notes(),
         too_long: too_long.first.clone(),
         too_long_count: too_long.count,
@@ -170,7 +171,7 @@ fn was_or_were(conversations: u64) -> String {
     format!("{conversations} {}", if conversations == 1 { "was" } else { "were" })
 }
 
-fn warnings(counts: &Counts, findings: &Findings, chosen: &PreviewSelection) -> Vec<String> {
+fn warnings(counts: &Counts, findings: &Findings, options: &Options, chosen: &PreviewSelection) -> Vec<String> {
     let mut warnings = Vec::new();
     if let PreviewSelection::Indices(indices) = chosen
         && let Some(beyond) = indices.iter().find(|index| **index as u64 >= counts.conversations)
@@ -193,7 +194,7 @@ fn warnings(counts: &Counts, findings: &Findings, chosen: &PreviewSelection) -> 
             findings.duplicates.named(Clone::clone)
         ));
     }
-    warnings.extend(findings.warnings());
+    warnings.extend(findings.warnings(options));
     warnings
 }
 

@@ -252,6 +252,21 @@ fn keys_that_nothing_reads_are_noted_and_json_text_is_decoded() {
 }
 
 #[test]
+fn a_file_that_is_no_json_is_shown_by_its_beginning() {
+    for (text, words) in [
+        ("# Title\n\ntext\n", "begins with \"# Title\""),
+        ("Some plain text\n", "begins with \"Some plain text\""),
+        ("a: 1\n- b: c\n", "begins with \"a: 1\""),
+        ("# c\n# d\nimport json\n", "begins with \"# c\""),
+        ("<html>", "is HTML or XML"),
+        ("%PDF-1.4\n", "is a PDF document"),
+    ] {
+        let got = faults(text);
+        assert!(got.len() == 1 && got[0].starts_with("line 1, column 1: ") && got[0].contains(words), "{got:#?}");
+    }
+}
+
+#[test]
 fn a_comment_is_one_fault() {
     let got = faults(&format!("[\n# c\n{GOOD}]"));
     assert_eq!(got, ["line 2, column 1: invalid JSON: a comment, which JSON does not have; remove it"]);

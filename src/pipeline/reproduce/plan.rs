@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::base::error;
 use crate::params::interface::Interface;
 use crate::pipeline::execution_plan::ExecutionPlan;
+use crate::pipeline::pipeline_errors::PipelineErrors;
 use crate::pipeline::recorded_request::recorded_request;
 use crate::pipeline::withheld;
 use crate::session::names::{check_name, runs_dir};
@@ -63,7 +64,7 @@ pub(crate) fn reproduction(
         return Err(error::usage(format!("no step of session {session} has succeeded, so there is nothing to reproduce")));
     }
     withheld::restore(&mut steps, secrets, interface)?;
-    ExecutionPlan { session: copy, steps }.checked(&format!("session {session}"))
+    ExecutionPlan { session: copy, steps }.checked(PipelineErrors::new(&format!("session {session}")))
 }
 
 fn unused_name(runs: &Path, session: &str) -> String {

@@ -8,14 +8,19 @@ use serde_json::{Map, Value, json};
 
 use crate::base::error;
 use crate::base::similar_path::or_similar;
-use crate::cli::commands::init::other_data::{count_rows, data_files};
+use crate::cli::commands::init::other_data::{count_rows, data_files, with_option};
 use crate::cli::text::counted;
+use crate::dataset::open::paths;
 use crate::params::interface::Interface;
 use crate::params::lora_defaults;
 use crate::params::names_of_other_tools::{Conversion, NOT_NEEDED, OTHER_NAMES, OtherName, Tool};
 use crate::params::task::Task;
 use crate::params::validate::accept;
 use crate::tasks::task_named;
+
+/// Names of the optimizer that is here too.
+const ADAMW: [&str; 8] =
+    ["adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_32bit", "adamw_8bit", "adamw_bnb_8bit", "adamw_torch_8bit"];
 
 /// What a configuration file says, in our words.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub(crate) struct Converted {
     pub task: &'static Task,
     /// Parameters of the step, by our names.
     pub values: Map<String, Value>,
+    /// What is converted into something that is not quite the same.
+    pub changed: Vec<String>,
     /// What is not converted, and why.
     pub warnings: Vec<String>,
     /// Keys that need no counterpart.
@@ -90,6 +97,7 @@ struct Conversions {
     /// LLaMA-Factory's folder of data sets.
     dataset_dir: Option<String>,
     scale: Option<f64>,
+    max_rows: Option<u64>,
     steps: Option<(String, f64)>,
     reports: BTreeSet<&'static str>,
     out: Converted,
@@ -98,9 +106,9 @@ struct Conversions {
 impl Conversions {
     fn new(tool: Tool, keys: Vec<(String, Value)>) -> Conversions {
         let task = task_named("finetune_lora").expect("there is such a task");
-        let out = Converted { tool, task, values: Map::new(), warnings: Vec::new(), not_needed: Vec::new() };
+        let out = Converted { tool, task, values: Map::new(), changed: Vec::new(), warnings: Vec::new(), not_needed: Vec::new() };
         let dataset_dir = keys.iter().find(|(key, _)| key == "dataset_dir").and_then(|(_, value)| value.as_str()).map(ToString::to_string);
-        Conversions { keys, dataset_dir, scale: None, steps: None, reports: BTreeSet::new(), out }
+        Conversions { keys, dataset_dir, scale: None, max_rows: None, steps: None, reports: BTreeSet::new(), out }
     }
 
     fn finish(mut self, path: &Path) -> Result<Converted> {
@@ -120,12 +128,15 @@ impl Conversions {
             let rank = self.out.values.get("lora_rank").and_then(Value::as_f64).unwrap_or(f64::from(lora_defaults::RANK));
             let alpha = (scale * rank).round();
             if (alpha - scale * rank).abs() > 1e-6 {
-                self.warn(format!("lora_parameters.scale = {scale}: lora_alpha is rounded to {alpha}"));
+                self.out.changed.push(format!("lora_parameters.scale = {scale}: lora_alpha is rounded to {alpha}"));
             }
             self.put("lora_parameters.scale", "lora_alpha", json!(alpha as i64));
         }
         if !self.reports.is_empty() {
             self.put("report_to", "report_to", json!(self.reports));
+        }
+        if let Some(rows) = self.max_rows {
+            self.limit_rows(rows);
         }
         if let Some((key, steps)) = self.steps.take() {
             self.epochs(&key, steps);
@@ -183,14 +194,21 @@ impl Conversions {
                 Some(fraction) if fraction < 1.0 => self.put(key, row.ours, value.clone()),
                 _ => self.warn(not("eval_split is a fraction of the data, not a number of samples")),
             },
+            Conversion::MaxRows => match value.as_u64() {
+                Some(rows) if rows > 0 => self.max_rows = Some(rows),
+                _ => self.warn(not("it must be a number of samples")),
+            },
             Conversion::OnOff => match value.as_bool() {
                 Some(on) => self.put(key, row.ours, json!(if on { "on" } else { "off" })),
                 None => self.warn(not("it must be true or false")),
             },
             Conversion::Optimizer => match text.as_deref() {
-                Some("adamw_8bit" | "adamw_bnb_8bit" | "paged_adamw_8bit") => self.put(key, row.ours, json!("adamw_8bit")),
-                Some("adamw" | "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "paged_adamw_32bit") => {
-                    self.put(key, row.ours, json!("adamw"));
+                Some(name) if ADAMW.contains(&name.trim_start_matches("paged_")) => {
+                    let ours = if name.contains("8bit") { "adamw_8bit" } else { "adamw" };
+                    if name.starts_with("paged_") {
+                        self.out.changed.push(format!("{key} = {}: {ours}, whose state stays on the device", short(value)));
+                    }
+                    self.put(key, row.ours, json!(ours));
                 }
                 _ => self.warn(not("optimizer is adamw or adamw_8bit; adamw is used")),
             },
@@ -255,18 +273,30 @@ impl Conversions {
     fn epochs(&mut self, key: &str, steps: f64) {
         let number = |name: &str, default: f64| self.out.values.get(name).and_then(Value::as_f64).unwrap_or(default);
         let batch = number("batch_size", 4.0) * number("gradient_accumulation_steps", 1.0);
-        match self.out.values.get("dataset_path").and_then(count_rows) {
+        let rows = self.out.values.get("dataset_path").and_then(count_rows);
+        // What is kept for evaluation is not trained on.
+        match rows.map(|rows| (rows as f64 * (1.0 - number("eval_split", 0.0))).round() as u64).filter(|rows| *rows > 0) {
             Some(rows) => {
                 let epochs = (steps * batch / rows as f64 * 1000.0).round() / 1000.0;
                 self.out.values.shift_remove("num_epochs");
-                self.warn(format!(
-                    "{key} = {steps}: converted to num_epochs = {epochs}, for {} and {batch} for each step",
+                self.out.changed.push(format!(
+                    "{key} = {steps}: num_epochs = {epochs}, for {} and {batch} for each step",
                     counted(rows, "conversation")
                 ));
                 self.put(key, "num_epochs", json!(epochs));
             }
             None => self
                 .warn(format!("{key} = {steps}: the length of training is num_epochs = {key} × {batch} / number of conversations; set it")),
+        }
+    }
+
+    /// Reads at most `rows` of each data set.
+    fn limit_rows(&mut self, rows: u64) {
+        for name in ["dataset_path", "eval_dataset_path"] {
+            let Some(paths) = self.out.values.get(name).map(paths).filter(|paths| !paths.is_empty()) else { continue };
+            let limited: Vec<String> = paths.iter().map(|path| with_option(path, &format!("max_rows={rows}"))).collect();
+            let limited = if limited.len() == 1 { json!(limited[0]) } else { json!(limited) };
+            self.out.values.insert(name.to_string(), limited);
         }
     }
 

@@ -60,7 +60,7 @@ impl InitArgs {
         if self.from.is_none() && self.model.is_none() && data.is_empty() && self.output == Path::new(FILE) {
             return write_sample(self.overwrite);
         }
-        let (pipeline, warnings) = self.pipeline(&data)?;
+        let (pipeline, changed, warnings) = self.pipeline(&data)?;
         let text = pipeline.text();
         let complete = ["model", "dataset_path"].into_iter().all(|name| pipeline.values.contains_key(name));
         if complete {
@@ -78,9 +78,12 @@ impl InitArgs {
             warning!("{warning}");
         }
         if global.json {
-            output::json(&json!({"pipeline": self.output, "schema": schema, "warnings": warnings}));
+            output::json(&json!({"pipeline": self.output, "schema": schema, "changed": changed, "warnings": warnings}));
         } else {
             let file = if self.output == Path::new(FILE) { String::new() } else { format!(" {}", quoted(&self.output.to_string_lossy())) };
+            for change in &changed {
+                output::line(&format!("converted {change}"));
+            }
             let then = if complete { "" } else { "; complete it, then check and run it" };
             output::line(&format!("wrote {} and {}{then}", self.output.display(), schema.display()));
             output::command("check: ", &format!("pyrust-nn run{file} --dry-run"));
@@ -89,9 +92,9 @@ impl InitArgs {
         Ok(0)
     }
 
-    /// The pipeline, and what to warn of.
-    fn pipeline(&self, data: &[String]) -> Result<(NewPipeline, Vec<String>)> {
-        let mut warnings = Vec::new();
+    /// The pipeline, what of another tool's is not quite the same in it, and what to warn of.
+    fn pipeline(&self, data: &[String]) -> Result<(NewPipeline, Vec<String>, Vec<String>)> {
+        let (mut changed, mut warnings) = (Vec::new(), Vec::new());
         let mut pipeline = NewPipeline { task: task_named("finetune_lora")?, values: Map::new(), notes: Vec::new() };
         if let Some(from) = &self.from {
             let converted = convert(from)?;
@@ -102,10 +105,12 @@ impl InitArgs {
                 from.display(),
                 converted.tool.name()
             ));
+            pipeline.notes.extend(converted.changed.iter().map(|change| format!("Converted: {change}")));
             pipeline.notes.extend(converted.warnings.iter().map(|warning| format!("Not converted: {warning}")));
             pipeline
                 .notes
                 .extend((!converted.not_needed.is_empty()).then(|| format!("Not needed here: {}", converted.not_needed.join(", "))));
+            changed = converted.changed;
             warnings.extend(converted.warnings.into_iter().map(|warning| format!("{}: {warning}", from.display())));
         }
         if let Some(task) = &self.task {
@@ -137,7 +142,7 @@ impl InitArgs {
             pipeline.notes.push(format!("Note: {warning}"));
             warnings.push(warning);
         }
-        Ok((pipeline, warnings))
+        Ok((pipeline, changed, warnings))
     }
 }
 

@@ -19,13 +19,13 @@ const PARTS: f64 = 1000.0;
 const LOW: u16 = 16;
 
 pub(super) fn draw(frame: &mut Frame, watched: &Watched) {
-    let steps = watched.state.steps.len().min(STEPS) as u16;
+    let steps = step_lines(watched);
     let has_curves = watched.training.as_ref().is_some_and(|(_, curves)| curves.named("loss").is_some()) && frame.area().height >= LOW;
     let (loss, rate) = if has_curves { (6, 4) } else { (0, 0) };
     let progress = u16::from(watched.progress.is_some());
     let areas: [Rect; 7] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(steps),
+        Constraint::Length(steps.len() as u16),
         Constraint::Length(progress),
         Constraint::Length(loss),
         Constraint::Length(rate),
@@ -34,11 +34,11 @@ pub(super) fn draw(frame: &mut Frame, watched: &Watched) {
     ])
     .areas(frame.area());
     frame.render_widget(Paragraph::new(title(watched)), areas[0]);
-    frame.render_widget(Paragraph::new(step_lines(watched)), areas[1]);
+    frame.render_widget(Paragraph::new(steps), areas[1]);
     draw_progress(frame, watched, areas[2]);
-    if let Some((_, curves)) = watched.training.as_ref().filter(|_| has_curves) {
-        draw_curve(frame, curves, "loss", Color::Cyan, areas[3]);
-        draw_curve(frame, curves, "tokens_per_second", Color::Green, areas[4]);
+    if let Some((step, curves)) = watched.training.as_ref().filter(|_| has_curves) {
+        draw_curve(frame, (step, curves), "loss", Color::Cyan, areas[3]);
+        draw_curve(frame, (step, curves), "tokens_per_second", Color::Green, areas[4]);
     }
     draw_log(frame, watched, areas[5]);
     let keys = Line::from("q leaves, l changes the level of the log").style(Style::new().add_modifier(Modifier::DIM));
@@ -67,14 +67,16 @@ fn word(state: &str) -> Span<'static> {
 
 fn step_lines(watched: &Watched) -> Vec<Line<'static>> {
     let steps = &watched.state.steps;
-    let lines = steps[steps.len().saturating_sub(STEPS)..].iter().map(|step| {
+    let before = steps.len().saturating_sub(STEPS);
+    let omitted = (before > 0).then(|| Line::from(format!("  … {}", counted(before as u64, "earlier step"))));
+    let lines = steps[before..].iter().map(|step| {
         let mut spans = vec![Span::raw(format!("  {}  ", visible(&step.step))), word(&step.state)];
         spans.extend(step.duration_s.map(|time| Span::raw(format!("  {}", duration(time)))));
         spans.extend(step.loss.map(|loss| Span::raw(format!("  loss {}", significant(loss)))));
         spans.extend(step.error.as_ref().map(|error| Span::styled(format!("  {}", visible(error)), Style::new().fg(Color::Red))));
         Line::from(spans)
     });
-    lines.collect()
+    omitted.into_iter().chain(lines).collect()
 }
 
 fn draw_progress(frame: &mut Frame, watched: &Watched, area: Rect) {
@@ -92,8 +94,8 @@ fn draw_progress(frame: &mut Frame, watched: &Watched, area: Rect) {
     }
 }
 
-/// A curve with its first, last and lowest value in words.
-fn draw_curve(frame: &mut Frame, curves: &Curves, name: &str, color: Color, area: Rect) {
+/// A step's curve with its first, last and lowest value in words.
+fn draw_curve(frame: &mut Frame, (step_name, curves): (&str, &Curves), name: &str, color: Color, area: Rect) {
     let Some(curve) = curves.named(name) else { return };
     let (Some((_, first)), Some((step, last))) = (curve.points.first(), curve.points.last()) else { return };
     let lowest = curve.points.iter().map(|(_, value)| *value).fold(f64::INFINITY, f64::min);
@@ -112,7 +114,7 @@ fn draw_curve(frame: &mut Frame, curves: &Curves, name: &str, color: Color, area
     // A value that does not change is a line in the middle.
     let height = |value: f64| if high > low { 1.0 + (PARTS - 1.0) * (value - low) / (high - low) } else { PARTS / 2.0 };
     let heights: Vec<u64> = made.iter().map(|one| height(one.mean) as u64).collect();
-    let block = Block::new().borders(Borders::TOP).title(words);
+    let block = Block::new().borders(Borders::TOP).title(format!("{}: {words}", visible(step_name)));
     frame.render_widget(Sparkline::default().block(block).data(heights).max(PARTS as u64).style(Style::new().fg(color)), area);
 }
 
@@ -171,8 +173,8 @@ mod tests {
             if width >= 80 {
                 for words in [
                     "s1  success  1 step",
-                    "loss 5 → 0.01 at step 500, lowest 0.01",
-                    "tokens per second 7",
+                    "tune: loss 5 → 0.01 at step 500, lowest 0.01",
+                    "tune: tokens per second 7",
                     "00:00:00 [WARN ] ",
                     "[31mred",
                     "q leaves",
@@ -181,5 +183,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_many_steps_the_last_are_listed_and_the_others_counted() {
+        let runs = tempfile::tempdir().unwrap();
+        let attempt = |i: usize| {
+            let moment = "2026-01-01T00:00:00.000Z";
+            format!(r#"{{"task": "merge", "step": "s{i}", "status": "Success", "started_at": "{moment}", "finished_at": "{moment}"}}"#)
+        };
+        std::fs::create_dir(runs.path().join("s")).unwrap();
+        let attempts: Vec<String> = (1..=STEPS + 2).map(attempt).collect();
+        let record = format!(r#"{{"created": "2026-01-01T00:00:00.000Z", "invocations": [{}]}}"#, attempts.join(", "));
+        std::fs::write(runs.path().join("s/session.json"), record).unwrap();
+        let watched = Watched::open(runs.path(), "s", false).unwrap();
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, &watched)).unwrap();
+        let text = terminal.backend().to_string();
+        assert!(text.contains("… 2 earlier steps") && text.contains("s3") && text.contains("s8") && !text.contains("s2 "), "{text}");
     }
 }
