@@ -30,8 +30,9 @@ from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.stack import NEWEST_ADAPTER, add_parents, check_stackable, parent_folders
 from pyrust_nn.training.forgetting import ForgettingTable
 from pyrust_nn.training.loop import train
+from pyrust_nn.training.packing import choose_batching
 from pyrust_nn.training.report_files import TrainingReportFiles
-from pyrust_nn.training.setup import choose_batching, initialize_training, load_data, model_config
+from pyrust_nn.training.setup import initialize_training, load_data, model_config
 
 logger = logging.getLogger(__name__)
 

@@ -801,6 +801,7 @@ def serve(
     adapter: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
+    outtype: str = "q8_0",
     api_key: str | None = None,
     parallel: int = 4,
     ctx_size: int | None = None,
@@ -809,14 +810,15 @@ def serve(
     runs_dir: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Server:
-    """Serve models and adapters in GGUF by an HTTP API like OpenAI's, as a step of a session; returns the running server.
+    """Serve models and adapters by an HTTP API like OpenAI's, as a step of a session; returns the running server.
 
     Args:
         session: Name of the session; None creates a new one.
-        model: Model in GGUF: a file or a session's step (of a step with several the first, or step:q8_0). Several may be given. Requests call it NAME, or as it is written here (a file: its name without .gguf). (a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name; required)
-        adapter: Adapter in GGUF, as a model of its own name: a file or a session's step. It is used with the first model that it fits. Several may be given. (a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name; unset by default)
+        model: Model: a GGUF file, a session's step (of a step with several files the first, or step:q8_0), a folder or a hub name. Several may be given. Requests call it NAME, or as it is written here (a file: its name without .gguf). (a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name; required)
+        adapter: Adapter, as a model of its own name: a GGUF file, a session's step or a folder. It is used with the first model that it fits. Several may be given. (a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name; unset by default)
         host: Address to listen on. Others than this machine's own (127.0.0.1, ::1, localhost) need an API key. (a string; default 127.0.0.1)
         port: Port to listen on; 0 is any free one. (an integer from 0 to 65535; default 8080)
+        outtype: Type of the GGUF file to which a model is converted that is not in GGUF. The file is kept in the cache. (one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q2_k_s, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k, iq4_nl, iq4_xs; default q8_0)
         api_key: Key that requests must have (`Authorization: Bearer KEY`). If unset: the environment variable PYRUST_NN_API_KEY, otherwise none. (a string; unset by default)
         parallel: Number of answers at once, of each model. More requests wait. (an integer from 1 to 64; default 4)
         ctx_size: Positions of an answer with its prompt. If unset: those of the model, at most 8192. (an integer from 1 to 16777216; unset by default)

@@ -1,7 +1,7 @@
 //! The user's cache: its folder, the entries in it, their use and their removal. Everything in it can be made again.
 //!
 //! An entry is a file or folder: prepared rows (`data/<key>`), data sets converted to JSON lines (`json/`), unpacked
-//! (`unzipped/`), read from standard input (`stdin/`) or downloaded (`hub/`), parsed tokenizers (`tokenizers/`), lists of a package's names (`imports/`)
+//! (`unzipped/`), read from standard input (`stdin/`) or downloaded (`hub/`), parsed tokenizers (`tokenizers/`), lists of a package's names (`imports/`), models converted for `serve` (`gguf/`)
 //! and the built-in model (`tiny-<key>`). Names with a leading dot are entries that are being made.
 //!
 //! A process that uses an entry holds a shared lock on it (`flock`) until it ends, and sets its modification time to now. An entry is
@@ -26,7 +26,7 @@ const MAX: u64 = 20 << 30;
 const MAX_VARIABLE: &str = "PYRUST_NN_CACHE_MAX";
 
 /// The folders of entries, and what is in them.
-const FOLDERS: [(&str, &str); 7] = [
+const FOLDERS: [(&str, &str); 8] = [
     ("data", "rows"),
     ("json", "json"),
     ("unzipped", "unzipped"),
@@ -34,6 +34,7 @@ const FOLDERS: [(&str, &str); 7] = [
     ("hub", "hub"),
     ("tokenizers", "tokenizer"),
     ("imports", "imports"),
+    ("gguf", "gguf"),
 ];
 
 /// The user's cache folder as an absolute path: `PYRUST_NN_CACHE` (with `~` for the home folder), otherwise `pyrust-nn` in
@@ -61,7 +62,7 @@ pub fn max_bytes() -> Result<u64> {
 pub struct CacheItem {
     /// Relative to the cache's folder.
     pub name: String,
-    /// `rows`, `json`, `unzipped`, `stdin`, `hub`, `tokenizer`, `imports` or `model`.
+    /// `rows`, `json`, `unzipped`, `stdin`, `hub`, `tokenizer`, `imports`, `gguf` or `model`.
     pub kind: String,
     pub bytes: u64,
     /// When it was last used: RFC 3339, UTC.

@@ -9,8 +9,8 @@ use crate::base::error;
 use crate::board::program::Program;
 use crate::params::interface::Interface;
 use crate::pipeline::remaining;
+use crate::session::existing_session::existing_session;
 use crate::session::lock::{host, lock_owner};
-use crate::session::status::existing_session;
 
 /// Asks the process of a session to end, as Ctrl-C does: a training with checkpoints finishes its step and saves first.
 ///

@@ -25,7 +25,7 @@ use crate::board::pages::{SCRIPT, answer, guard, page, refusal};
 use crate::board::program::Program;
 use crate::board::session_view::LowestLevel;
 use crate::report::{Comparison, SCRIPT as CURVES, compare, report_page};
-use crate::session::status::existing_session;
+use crate::session::existing_session::existing_session;
 
 /// How often a stream without news says that it is still there.
 const ALIVE: Duration = Duration::from_secs(15);

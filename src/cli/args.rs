@@ -12,7 +12,7 @@ use crate::cli::commands::{
 };
 use crate::cli::examples::{FIRST_STEPS, examples, of_command};
 use crate::cli::global::GlobalArgs;
-use crate::cli::similar_flags::explained;
+use crate::cli::unknown_arguments::explained;
 use crate::params::group::Group;
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("PYRUST_NN_COMMIT"));

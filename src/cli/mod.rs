@@ -8,15 +8,15 @@ mod console;
 mod display;
 mod examples;
 mod global;
-mod other_commands;
+mod other_tools;
 mod output;
 mod param_args;
 mod process;
 mod read_session;
 mod results;
-mod similar_flags;
 mod table;
 mod text;
+mod unknown_arguments;
 mod wrap;
 
 pub(crate) use console::first_use;

@@ -23,9 +23,9 @@ pub(crate) use parse::conversation::{Conversation, Role};
 pub(crate) use parse::item_keys::unused_columns;
 pub(crate) use prepare::prepare_dataset;
 pub(crate) use prompts::read_prompts;
-pub(crate) use read::check::check_files;
 pub(crate) use read::files::{digest, expand, is_pattern, missing, repeated};
 pub(crate) use read::size_limits::size_limits;
+pub(crate) use read::validate_files::validate_files;
 pub(crate) use read::zip::{is_zip, unzip};
 
 pub(crate) use render::rendering::{PROBE, Render, RenderError, RenderText, Rendering, place};

@@ -62,7 +62,7 @@ impl StepDatasets {
         }
         let options = options(&self.params, name)?;
         match own_tokenizer(tokenizer_owner(&self.params)?).filter(|folder| data::is_native(folder)) {
-            None => drop(data::check_files(&files, &options.layout)?),
+            None => drop(data::validate_files(&files, &options.layout)?),
             Some(model_folder) => {
                 let model_folder = with_added_tokens(&model_folder, &added_tokens(&self.params))?;
                 let dataset = Dataset { label: label(name), ..sources.dataset(model_folder, options) };

@@ -28,5 +28,5 @@ pub(crate) use imatrix::ImportanceMatrix;
 pub(crate) use quants::{Form, Rows, decode};
 pub(crate) use reader::{GgufReader, describe};
 pub(crate) use safetensors_file::{TensorHeader, same_tensor, tensors};
-pub(crate) use types::{ADAPTER_OUTTYPE, FILE_TYPES, Format, OUTTYPE, TENSOR_TYPE, tensor_types};
+pub(crate) use types::{ADAPTER_OUTTYPE, FILE_TYPES, Format, ONE_OUTTYPE, OUTTYPE, TENSOR_TYPE, tensor_types};
 pub use write::write;

@@ -122,6 +122,9 @@ file_types! {
 pub(crate) const OUTTYPE: ParamType =
     ParamType::CaselessList { names: &OUTTYPE_NAMES, aliases: &[("q3_k", "q3_k_m"), ("q4_k", "q4_k_m"), ("q5_k", "q5_k_m")] };
 
+/// One of them.
+pub(crate) const ONE_OUTTYPE: ParamType = ParamType::Caseless(&OUTTYPE_NAMES);
+
 /// The files that an adapter can be written to: llama.cpp adds its matrices to the base's, so they are not quantized further.
 pub(crate) const ADAPTER_OUTTYPE: ParamType = ParamType::CaselessList { names: &["f32", "f16", "bf16", "q8_0"], aliases: &[] };
 

@@ -163,8 +163,6 @@ pub(crate) static OTHER_NAMES: &[OtherName] = &[
     same("batch_size", "batch_size", &[MlxLm]),
     known("batch", "batch_size"),
     known("bs", "batch_size"),
-    known("num_processes", "nproc_per_node"),
-    known("num_gpus", "nproc_per_node"),
     known("nproc", "nproc_per_node"),
     same("gradient_accumulation_steps", "gradient_accumulation_steps", &[LlamaFactory, Axolotl]),
     same("training.gradient_accumulation_steps", "gradient_accumulation_steps", &[Unsloth]),

@@ -14,7 +14,7 @@ use crate::report::curves::Curve;
 use crate::report::html::render;
 use crate::report::recorded::{RecordedSession, RecordedStep};
 use crate::report::steps::value_text;
-use crate::session::status::existing_session;
+use crate::session::existing_session::existing_session;
 
 /// Parameters that change nothing in the result.
 const WITHOUT_EFFECT: [&str; 4] = ["runs_dir", "overwrite", "dry_run", "step"];

@@ -20,7 +20,7 @@ use crate::report::proofs;
 use crate::report::recorded::{RecordedSession, RecordedStep};
 use crate::report::steps::{failed, pipeline, step};
 use crate::report::training_files::{before_and_after, data_shown, promised};
-use crate::session::status::existing_session;
+use crate::session::existing_session::existing_session;
 
 /// The file in a session's folder.
 pub(crate) const REPORT: &str = "report.html";

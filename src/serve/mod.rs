@@ -1,4 +1,4 @@
-//! `serve`: an HTTP API like OpenAI's for models and adapters in GGUF. llama.cpp's own server answers, in a process for each model; this
+//! `serve`: an HTTP API like OpenAI's for models and adapters. What is not in GGUF is converted first. llama.cpp's own server answers, in a process for each model; this
 //! part is in front of it: names, keys, limits, the request log, draining. Bodies and streams pass through unchanged, except that a
 //! request to a model with adapters is told which adapter it is for.
 //!
@@ -7,6 +7,7 @@
 
 mod access;
 mod backend;
+mod conversion;
 mod forward;
 mod gateway;
 mod http_server;

@@ -1,15 +1,16 @@
 //! The parameters of `serve`.
 
+use crate::gguf::ONE_OUTTYPE;
 use crate::params::prelude::*;
 use crate::params::task::Examples;
 
 pub(crate) const NAME: &str = "serve";
-pub(crate) const ABOUT: &str = "Serve models and adapters in GGUF by an HTTP API like OpenAI's";
+pub(crate) const ABOUT: &str = "Serve models and adapters by an HTTP API like OpenAI's";
 pub(crate) const EXAMPLES: Examples = [
     ("Serve a GGUF file of a step:", "pyrust-nn serve -m s1/convert_model_to_gguf:q8_0"),
     (
         "Serve a model and an adapter on it, under names of their own:",
-        "pyrust-nn serve -m base=base.gguf --adapter support=s1/convert_lora_to_gguf",
+        "pyrust-nn serve -m base=Qwen/Qwen3-0.6B --adapter support=s1/finetune_lora",
     ),
 ];
 
@@ -17,19 +18,21 @@ pub(crate) const EXAMPLES: Examples = [
 pub(crate) static SERVED_MODELS: Param = Param::input(
     "model",
     ParamType::NamedArtifacts,
-    "Model in GGUF: a file or a session's step (of a step with several the first, or step:q8_0). Several may be given. Requests call it NAME, or as it is written here (a file: its name without .gguf).",
+    "Model: a GGUF file, a session's step (of a step with several files the first, or step:q8_0), a folder or a hub name. Several may be given. Requests call it NAME, or as it is written here (a file: its name without .gguf).",
 );
 
 device_params! {
     [params]
-    /// Serve models and adapters in GGUF.
+    /// Serve models and adapters.
     ServeParams {
-        /// Adapter in GGUF, as a model of its own name: a file or a session's step. It is used with the first model that it fits. Several may be given.
+        /// Adapter, as a model of its own name: a GGUF file, a session's step or a folder. It is used with the first model that it fits. Several may be given.
         unset adapter: Vec<String> = Vec::new(), ParamType::NamedArtifacts, Model;
         /// Address to listen on. Others than this machine's own (127.0.0.1, ::1, localhost) need an API key.
         default host: String = "127.0.0.1".to_string(), ParamType::String, Server;
         /// Port to listen on; 0 is any free one.
         default port: u32 = 8080, int(0, 65_535), Server;
+        /// Type of the GGUF file to which a model is converted that is not in GGUF. The file is kept in the cache.
+        default outtype: String = "q8_0".to_string(), ONE_OUTTYPE, Server;
         /// Key that requests must have (`Authorization: Bearer KEY`). If unset: the environment variable PYRUST_NN_API_KEY, otherwise none.
         unset api_key: String = String::new(), ParamType::String, Server;
         /// Number of answers at once, of each model. More requests wait.

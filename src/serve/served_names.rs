@@ -14,7 +14,7 @@ use crate::session::record::read_record;
 pub(crate) struct ServedName {
     /// What requests call it.
     pub(crate) name: String,
-    /// Its GGUF file.
+    /// Its GGUF file. Before the conversion also a folder, `builtin:tiny` or a name on the Hub.
     pub(crate) file: String,
     /// The session and step that made it, if one did.
     pub(crate) made_by: Option<(String, String)>,
@@ -24,7 +24,7 @@ impl ServedName {
     /// The names in a parameter's value, with their files.
     ///
     /// # Errors
-    /// Kind `usage`: a name that cannot be one, or a step that does not exist. Kind `model`: an artifact that is missing or not in GGUF.
+    /// Kind `usage`: a name that cannot be one, or a step that does not exist. Kind `model`: an artifact that is missing or no model.
     pub(crate) fn all_in(params: &Map<String, Value>, param: &str, runs: &Path, session: &str) -> Result<Vec<ServedName>> {
         let kind = if param == "adapter" { ArtifactKind::GgufAdapter } else { ArtifactKind::Answering };
         names_in(params.get(param)).map(|given| ServedName::resolve(given, runs, session, kind)).collect()
@@ -37,16 +37,19 @@ impl ServedName {
             _ => (None, given),
         };
         if Path::new(artifact).is_file() && !is_gguf(Path::new(artifact)) {
-            return Err(error::model(format!(
-                "{artifact} is not a GGUF file, and only GGUF files are served; give one, or a step that made one (convert_model_to_gguf)"
-            )));
+            return Err(error::model(format!("{artifact} is not a GGUF file; give one, the folder of a model, or a session's step")));
         }
-        let file = resolve_artifact(artifact, runs, session, kind)?;
-        if !is_gguf(Path::new(&file)) {
-            let session = if session.is_empty() { "SESSION" } else { session };
-            return Err(error::model(format!(
-                "{artifact} is not in GGUF, and only GGUF files are served; convert it first: `pyrust-nn convert-model-to-gguf -m {artifact} --outtype q8_0 --session {session}`, then serve {session}/convert_model_to_gguf"
-            )));
+        let file = resolve_artifact(artifact, runs, session, kind).or_else(|cause| match kind {
+            ArtifactKind::GgufAdapter => resolve_artifact(artifact, runs, session, ArtifactKind::Adapter).map_err(|_| cause),
+            _ => Err(cause),
+        })?;
+        let folder = Path::new(&file);
+        if folder.is_dir() && !is_adapter_folder(folder) && (kind == ArtifactKind::GgufAdapter || !folder.join("config.json").is_file()) {
+            let (what, lacks) = match kind {
+                ArtifactKind::GgufAdapter => ("an adapter", "adapter_config.json"),
+                _ => ("a model", "config.json"),
+            };
+            return Err(error::model(format!("{artifact} is not {what}: it has no {lacks}; give {what}'s folder or its GGUF file")));
         }
         let name = name.map_or_else(|| name_of(artifact), ToString::to_string);
         let letters = |symbol: char| symbol.is_alphanumeric() || "._-:/@+= ".contains(symbol);
@@ -57,6 +60,11 @@ impl ServedName {
         }
         let made_by = maker(Path::new(&file));
         Ok(ServedName { name, file, made_by })
+    }
+
+    /// Whether it need not be converted.
+    pub(crate) fn is_gguf(&self) -> bool {
+        is_gguf(Path::new(&self.file))
     }
 
     /// The entry in the list of models, as OpenAI's and with `session`, `step` and `parent` (the base of an adapter; vLLM's name for it).
@@ -80,6 +88,10 @@ pub(crate) fn check_unique<'a>(names: impl IntoIterator<Item = &'a ServedName>) 
         seen.push(one);
     }
     Ok(())
+}
+
+pub(crate) fn is_adapter_folder(path: &Path) -> bool {
+    path.join("adapter_config.json").is_file()
 }
 
 fn is_gguf(path: &Path) -> bool {
@@ -139,12 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_gguf_is_refused_with_the_command_that_converts_it() {
+    fn a_folder_is_a_model_or_refused() {
         let runs = tempfile::tempdir().unwrap();
         let folder = runs.path().join("model");
         std::fs::create_dir(&folder).unwrap();
         let error = Error::of(&served(&json!([folder]), runs.path()).unwrap_err());
-        assert!(error.kind == Kind::Model && error.message.contains("convert-model-to-gguf -m"), "{}", error.message);
+        assert!(error.kind == Kind::Model && error.message.contains("it has no config.json"), "{}", error.message);
+        std::fs::write(folder.join("config.json"), "{}").unwrap();
+        assert!(!served(&json!([folder]), runs.path()).unwrap()[0].is_gguf());
+        let error = ServedName::all_in(json!({"adapter": [folder]}).as_object().unwrap(), "adapter", runs.path(), "s2").unwrap_err();
+        assert!(error.to_string().contains("it has no adapter_config.json"), "{error}");
         std::fs::write(runs.path().join("a.gguf"), "GGUF").unwrap();
         for name in ["", " a", "a\nb", "a\"b"] {
             let error = Error::of(&served(&json!([format!("{name}={}", runs.path().join("a.gguf").display())]), runs.path()).unwrap_err());

@@ -21,6 +21,7 @@ use crate::params::validate::resolve;
 use crate::python::{check_served_model, first_model_for};
 use crate::serve::access::Access;
 use crate::serve::backend::{BackendSettings, ModelBackend};
+use crate::serve::conversion::GgufConversion;
 use crate::serve::gateway::Gateway;
 use crate::serve::http_server::serve_connections;
 use crate::serve::listening::{listen, listen_address};
@@ -86,14 +87,32 @@ fn prepare(session: Option<&str>, given: Map<String, Value>, runs: &Path, interf
     let models = ServedName::all_in(&params, "model", runs, session.unwrap_or_default())?;
     let adapters = ServedName::all_in(&params, "adapter", runs, session.unwrap_or_default())?;
     check_unique(models.iter().chain(&adapters))?;
-    // Without an environment one is made when the models start.
-    check_files(&models, &adapters, params["ctx_size"].as_u64())
-        .or_else(|cause| if Error::of(&cause).kind == Kind::Setup { Ok(()) } else { Err(cause) })?;
+    // What must be converted is checked afterwards. Without an environment one is made when the models start.
+    if models.iter().chain(&adapters).all(ServedName::is_gguf) {
+        check_files(&models, &adapters, params["ctx_size"].as_u64())
+            .or_else(|cause| if Error::of(&cause).kind == Kind::Setup { Ok(()) } else { Err(cause) })?;
+    }
     let port = params["port"].as_u64().unwrap_or_default() as u16;
     let address = listen_address(params["host"].as_str().unwrap_or_default(), port, interface)?;
     let access = Access::new(params["api_key"].as_str(), &address, interface)?;
     let listener = listen(&address, interface)?;
     Ok(ServerInputs { params, models, adapters, listener, access })
+}
+
+/// Models and adapters in GGUF: those that are not are converted, and then checked.
+fn convert(
+    conversion: &GgufConversion,
+    models: Vec<ServedName>,
+    adapters: Vec<ServedName>,
+    ctx_size: Option<u64>,
+) -> Result<(Vec<ServedName>, Vec<ServedName>)> {
+    if models.iter().chain(&adapters).all(ServedName::is_gguf) {
+        return Ok((models, adapters));
+    }
+    let models: Vec<ServedName> = models.into_iter().map(|model| conversion.apply(model, false)).collect::<Result<_>>()?;
+    let adapters: Vec<ServedName> = adapters.into_iter().map(|adapter| conversion.apply(adapter, true)).collect::<Result<_>>()?;
+    check_files(&models, &adapters, ctx_size)?;
+    Ok((models, adapters))
 }
 
 /// Checks that llama.cpp can serve these files together.
@@ -128,7 +147,14 @@ impl Server {
         let settings =
             BackendSettings { parallel: number("parallel") as u32, ctx_size: params["ctx_size"].as_u64(), device: text("device").into() };
         let url = format!("http://{address}");
-        let started = start_backends(models, adapters, &settings).and_then(|backends| {
+        let conversion = GgufConversion {
+            outtype: text("outtype"),
+            device: text("device"),
+            offline: params["offline"] == Value::Bool(true),
+            log: &step.log,
+        };
+        let in_gguf = convert(&conversion, models, adapters, settings.ctx_size);
+        let started = in_gguf.and_then(|(models, adapters)| start_backends(models, adapters, &settings)).and_then(|backends| {
             signals::check()?;
             let gateway = Arc::new(Gateway::new(backends.clone(), access, Arc::clone(&step.log)));
             step.serving(json!({"url": url, "pid": std::process::id(), "models": gateway.models()}))?;

@@ -13,7 +13,7 @@ use crate::base::similar_path::or_similar;
 use crate::gguf::FILE_TYPES;
 use crate::params::similar_value::similar_name;
 use crate::session::hub_names::{downloaded, is_hub_name};
-use crate::session::reference::{missing_step, no_such_step, session_alone, step_without_session, steps};
+use crate::session::step_reference::{missing_step, no_such_step, session_alone, step_without_session, steps};
 use crate::session::summary::{Status, Summary};
 
 /// The built-in model, which is generated when it is used.

@@ -3,6 +3,7 @@
 mod archive;
 pub(crate) mod artifact;
 mod details;
+pub(crate) mod existing_session;
 pub(crate) mod folder_identity;
 pub(crate) mod hub_names;
 pub(crate) mod lock;
@@ -10,10 +11,10 @@ pub(crate) mod names;
 pub(crate) mod process;
 mod progress;
 pub(crate) mod record;
-pub(crate) mod reference;
 mod session_list;
 mod session_log;
 pub(crate) mod status;
+pub(crate) mod step_reference;
 pub(crate) mod summary;
 
 pub use archive::Exported;

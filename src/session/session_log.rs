@@ -12,8 +12,8 @@ use regex::Regex;
 use crate::base::files;
 use crate::base::lines_from_end::LinesFromEnd;
 use crate::base::log_file::earlier;
+use crate::session::existing_session::existing_session;
 use crate::session::names::runs_dir;
-use crate::session::status::existing_session;
 
 /// The complete log of a session. Runs directory: PYRUST_NN_RUNS, otherwise `runs`.
 pub fn get_status(session: &str) -> Result<String> {

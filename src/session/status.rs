@@ -3,19 +3,16 @@
 //! It is read from files only, by Rust, without the lock. So it answers while a step runs: importing torch and saving a model hold Python's
 //! interpreter lock for up to a second.
 
-use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base::clock::seconds_since;
-use crate::base::error;
 use crate::session::details::{StepDetails, folder_bytes, working_folder};
+use crate::session::existing_session::existing_session;
 use crate::session::lock::lock_owner;
-use crate::session::names::{check_name, missing_folder};
 use crate::session::record::read_record;
 use crate::session::summary::{Status, Summary};
 
@@ -114,47 +111,12 @@ fn succeeded(step: &Path) -> bool {
     matches!(Summary::read(step), Ok(Some(summary)) if summary.status == Status::Success)
 }
 
-/// The folder of a session.
-///
-/// # Errors
-/// Kind `usage` if the name is invalid or there is no such session.
-pub(crate) fn existing_session(runs: &Path, session: &str) -> Result<std::path::PathBuf> {
-    check_name("session", session)?;
-    let folder = runs.join(session);
-    if folder.is_dir() {
-        return Ok(folder);
-    }
-    if let Some(why) = missing_folder(runs) {
-        return Err(error::usage(format!("there is no session {session}: {why}")));
-    }
-    let known = newest_first(runs);
-    let near = error::did_you_mean(session, known.iter().map(String::as_str)).map(|near| format!("did you mean {near}?"));
-    let has = || match known.len() {
-        0 => "it has none".to_string(),
-        1..=SHOWN_SESSIONS => format!("it has {}", known.join(", ")),
-        count => format!("the newest of its {count} are {}", known[..SHOWN_SESSIONS].join(", ")),
-    };
-    Err(error::usage(format!("there is no session {session} in {}; {}", runs.display(), near.unwrap_or_else(has))))
-}
-
-/// How many sessions a message names.
-const SHOWN_SESSIONS: usize = 5;
-
-/// The names of the sessions.
-fn newest_first(runs: &Path) -> Vec<String> {
-    let entries = fs::read_dir(runs).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
-    let dated = entries.filter_map(|entry| {
-        let changed = fs::metadata(entry.path().join("session.json")).or_else(|_| entry.metadata()).ok()?;
-        Some((changed.modified().ok()?, entry.file_name().into_string().ok()?))
-    });
-    let mut found: Vec<(SystemTime, String)> = dated.filter(|(_, name)| !name.starts_with('.')).collect();
-    found.sort_by(|a, b| b.cmp(a));
-    found.into_iter().map(|(_, name)| name).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::base::error;
     use crate::base::error::Kind;
     use crate::session::record::Session;
 

@@ -26,7 +26,7 @@ use crate::session::names::check_name;
 use crate::step::devices::check_device_in_python;
 use crate::step::folder::StepFolder;
 use crate::step::request::Request;
-use crate::step::resolved_inputs::{check_files, resolve_artifacts};
+use crate::step::resolved_inputs::{resolve_artifacts, validate_files};
 use crate::step::suitability;
 
 /// Checks everything for which a step can be refused. Changes nothing.
@@ -47,7 +47,7 @@ pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()>
         size_limits()?;
         let artifacts = resolve_artifacts(request, &params, runs, session)?;
         suitability::check(request, &params, &artifacts)?;
-        check_files(request, &params)?;
+        validate_files(request, &params)?;
         Ok((params, artifacts))
     })();
     let recorded_later =

@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::base::files;
+use crate::session::existing_session::existing_session;
 use crate::session::lock::{lock, lock_owner};
 use crate::session::record::Session;
-use crate::session::status::existing_session;
 use crate::session::{SessionState, Status, Summary, folder_bytes};
 use crate::step::checkpoints;
 

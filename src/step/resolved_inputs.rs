@@ -13,7 +13,7 @@ use crate::gguf::ImportanceMatrix;
 use crate::params::param::Param;
 use crate::params::param_type::ParamType;
 use crate::session::artifact::{ArtifactKind, names_in, resolve_artifact, without_outtype};
-use crate::session::reference::step_without_session;
+use crate::session::step_reference::step_without_session;
 use crate::session::summary::{Status, Summary};
 use crate::step::request::Request;
 
@@ -37,7 +37,7 @@ pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, run
         let value = if params[param.name].is_array() { found.into() } else { found.into_iter().next().into() };
         for_script.insert(param.name.into(), value);
     }
-    check_files(request, params)?;
+    validate_files(request, params)?;
     let datasets = StepDatasets::new(for_script.clone(), runs, session);
     for name in DATASETS {
         if params.get(name).is_some_and(|given| !given.is_null()) {
@@ -51,7 +51,7 @@ pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, run
 ///
 /// # Errors
 /// Kind `input`: a missing or wrong file, or a path that cannot be a data set. Kind `usage`: a wrong option of a data set.
-pub(crate) fn check_files(request: &Request, params: &Map<String, Value>) -> Result<()> {
+pub(crate) fn validate_files(request: &Request, params: &Map<String, Value>) -> Result<()> {
     for (name, what) in [("prompts_file", "prompts file"), ("imatrix", "importance matrix")] {
         if let Some(given) = params.get(name).and_then(Value::as_str)
             && !Path::new(given).is_file()

@@ -21,8 +21,8 @@ from transformers import (
 from pyrust_nn import InputError
 from pyrust_nn.cpu.packed_attention import can_pack, packed_attention
 from pyrust_nn.training.batches import BatchLayout, MicroBatching, row_length, target_tokens
+from pyrust_nn.training.packing import choose_batching
 from pyrust_nn.training.rows import IGNORED
-from pyrust_nn.training.setup import choose_batching
 
 SIZES = {
     "vocab_size": 97,

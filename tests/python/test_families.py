@@ -24,8 +24,8 @@ from pyrust_nn.cpu.patching import patched_layers
 from pyrust_nn.models.compared import COMPARED
 from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.training.batches import BatchLayout
+from pyrust_nn.training.packing import choose_batching
 from pyrust_nn.training.rows import Row
-from pyrust_nn.training.setup import choose_batching
 from pyrust_nn.training.target_loss import TargetLoss
 
 SIZES: dict[str, Any] = {

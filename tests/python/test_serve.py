@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -312,8 +313,6 @@ def test_without_a_key_other_sites_and_names_are_refused(made: Path, binary: Pat
 @pytest.mark.parametrize(
     ("model", "params", "error", "words"),
     [
-        ("builtin:tiny", {}, ModelError, "only GGUF files are served; convert it first: `pyrust-nn convert-model-to-gguf -m builtin:tiny"),
-        ("m/lora-one", {}, ModelError, "convert-model-to-gguf -m m/lora-one"),
         ("nowhere.gguf", {}, ModelError, "there is no nowhere.gguf"),
         (["a=m/gguf", "a=m/noise"], {}, UsageError, "a stands for .* give them names"),
         ("m/gguf", {"parallel": 0}, UsageError, "parallel must be an integer from 1 to 64"),
@@ -327,6 +326,34 @@ def test_what_cannot_be_served_is_said(
 ) -> None:
     with pytest.raises(error, match=words):
         pyrust_nn.serve("refused", model, port=0, runs_dir=made, **params)
+
+
+def test_what_is_not_in_gguf_is_converted_once_with_its_proof(made: Path, trained: dict[str, str], binary: Path, tmp_path: Path) -> None:
+    """A model's folder, an adapter with its base as a model, and an adapter alone."""
+    words = ["-m", f"full={trained['full']}", "-m", "tuned=m/lora-one", "--adapter", "one=m/lora-one", "--outtype", "f16"]
+    answered = pyrust_nn.inference("m", trained["full"], prompt=QUESTION, temperature=0, step="folder", runs_dir=made)
+    for before in ("", " before"):
+        with Served(binary, made, *words, PYRUST_NN_CACHE=str(tmp_path / "cache")) as server:
+            assert ask(server.client, "full", QUESTION) == answered["result"][0]["text"]
+            for name in ("tuned", "one"):
+                assert ask(server.client, name, QUESTION) == "The first adapter says this."
+            assert [one["step"] for one in server.about["models"]][1:] == ["lora-one", "lora-one"]
+            for name in ("full", "tuned", "one"):
+                assert (f"{name} was converted to f16 before: " in server.log) == bool(before), server.log
+    proofs = sorted((tmp_path / "cache/gguf").glob("*/served/convert/proof.json"))
+    assert len(proofs) == 3 and all(file["passed"] for proof in proofs for file in json.loads(proof.read_text()))
+
+
+def test_a_model_that_cannot_be_converted_is_not_served(
+    made: Path, trained: dict[str, str], cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained["full"], tmp_path / "cut"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    done = cli("serve", "-m", folder, "--session", "cut", "--port", "0", "--runs-dir", made)
+    assert done.returncode == 1 and "model.safetensors is not a complete safetensors file" in done.stderr, done.stderr
+    summary = json.loads((made / "cut/serve/summary.json").read_text())
+    assert summary["status"] == "Failure" and "model.safetensors" in summary["error"]["message"]
 
 
 def test_a_port_that_is_taken_is_said(server: Served, made: Path, cli: Callable[..., Any]) -> None:

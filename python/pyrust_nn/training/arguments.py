@@ -55,7 +55,7 @@ class LoopArguments:
 
     def warmup(self, steps: int) -> int:
         """The number of warm-up steps in a training of `steps`."""
-        return int(self.warmup_steps) if self.warmup_steps >= 1 else math.ceil(steps * self.warmup_steps)
+        return warmup_steps(self.warmup_steps, steps)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as values of JSON."""
@@ -92,3 +92,8 @@ def loop_arguments(params: SimpleNamespace, session: TrainingSession, dtype: tor
         save_total_limit=params.save_total_limit or None,
         metric_for_best_model="eval_loss" if eval_steps else None,
     )
+
+
+def warmup_steps(warmup: float, steps: int) -> int:
+    """The number of warm-up steps in a training of `steps`: `warmup` itself, or below 1 that fraction of them."""
+    return int(warmup) if warmup >= 1 else math.ceil(steps * warmup)

@@ -35,7 +35,6 @@ from pyrust_nn.cpu.packed_attention import packed_attention
 from pyrust_nn.cpu.patching import patched_layers
 from pyrust_nn.cuda.liger import apply_liger, restored_globals
 from pyrust_nn.models.saving import save_model
-from pyrust_nn.training.advice import warn_about_settings
 from pyrust_nn.training.arguments import LoopArguments, loop_arguments
 from pyrust_nn.training.batches import BatchLayout, row_length, target_tokens
 from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressCallback, TrainingMeter
@@ -47,12 +46,14 @@ from pyrust_nn.training.noise import noisy_embeddings
 from pyrust_nn.training.optimizers import make_optimizer
 from pyrust_nn.training.order import epoch_order
 from pyrust_nn.training.overview import log_overview, parameter_counts
+from pyrust_nn.training.packing import choose_batching
 from pyrust_nn.training.random_states import get_random_states, load_random_states
 from pyrust_nn.training.reports import report_callbacks
 from pyrust_nn.training.resuming import resumed, write_resume_file
 from pyrust_nn.training.rows import Row
 from pyrust_nn.training.session import TrainingSession
-from pyrust_nn.training.setup import TrainingData, choose_batching
+from pyrust_nn.training.setting_warnings import warn_about_settings
+from pyrust_nn.training.setup import TrainingData
 from pyrust_nn.training.step_loss import StepLoss, enable_checkpointing
 from pyrust_nn.training.stopping import StopCallback, synchronize
 

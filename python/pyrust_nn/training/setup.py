@@ -1,4 +1,4 @@
-"""What precedes training: the device, the data set, and how rows are batched."""
+"""What precedes training: the device and the data set."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from transformers import AutoConfig, set_seed
 from pyrust_nn import InputError
 from pyrust_nn._runtime.processes import Processes
 from pyrust_nn._runtime.ranks import Ranks
-from pyrust_nn.cpu.packed_attention import can_pack
-from pyrust_nn.models.compared import is_compared
 from pyrust_nn.models.devices import pick_device, pick_dtype
 from pyrust_nn.models.loading import position_limit
 from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.multimodal import language_config
-from pyrust_nn.training.batches import MAX_TOKENS, BatchLayout, MicroBatching
 from pyrust_nn.training.compiling import check_compilable, check_compiler
 from pyrust_nn.training.rows import PreparedRows
 from pyrust_nn.training.session import TrainingSession
@@ -100,23 +97,3 @@ def model_config(model: str) -> PretrainedConfig:
     """
     config = AutoConfig.from_pretrained(model_folder(model), local_files_only=True, trust_remote_code=False)
     return language_config(config) or config
-
-
-def choose_batching(params: SimpleNamespace, config: PretrainedConfig, device: torch.device) -> MicroBatching:
-    """How the rows of a step are batched. Raises InputError if packing is requested but would change the result."""
-    obstacle = None
-    if not is_compared(config):
-        kind = config.get_text_config().model_type
-        obstacle = f"packed rows were not compared with transformers for model type {kind}"
-        logger.info("model type %s trains as transformers computes it: rows are not packed, and layers and loss are not replaced", kind)
-    elif not can_pack(config):
-        obstacle = "some layers of this model are recurrent and would carry one row's state into the next"
-    elif params.neftune_alpha:
-        obstacle = "neftune_alpha scales its noise by the length of a row"
-    if params.packing == "on" and obstacle:
-        raise InputError(f"packing cannot be on: {obstacle}; set it to auto")
-    layout = BatchLayout.PACKED
-    if obstacle or params.packing == "off":
-        # A GPU needs many rows at once, and sorted rows have little padding; a CPU is busy with one row.
-        layout = BatchLayout.EQUAL if device.type == "cpu" else BatchLayout.PADDED
-    return MicroBatching(layout, params.max_tokens_per_batch or MAX_TOKENS.get(device.type, MAX_TOKENS["cuda"]))

@@ -6,10 +6,10 @@ use serde::de::IgnoredAny;
 use crate::data::parse::columns::Layout;
 use crate::data::parse::conversation::Conversation;
 use crate::data::parse::dataset_format::DatasetFormat;
+use crate::data::parse::formats::{read_alpaca, read_chat, read_pair, read_preference, read_text};
 use crate::data::parse::item::Item;
 use crate::data::parse::json::{JsonObject, check_value};
 use crate::data::parse::json_error::{describe, error_offset};
-use crate::data::parse::other_formats::{read_alpaca, read_chat, read_pair, read_preference, read_text};
 use crate::data::parse::problem_collector::ProblemCollector;
 
 /// Reports every problem of the item with offset, path and message. Returns the conversation if there is none. `answered`: whether an

@@ -1,6 +1,5 @@
 //! Reads files, compressed or not, into batches of complete items on all cores. Every problem has its line and column.
 
-pub(crate) mod check;
 pub(crate) mod corruption;
 pub(crate) mod files;
 pub(crate) mod problem;
@@ -10,4 +9,5 @@ pub(crate) mod size_limits;
 pub(crate) mod source;
 pub(crate) mod splitter;
 pub(crate) mod table;
+pub(crate) mod validate_files;
 pub(crate) mod zip;

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::error;
 use crate::base::numbers::counted;
-use crate::data::check_files;
 use crate::data::engine::{DataEngine, Dataset, Transformers};
 use crate::data::parse::conversation::Role;
 use crate::data::read::problem::Problem;
@@ -21,6 +20,7 @@ use crate::data::rows::selection::{RowOrigin, Selection};
 use crate::data::rows::turn_kinds::{KINDS, TurnKind};
 use crate::data::survey::lengths::Lengths;
 use crate::data::survey::preview::{Preview, pieces};
+use crate::data::validate_files;
 
 /// Which conversations to show.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ pub fn survey(
     let (mut counts, findings, tally, _) = ran.map_err(|failure| {
         // Problems in the data can be found without transformers, and are reported first.
         if error::Error::of(&failure).kind == error::Kind::Setup {
-            check_files(&dataset.files, &dataset.options.layout).err().unwrap_or(failure)
+            validate_files(&dataset.files, &dataset.options.layout).err().unwrap_or(failure)
         } else {
             failure
         }

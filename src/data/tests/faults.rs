@@ -227,7 +227,7 @@ fn all_faults_are_counted_and_the_first_shown_in_order() {
 #[test]
 fn several_files_are_named_in_the_report() {
     let files = TestFiles::new(&[GOOD.as_bytes(), b"[]", br#"[{"messages": 1}, {"messages": 2}]"#]);
-    let got = crate::data::check_files(&files.paths, &Layout::default()).unwrap_err().to_string();
+    let got = crate::data::validate_files(&files.paths, &Layout::default()).unwrap_err().to_string();
     assert!(got.starts_with("3 problems in 3 files\n"), "{got}");
     assert!(
         got.contains("1.json contains no conversations") && got.contains("2.json: line 1, column 15, [0].messages: must be a list"),

@@ -16,7 +16,7 @@ use crate::data::read::files::expand;
 use crate::data::read::problem::Problems;
 use crate::data::read::reader::Reader;
 use crate::data::read::size_limits::SizeLimits;
-use crate::data::{Conversation, check_files};
+use crate::data::{Conversation, validate_files};
 
 const GOOD: &str = r#"{"messages": [{"role": "user", "content": "é"}, {"role": "assistant", "content": "好"}], "id": 7}"#;
 
@@ -52,7 +52,7 @@ fn conversations(bytes: &[u8], block: usize) -> Result<Vec<Conversation>, String
 fn read(text: &str) -> Result<Vec<Value>, String> {
     let files = TestFiles::new(&[text.as_bytes()]);
     let values = read_conversations(&files.paths[0]).map_err(|error| error.to_string());
-    let checked = check_files(&files.paths, &Layout::default()).map_err(|error| error.to_string());
+    let checked = validate_files(&files.paths, &Layout::default()).map_err(|error| error.to_string());
     assert_eq!(values.as_ref().map(Vec::len), checked.as_ref().map(|count| count.conversations), "the check and the reader count the same");
     values
 }

@@ -13,9 +13,9 @@ use super::spdx;
 use crate::base::clock::now;
 use crate::base::progress::Bytes;
 use crate::base::{error, files, hashes, progress};
+use crate::session::existing_session::existing_session;
 use crate::session::lock::{host, lock};
 use crate::session::record::read_record;
-use crate::session::status::existing_session;
 
 /// zstd's level: weights hardly become smaller, and a higher level takes longer.
 const LEVEL: i32 = 3;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::data::{Layout, check_files};
+use crate::data::{Layout, validate_files};
 use crate::dataset::entry::Entry;
 use crate::dataset::open::{Sources, is_hub_name, paths};
 use crate::params::names_of_other_tools::Tool;
@@ -122,7 +122,7 @@ pub(crate) fn with_option(path: &str, option: &str) -> String {
 pub(crate) fn count_rows(value: &Value) -> Option<u64> {
     let counts = paths(value).into_iter().map(|path| {
         let sources = Sources::named(std::slice::from_ref(&path), true).ok().filter(|sources| !sources.needs_python())?;
-        let counted = check_files(&sources.files, &Layout::default()).ok()?.conversations;
+        let counted = validate_files(&sources.files, &Layout::default()).ok()?.conversations;
         Some(Entry::parse(&path).ok()?.max_rows.map_or(counted, |most| most.min(counted)) as u64)
     });
     counts.sum::<Option<u64>>().filter(|count| *count > 0)

@@ -8,7 +8,7 @@ use clap::{Arg, Command};
 use crate::base::error::did_you_mean;
 use crate::base::one_of::one_of;
 use crate::cli::commands::{OF_ONE_STEP, pipeline_file};
-use crate::cli::other_commands::{our_commands, our_commands_nearly, our_flag, our_tip};
+use crate::cli::other_tools::{our_commands, our_commands_nearly, our_flag, our_tip};
 use crate::params::interface::Interface;
 use crate::params::names_of_other_tools::{counts_steps, our_name, our_name_nearly};
 use crate::tasks::TASKS;

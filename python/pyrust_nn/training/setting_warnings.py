@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 from types import SimpleNamespace
 from typing import Any
 
+from pyrust_nn.training.arguments import warmup_steps
 from pyrust_nn.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ _FEW_STEPS = 20
 
 def warn_about_settings(model: Any, params: SimpleNamespace, steps: int) -> None:
     """Log a warning for each setting that seems wrong. `steps`: the number of training steps."""
-    warmup = math.ceil(steps * params.warmup) if params.warmup < 1 else int(params.warmup)
+    warmup = warmup_steps(params.warmup, steps)
     if warmup >= steps:
         logger.warning(
             "the warm-up of %s is not shorter than the training of %d: the learning rate never reaches %g; lower warmup",

@@ -22,7 +22,7 @@ pub struct FileCounts {
 ///
 /// # Errors
 /// Kind `input`: a file that cannot be read, or the list of all problems; `interrupted`.
-pub fn check_files(files: &[PathBuf], layout: &Layout) -> Result<FileCounts> {
+pub fn validate_files(files: &[PathBuf], layout: &Layout) -> Result<FileCounts> {
     let reader = Mutex::new(Some(Reader::open(files.to_vec(), layout)?));
     let work = || -> Result<(FileCounts, Problems)> {
         let (mut count, mut problems) = (FileCounts::default(), Problems::default());
