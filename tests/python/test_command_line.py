@@ -269,7 +269,8 @@ def test_a_prompt_that_is_a_model_is_answered_with_the_flag(cli: Cli, runs: Path
 def test_serve_offers_no_folder_in_place_of_a_file(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text("[]")
     done = cli("serve", "-m", "data.json")
-    assert done.returncode == 1 and "data.json is not a GGUF file; give one" in done.stderr and "did you mean" not in done.stderr, done.stderr
+    assert done.returncode == 1 and "data.json is not a GGUF file; give one" in done.stderr, done.stderr
+    assert "did you mean" not in done.stderr, done.stderr
 
 
 def test_prepare_prints_what_there_is(cli: Cli, data_json: str) -> None:
