@@ -62,8 +62,7 @@ class ChatModel:
         self._open = contextlib.ExitStack()
         try:
             self._open.enter_context(step_environment(given["offline"]))
-            with fast_imports():
-                self._model = answering_model(params, conversation=True)
+            self._model = answering_model(params, conversation=True)
             self._open.callback(self._model.__exit__)
             self.positions = self._model.positions  # which loads a folder's weights
         except BaseException:

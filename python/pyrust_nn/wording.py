@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyrust_nn import _core
+
 
 def counted(number: float, noun: str) -> str:
     """`1 row`, `2,000 rows`, `0.5 epochs`."""
@@ -11,8 +13,4 @@ def counted(number: float, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """`42 s`, `12 min`, `3.0 h` or `2.5 days`, as in the results of a step."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+    return _core.duration(seconds)

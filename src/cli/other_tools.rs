@@ -58,32 +58,33 @@ const OTHER_FLAGS: &[(&str, &[&str], &str)] = &[
     ("man", &["output", "o", "out"], "--dir"),
 ];
 
-/// A flag of ours that a command has, or a command; flags of other tools that it does not have, and what to do here.
-const OTHER_TIPS: &[(&str, &[&str], &str)] = &[
+/// Flags of ours that a command has, or commands (none: all of them); flags of other tools that it does not have, and what to do here.
+const OTHER_TIPS: &[(&[&str], &[&str], &str)] = &[
     (
-        "--session",
+        &["--session"],
         &["output-dir", "output", "out", "o", "save-dir"],
         "'--session' names this session, '--runs-dir' the folder of all sessions",
     ),
-    ("--dataset-path", &["max-samples", "max-rows", "limit"], "'FILE::max_rows=N' reads so many rows of a file"),
-    ("--packing", &["no-packing"], "'--packing off' switches it off"),
-    ("cache clear", &["dry-run", "n"], "`pyrust-nn cache list` shows what there is"),
-    ("inference", &["quantization", "quant", "load-in-4bit", "load-in-8bit", "4bit"], QUANTIZED),
-    ("chat", &["quantization", "quant", "load-in-4bit", "load-in-8bit", "4bit"], QUANTIZED),
-    ("serve", &["quantization", "quant", "load-in-4bit", "load-in-8bit", "4bit"], QUANTIZED),
+    (&["--dataset-path"], &["max-samples", "max-rows", "limit"], "'FILE::max_rows=N' reads so many rows of a file"),
+    (&["--packing"], &["no-packing"], "'--packing off' switches it off"),
+    (&["cache clear"], &["dry-run", "n"], "`pyrust-nn cache list` shows what there is"),
     (
-        "",
+        &["inference", "chat", "serve"],
+        &["quantization", "quant", "load-in-4bit", "load-in-8bit", "4bit"],
+        "`pyrust-nn quantize-model` makes a quantized model, which '--model' takes",
+    ),
+    (
+        &[],
         &["config", "c", "yaml", "config-file"],
         "a pipeline file is given without a flag: `pyrust-nn run FILE.toml`; \
         `pyrust-nn init --from FILE.yaml` converts one of another tool",
     ),
 ];
-const QUANTIZED: &str = "`pyrust-nn quantize-model` makes a quantized model, which '--model' takes";
 
 /// What to do in place of a flag of another tool.
 pub(crate) fn our_tip(command: &str, has: impl Fn(&str) -> bool, flag: &str) -> Option<&'static str> {
-    let meant = |of: &str| of.is_empty() || of == command || of.strip_prefix("--").is_some_and(&has);
-    OTHER_TIPS.iter().find(|(of, others, _)| meant(of) && others.contains(&flag)).map(|(.., tip)| *tip)
+    let meant = |of: &&str| *of == command || of.strip_prefix("--").is_some_and(&has);
+    OTHER_TIPS.iter().find(|(of, others, _)| (of.is_empty() || of.iter().any(meant)) && others.contains(&flag)).map(|(.., tip)| *tip)
 }
 
 /// Our flag for one that a command does not have.

@@ -6,8 +6,12 @@ use serde_json::Value;
 
 use crate::cli::output::plain_list;
 use crate::cli::text::{bytes, counted, grouped, significant, visible};
+use crate::cli::wrap::cut;
 use crate::report::{IN_QUALITY, quality};
 use crate::session::{Status, Summary};
+
+/// Columns of a script's result.
+const SHOWN_RESULT: usize = 400;
 
 /// The command that shows what the step made; none if it made nothing to try. `runs`: the folder of all sessions, `named` if the user
 /// named it.
@@ -54,7 +58,7 @@ pub(crate) fn step_lines(summary: &Summary, runs: &Path) -> Vec<String> {
         line("result", &quality);
     }
     if summary.task == "script" && !summary.result.is_null() {
-        line("result", &visible(&shorten(&summary.result.to_string())));
+        line("result", &cut(&visible(&summary.result.to_string()), SHOWN_RESULT));
     }
     let others = summary.metrics.iter().filter(|(name, _)| !IN_QUALITY.contains(&name.as_str()));
     for (name, value) in others.filter(|(_, value)| value.as_f64() != Some(0.0)) {
@@ -118,12 +122,6 @@ fn metric(name: &str, value: &Value) -> String {
         (None, Some(number)) => significant(number),
         _ => plain_list(value),
     }
-}
-
-/// A value for one line.
-fn shorten(text: &str) -> String {
-    const SHOWN: usize = 400;
-    if text.chars().count() > SHOWN { format!("{}…", text.chars().take(SHOWN).collect::<String>()) } else { text.to_string() }
 }
 
 /// A word for a POSIX shell.

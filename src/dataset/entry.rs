@@ -67,7 +67,14 @@ impl Entry {
     pub(crate) fn at_revision(text: &str, revision: &str) -> String {
         let (path, options) = text.rsplit_once("::").filter(|(_, options)| options.contains('=')).unwrap_or((text, ""));
         let others = options.split(',').filter(|option| !option.is_empty() && !option.trim_start().starts_with("revision"));
-        format!("{path}::{}", others.chain([format!("revision={revision}").as_str()]).collect::<Vec<_>>().join(","))
+        let others = others.fold(path.to_string(), |text, option| Entry::with_option(&text, option));
+        Entry::with_option(&others, &format!("revision={revision}"))
+    }
+
+    /// The text of an entry with one more option.
+    pub(crate) fn with_option(text: &str, option: &str) -> String {
+        let has_options = text.rsplit_once("::").is_some_and(|(_, options)| options.contains('='));
+        format!("{text}{}{option}", if has_options { "," } else { "::" })
     }
 }
 

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::base::logging::Shown;
-use crate::base::{assets, cache, error, files, hashes, logging, progress};
+use crate::base::{assets, cache, error, files, hashes, logging, numbers, progress};
 use crate::data::Transformers;
 use crate::python::convert::to_object;
 use crate::python::exceptions::to_python;
@@ -261,6 +261,12 @@ fn cache_folder() -> PathBuf {
     cache::folder()
 }
 
+/// A duration in words: see [`numbers::duration`].
+#[pyfunction]
+fn duration(seconds: f64) -> String {
+    numbers::duration(seconds)
+}
+
 /// Whether this process's interpreter is this program's own. False in a Python host.
 #[pyfunction]
 fn owns_interpreter() -> bool {
@@ -295,6 +301,7 @@ pub(crate) fn add_to(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tokenize_by_library, module)?)?;
     module.add_function(wrap_pyfunction!(embedded_text, module)?)?;
     module.add_function(wrap_pyfunction!(cache_folder, module)?)?;
+    module.add_function(wrap_pyfunction!(duration, module)?)?;
     module.add_function(wrap_pyfunction!(owns_interpreter, module)?)?;
     module.add_function(wrap_pyfunction!(hold_cache_entry, module)?)?;
     module.add_function(wrap_pyfunction!(lora_defaults, module)?)?;

@@ -12,11 +12,13 @@ use sha2::{Digest, Sha256};
 
 use crate::base::numbers::duration;
 use crate::base::{cache, files, hashes, signals};
+use crate::estimate::is_adapter;
 use crate::params::interface::Interface;
 use crate::python::{adapter_base, model_folder};
-use crate::serve::served_names::{ServedName, is_adapter_folder};
+use crate::serve::served_names::ServedName;
 use crate::serve::server_log::ServerLog;
 use crate::session::{Status, Summary};
+use crate::step::inputs::model_files;
 use crate::step::{Request, run_step};
 use crate::tasks::task_named;
 
@@ -74,10 +76,15 @@ impl GgufConversion<'_> {
         let mut all = Sha256::new();
         all.update(format!("{}{} {task} {outtype}\n", env!("CARGO_PKG_VERSION"), env!("PYRUST_NN_COMMIT")));
         let folder = self.folder(model)?;
-        let base = if is_adapter_folder(&folder) { Some(self.folder(&adapter_base(&folder)?)?) } else { None };
-        for folder in std::iter::once(folder).chain(base) {
-            hashes::each_file(model_files(&folder), &signals::check, &mut |path, hash| {
-                all.update(format!("{} {hash}\n", path.strip_prefix(&folder).unwrap_or(path).display()));
+        let mut folders = vec![folder.clone()];
+        if is_adapter(&folder) {
+            let parents = std::fs::read_dir(folder.join("parents")).into_iter().flatten().flatten().map(|parent| parent.path());
+            folders.extend(parents);
+            folders.push(self.folder(&adapter_base(&folder)?)?);
+        }
+        for (i, folder) in folders.iter().enumerate() {
+            hashes::each_file(model_files(folder), &signals::check, &mut |path, hash| {
+                all.update(format!("{i} {} {hash}\n", path.file_name().unwrap_or_default().display()));
             })?;
         }
         Ok(hashes::hexadecimal(all)[..32].to_string())
@@ -86,21 +93,6 @@ impl GgufConversion<'_> {
     fn folder(&self, model: &str) -> Result<PathBuf> {
         if Path::new(model).is_dir() { Ok(PathBuf::from(model)) } else { model_folder(model, self.offline) }
     }
-}
-
-/// Configuration, tokenizer and weights, also of the parents of a stacked adapter.
-fn model_files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if path.is_dir() {
-            found.extend(if name.starts_with('.') { Vec::new() } else { model_files(&path) });
-        } else if [".json", ".safetensors", ".txt", ".jinja", ".model"].iter().any(|end| name.ends_with(end)) {
-            found.push(path);
-        }
-    }
-    found
 }
 
 /// The file of a conversion that succeeded.

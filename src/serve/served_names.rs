@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::base::error;
+use crate::estimate::is_adapter;
 use crate::session::artifact::{ArtifactKind, names_in, resolve_artifact};
 use crate::session::record::read_record;
 
@@ -44,7 +45,7 @@ impl ServedName {
             _ => Err(cause),
         })?;
         let folder = Path::new(&file);
-        if folder.is_dir() && !is_adapter_folder(folder) && (kind == ArtifactKind::GgufAdapter || !folder.join("config.json").is_file()) {
+        if folder.is_dir() && !is_adapter(folder) && (kind == ArtifactKind::GgufAdapter || !folder.join("config.json").is_file()) {
             let (what, lacks) = match kind {
                 ArtifactKind::GgufAdapter => ("an adapter", "adapter_config.json"),
                 _ => ("a model", "config.json"),
@@ -88,10 +89,6 @@ pub(crate) fn check_unique<'a>(names: impl IntoIterator<Item = &'a ServedName>) 
         seen.push(one);
     }
     Ok(())
-}
-
-pub(crate) fn is_adapter_folder(path: &Path) -> bool {
-    path.join("adapter_config.json").is_file()
 }
 
 fn is_gguf(path: &Path) -> bool {

@@ -1,13 +1,14 @@
 //! The folder of a session that is named, or what to say if there is no such session.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
 
 use anyhow::Result;
 
 use crate::base::error;
 use crate::session::names::{check_name, missing_folder};
+use crate::session::step_reference::sessions;
 
 /// The folder of a session.
 ///
@@ -35,14 +36,13 @@ pub(crate) fn existing_session(runs: &Path, session: &str) -> Result<std::path::
 /// How many sessions a message names.
 const SHOWN_SESSIONS: usize = 5;
 
-/// The names of the sessions.
+/// The names of the sessions, the one that changed last first.
 fn newest_first(runs: &Path) -> Vec<String> {
-    let entries = fs::read_dir(runs).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
-    let dated = entries.filter_map(|entry| {
-        let changed = fs::metadata(entry.path().join("session.json")).or_else(|_| entry.metadata()).ok()?;
-        Some((changed.modified().ok()?, entry.file_name().into_string().ok()?))
-    });
-    let mut found: Vec<(SystemTime, String)> = dated.filter(|(_, name)| !name.starts_with('.')).collect();
-    found.sort_by(|a, b| b.cmp(a));
-    found.into_iter().map(|(_, name)| name).collect()
+    let changed = |name: &String| {
+        let folder = runs.join(name);
+        fs::metadata(folder.join("session.json")).or_else(|_| fs::metadata(&folder)).and_then(|found| found.modified()).ok()
+    };
+    let mut names = sessions(runs);
+    names.sort_by_cached_key(|name| Reverse((changed(name), name.clone())));
+    names
 }

@@ -91,7 +91,7 @@ pub(crate) fn session_alone(folder: &Path, session: &str) -> anyhow::Error {
 }
 
 /// The names of the sessions, sorted.
-fn sessions(runs: &Path) -> Vec<String> {
+pub(super) fn sessions(runs: &Path) -> Vec<String> {
     folders(runs)
 }
 

@@ -156,7 +156,7 @@ impl InputsRecorder {
     pub(crate) fn add(&self, name: &str, paths: &[PathBuf]) -> Result<()> {
         let found: InputFiles = paths
             .iter()
-            .flat_map(|path| relevant_files(path))
+            .flat_map(|path| model_files(path))
             .filter_map(|file| {
                 let bytes = file.metadata().ok()?.len();
                 Some((file, InputFile { bytes, sha256: None }))
@@ -263,7 +263,7 @@ fn check_same_files(name: &str, known: &InputFiles, found: &InputFiles) -> Resul
 }
 
 /// The relevant files of a model's folder, or the file itself. Empty for a Hub name.
-fn relevant_files(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn model_files(path: &Path) -> Vec<PathBuf> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let Ok(entries) = std::fs::read_dir(&absolute) else {
         return if absolute.is_file() { vec![absolute] } else { Vec::new() };

@@ -78,14 +78,19 @@ def kept(original: Callable[..., Structure], models: Path, file: Path) -> Callab
     def define_import_structure(module_path: str, prefix: str | None = None) -> Structure:
         if Path(module_path) not in (models, models / "__init__.py"):
             return original(module_path, prefix)
+        start = f"{prefix}." if prefix else ""
+        return {frozenset(needs): {start + name: set(names) for name, names in modules.items()} for needs, modules in groups()}
+
+    @functools.cache
+    def groups() -> list[Any]:
+        _core.hold_cache_entry(file)
         try:
-            groups = json.loads(file.read_text(encoding="utf-8"))
+            return list(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             made = original(str(models))
-            groups = [[sorted(needs), {name: sorted(names) for name, names in modules.items()}] for needs, modules in made.items()]
-            _write(file, groups)
-        start = f"{prefix}." if prefix else ""
-        return {frozenset(needs): {start + name: set(names) for name, names in modules.items()} for needs, modules in groups}
+            found = [[sorted(needs), {name: sorted(names) for name, names in modules.items()}] for needs, modules in made.items()]
+            _write(file, found)
+            return found
 
     return define_import_structure
 

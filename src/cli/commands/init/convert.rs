@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 
 use crate::base::error;
 use crate::base::similar_path::or_similar;
-use crate::cli::commands::init::other_data::{count_rows, data_files, with_option};
+use crate::cli::commands::init::other_data::{count_rows, data_files};
 use crate::cli::text::counted;
+use crate::dataset::entry::Entry;
 use crate::dataset::open::paths;
 use crate::params::interface::Interface;
 use crate::params::lora_defaults;
@@ -294,7 +295,7 @@ impl Conversions {
     fn limit_rows(&mut self, rows: u64) {
         for name in ["dataset_path", "eval_dataset_path"] {
             let Some(paths) = self.out.values.get(name).map(paths).filter(|paths| !paths.is_empty()) else { continue };
-            let limited: Vec<String> = paths.iter().map(|path| with_option(path, &format!("max_rows={rows}"))).collect();
+            let limited: Vec<String> = paths.iter().map(|path| Entry::with_option(path, &format!("max_rows={rows}"))).collect();
             let limited = if limited.len() == 1 { json!(limited[0]) } else { json!(limited) };
             self.out.values.insert(name.to_string(), limited);
         }

@@ -60,7 +60,9 @@ impl DataFiles {
                 match (name.as_str(), value.as_str().filter(|_| all_named)) {
                     // The format of the data is recognized.
                     ("path" | "type" | "ds_type", _) => {}
-                    ("split" | "name" | "revision", Some(value)) => self.files[i] = with_option(&self.files[i], &format!("{name}={value}")),
+                    ("split" | "name" | "revision", Some(value)) => {
+                        self.files[i] = Entry::with_option(&self.files[i], &format!("{name}={value}"));
+                    }
                     _ => self.warnings.push(format!("{key}[{i}].{name} = {value}: there is no counterpart")),
                 }
             }
@@ -87,7 +89,7 @@ fn of_llama_factory(name: &str, dir: &str, config: &Path, found: &mut DataFiles)
             let options =
                 [("subset", "name"), ("split", "split")].into_iter().filter_map(|(theirs, ours)| Some((ours, entry[theirs].as_str()?)));
             let hub = entry["hf_hub_url"].as_str().unwrap_or_default().to_string();
-            found.files.push(options.fold(hub, |path, (name, value)| with_option(&path, &format!("{name}={value}"))));
+            found.files.push(options.fold(hub, |path, (name, value)| Entry::with_option(&path, &format!("{name}={value}"))));
         }
         None if Path::new(name).extension().is_some() => found.add("dataset", name, config),
         None => {
@@ -110,12 +112,6 @@ fn of_mlx(folder: &str, config: &Path, found: &mut DataFiles) {
         found.files.push(file("train.jsonl"));
         found.evaluation = folder.join("valid.jsonl").is_file().then(|| file("valid.jsonl"));
     }
-}
-
-/// An entry of `dataset_path` with one more option.
-pub(crate) fn with_option(path: &str, option: &str) -> String {
-    let has_options = path.rsplit_once("::").is_some_and(|(_, options)| options.contains('='));
-    format!("{path}{}{option}", if has_options { "," } else { "::" })
 }
 
 /// The number of conversations in files. `None`: they are not here, not valid, or need Python.
