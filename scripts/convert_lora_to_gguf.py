@@ -8,7 +8,7 @@ from pyrust_nn.gguf_export.adapter import adapter_plan
 from pyrust_nn.gguf_export.keys import model_label
 from pyrust_nn.gguf_export.writing import write_gguf_files
 from pyrust_nn.models.adapter_folder import checked_adapter_folder
-from pyrust_nn.proof.made import prove_made
+from pyrust_nn.proof.prove_outputs import prove_outputs
 
 
 def run(params, session):
@@ -17,5 +17,5 @@ def run(params, session):
     targets = {outtype: session.step_folder / f"{name.stem}.{outtype}.gguf" for outtype in params.outtype}
     plans = {outtype: adapter_plan(params.adapter, outtype, target, name, params.base_model) for outtype, target in targets.items()}
     sizes = write_gguf_files(plans, session)
-    files, proof = prove_made(list(targets.values()), params.adapter, params, session)
+    files, proof = prove_outputs(list(targets.values()), params.adapter, params, session)
     return {"outputs": {"gguf": [file.name for file in files]}, "metrics": sizes, **proof}

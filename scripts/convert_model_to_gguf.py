@@ -24,7 +24,7 @@ from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import model_folder, read_json
 from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.tokenizers import TokenizerFiles, shared_tokenizer
-from pyrust_nn.proof.made import prove_made
+from pyrust_nn.proof.prove_outputs import prove_outputs
 
 
 def run(params, session):
@@ -37,7 +37,7 @@ def run(params, session):
         sizes = write_gguf_files(plans, session)
         write_modelfiles(folder, list(targets.values()), params.outtype)
 
-    files, proof = prove_made(list(targets.values()), params.model, params, session)
+    files, proof = prove_outputs(list(targets.values()), params.model, params, session)
     return {"outputs": {"gguf": [file.name for file in files]}, "metrics": sizes, **proof}
 
 

@@ -16,7 +16,7 @@ from pyrust_nn.models.model_folder import read_json
 from pyrust_nn.models.saving import save_tokenizer
 from pyrust_nn.models.stack import parent_folders
 from pyrust_nn.models.tokenizers import TokenizerFiles
-from pyrust_nn.proof.made import prove_made
+from pyrust_nn.proof.prove_outputs import prove_outputs
 
 
 def check_plain(adapter):
@@ -56,7 +56,7 @@ def run(params, session):
     session.progress(1, 1)
 
     config = read_json(session.step_folder / "adapter" / ADAPTER_CONFIG)
-    _, proof = prove_made([session.step_folder / "adapter"], params.model, params, session)
+    _, proof = prove_outputs([session.step_folder / "adapter"], params.model, params, session)
 
     return {
         "outputs": {"adapter": "adapter"},

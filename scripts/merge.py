@@ -10,7 +10,7 @@ from pyrust_nn.models.generation import set_stop_tokens
 from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.tokenizers import TokenizerFiles
-from pyrust_nn.proof.made import prove_made
+from pyrust_nn.proof.prove_outputs import prove_outputs
 
 
 def run(params, session):
@@ -28,7 +28,7 @@ def run(params, session):
     with atomic_folder(session.step_folder / "model") as folder:
         save_model(model, tokenizer, folder, whole_folder(params.model, params.base_model))
     session.progress(2, 2)
-    _, proof = prove_made([session.step_folder / "model"], params.model, params, session)
+    _, proof = prove_outputs([session.step_folder / "model"], params.model, params, session)
 
     return {
         "outputs": {"model": "model"},

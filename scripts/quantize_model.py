@@ -24,7 +24,7 @@ from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import checked_model_folder, quantization
 from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.tokenizers import TokenizerFiles
-from pyrust_nn.proof.made import prove_made
+from pyrust_nn.proof.prove_outputs import prove_outputs
 
 NF4_BLOCK = 64  # weights that share a scale
 
@@ -51,7 +51,7 @@ def run(params, session):
             save_model(model, tokenizer, folder)
         before, after = weights_size(source), weights_size(session.step_folder / "model")
     session.progress(3, 3)
-    _, proof = prove_made([session.step_folder / "model"], params.model, params, session)
+    _, proof = prove_outputs([session.step_folder / "model"], params.model, params, session)
 
     return {
         "outputs": {"model": "model"},

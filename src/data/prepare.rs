@@ -19,7 +19,7 @@ use crate::data::rows::options::Options;
 use crate::data::rows::sample::IGNORED;
 use crate::data::rows::selection::{RowOrigin, Selection};
 
-/// Prepares a data set, or finds it in `cache`. `tell` gets the bytes done and the total bytes, and may end the preparation with an error.
+/// Prepares a data set, or finds it in `cache`. `on_progress` gets the bytes done and the total bytes, and may end the preparation with an error.
 ///
 /// # Errors
 /// Those of `prepare`. Kind `model`: the model's folder has no tokenizer or no chat template. Kind `setup`: only transformers can render
@@ -28,7 +28,7 @@ pub fn prepare_dataset(
     dataset: &Dataset,
     cache: &Path,
     transformers: &dyn Transformers,
-    tell: &mut dyn FnMut(u64, u64) -> Result<()>,
+    on_progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Prepared> {
     let (engine, files) = threads::join(|| DataEngine::open(&dataset.model_folder, Some(cache)), || crate::data::digest(&dataset.files));
     let (mut engine, files) = (engine?, files?);
@@ -39,7 +39,7 @@ pub fn prepare_dataset(
     let decides = (engine.tokenizer.digest, template.digest, transformers_version.as_deref());
     let entry = CacheEntry::new(cache, rows, decides, &dataset.options)?;
     let max_bytes = user_cache::max_bytes()?;
-    let tell = RefCell::new(tell);
+    let on_progress = RefCell::new(on_progress);
     let options = &dataset.options;
     loop {
         if let Some((prepared, unchecked)) = entry.open() {
@@ -61,7 +61,7 @@ pub fn prepare_dataset(
             let path = folder.join(TRAIN);
             let (mut counts, findings, sink, unchecked) = engine.run(dataset, transformers, false, || {
                 let origins = (options.eval_split > 0.0 || dataset.is_weighted()).then(Vec::new);
-                Ok(ArrowSink { writer: RowsWriter::create(&path)?, origins, tell: &tell })
+                Ok(ArrowSink { writer: RowsWriter::create(&path)?, origins, on_progress: &on_progress })
             })?;
             let (train, origins) = (sink.writer.finish()?, sink.origins);
             let (train, eval) = match origins {
@@ -141,7 +141,7 @@ struct ArrowSink<'a, 'b> {
     writer: RowsWriter,
     /// Where each row comes from, with `eval_split` or weights.
     origins: Option<Vec<RowOrigin>>,
-    tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
+    on_progress: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
 }
 
 impl Sink for ArrowSink<'_, '_> {
@@ -152,8 +152,8 @@ impl Sink for ArrowSink<'_, '_> {
         self.writer.write(made.tokens)
     }
 
-    fn tell(&mut self, done: u64, total: u64) -> Result<()> {
-        (self.tell.borrow_mut())(done, total)
+    fn on_progress(&mut self, done: u64, total: u64) -> Result<()> {
+        (self.on_progress.borrow_mut())(done, total)
     }
 }
 

@@ -21,8 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import pyrust_nn
 from pyrust_nn.cpu.packed_attention import packed_attention
 from pyrust_nn.cpu.patching import patched_layers
-from pyrust_nn.models.compared import COMPARED
 from pyrust_nn.models.model_folder import model_folder
+from pyrust_nn.models.verified_classes import VERIFIED_CLASSES
 from pyrust_nn.training.batches import BatchLayout
 from pyrust_nn.training.packing import choose_batching
 from pyrust_nn.training.rows import Row
@@ -105,7 +105,7 @@ def plain(model: Any, rows: list[Row]) -> tuple[float, dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_compared_class_has_the_loss_and_the_gradients_of_transformers(kind: str) -> None:
-    assert kind in COMPARED
+    assert kind in VERIFIED_CLASSES
     model, rows = make_model(kind, FAMILIES[kind]), make_rows()
     expected, gradients = plain(model, rows)
     batching = choose_batching(params(), model.config, torch.device("cpu"))
@@ -128,7 +128,7 @@ def test_a_compared_class_has_the_loss_and_the_gradients_of_transformers(kind: s
 
 
 def test_the_list_of_compared_classes_is_what_is_compared() -> None:
-    assert {*FAMILIES, "qwen3_5_text", "qwen3_5_moe_text"} == COMPARED
+    assert {*FAMILIES, "qwen3_5_text", "qwen3_5_moe_text"} == VERIFIED_CLASSES
 
 
 def saved(kind: str, more: dict[str, Any], folder: Path) -> Path:

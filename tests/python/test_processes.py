@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 import pyrust_nn
 from pyrust_nn._runtime.processes import Processes, ProcessPlace
-from pyrust_nn.training.group_ranks import GroupRanks, buckets, flat
+from pyrust_nn.training.distributed import GroupRanks, buckets, flat
 from pyrust_nn.training.rows import Row
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -357,7 +357,7 @@ def test_dropout_differs_by_rank() -> None:
 
 
 def test_gradients_are_summed_in_buckets_of_one_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrust_nn.training.group_ranks.BUCKET_BYTES", 64)
+    monkeypatch.setattr("pyrust_nn.training.distributed.BUCKET_BYTES", 64)
     sizes = [3, 5, 100, 8, 1, 15, 2]
     tensors = [torch.arange(size, dtype=torch.float64 if size == 1 else torch.float32) for size in sizes]
     tensors[3] = torch.arange(16.0)[::2]  # not contiguous

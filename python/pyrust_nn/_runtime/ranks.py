@@ -1,4 +1,4 @@
-"""What a training asks of the processes that share it. `Ranks` is one process alone; `training.group_ranks` has several."""
+"""What a training asks of the processes that share it. `Ranks` is one process alone; `training.distributed` has several."""
 
 from __future__ import annotations
 

@@ -42,13 +42,12 @@ from pyrust_nn.training.checkpoints import STATE_FILE, Checkpoints, load_states,
 from pyrust_nn.training.compiling import compiled_layers
 from pyrust_nn.training.evaluation import EvaluationCallback, set_eval_mode
 from pyrust_nn.training.memory import out_of_memory_error, peak_memory_bytes, release_memory, trim_heap, unmap_trainable
-from pyrust_nn.training.noise import noisy_embeddings
+from pyrust_nn.training.neftune import noisy_embeddings
 from pyrust_nn.training.optimizers import make_optimizer
 from pyrust_nn.training.order import epoch_order
 from pyrust_nn.training.overview import log_overview, parameter_counts
 from pyrust_nn.training.packing import choose_batching
 from pyrust_nn.training.random_states import get_random_states, load_random_states
-from pyrust_nn.training.reports import report_callbacks
 from pyrust_nn.training.resuming import resumed, write_resume_file
 from pyrust_nn.training.rows import Row
 from pyrust_nn.training.session import TrainingSession
@@ -56,6 +55,7 @@ from pyrust_nn.training.setting_warnings import warn_about_settings
 from pyrust_nn.training.setup import TrainingData
 from pyrust_nn.training.step_loss import StepLoss, enable_checkpointing
 from pyrust_nn.training.stopping import StopCallback, synchronize
+from pyrust_nn.training.trackers import report_callbacks
 
 if TYPE_CHECKING:
     from pyrust_nn.models.tokenizers import AnyTokenizer

@@ -10,7 +10,7 @@ import torch
 
 from pyrust_nn import InputError
 from pyrust_nn.cpu.packed_attention import can_pack
-from pyrust_nn.models.compared import is_compared
+from pyrust_nn.models.verified_classes import is_verified
 from pyrust_nn.training.batches import MAX_TOKENS, BatchLayout, MicroBatching
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def choose_batching(params: SimpleNamespace, config: PretrainedConfig, device: torch.device) -> MicroBatching:
     """How the rows of a step are batched. Raises InputError if packing is requested but would change the result."""
     obstacle = None
-    if not is_compared(config):
+    if not is_verified(config):
         kind = config.get_text_config().model_type
         obstacle = f"packed rows were not compared with transformers for model type {kind}"
         logger.info("model type %s trains as transformers computes it: rows are not packed, and layers and loss are not replaced", kind)

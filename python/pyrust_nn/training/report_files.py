@@ -24,8 +24,8 @@ import torch
 
 from pyrust_nn import PyrustNNError, _core
 from pyrust_nn.files import write_json, write_json_lines
-from pyrust_nn.models.compared import is_compared
 from pyrust_nn.models.model_folder import first_line, model_folder
+from pyrust_nn.models.verified_classes import is_verified
 from pyrust_nn.training.evaluation import set_eval_mode
 from pyrust_nn.training.memory import release_memory
 from pyrust_nn.training.overview import estimate_inputs
@@ -183,7 +183,7 @@ def greedy_answers(model: Any, prompts: list[list[int]], device: torch.device, d
     if generation.pad_token_id is None:
         generation.pad_token_id = ends[0] if ends else 0
     # Padding before a prompt changes nothing in the models that were compared.
-    size = len(prompts) if is_compared(model.config) else 1
+    size = len(prompts) if is_verified(model.config) else 1
     training, use_cache = model.training, model.config.use_cache
     set_eval_mode(model)
     model.config.use_cache = True

@@ -58,7 +58,7 @@ def initialize_training(params: SimpleNamespace, session: JoiningSession) -> tup
     set_seed(params.seed)
     device = pick_device(params.device)
     if session.processes.size > 1:
-        from pyrust_nn.training.group_ranks import joined_ranks, local_device
+        from pyrust_nn.training.distributed import joined_ranks, local_device
 
         device = local_device(device, session.processes)
         session.ranks = session.cleanup.enter_context(joined_ranks(session.processes, device))

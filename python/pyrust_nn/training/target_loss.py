@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyrust_nn import ModelError
 from pyrust_nn.cpu.autograd_ops import first_order_only
-from pyrust_nn.models.compared import is_compared
+from pyrust_nn.models.verified_classes import is_verified
 from pyrust_nn.training.linear_cross_entropy import LinearCrossEntropy, Workspace, rows_per_chunk
 from pyrust_nn.training.rows import IGNORED
 from pyrust_nn.training.target_rows import TargetRows
@@ -73,7 +73,7 @@ class TargetLoss:
         self.base = model.get_base_model() if hasattr(model, "peft_config") else model
         self.head: Any = self.base.get_output_embeddings()
         config = self.base.config.get_text_config()
-        self.usable = self.head is not None and is_compared(config) and not any(getattr(config, name, None) for name in LOGIT_FUNCTIONS)
+        self.usable = self.head is not None and is_verified(config) and not any(getattr(config, name, None) for name in LOGIT_FUNCTIONS)
         self.target_rows = TargetRows(self.base)
         self._hidden_passed: Any = None
         self._restore: list[Callable[[], None]] = []

@@ -86,7 +86,7 @@ pub trait Sink {
     /// Receives the rows of a batch, without dropped duplicates.
     fn take(&mut self, made: PreparedBatch) -> Result<()>;
     /// Reports progress in bytes of the files.
-    fn tell(&mut self, done: u64, total: u64) -> Result<()>;
+    fn on_progress(&mut self, done: u64, total: u64) -> Result<()>;
 }
 
 /// A conversation as it was given to the renderer, and its renderings.

@@ -374,7 +374,7 @@ fn collect(shared: &PreparationState<'_>, results: &Receiver<BatchOutcome>, tota
             signals::check()?;
             match made {
                 Ok(made) => {
-                    sink.tell(made.read, total)?;
+                    sink.on_progress(made.read, total)?;
                     let before = collector.probes[0].len();
                     collector.take(made, sink)?;
                     if before < PROBES && collector.probes[0].len() == PROBES {

@@ -79,7 +79,7 @@ pub struct Survey {
     pub previews: Vec<Preview>,
 }
 
-/// Surveys a data set. `identify`: whether to note the hash of each conversation. `tell` gets the bytes done and the bytes in total, and may stop the survey with an error.
+/// Surveys a data set. `identify`: whether to note the hash of each conversation. `on_progress` gets the bytes done and the bytes in total, and may stop the survey with an error.
 ///
 /// # Errors
 /// Kind `input` for a file that cannot be read, and for problems in the files if the template needs transformers, which is missing; kind
@@ -90,12 +90,12 @@ pub fn survey(
     transformers: &dyn Transformers,
     chosen: &PreviewSelection,
     identify: bool,
-    tell: &mut dyn FnMut(u64, u64) -> Result<()>,
+    on_progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Survey> {
     let mut engine = DataEngine::open(&dataset.model_folder, Some(cache))?;
-    let tell = RefCell::new(tell);
+    let on_progress = RefCell::new(on_progress);
     let parts = dataset.options.eval_split > 0.0 || dataset.is_weighted();
-    let ran = engine.run(dataset, transformers, true, || Ok(SurveySink::new(chosen, parts, identify, &tell)));
+    let ran = engine.run(dataset, transformers, true, || Ok(SurveySink::new(chosen, parts, identify, &on_progress)));
     let (mut counts, findings, tally, _) = ran.map_err(|failure| {
         // Problems in the data can be found without transformers, and are reported first.
         if error::Error::of(&failure).kind == error::Kind::Setup {
@@ -201,7 +201,7 @@ fn warnings(counts: &Counts, findings: &Findings, options: &Options, chosen: &Pr
 /// Receives the rows and counts them.
 struct SurveySink<'a, 'b> {
     chosen: &'a PreviewSelection,
-    tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
+    on_progress: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
     roles: [u64; Role::ALL.len()],
     turns: [[u64; 2]; KINDS],
     conversations: Option<Vec<(u64, usize)>>,
@@ -217,11 +217,11 @@ impl<'a, 'b> SurveySink<'a, 'b> {
         chosen: &'a PreviewSelection,
         parts: bool,
         identify: bool,
-        tell: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
+        on_progress: &'a RefCell<&'b mut dyn FnMut(u64, u64) -> Result<()>>,
     ) -> SurveySink<'a, 'b> {
         SurveySink {
             chosen,
-            tell,
+            on_progress,
             roles: [0; Role::ALL.len()],
             turns: Default::default(),
             conversations: identify.then(Vec::new),
@@ -258,8 +258,8 @@ impl Sink for SurveySink<'_, '_> {
         Ok(())
     }
 
-    fn tell(&mut self, done: u64, total: u64) -> Result<()> {
-        (self.tell.borrow_mut())(done, total)
+    fn on_progress(&mut self, done: u64, total: u64) -> Result<()> {
+        (self.on_progress.borrow_mut())(done, total)
     }
 }
 

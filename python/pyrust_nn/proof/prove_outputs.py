@@ -32,7 +32,7 @@ def unusable(model: str, base_model: str | None) -> str | None:
     return f"{whole} is quantized" if quantization(whole) is not None else None
 
 
-def prove_made(made: Sequence[Path], model: str, params: Any, session: Any) -> tuple[list[Path], dict[str, Any]]:
+def prove_outputs(made: Sequence[Path], model: str, params: Any, session: Any) -> tuple[list[Path], dict[str, Any]]:
     """Where the GGUF files or the folder are afterwards, and what the step adds to its answer: `proof`, and `unproven` on a fault.
 
     A GGUF file that does not pass is renamed to `<name>.unproven.gguf`. With `verify = false` nothing is proven.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-COMPARED = frozenset(
+VERIFIED_CLASSES = frozenset(
     {
         "qwen2",
         "qwen2_moe",
@@ -28,6 +28,6 @@ COMPARED = frozenset(
 )
 
 
-def is_compared(config: Any) -> bool:
+def is_verified(config: Any) -> bool:
     """Whether the class of a configuration's text model was compared."""
-    return config.get_text_config().model_type in COMPARED
+    return config.get_text_config().model_type in VERIFIED_CLASSES
