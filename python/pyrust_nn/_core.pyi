@@ -27,6 +27,7 @@ __all__ = [
     "capture_output",
     "check_dataset",
     "clear_cache",
+    "compute_imatrix",
     "convert_lora_to_gguf",
     "convert_model_to_gguf",
     "export_session",
@@ -585,6 +586,54 @@ def quantize_model(
         device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
     """
 
+def compute_imatrix(
+    session: str | None,
+    model: str | PathLike[str],
+    *,
+    dataset_path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    shape: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "question_answer", "text", "preference"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    max_length: int = 2048,
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = "error",
+    thinking: Literal["keep", "drop", "mask"] = "keep",
+    drop_duplicates: bool = False,
+    eval_split: float = 0.0,
+    seed: int = 42,
+    imatrix_tokens: int = 131072,
+    base_model: str | PathLike[str] | None = None,
+    step: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    offline: bool = False,
+    runs_dir: str | PathLike[str] | None = None,
+    device: str = "auto",
+) -> Summary:
+    """Compute an importance matrix for GGUF files of few bits, as a step of a session; returns the step's summary.
+
+    Args:
+        session: Name of the session; None creates a new one.
+        model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
+        dataset_path: Conversations on which the importance is computed, such as those of the training: files or patterns as for a training. (a path, a list of paths, or tables {path, weight, max_rows}; required)
+        shape: Shape of the conversations: auto detects it by the keys of a file's first conversations. (one of auto, messages, sharegpt, alpaca, prompt_completion, question_answer, text, preference; default auto)
+        columns: Columns under other names: which key of a conversation holds what, such as `user` the question and `assistant` the answer. (names and strings (NAME=STRING), with NAME one of messages, system, user, input, assistant, text, chosen, rejected, tools, documents, history, train; unset by default)
+        template_kwargs: Variables of the chat template, such as `enable_thinking`. A conversation's own `chat_template_kwargs` take precedence. (names and values (NAME=VALUE); unset by default)
+        max_length: Maximum length of a sample, in tokens. (an integer from 8 to 1048576; default 2048)
+        overlong: How to handle samples longer than max_length: error lists them and stops, drop omits them, truncate_left and truncate_right cut them. (one of error, drop, truncate_left, truncate_right; default error)
+        thinking: How to handle the assistant's reasoning (`<think>…</think>`, `reasoning_content`): keep trains on it where the chat template includes it, drop removes it, mask keeps it in the input without training on it. (one of keep, drop, mask; default keep)
+        drop_duplicates: Omit conversations that are identical to an earlier one. (true or false; default off)
+        eval_split: Fraction of the conversations, chosen with the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
+        seed: Random seed for the data order, dropout, new weights and the evaluation split. (an integer from 0 to 4294967295; default 42)
+        imatrix_tokens: Number of tokens on which it is computed, at most. If the data set has more, its conversations are chosen evenly. (an integer from 16 to 1000000000; default 131072)
+        base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
+        step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
+        overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
+        dry_run: Show the resolved parameters without running the step. (true or false; default off)
+        offline: Do not use the network: models must be local folders, builtin:tiny or already downloaded. (true or false; default off)
+        runs_dir: Folder of all sessions. If unset: PYRUST_NN_RUNS, otherwise `runs` in the working directory. (a path; unset by default)
+        device: Device to compute on: auto (CUDA if available, otherwise CPU), cpu, cuda or cuda:N. (auto, cpu, cuda or cuda:N; default auto)
+    """
+
 def convert_model_to_gguf(
     session: str | None,
     model: str | PathLike[str],
@@ -611,7 +660,7 @@ def convert_model_to_gguf(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         outtype: Types of the files, as llama-quantize names them, in either case. One file is written for each. In those of 6 bits and fewer, some matrices get more bits. (a non-empty list of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q2_k_s, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k, iq4_nl, iq4_xs; default f16)
-        imatrix: Importance matrix, a file of llama-imatrix: how much each column of each matrix matters. It makes files of 6 bits and fewer more accurate. (a path; unset by default)
+        imatrix: Importance matrix: the step compute_imatrix, or a file of llama-imatrix. It says how much each column of each matrix matters, and makes files of 6 bits and fewer more accurate. (a file of llama-imatrix or a session's step; unset by default)
         token_embedding_type: Tensor type of the token embedding. If unset: by outtype. (one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs; unset by default)
         output_tensor_type: Tensor type of the output matrix. If unset: by outtype. (one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs; unset by default)
         tensor_type: Tensor types by name: PATTERN=TYPE, such as `ffn_down=q6_k`. The pattern is a regular expression, searched in the tensor's name; the first that matches decides. (names and values (NAME=VALUE); unset by default)

@@ -143,6 +143,7 @@ fn value_hint(value_type: ParamType) -> ValueHint {
         | ParamType::Model
         | ParamType::Adapter
         | ParamType::Candidate
+        | ParamType::Imatrix
         | ParamType::AnsweringModel
         | ParamType::GgufAdapters
         | ParamType::NamedArtifacts => ValueHint::AnyPath,
@@ -161,7 +162,7 @@ fn value_name(value_type: ParamType) -> &'static str {
         | ParamType::Processes { .. }
         | ParamType::Float { .. }
         | ParamType::FloatList { .. } => "N",
-        ParamType::Path | ParamType::Paths | ParamType::Adapter | ParamType::Candidate | ParamType::GgufAdapters => "PATH",
+        ParamType::Path | ParamType::Paths | ParamType::Adapter | ParamType::Candidate | ParamType::Imatrix | ParamType::GgufAdapters => "PATH",
         ParamType::Model | ParamType::AnsweringModel => "MODEL",
         ParamType::NamedArtifacts => "[NAME=]ARTIFACT",
         _ => "NAME",

@@ -36,6 +36,8 @@ pub enum ParamType {
     Adapter,
     /// What a step made of a model: a GGUF file, a model, an adapter, or a session's step.
     Candidate,
+    /// An importance matrix: a file, or the session's step that computed it.
+    Imatrix,
     /// A model in any form that answers: a GGUF file, a model, an adapter, or a session's step (`step:q8_0` is one of its GGUF files).
     AnsweringModel,
     /// One adapter in GGUF, or several: files, or sessions' steps.
@@ -112,6 +114,7 @@ impl ParamType {
             ParamType::Model => "a path or a name".into(),
             ParamType::Adapter => "a folder or a session's step".into(),
             ParamType::Candidate => "a file, a folder or a session's step".into(),
+            ParamType::Imatrix => "a file of llama-imatrix or a session's step".into(),
             ParamType::AnsweringModel => "a file, a folder, a session's step or a name".into(),
             ParamType::GgufAdapters => "a GGUF file or a session's step, or a list of them".into(),
             ParamType::NamedArtifacts => "a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name".into(),
@@ -147,6 +150,7 @@ impl ParamType {
                 | ParamType::Model
                 | ParamType::Adapter
                 | ParamType::Candidate
+                | ParamType::Imatrix
                 | ParamType::AnsweringModel
                 | ParamType::String,
                 Value::String(text),
@@ -270,7 +274,15 @@ impl ParamType {
 
     /// Whether a value may name a step, whose output is meant.
     pub fn is_artifact(self) -> bool {
-        matches!(self, ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::AnsweringModel | ParamType::GgufAdapters)
+        matches!(
+            self,
+            ParamType::Model
+                | ParamType::Adapter
+                | ParamType::Candidate
+                | ParamType::Imatrix
+                | ParamType::AnsweringModel
+                | ParamType::GgufAdapters
+        )
     }
 
     /// Whether a flag of this type may be given several times.

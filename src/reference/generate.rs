@@ -72,7 +72,7 @@ fn function_stub(function: &Function) -> String {
 fn python_type(param_type: ParamType) -> String {
     let literal = |items: Vec<String>| format!("Literal[{}]", items.join(", "));
     match param_type {
-        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::AnsweringModel => {
+        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::Imatrix | ParamType::AnsweringModel => {
             "str | PathLike[str]".into()
         }
         ParamType::String | ParamType::Device | ParamType::Caseless(_) => "str".into(),

@@ -72,7 +72,7 @@ fn type_schema(param_type: ParamType) -> Value {
     let text = json!({"type": "string", "minLength": 1});
     let list = |items: &Value| json!({"type": "array", "minItems": 1, "items": items});
     match param_type {
-        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::AnsweringModel | ParamType::String => {
+        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::Imatrix | ParamType::AnsweringModel | ParamType::String => {
             text
         }
         ParamType::GgufAdapters | ParamType::NamedArtifacts | ParamType::TextList => json!({"anyOf": [text, list(&text)]}),

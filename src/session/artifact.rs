@@ -26,6 +26,8 @@ pub enum ArtifactKind {
     Adapter,
     /// What a step made of a model: a GGUF file, the folder of a step with several of them, a model or an adapter.
     Candidate,
+    /// An importance matrix.
+    Imatrix,
     /// What answers: a GGUF file, a model or an adapter.
     Answering,
     /// An adapter in GGUF.
@@ -44,6 +46,7 @@ impl ArtifactKind {
             ArtifactKind::Adapter => &["adapter"],
             ArtifactKind::Candidate | ArtifactKind::Answering => &["gguf", "model", "adapter"],
             ArtifactKind::GgufAdapter => &["gguf"],
+            ArtifactKind::Imatrix => &["imatrix"],
         }
     }
 }
@@ -69,13 +72,14 @@ pub(crate) fn without_outtype(name: &str) -> (&str, Option<&str>) {
 /// # Errors
 /// Kind `usage` if there is no such built-in model, session or step, or the step made nothing of this kind; `model` if there is no such folder or the step failed.
 pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKind) -> Result<String> {
-    if name == TINY && kind != ArtifactKind::Adapter {
+    if name == TINY && !matches!(kind, ArtifactKind::Adapter | ArtifactKind::Imatrix) {
         return Ok(name.to_string());
     }
     if name.starts_with("builtin:") {
         return Err(error::usage(match kind {
             ArtifactKind::Adapter => format!("{name} is not an adapter; give a folder with adapter_config.json or <session>/<step>"),
             ArtifactKind::GgufAdapter => format!("{name} is not an adapter; give its GGUF file or <session>/<step>"),
+            ArtifactKind::Imatrix => format!("{name} is not an importance matrix; give its file or <session>/<step>"),
             _ => format!("there is no {name}; the only built-in model is {TINY}"),
         }));
     }
@@ -95,6 +99,10 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
             }
             let folder = match step_output(&path, &shown, kind, outtype)? {
                 Some(output) => output,
+                None if kind == ArtifactKind::Imatrix => {
+                    let fix = "give the file of an importance matrix; `pyrust-nn compute-imatrix` makes it";
+                    return Err(error::input(format!("{} is a folder; {fix}", path.display())));
+                }
                 None if kind == ArtifactKind::GgufAdapter => {
                     let fix = "give the adapter's GGUF file; `pyrust-nn convert-lora-to-gguf` makes it";
                     return Err(error::model(format!("{} is a folder; {fix}", path.display())));
@@ -105,7 +113,7 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
                 .map_err(|_| error::model(format!("{shown}: its output {} no longer exists; run the step again", folder.display())))?;
             Ok(folder.to_string_lossy().into_owned())
         }
-        Some(path) if path.is_file() && (kind == ArtifactKind::Candidate || (kind.may_be_gguf() && is_gguf(&path))) => {
+        Some(path) if path.is_file() && (matches!(kind, ArtifactKind::Candidate | ArtifactKind::Imatrix) || (kind.may_be_gguf() && is_gguf(&path))) => {
             Ok(std::fs::canonicalize(&path)?.to_string_lossy().into_owned())
         }
         Some(path) if path.exists() && kind.may_be_gguf() => {
@@ -117,6 +125,10 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
         None if kind == ArtifactKind::Adapter => {
             let fix = or_similar(Path::new(name), &is_adapter, "give a folder with adapter_config.json or <session>/<step>");
             Err(error::model(format!("there is no adapter {name}: it is neither a folder nor a step in {}; {fix}", runs.display())))
+        }
+        None if kind == ArtifactKind::Imatrix => {
+            let fix = or_similar(Path::new(name), &|path| path.is_file(), "`pyrust-nn compute-imatrix` makes one");
+            Err(error::input(format!("there is no importance matrix {name}; {fix}")))
         }
         None if kind == ArtifactKind::GgufAdapter || is_gguf(Path::new(name)) => {
             let fix = or_similar(Path::new(name), &is_gguf, "check the path");
@@ -203,6 +215,7 @@ fn step_output(folder: &Path, shown: &str, kind: ArtifactKind, outtype: Option<&
         ArtifactKind::GgufAdapter => None,
         ArtifactKind::Model => output("model").or_else(|| output("adapter")),
         ArtifactKind::Adapter => output("adapter"),
+        ArtifactKind::Imatrix => output("imatrix"),
         // The files are in the step's folder.
         ArtifactKind::Candidate if summary.outputs.contains_key("gguf") => return Ok(Some(folder.to_path_buf())),
         ArtifactKind::Candidate | ArtifactKind::Answering => output("model").or_else(|| output("adapter")),
@@ -224,6 +237,7 @@ fn step_output(folder: &Path, shown: &str, kind: ArtifactKind, outtype: Option<&
             let fix = match (kind, &others[..]) {
                 (_, [_, ..]) => format!("; give {}", one_of(&others)),
                 (ArtifactKind::GgufAdapter, []) => "; `pyrust-nn convert-lora-to-gguf` makes one".to_string(),
+                (ArtifactKind::Imatrix, []) => "; `pyrust-nn compute-imatrix` makes one".to_string(),
                 (ArtifactKind::Adapter, []) => "; give a step that trained an adapter".to_string(),
                 _ => String::new(),
             };

@@ -47,7 +47,7 @@ pub(crate) fn check(request: &Request, runs: &Path, session: &str) -> Result<()>
         size_limits()?;
         let artifacts = resolve_artifacts(request, &params, runs, session)?;
         suitability::check(request, &params, &artifacts)?;
-        validate_files(request, &params)?;
+        validate_files(request, &params, &artifacts)?;
         Ok((params, artifacts))
     })();
     let recorded_later =

@@ -29,7 +29,9 @@ pub(crate) struct ResolvedInputs {
 pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, runs: &Path, session: &str) -> Result<ResolvedInputs> {
     let mut for_script = params.clone();
     let mut files = Vec::new();
-    for (param, found) in resolve_artifacts(request, params, runs, session)? {
+    let artifacts = resolve_artifacts(request, params, runs, session)?;
+    validate_files(request, params, &artifacts)?;
+    for (param, found) in artifacts {
         for (given, found) in names_in(params.get(param.name)).zip(&found).filter(|(given, found)| given != found) {
             debug!("{} {given} is {found}", param.name);
         }
@@ -37,7 +39,6 @@ pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, run
         let value = if params[param.name].is_array() { found.into() } else { found.into_iter().next().into() };
         for_script.insert(param.name.into(), value);
     }
-    validate_files(request, params)?;
     let datasets = StepDatasets::new(for_script.clone(), runs, session);
     for name in DATASETS {
         if params.get(name).is_some_and(|given| !given.is_null()) {
@@ -51,19 +52,17 @@ pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, run
 ///
 /// # Errors
 /// Kind `input`: a missing or wrong file, or a path that cannot be a data set. Kind `usage`: a wrong option of a data set.
-pub(crate) fn validate_files(request: &Request, params: &Map<String, Value>) -> Result<()> {
-    for (name, what) in [("prompts_file", "prompts file"), ("imatrix", "importance matrix")] {
-        if let Some(given) = params.get(name).and_then(Value::as_str)
-            && !Path::new(given).is_file()
-        {
-            let fix = or_similar(Path::new(given), &|path| path.is_file(), &format!("check {}", request.interface.spell(name)));
-            return Err(error::input(format!("there is no {what} {given}; {fix}")));
-        }
+pub(crate) fn validate_files(request: &Request, params: &Map<String, Value>, artifacts: &[(&'static Param, Vec<String>)]) -> Result<()> {
+    if let Some(given) = params.get("prompts_file").and_then(Value::as_str)
+        && !Path::new(given).is_file()
+    {
+        let fix = or_similar(Path::new(given), &|path| path.is_file(), &format!("check {}", request.interface.spell("prompts_file")));
+        return Err(error::input(format!("there is no prompts file {given}; {fix}")));
     }
     if request.task.has("prompts_file") {
         check_prompts(params)?;
     }
-    if let Some(matrix) = params.get("imatrix").and_then(Value::as_str) {
+    for matrix in artifacts.iter().filter(|(param, _)| param.value_type == ParamType::Imatrix).flat_map(|(_, found)| found) {
         ImportanceMatrix::read(Path::new(matrix))?;
     }
     let mut given = DATASETS.iter().filter_map(|name| params.get(*name)).filter(|given| !given.is_null());
@@ -93,6 +92,7 @@ pub(crate) fn resolve_artifacts(
             ParamType::Model => ArtifactKind::Model,
             ParamType::Adapter => ArtifactKind::Adapter,
             ParamType::Candidate => ArtifactKind::Candidate,
+            ParamType::Imatrix => ArtifactKind::Imatrix,
             ParamType::AnsweringModel => ArtifactKind::Answering,
             ParamType::GgufAdapters => ArtifactKind::GgufAdapter,
             _ => continue,

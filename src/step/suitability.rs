@@ -159,7 +159,7 @@ fn check_training(params: &Map<String, Value>, interface: Interface) -> Result<(
 
 /// Refuses folders that hold no model or adapter, and Hub names that are not downloaded while the network must not be used.
 fn check_forms(request: &Request, params: &Map<String, Value>, found: &[(&'static Param, Vec<String>)]) -> Result<()> {
-    for (param, resolved) in found {
+    for (param, resolved) in found.iter().filter(|(param, _)| param.value_type != ParamType::Imatrix) {
         for (given, resolved) in names_in(params.get(param.name)).zip(resolved) {
             match Artifact::new(given, resolved).form {
                 ModelForm::OtherFolder if param.value_type == ParamType::Adapter || ["merge", "flatten"].contains(&request.task.name) => {

@@ -11,8 +11,8 @@ adapter_params! {
     ConvertModelToGgufParams {
         /// Types of the files, as llama-quantize names them, in either case. One file is written for each. In those of 6 bits and fewer, some matrices get more bits.
         default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE, Output;
-        /// Importance matrix, a file of llama-imatrix: how much each column of each matrix matters. It makes files of 6 bits and fewer more accurate.
-        unset imatrix: PathBuf = PathBuf::new(), ParamType::Path, Output;
+        /// Importance matrix: the step compute_imatrix, or a file of llama-imatrix. It says how much each column of each matrix matters, and makes files of 6 bits and fewer more accurate.
+        unset imatrix: PathBuf = PathBuf::new(), ParamType::Imatrix, Output;
         /// Tensor type of the token embedding. If unset: by outtype.
         unset token_embedding_type: String = String::new(), TENSOR_TYPE, Output;
         /// Tensor type of the output matrix. If unset: by outtype.

@@ -11,6 +11,7 @@ use crate::params::task::Task;
 mod call;
 
 mod check;
+mod compute_imatrix;
 mod convert_lora_to_gguf;
 mod convert_model_to_gguf;
 mod finetune_full;
@@ -24,6 +25,7 @@ mod script;
 mod verify;
 
 pub use check::{CheckParams, check_dataset};
+pub use compute_imatrix::{ComputeImatrixParams, compute_imatrix};
 pub use convert_lora_to_gguf::{ConvertLoraToGgufParams, convert_lora_to_gguf};
 pub use convert_model_to_gguf::{ConvertModelToGgufParams, convert_model_to_gguf};
 pub use finetune_full::{FinetuneFullParams, finetune_full};
@@ -43,6 +45,7 @@ pub(crate) static TASKS: &[&Task] = &[
     &flatten::TASK,
     &merge::TASK,
     &quantize_model::TASK,
+    &compute_imatrix::TASK,
     &convert_model_to_gguf::TASK,
     &convert_lora_to_gguf::TASK,
     &verify::TASK,

@@ -50,14 +50,7 @@ def model_plan(
     importance: Importance | None = None,
 ) -> GgufPlan:
     """The plan for the model in a folder. Raises ModelError if it cannot be converted to GGUF."""
-    checked_model_folder(str(folder))
-    config = text_config(str(folder), folder)
-    if (quantized := config.get("quantization_config")) is not None:
-        method = quantized.get("quant_method", "some method")
-        raise ModelError(
-            f"the weights in {folder} are quantized by {method}, and GGUF files are made from plain weights; convert the model "
-            "from which they were quantized (outtype q8_0 stores 8.5 bits per weight)"
-        )
+    config = plain_config(folder)
     stored = stored_tensors(folder)
     layout = TensorLayout(config, next_token_blocks([tensor.name for tensor in stored]))
     check_blocks([tensor.name for tensor in stored], layout, folder)
@@ -112,6 +105,19 @@ def _add_importance(writer: gguf.GGUFWriter, importance: Importance) -> None:
     writer.add_uint32("quantize.imatrix.entries_count", len(importance.header["entries"]))
     if chunks := importance.header["chunks"]:
         writer.add_uint32("quantize.imatrix.chunks_count", chunks)
+
+
+def plain_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the text model in a folder. Raises ModelError if its weights are quantized."""
+    checked_model_folder(str(folder))
+    config = text_config(str(folder), folder)
+    if (quantized := config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method", "some method")
+        raise ModelError(
+            f"the weights in {folder} are quantized by {method}, and GGUF files are made from plain weights; convert the model "
+            "from which they were quantized (outtype q8_0 stores 8.5 bits per weight)"
+        )
+    return config
 
 
 def text_config(model: str, place: Path | str) -> dict[str, Any]:

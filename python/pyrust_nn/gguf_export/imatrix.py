@@ -1,0 +1,173 @@
+"""Importance matrices: how large the inputs of each matrix of a model are, column by column, in the form of llama-imatrix.
+
+For each matrix that a GGUF file stores, `NAME.in_sum2` [matrices, columns] is the sum of the squared inputs of each column, and
+`NAME.counts` [matrices, 1] the number of inputs. A matrix of experts has a row for each expert, of the tokens that came to it.
+Source: `IMatrixCollector` in tools/imatrix/imatrix.cpp of llama.cpp. Like it, this leaves out the output matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+
+from pyrust_nn import ModelError
+from pyrust_nn.files import new_cache_file
+from pyrust_nn.gguf_export.layout import TensorLayout, TensorMapping
+from pyrust_nn.models.model_folder import first_line
+
+
+@dataclass
+class InputSums:
+    """Of one matrix: sums of its squared inputs, float64 [matrices, columns], and their number, int64 [matrices]."""
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def empty(cls, matrices: int, columns: int) -> InputSums:
+        """Nothing was added yet."""
+        return cls(np.zeros((matrices, columns)), np.zeros(matrices, np.int64))
+
+    def add(self, matrix: int, squares: np.ndarray, count: int) -> None:
+        """Add the sums of the squares of `count` inputs."""
+        self.sums[matrix] += squares
+        self.counts[matrix] += count
+
+
+class InputMeter:
+    """Adds up the inputs of a model's matrices while it computes. `sums` are by the name of the GGUF tensor."""
+
+    def __init__(self, model: Any, layout: TensorLayout) -> None:
+        """`model` is a causal language model of transformers with plain weights."""
+        self.model, self.layout = model, layout
+        self.sums: dict[str, InputSums] = {}
+        self._kept: torch.Tensor | None = None
+        # Of the last input: the query, key and value matrices of an attention have the same one, as have gate and up.
+        self._last: tuple[torch.Tensor, np.ndarray, int] | None = None
+
+    @torch.inference_mode()
+    def add(self, rows: Sequence[np.ndarray]) -> None:
+        """Add the inputs for rows of token ids. They are padded on the right, which changes nothing in a causal model, and not counted."""
+        length = max(map(len, rows))
+        ids = np.zeros((len(rows), length), np.int64)
+        mask = np.zeros((len(rows), length), np.int64)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)] = row
+            mask[at, : len(row)] = 1
+        device = self.model.device
+        self._kept = torch.from_numpy(mask.astype(bool).ravel()).to(device)
+        with self._hooks():
+            # Without the output matrix, whose logits nobody needs.
+            self.model.base_model(
+                input_ids=torch.from_numpy(ids).to(device), attention_mask=torch.from_numpy(mask).to(device), use_cache=False
+            )
+        self._last = self._kept = None
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        head = self.model.get_output_embeddings()
+        handles = []
+        for name, module in self.model.named_modules():
+            if isinstance(module, torch.nn.Linear) and module is not head:
+                handles.append(module.register_forward_pre_hook(self._linear_hook(name, module)))
+            elif getattr(module, "gate_up_proj", None) is not None and getattr(module.gate_up_proj, "ndim", 0) == 3:
+                handles.append(module.register_forward_pre_hook(self._experts_hook(name), with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _linear_hook(self, name: str, module: torch.nn.Linear) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
+        mappings = self._mappings(f"{name}.weight", tuple(module.weight.shape))
+
+        def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            squares, count = self._squares(inputs[0])
+            for mapping in mappings:
+                self._of(mapping).add(0, _reordered(squares, mapping), count)
+
+        return hook
+
+    def _experts_hook(self, name: str) -> Callable[[Any, tuple[torch.Tensor, ...], dict[str, Any]], None]:
+        """The experts are one module; what comes to their last matrices is computed here again."""
+
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...], named: dict[str, Any]) -> None:
+            hidden, chosen = (*inputs, *named.values())[:2]
+            hidden, chosen = hidden.reshape(-1, hidden.shape[-1]), chosen.reshape(-1, chosen.shape[-1])
+            first = [self._of(one) for one in self._mappings(f"{name}.gate_up_proj", tuple(module.gate_up_proj.shape))]
+            last = [self._of(one) for one in self._mappings(f"{name}.down_proj", tuple(module.down_proj.shape))]
+            kept = self._kept if self._kept is not None else torch.ones(len(hidden), dtype=torch.bool)
+            for expert in range(module.gate_up_proj.shape[0]):
+                tokens = (chosen == expert).any(-1) & kept
+                if not (count := int(tokens.sum())):
+                    continue
+                inner = hidden[tokens]
+                gate, up = torch.nn.functional.linear(inner, module.gate_up_proj[expert]).chunk(2, dim=-1)
+                for sums, values in ((first, inner), (last, module.act_fn(gate) * up)):
+                    squares = values.float().square().sum(0).cpu().numpy()
+                    for one in sums:
+                        one.add(expert, squares, count)
+
+        return hook
+
+    def _squares(self, inputs: torch.Tensor) -> tuple[np.ndarray, int]:
+        if self._last is None or self._last[0] is not inputs:
+            values = inputs.reshape(-1, inputs.shape[-1])
+            values = values if self._kept is None else values[self._kept]
+            self._last = inputs, values.float().square().sum(0).cpu().numpy(), len(values)
+        return self._last[1], self._last[2]
+
+    def _mappings(self, name: str, shape: tuple[int, ...]) -> list[TensorMapping]:
+        stored = self.layout.text_model_name(name)
+        return [] if stored is None else self.layout.mappings(stored, shape)
+
+    def _of(self, mapping: TensorMapping) -> InputSums:
+        matrices = mapping.shape[0] if len(mapping.shape) == 3 else 1
+        return self.sums.setdefault(mapping.name, InputSums.empty(matrices, mapping.shape[-1]))
+
+
+def _reordered(squares: np.ndarray, mapping: TensorMapping) -> np.ndarray:
+    """Columns in the order of the GGUF tensor."""
+    if mapping.columns is None:
+        return squares
+    return np.concatenate([squares[first : first + count] for first, count in mapping.columns])
+
+
+def write_imatrix(target: Path, sums: dict[str, InputSums], datasets: Sequence[str], chunks: int) -> None:
+    """Write a file as llama-imatrix does, in the order of names. Raises ModelError for inputs that are not finite.
+
+    chunks: the number of rows, which need not be of one length here; their mean is written as the length of a chunk.
+    """
+    for name, of in sums.items():
+        if not np.isfinite(of.sums).all():
+            raise ModelError(
+                f"the model computes numbers that are not finite, at the inputs of {name}; its weights or the adapter's are damaged"
+            )
+    tokens = max((int(of.counts.sum()) for of in sums.values() if len(of.counts) == 1), default=0)
+    with new_cache_file(target) as partial:
+        writer = gguf.GGUFWriter(partial, "imatrix")
+        try:
+            writer.kv_data[0].pop(gguf.Keys.General.ARCHITECTURE)  # llama-imatrix writes none
+            writer.add_type(gguf.GGUFType.IMATRIX)
+            writer.add_array(gguf.Keys.IMatrix.DATASETS, list(datasets))
+            writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, chunks)
+            writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, max(1, round(tokens / max(1, chunks))))
+            for name, of in sorted(sums.items()):
+                squeezed = of.sums.astype(np.float32)
+                writer.add_tensor(f"{name}.in_sum2", squeezed if len(squeezed) > 1 else squeezed[0])
+                counts = of.counts.astype(np.float32)
+                writer.add_tensor(f"{name}.counts", counts[:, None] if len(counts) > 1 else counts)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        except (ValueError, OverflowError) as cause:
+            raise ModelError(f"{target} cannot be written: {first_line(cause)}; see the log") from cause
+        finally:
+            writer.close()
