@@ -1,6 +1,6 @@
 """Quantize: makes a smaller copy of a model, which plain transformers loads.
 
-4 bits are bitsandbytes' nf4, 8 bits its LLM.int8, for the linear layers of the blocks; embedding and output matrix are not
+4 bits are bitsandbytes' nf4 or fp4, 8 bits its LLM.int8, for the linear layers of the blocks; embedding and output matrix are not
 quantized. 16 bits are a cast of all weights, without bitsandbytes. An adapter is merged into its base first.
 
 Input: a model folder or an adapter. Output: `model/`.
@@ -19,14 +19,14 @@ from pyrust_nn.files import atomic_folder
 from pyrust_nn.models.adapter_folder import check_base_model, is_adapter
 from pyrust_nn.models.devices import pick_device
 from pyrust_nn.models.generation import set_stop_tokens
-from pyrust_nn.models.loading import load_model, nf4_config, stored_dtype, stored_shapes
+from pyrust_nn.models.loading import four_bit_config, load_model, stored_dtype, stored_shapes
 from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import checked_model_folder, quantization
 from pyrust_nn.models.saving import save_model
 from pyrust_nn.models.tokenizers import TokenizerFiles
 from pyrust_nn.proof.prove_outputs import prove_outputs
 
-NF4_BLOCK = 64  # weights that share a scale
+BLOCK = 64  # weights of 4 bits that share a scale
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def run(params, session):
         if params.bits == 4:
             check_widths(source)
         session.progress(1, 3, f"to {params.bits} bits")
-        model = load_quantized(source, params.bits, device)
+        model = load_quantized(source, params, device)
         set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
 
         session.progress(2, 3, "saving")
@@ -76,22 +76,23 @@ def plain_model(params, tokenizer, device, session):
 
 
 def check_widths(source):
-    """Raise InputError for a layer whose rows are not whole blocks of nf4."""
+    """Raise InputError for a layer whose rows are not whole blocks of 4 bits."""
     for name, shape in stored_shapes(source).items():
-        if ".layers." in name and name.endswith("_proj.weight") and len(shape) == 2 and shape[1] % NF4_BLOCK:
+        if ".layers." in name and name.endswith("_proj.weight") and len(shape) == 2 and shape[1] % BLOCK:
             raise InputError(
-                f"{source} cannot be quantized to 4 bits: {name} has rows of {shape[1]} weights, and nf4 needs a multiple of {NF4_BLOCK}; "
+                f"{source} cannot be quantized to 4 bits: {name} has rows of {shape[1]} weights, and 4 bits need a multiple of {BLOCK}; "
                 "use bits 8 or 16"
             )
 
 
-def load_quantized(source, bits, device):
-    """The model with `bits` bits per weight. Weights that are not quantized keep their stored dtype, which 4 bits compute in too."""
+def load_quantized(source, params, device):
+    """The model with `params.bits` bits per weight. Weights that are not quantized keep their stored dtype, which 4 bits compute in too."""
     stored = stored_dtype(str(source))
-    if bits == 16:
+    if params.bits == 16:
         lacks_bf16 = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
         return load_model(str(source), device=device, dtype=torch.float16 if lacks_bf16 else torch.bfloat16)
-    config = nf4_config(stored) if bits == 4 else BitsAndBytesConfig(load_in_8bit=True)
+    four_bit = params.bits == 4
+    config = four_bit_config(stored, params.quant_type, params.double_quant) if four_bit else BitsAndBytesConfig(load_in_8bit=True)
     model = load_model(str(source), device=device, dtype=stored, quantization_config=config)
     if any(parameter.dim() == 3 and "experts" in name for name, parameter in model.named_parameters()):
         logger.warning("the experts stay in %s: bitsandbytes does not quantize experts that are fused into one tensor", stored)

@@ -40,7 +40,8 @@ pub use python::pyo3;
 pub use serve::{ServeParams, Server, serve};
 pub use session::{Exported, SessionState, Status, StepState, Summary, get_status, list_sessions, new_session_id, write_summary};
 pub use tasks::{
-    CheckParams, ComputeImatrixParams, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams, FlattenParams, InferenceParams,
-    MergeParams, PrepareParams, QuantizeModelParams, ScriptParams, VerifyParams, check_dataset, compute_imatrix, convert_lora_to_gguf,
-    convert_model_to_gguf, finetune_full, finetune_lora, flatten, inference, merge, prepare_dataset, quantize_model, run_script, verify,
+    CheckParams, ComputeImatrixParams, ConvertLoraToGgufParams, ConvertModelToGgufParams, FinetuneFullParams, FinetuneLoraParams,
+    FlattenParams, InferenceParams, MergeParams, PrepareParams, QuantizeModelParams, ScriptParams, VerifyParams, check_dataset,
+    compute_imatrix, convert_lora_to_gguf, convert_model_to_gguf, finetune_full, finetune_lora, flatten, inference, merge, prepare_dataset,
+    quantize_model, run_script, verify,
 };

@@ -557,6 +557,8 @@ def quantize_model(
     model: str | PathLike[str],
     *,
     bits: Literal[4, 8, 16] = 4,
+    quant_type: Literal["nf4", "fp4"] = "nf4",
+    double_quant: bool = False,
     base_model: str | PathLike[str] | None = None,
     verify: bool = True,
     verify_tokens: int = 64,
@@ -573,7 +575,9 @@ def quantize_model(
     Args:
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
-        bits: Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (cast to bf16). (one of 4, 8, 16; default 4)
+        bits: Bits per weight: 4 (bitsandbytes nf4 or fp4), 8 (bitsandbytes int8) or 16 (cast to bf16). (one of 4, 8, 16; default 4)
+        quant_type: The 16 levels of 4 bits: nf4 has them where weights of a normal distribution are dense, fp4 those of a number with 2 bits of exponent. nf4 is more accurate for nearly all models. (one of nf4, fp4; default nf4)
+        double_quant: Quantize the scales of the 4-bit blocks too, to 8 bits: 4.1 instead of 4.5 bits per weight. (true or false; default off)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         verify: Check that the output is its source model, within the error of its type. The step fails if it is not. On the command line --no-verify turns it off. (true or false; default on)
         verify_tokens: Number of tokens on which the proof compares predictions. (an integer from 16 to 1000000000; default 64)
@@ -624,7 +628,7 @@ def compute_imatrix(
         drop_duplicates: Omit conversations that are identical to an earlier one. (true or false; default off)
         eval_split: Fraction of the conversations, chosen with the seed, that is held out for evaluation. (a number from 0 to 0.9; default 0.0)
         seed: Random seed for the data order, dropout, new weights and the evaluation split. (an integer from 0 to 4294967295; default 42)
-        imatrix_tokens: Number of tokens on which it is computed, at most. If the data set has more, its conversations are chosen evenly. (an integer from 16 to 1000000000; default 131072)
+        imatrix_tokens: Number of tokens on which an importance matrix is computed, at most. If the data set has more, its conversations are chosen evenly. (an integer from 16 to 1000000000; default 131072)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
         step: Name of the step, which is also its folder in the session. If unset: the task's name. (a string; unset by default)
         overwrite: Replace an existing step of the same name. The old step is kept until the new one has succeeded. (true or false; default off)
@@ -644,6 +648,7 @@ def convert_model_to_gguf(
     output_tensor_type: str | None = None,
     tensor_type: Mapping[str, Any] | None = None,
     base_model: str | PathLike[str] | None = None,
+    imatrix_tokens: int = 131072,
     verify: bool = True,
     verify_tokens: int = 64,
     max_kl: float | None = None,
@@ -660,11 +665,12 @@ def convert_model_to_gguf(
         session: Name of the session; None creates a new one.
         model: Model: a folder, a session's step (runs/s1/finetune_full, or @finetune_full in pipeline.toml), builtin:tiny or a Hugging Face hub name. (a path or a name; required)
         outtype: Types of the files, as llama-quantize names them, in either case. One file is written for each. In those of 6 bits and fewer, some matrices get more bits. (a non-empty list of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q2_k_s, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k, iq4_nl, iq4_xs; default f16)
-        imatrix: Importance matrix: the step compute_imatrix, or a file of llama-imatrix. It says how much each column of each matrix matters, and makes files of 6 bits and fewer more accurate. (a file of llama-imatrix or a session's step; unset by default)
+        imatrix: Importance matrix: the step compute_imatrix, a file of llama-imatrix, or conversations on which it is computed. It says how much each column of each matrix matters, and makes files of 6 bits and fewer more accurate. (a file of llama-imatrix, a session's step or a data set; unset by default)
         token_embedding_type: Tensor type of the token embedding. If unset: by outtype. (one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs; unset by default)
         output_tensor_type: Tensor type of the output matrix. If unset: by outtype. (one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs; unset by default)
         tensor_type: Tensor types by name: PATTERN=TYPE, such as `ffn_down=q6_k`. The pattern is a regular expression, searched in the tensor's name; the first that matches decides. (names and values (NAME=VALUE); unset by default)
         base_model: Base model of the adapter, if it is not where the adapter says: a folder, a session's step, builtin:tiny or a hub name. (a path or a name; unset by default)
+        imatrix_tokens: Number of tokens on which an importance matrix is computed, at most. If the data set has more, its conversations are chosen evenly. (an integer from 16 to 1000000000; default 131072)
         verify: Check that the output is its source model, within the error of its type. The step fails if it is not. On the command line --no-verify turns it off. (true or false; default on)
         verify_tokens: Number of tokens on which the proof compares predictions. (an integer from 16 to 1000000000; default 64)
         max_kl: Highest mean divergence (KL, in nats) of the predictions from the model's that the proof allows. If unset: by the type of the file. (a number above 0 and at most 1000; unset by default)
@@ -776,6 +782,7 @@ def inference(
     min_p: float | None = None,
     repetition_penalty: float | None = None,
     stop: str | Sequence[str] | None = None,
+    n: int = 1,
     parallel: int | None = None,
     adapter: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     adapter_scale: float | Sequence[float] | None = None,
@@ -804,7 +811,8 @@ def inference(
         min_p: Sample only from tokens that are at least this fraction as likely as the likeliest (arXiv 2407.01082). If unset: the value in the model's generation config. (a number from 0 to 1; unset by default)
         repetition_penalty: Divide the logits of tokens that are in the prompt or the answer by this if they are positive, otherwise multiply (arXiv 1909.05858); 1 is off. If unset: the value in the model's generation config. (a number above 0 and at most 100; unset by default)
         stop: Strings that end an answer and are not part of it. (a non-empty string, or a list of them; unset by default)
-        parallel: Number of prompts that are answered at once by a GGUF file. If unset: up to 8. (an integer from 1 to 64; unset by default)
+        n: Number of answers to each prompt. They are drawn with the seeds `seed`, `seed` + 1 and so on. (an integer from 1 to 10000; default 1)
+        parallel: Number of prompts that are answered at once; by a folder only at temperature 0. If unset: up to 8. (an integer from 1 to 64; unset by default)
         adapter: Adapter in GGUF, added to the model if that is a GGUF file: a file or a session's step. Several may be given. (a GGUF file or a session's step, or a list of them; unset by default)
         adapter_scale: Factor of each adapter in GGUF. If unset: 1. (a number from -1000 to 1000, or a list of them; unset by default)
         seed: Random seed for sampling. (an integer from 0 to 4294967295; default 42)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyrust_nn.llama.model import LlamaModel
 
 PARALLEL = 8
-"""Prompts that llama.cpp answers at once if `parallel` is unset."""
+"""Prompts that are answered at once if `parallel` is unset."""
 
 
 def answering_model(params: Any, prompts: int = 1, conversation: bool = False) -> LlamaModel | FolderModel:
@@ -38,11 +38,11 @@ def answering_model(params: Any, prompts: int = 1, conversation: bool = False) -
             answer_tokens=params.max_new_tokens,
             conversation=conversation,
         )
-    _refuse(params, "a GGUF file, and the model is a folder", "adapter", "adapter_scale", "parallel")
+    _refuse(params, "a GGUF file, and the model is a folder", "adapter", "adapter_scale")
     with fast_imports():
         from pyrust_nn.chat.folder_model import FolderModel
 
-    return FolderModel(params.model, params.base_model, params.device, params.dtype)
+    return FolderModel(params.model, params.base_model, params.device, params.dtype, min(params.parallel or PARALLEL, prompts))
 
 
 def _refuse(params: Any, needs: str, *unset: str, **defaults: Any) -> None:

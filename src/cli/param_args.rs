@@ -162,7 +162,9 @@ fn value_name(value_type: ParamType) -> &'static str {
         | ParamType::Processes { .. }
         | ParamType::Float { .. }
         | ParamType::FloatList { .. } => "N",
-        ParamType::Path | ParamType::Paths | ParamType::Adapter | ParamType::Candidate | ParamType::Imatrix | ParamType::GgufAdapters => "PATH",
+        ParamType::Path | ParamType::Paths | ParamType::Adapter | ParamType::Candidate | ParamType::Imatrix | ParamType::GgufAdapters => {
+            "PATH"
+        }
         ParamType::Model | ParamType::AnsweringModel => "MODEL",
         ParamType::NamedArtifacts => "[NAME=]ARTIFACT",
         _ => "NAME",

@@ -15,7 +15,7 @@ use crate::base::progress::Bytes;
 use crate::base::{cache, error, logging, progress};
 use crate::data::{Dataset, NoTransformers, Options, Transformers};
 use crate::dataset::added_tokens::with_added_tokens;
-use crate::dataset::open::{DATASETS, Sources, added_tokens, paths};
+use crate::dataset::open::{DATASETS, IMATRIX_DATASET, Sources, added_tokens, paths};
 use crate::dataset::tokenizer::{check_template, own_tokenizer, tokenizer_folder};
 use crate::params::interface::Interface;
 use crate::params::param::MODEL;
@@ -45,7 +45,13 @@ pub(crate) struct StepDatasets {
 }
 
 impl StepDatasets {
-    pub(crate) fn new(params: Map<String, Value>, runs: &Path, session: &str) -> StepDatasets {
+    pub(crate) fn new(mut params: Map<String, Value>, runs: &Path, session: &str) -> StepDatasets {
+        if params.get(IMATRIX_DATASET).is_some_and(Value::is_string) {
+            let defaults = RowParams::params().iter().map(|param| (param.name.to_string(), (param.default)()));
+            for (name, value) in defaults.chain([("overlong".to_string(), "truncate_right".into())]) {
+                params.insert(name, value);
+            }
+        }
         StepDatasets { params, runs: runs.to_path_buf(), session: session.to_string(), prepared: Mutex::default() }
     }
 
@@ -125,7 +131,7 @@ fn tokenizer_owner(params: &Map<String, Value>) -> Result<&str> {
 
 fn check_name(name: &str, params: &Map<String, Value>, own_script: bool) -> Result<()> {
     let call = if name == DATASETS[0] { "session.dataset()".to_string() } else { format!("session.dataset({name:?})") };
-    if !DATASETS.contains(&name) {
+    if !DATASETS.contains(&name) && name != IMATRIX_DATASET {
         return Err(error::input(format!("{call}: there is no data set of this name; give {}", DATASETS.join(" or "))));
     }
     for needed in [name, MODEL.name] {
@@ -146,7 +152,11 @@ fn check_name(name: &str, params: &Map<String, Value>, own_script: bool) -> Resu
 
 /// What precedes the findings in a data set.
 fn label(name: &str) -> &'static str {
-    if name == DATASETS[0] { "" } else { "evaluation data: " }
+    match name {
+        "eval_dataset_path" => "evaluation data: ",
+        IMATRIX_DATASET => "imatrix: ",
+        _ => "",
+    }
 }
 
 /// `eval_split` applies to the training data only; an evaluation set is not split.

@@ -11,6 +11,6 @@ pub(crate) mod tokenizer;
 
 pub(crate) use added_tokens::with_added_tokens;
 pub(crate) use handover::StepDatasets;
-pub(crate) use open::{DATASETS, check_paths, is_foreign, open, open_evaluation, with_revisions};
+pub(crate) use open::{DATASETS, IMATRIX_DATASET, check_paths, is_foreign, names_dataset, open, open_evaluation, with_revisions};
 pub use report::CheckReport;
 pub(crate) use tokenizer::tokenizer_folder;

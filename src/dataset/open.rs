@@ -23,6 +23,9 @@ use crate::{data, python};
 /// The parameters that name a data set.
 pub(crate) const DATASETS: [&str; 2] = ["dataset_path", "eval_dataset_path"];
 
+/// For the script of a conversion: the data set that its parameter `imatrix` names. Rows have the default parameters; too long ones are cut.
+pub(crate) const IMATRIX_DATASET: &str = "imatrix_dataset";
+
 /// The data set of resolved parameters.
 pub(crate) fn open(params: &Map<String, Value>) -> Result<Dataset> {
     let offline = params.get("offline") == Some(&Value::Bool(true));
@@ -221,11 +224,22 @@ fn is_on_hub(entry: &Entry) -> bool {
     is_hub_name(&entry.path) && !is_foreign(path) && !path.exists()
 }
 
+/// The ends of the names of files that a data set may have, besides folders.
+const FILE_ENDS: [&str; 9] = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".gz", ".zst", ".zip", ".txt"];
+
+/// Whether a value that may name something else is a data set, by the ends of file names.
+pub(crate) fn names_dataset(value: &str) -> bool {
+    Entry::parse(value).is_ok_and(|entry| is_foreign(Path::new(&entry.path)) || has_file_end(&entry.path))
+}
+
+fn has_file_end(path: &str) -> bool {
+    FILE_ENDS.iter().any(|end| path.to_lowercase().ends_with(end))
+}
+
 /// `owner/name`, and no name of a file.
 pub(crate) fn is_hub_name(path: &str) -> bool {
     let valid = |part: &str| !part.is_empty() && !part.starts_with('.') && part.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
-    let is_file = [".json", ".jsonl", ".csv", ".tsv", ".gz", ".zst", ".zip", ".txt"].iter().any(|end| path.to_lowercase().ends_with(end));
-    path.split_once('/').is_some_and(|(owner, name)| valid(owner) && valid(name)) && !is_file
+    path.split_once('/').is_some_and(|(owner, name)| valid(owner) && valid(name)) && !has_file_end(path)
 }
 
 /// Standard input as a file in the cache, named by its content. It is read once.

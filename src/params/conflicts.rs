@@ -54,9 +54,23 @@ pub(super) fn check(params: &Map<String, Value>, interface: Interface) -> Result
             )));
         }
     }
+    if has("double_quant") && params["bits"] != 4 {
+        let other = [("quant_type", params["quant_type"] != "nf4"), ("double_quant", given("double_quant"))];
+        if let Some((name, _)) = other.into_iter().find(|(_, set)| *set) {
+            let (name, bits) = (spell(name), spell("bits"));
+            return Err(error::usage(format!(
+                "{name} is for 4 bits, and {bits} is {}; leave {name} out, or set {bits} to 4",
+                params["bits"]
+            )));
+        }
+    }
     if has("prompt") && has("prompts_file") && !given("prompt") && !given("prompts_file") {
         let (prompt, file) = (spell("prompt"), spell("prompts_file"));
         return Err(error::usage(format!("there is nothing to answer: give {prompt} (it may repeat) or {file}")));
+    }
+    if has("n") && has("prompt") && params["n"] != 1 && params["temperature"].as_f64() == Some(0.0) {
+        let (n, temperature) = (spell("n"), spell("temperature"));
+        return Err(error::usage(format!("all {n} answers would be the same at {temperature} 0; raise {temperature}, or leave {n} out")));
     }
     if given("adapter_scale") {
         let count = |name: &str| params.get(name).and_then(Value::as_array).map_or(0, Vec::len) as u64;

@@ -36,7 +36,7 @@ pub enum ParamType {
     Adapter,
     /// What a step made of a model: a GGUF file, a model, an adapter, or a session's step.
     Candidate,
-    /// An importance matrix: a file, or the session's step that computed it.
+    /// An importance matrix: a file, the session's step that computed it, or a data set on which it is computed.
     Imatrix,
     /// A model in any form that answers: a GGUF file, a model, an adapter, or a session's step (`step:q8_0` is one of its GGUF files).
     AnsweringModel,
@@ -114,7 +114,7 @@ impl ParamType {
             ParamType::Model => "a path or a name".into(),
             ParamType::Adapter => "a folder or a session's step".into(),
             ParamType::Candidate => "a file, a folder or a session's step".into(),
-            ParamType::Imatrix => "a file of llama-imatrix or a session's step".into(),
+            ParamType::Imatrix => "a file of llama-imatrix, a session's step or a data set".into(),
             ParamType::AnsweringModel => "a file, a folder, a session's step or a name".into(),
             ParamType::GgufAdapters => "a GGUF file or a session's step, or a list of them".into(),
             ParamType::NamedArtifacts => "a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name".into(),

@@ -65,6 +65,16 @@ macro_rules! proof_params {
     };
 }
 
+/// Adds the parameter of tasks that compute an importance matrix.
+macro_rules! imatrix_params {
+    ([$next:ident $($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {
+        $next! { [$($rest)*] $(#[doc = $about])+ $name { $($fields)*
+            /// Number of tokens on which an importance matrix is computed, at most. If the data set has more, its conversations are chosen evenly.
+            default imatrix_tokens: u32 = 131_072, int(16, 1_000_000_000), Data;
+        } }
+    };
+}
+
 /// Adds the data set of a training and the parameters that decide how it becomes rows.
 macro_rules! data_params {
     ([$($rest:ident)*] $(#[doc = $about:literal])+ $name:ident { $($fields:tt)* }) => {

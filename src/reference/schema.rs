@@ -72,9 +72,13 @@ fn type_schema(param_type: ParamType) -> Value {
     let text = json!({"type": "string", "minLength": 1});
     let list = |items: &Value| json!({"type": "array", "minItems": 1, "items": items});
     match param_type {
-        ParamType::Path | ParamType::Model | ParamType::Adapter | ParamType::Candidate | ParamType::Imatrix | ParamType::AnsweringModel | ParamType::String => {
-            text
-        }
+        ParamType::Path
+        | ParamType::Model
+        | ParamType::Adapter
+        | ParamType::Candidate
+        | ParamType::Imatrix
+        | ParamType::AnsweringModel
+        | ParamType::String => text,
         ParamType::GgufAdapters | ParamType::NamedArtifacts | ParamType::TextList => json!({"anyOf": [text, list(&text)]}),
         ParamType::Bool => json!({"type": "boolean"}),
         ParamType::Device => json!({"type": "string", "pattern": "^(auto|cpu|cuda|cuda:[0-9]{1,3})$"}),

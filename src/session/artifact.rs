@@ -113,7 +113,10 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
                 .map_err(|_| error::model(format!("{shown}: its output {} no longer exists; run the step again", folder.display())))?;
             Ok(folder.to_string_lossy().into_owned())
         }
-        Some(path) if path.is_file() && (matches!(kind, ArtifactKind::Candidate | ArtifactKind::Imatrix) || (kind.may_be_gguf() && is_gguf(&path))) => {
+        Some(path)
+            if path.is_file()
+                && (matches!(kind, ArtifactKind::Candidate | ArtifactKind::Imatrix) || (kind.may_be_gguf() && is_gguf(&path))) =>
+        {
             Ok(std::fs::canonicalize(&path)?.to_string_lossy().into_owned())
         }
         Some(path) if path.exists() && kind.may_be_gguf() => {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::base::error;
 use crate::base::similar_path::or_similar;
 use crate::data::read_prompts;
-use crate::dataset::{DATASETS, StepDatasets, check_paths, is_foreign};
+use crate::dataset::{DATASETS, IMATRIX_DATASET, StepDatasets, check_paths, is_foreign, names_dataset};
 use crate::gguf::ImportanceMatrix;
 use crate::params::param::Param;
 use crate::params::param_type::ParamType;
@@ -39,9 +39,16 @@ pub(crate) fn resolve_inputs(request: &Request, params: &Map<String, Value>, run
         let value = if params[param.name].is_array() { found.into() } else { found.into_iter().next().into() };
         for_script.insert(param.name.into(), value);
     }
+    if request.task.has("imatrix") {
+        let dataset = imatrix_dataset(params);
+        if dataset.is_some() {
+            for_script.insert("imatrix".into(), Value::Null);
+        }
+        for_script.insert(IMATRIX_DATASET.into(), dataset.into());
+    }
     let datasets = StepDatasets::new(for_script.clone(), runs, session);
-    for name in DATASETS {
-        if params.get(name).is_some_and(|given| !given.is_null()) {
+    for name in DATASETS.into_iter().chain([IMATRIX_DATASET]) {
+        if for_script.get(name).is_some_and(|given| !given.is_null()) {
             files.push((name, datasets.prepare_ahead(name)?));
         }
     }
@@ -65,8 +72,13 @@ pub(crate) fn validate_files(request: &Request, params: &Map<String, Value>, art
     for matrix in artifacts.iter().filter(|(param, _)| param.value_type == ParamType::Imatrix).flat_map(|(_, found)| found) {
         ImportanceMatrix::read(Path::new(matrix))?;
     }
-    let mut given = DATASETS.iter().filter_map(|name| params.get(*name)).filter(|given| !given.is_null());
-    given.try_for_each(|given| check_paths(given, request.is_offline()))
+    let given = DATASETS.iter().filter_map(|name| params.get(*name)).filter(|given| !given.is_null()).cloned();
+    given.chain(imatrix_dataset(params).map(Value::from)).try_for_each(|given| check_paths(&given, request.is_offline()))
+}
+
+/// The data set that the parameter `imatrix` names, if it is one.
+fn imatrix_dataset(params: &Map<String, Value>) -> Option<&str> {
+    params.get("imatrix").and_then(Value::as_str).filter(|given| names_dataset(given))
 }
 
 /// Reads the prompts, except those in tables that Arrow reads.
@@ -105,7 +117,8 @@ pub(crate) fn resolve_artifacts(
             let step = step.map(|step| without_outtype(step).0);
             !step.is_some_and(|step| request.follows(step) && (request.is_dry() || !made(step)))
         };
-        let given: Vec<&str> = names_in(params.get(param.name)).collect();
+        let given: Vec<&str> =
+            names_in(params.get(param.name)).filter(|given| kind != ArtifactKind::Imatrix || !names_dataset(given)).collect();
         // A pipeline checks its references when it is read.
         let is_alone = request.session.is_none() && request.plan.is_none();
         if let Some(step) = given.iter().find_map(|given| given.strip_prefix('@')).filter(|_| is_alone) {

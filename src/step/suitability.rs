@@ -312,7 +312,7 @@ fn check_answering(model: &Artifact<'_>, params: &Map<String, Value>, interface:
             return Err(error::input(format!("{path} is an adapter; give its base's GGUF file as the model, and this one as {adapter}")));
         }
         ModelForm::GgufFile => (&["base_model", "dtype"], "a folder, and the model is a GGUF file"),
-        _ => (&["adapter", "adapter_scale", "parallel"], "a GGUF file, and the model is a folder"),
+        _ => (&["adapter", "adapter_scale"], "a GGUF file, and the model is a folder"),
     };
     match of_the_other.iter().find(|name| given(name)) {
         Some(name) => Err(error::usage(format!("{} is for {needs}; leave it out", interface.spell(name)))),

@@ -5,14 +5,12 @@ use crate::session::Summary;
 use crate::tasks::call::run_task;
 
 row_params! {
-    [adapter_params step_params] {
+    [imatrix_params adapter_params step_params] {
         /// Conversations on which the importance is computed, such as those of the training: files or patterns as for a training.
         required dataset_path: Vec<PathBuf> = Vec::new(), ParamType::Paths, Data;
     }
     /// Compute an importance matrix: how much each column of each matrix matters on your conversations. Conversion to GGUF takes it as imatrix.
     ComputeImatrixParams {
-        /// Number of tokens on which it is computed, at most. If the data set has more, its conversations are chosen evenly.
-        default imatrix_tokens: u32 = 131_072, int(16, 1_000_000_000), Data;
     }
 }
 

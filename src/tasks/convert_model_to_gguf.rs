@@ -6,12 +6,12 @@ use crate::session::Summary;
 use crate::tasks::call::run_task;
 
 adapter_params! {
-    [proof_params step_params]
+    [imatrix_params proof_params step_params]
     /// Convert the model to GGUF files for llama.cpp and Ollama.
     ConvertModelToGgufParams {
         /// Types of the files, as llama-quantize names them, in either case. One file is written for each. In those of 6 bits and fewer, some matrices get more bits.
         default outtype: Vec<String> = vec!["f16".to_string()], OUTTYPE, Output;
-        /// Importance matrix: the step compute_imatrix, or a file of llama-imatrix. It says how much each column of each matrix matters, and makes files of 6 bits and fewer more accurate.
+        /// Importance matrix: the step compute_imatrix, a file of llama-imatrix, or conversations on which it is computed. It says how much each column of each matrix matters, and makes files of 6 bits and fewer more accurate.
         unset imatrix: PathBuf = PathBuf::new(), ParamType::Imatrix, Output;
         /// Tensor type of the token embedding. If unset: by outtype.
         unset token_embedding_type: String = String::new(), TENSOR_TYPE, Output;

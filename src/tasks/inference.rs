@@ -28,7 +28,9 @@ adapter_params! {
         unset repetition_penalty: Option<f64> = None, float_above(0.0, 100.0), Generation;
         /// Strings that end an answer and are not part of it.
         unset stop: Vec<String> = Vec::new(), ParamType::TextList, Generation;
-        /// Number of prompts that are answered at once by a GGUF file. If unset: up to 8.
+        /// Number of answers to each prompt. They are drawn with the seeds `seed`, `seed` + 1 and so on.
+        default n: u32 = 1, int(1, 10_000), Generation;
+        /// Number of prompts that are answered at once; by a folder only at temperature 0. If unset: up to 8.
         unset parallel: Option<u32> = None, int(1, 64), Memory;
         /// Adapter in GGUF, added to the model if that is a GGUF file: a file or a session's step. Several may be given.
         unset adapter: Vec<PathBuf> = Vec::new(), ParamType::GgufAdapters, Model;

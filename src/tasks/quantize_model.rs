@@ -6,10 +6,14 @@ use crate::tasks::call::run_task;
 
 adapter_params! {
     [proof_params step_params]
-    /// Write a smaller copy of the model: 4-bit (nf4), 8-bit or 16-bit.
+    /// Write a smaller copy of the model: 4-bit (nf4 or fp4), 8-bit or 16-bit.
     QuantizeModelParams {
-        /// Bits per weight: 4 (bitsandbytes nf4), 8 (bitsandbytes int8) or 16 (cast to bf16).
+        /// Bits per weight: 4 (bitsandbytes nf4 or fp4), 8 (bitsandbytes int8) or 16 (cast to bf16).
         default bits: u32 = 4, ParamType::IntChoice(&[4, 8, 16]), Output;
+        /// The 16 levels of 4 bits: nf4 has them where weights of a normal distribution are dense, fp4 those of a number with 2 bits of exponent. nf4 is more accurate for nearly all models.
+        default quant_type: String = "nf4".to_string(), ParamType::Choice(&["nf4", "fp4"]), Output;
+        /// Quantize the scales of the 4-bit blocks too, to 8 bits: 4.1 instead of 4.5 bits per weight.
+        default double_quant: bool = false, ParamType::Bool, Output;
     }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -258,3 +259,38 @@ def test_a_question_that_is_too_long_is_no_part_of_the_conversation(cli: Callabl
     done = cli("chat", "-m", "m/gguf", "--temperature", "0", "--runs-dir", made, input=asked, cwd=tmp_path)
     assert done.returncode == 0 and "2048 positions" in done.stderr, done.stderr
     assert len(json.loads((tmp_path / "a.jsonl").read_text())["messages"]) == 2
+
+
+def test_compared_models_answer_side_by_side(chat: Callable[..., Chat], made: Path, trained: dict[str, str]) -> None:
+    talk = chat("--compare", "m/gguf", trained["full"], "--temperature", "0")
+    before = len(talk.terminal.raw)
+    talk.type(QUESTION, "tokens/s; prompt")
+    lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", talk.terminal.raw[before:].decode()).splitlines()
+    heading = next(at for at, line in enumerate(lines) if line.startswith("m/gguf  "))
+    assert lines[heading][51:] == "…" + trained["full"][-47:], "two columns of 100"
+    (wanted,) = answers(made, "m/gguf", QUESTION)
+    left, right = (" ".join(" ".join(line[part].split()) for line in lines[heading + 1 :]) for part in (slice(48), slice(51, None)))
+    assert left.startswith(wanted[:40]) and wanted in left and wanted in right
+
+    # The conversation goes on for each of them.
+    conversation = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": wanted}, {"role": "user", "content": OTHER}]
+    assert "several models are compared" in talk.type("/model m/noise", "change them")
+    (wanted,) = answers(made, "m/gguf", conversation)
+    shown = talk.type(OTHER, "tokens/s; prompt")
+    assert shown.count(wanted[:20]) == 2
+    assert talk.end() == 0
+
+
+def test_compared_models_answer_one_after_the_other_without_a_terminal(cli: Callable[..., Any], made: Path, tmp_path: Path) -> None:
+    words = ["-m", "m/gguf", "--compare", "m/noise", "m/adapter", "--temperature", "0", "--max-new-tokens", "40", "--runs-dir", made]
+    done = cli("chat", *words[:4], *words[5:], input=f"{QUESTION}\n/regenerate\n/save c.jsonl\n/model\n", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (wanted,) = answers(made, "m/gguf", QUESTION, max_new_tokens=40)
+    text = " ".join(done.stdout.split())
+    assert text.count(f"m/gguf: {wanted} m/noise: ") == 2
+    assert "the conversation with m/gguf is saved to c.jsonl" in text and text.endswith("m/gguf, m/noise")
+    saved = json.loads((tmp_path / "c.jsonl").read_text())["messages"]
+    assert len(saved) == 2 and " ".join(saved[1]["content"].split()) == wanted
+    # One that cannot be loaded ends it before the first question.
+    done = cli("chat", *words, input=QUESTION, cwd=tmp_path)
+    assert done.returncode != 0 and done.stdout == ""

@@ -230,3 +230,26 @@ def test_quantized_weights_have_none(data: Path, runs: Path, make: Callable[[str
     pyrust_nn.quantize_model("s", str(make("qwen2")), bits=8, verify=False, runs_dir=runs)
     with pytest.raises(ModelError, match=r"are quantized by bitsandbytes, and GGUF files are made from plain weights"):
         pyrust_nn.compute_imatrix("s", "@quantize_model", dataset_path=data, runs_dir=runs)
+
+
+def test_conversion_computes_it_on_a_data_set(cli: Cli, data: Path, runs: Path, tmp_path: Path) -> None:
+    long = json.loads(data.read_text())
+    long.append({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "word " * 4000}]})
+    data.write_text(json.dumps(long))
+    words = ["convert-model-to-gguf", "-m", "builtin:tiny", "--outtype", "q4_k_m", "--session", "s", "--no-verify"]
+    done = cli(*words, "--imatrix", data, "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["outputs"]["imatrix"] == "convert_model_to_gguf/imatrix.gguf"
+    assert summary["params"]["imatrix"] == str(data)
+    assert "imatrix: 1 sample truncated to 2048 tokens" in done.stderr
+    # By way of a step of its own it is the same.
+    done = cli("compute-imatrix", "-m", "builtin:tiny", "-d", data, "--overlong", "truncate_right", "--session", "s")
+    assert done.returncode == 0, done.stderr
+    done = cli(*words, "--step", "again", "--imatrix", "@compute_imatrix")
+    assert done.returncode == 0, done.stderr
+    made = [next((runs / "s" / step).glob("tiny*.gguf")).read_bytes() for step in ("convert_model_to_gguf", "again")]
+    assert made[0] == made[1]
+
+    done = cli(*words, "--step", "none", "--imatrix", tmp_path / "no.json")
+    assert done.returncode == 2 and "no.json" in done.stderr and not (runs / "s/none").exists()

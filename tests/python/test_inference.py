@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_gguf import make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyrust_nn
@@ -114,6 +115,44 @@ def test_a_sample_does_not_depend_on_the_prompts_before_it(runs: Path) -> None:
     alone = pyrust_nn.inference("s", "builtin:tiny", prompt=["Hi"], step="a", **options)["result"]
     after = pyrust_nn.inference("s", "builtin:tiny", prompt=["Ho ho", "Hi"], step="b", **options)["result"]
     assert after[1]["text"] == alone[0]["text"]
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "qwen3_5_text", "qwen3_moe"])
+def test_prompts_at_once_change_no_answer(kind: str, trained: dict[str, str], conversations: Any, runs: Path, tmp_path: Path) -> None:
+    model = trained[kind] if kind in trained else str(make_model(tmp_path / "m", Path(trained["full"]), kind, torch.float32))
+    prompts = [messages[:-1] for messages in conversations] + ["hi", "word " * 200]
+    given: dict[str, Any] = {"prompt": prompts, "temperature": 0, "max_new_tokens": 24, "stop": ["folder", "der"], "runs_dir": runs}
+    one, several = (pyrust_nn.inference("s", model, step=f"p{n}", parallel=n, **given) for n in (1, 5))
+    assert (one["params"]["parallel"], several["params"]["parallel"]) == (1, 5)
+    plain = [[{name: of[name] for name in of if name != "seconds"} for of in summary["result"]] for summary in (one, several)]
+    assert plain[0] == plain[1] and len(plain[0]) == len(prompts)
+    if kind == "full":
+        assert {answer["finish_reason"] for answer in plain[0]} == {"stop", "length"}
+        wanted = plain_answer(model, prompts[0], max_new_tokens=24)
+        assert plain[0][0]["text"] == min((wanted.split(word)[0] for word in given["stop"]), key=len)
+
+
+def test_several_answers_to_a_prompt_are_those_of_the_seeds_that_follow(trained: dict[str, str], runs: Path) -> None:
+    given: dict[str, Any] = {"temperature": 2.0, "max_new_tokens": 12, "runs_dir": runs}
+    summary = pyrust_nn.inference("s", "builtin:tiny", prompt=[QUESTION, "hi"], n=3, seed=5, **given)
+    result = summary["result"]
+    assert [(answer["messages"][0]["content"], answer["index"]) for answer in result] == [
+        (asked, index) for asked in (QUESTION, "hi") for index in range(3)
+    ]
+    assert summary["metrics"]["prompts"] == 2 and len({answer["text"] for answer in result}) == 6
+    for index in range(3):
+        (alone,) = pyrust_nn.inference("s", "builtin:tiny", prompt="hi", step=f"a{index}", seed=5 + index, **given)["result"]
+        assert alone["text"] == result[3 + index]["text"] and "index" not in alone
+    with pytest.raises(pyrust_nn.UsageError, match="all n answers would be the same at temperature 0"):
+        pyrust_nn.inference("s", "builtin:tiny", prompt="hi", n=2, temperature=0, step="b", runs_dir=runs)
+
+
+def test_penalized_words_are_not_counted_in_the_padding(trained: dict[str, str], runs: Path) -> None:
+    given: dict[str, Any] = {"prompt": [QUESTION, "hi"], "temperature": 0, "repetition_penalty": 1.5, "runs_dir": runs}
+    one, several = (pyrust_nn.inference("s", trained["full"], step=f"p{n}", parallel=n, **given) for n in (1, 2))
+    assert [answer["text"] for answer in one["result"]] == [answer["text"] for answer in several["result"]]
+    assert several["params"]["parallel"] == 1
+    assert "words are penalized: prompts are answered one after the other" in (runs / "s/pipeline.log").read_text()
 
 
 def test_temperature_0_takes_the_likeliest_token(runs: Path) -> None:
@@ -238,7 +277,7 @@ def run_script(model: str, session: Any, **params: Any) -> dict[str, Any]:
     exec(compile(SCRIPT.read_text(encoding="utf-8"), str(SCRIPT), "exec"), names)
     names_unset = "base_model adapter adapter_scale parallel prompt prompts_file template_kwargs stop"
     unset = dict.fromkeys(f"{names_unset} temperature top_p top_k min_p repetition_penalty".split())
-    rest = {"max_new_tokens": 256, "seed": 42, "dtype": "auto", "device": "cpu"}
+    rest = {"max_new_tokens": 256, "n": 1, "seed": 42, "dtype": "auto", "device": "cpu"}
     return names["run"](SimpleNamespace(model=model, **(unset | rest | params)), session)
 
 

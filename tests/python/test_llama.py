@@ -75,6 +75,15 @@ def test_prompts_at_once_change_no_answer_and_no_order(made: Path, data_json: st
     assert summary["metrics"]["matching_answers"] == summary["metrics"]["expected_answers"] == summary["metrics"]["prompts"]
 
 
+def test_several_answers_to_a_prompt_have_seeds_of_their_own(made: Path) -> None:
+    sampled = {"prompt": QUESTION, "temperature": 3.0, "max_new_tokens": 12, "runs_dir": made, "overwrite": True}
+    result = pyrust_nn.inference("s", "m/noise", n=3, seed=5, **sampled)["result"]
+    assert [answer["index"] for answer in result] == [0, 1, 2] and len({answer["text"] for answer in result}) == 3
+    for index in (1, 2):
+        (alone,) = pyrust_nn.inference("s", "m/noise", seed=5 + index, **sampled)["result"]
+        assert alone["text"] == result[index]["text"]
+
+
 def test_an_answer_ends_after_max_new_tokens_and_at_the_models_positions(made: Path) -> None:
     (answer,) = ask(made, "m/gguf", prompt=QUESTION, max_new_tokens=3)
     assert (answer["finish_reason"], answer["completion_tokens"]) == ("length", 3)
@@ -160,7 +169,6 @@ def test_a_scale_changes_the_answer_and_0_is_the_base(made: Path) -> None:
         ("m/gguf", {"adapter": "m/adapter", "adapter_scale": [1.0, 2.0]}, UsageError, "names 1 adapter and adapter_scale has 2 scales"),
         ("m/gguf", {"dtype": "bf16"}, UsageError, "dtype is for a folder"),
         ("m/gguf", {"base_model": "builtin:tiny"}, UsageError, "base_model is for a folder"),
-        ("builtin:tiny", {"parallel": 2}, UsageError, "parallel is for a GGUF file"),
         ("builtin:tiny", {"adapter": "m/adapter"}, UsageError, "adapter is for a GGUF file"),
         ("m/gguf:q4_0", {}, ModelError, "no GGUF file of the type q4_0"),
         ("nowhere.gguf", {}, ModelError, "there is no nowhere.gguf"),

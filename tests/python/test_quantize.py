@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -70,6 +72,45 @@ def test_4_bit_is_nf4_and_8_bit_is_int8(trained: dict[str, str], runs: Path) -> 
         assert len(in_blocks) == 14 and {type(module).__name__ for module in in_blocks} == {layer}
     four = load_file(runs / "s/q4/model/model.safetensors")
     assert any("quant_state.bitsandbytes__nf4" in name for name in four)
+
+
+@pytest.mark.parametrize(("quant_type", "double_quant"), [("nf4", True), ("fp4", False), ("fp4", True)])
+def test_4_bit_is_what_bitsandbytes_makes_of_each_matrix(
+    trained: dict[str, str], conversations: Any, runs: Path, quant_type: str, double_quant: bool
+) -> None:
+    """Also its proof, which is on."""
+    plain = pyrust_nn.quantize_model("s", trained["full"], step="plain", verify=False, runs_dir=runs)
+    summary = pyrust_nn.quantize_model("s", trained["full"], quant_type=quant_type, double_quant=double_quant, runs_dir=runs)
+    assert summary["proof"][0]["passed"] is True
+    worst = summary["proof"][0]["layers"]["bytes"]["worst"]
+    assert worst["type"] == quant_type.upper() + (" double" if double_quant else "")
+    folder = runs / "s" / summary["outputs"]["model"]
+    stored = json.loads((folder / "config.json").read_text())["quantization_config"]
+    assert (stored["bnb_4bit_quant_type"], stored["bnb_4bit_use_double_quant"]) == (quant_type, double_quant)
+    smaller = summary["metrics"]["size_after_bytes"] < plain["metrics"]["size_after_bytes"]
+    assert smaller == double_quant
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    before = load_file(Path(trained["full"]) / "model.safetensors")
+    for name, module in model.named_modules():
+        if ".layers." in name and name.endswith("proj"):
+            weight = before[f"{name}.weight"]
+            wanted = bnb.functional.dequantize_4bit(
+                *bnb.functional.quantize_4bit(weight, blocksize=64, compress_statistics=double_quant, quant_type=quant_type)
+            )
+            found = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            assert torch.equal(wanted.float(), found.float()), name
+    assert wrong_answers(folder, conversations) == []
+
+
+def test_settings_of_4_bits_need_4_bits(trained: dict[str, str], runs: Path) -> None:
+    for given, words in (
+        ({"double_quant": True}, "double_quant is for 4 bits, and bits is 8"),
+        ({"quant_type": "fp4"}, "quant_type is for"),
+    ):
+        with pytest.raises(pyrust_nn.UsageError, match=words):
+            pyrust_nn.quantize_model("s", trained["full"], bits=8, runs_dir=runs, **given)
+    assert not (runs / "s").exists()
 
 
 def test_16_bit_is_a_cast_of_every_weight(trained: dict[str, str], runs: Path) -> None:

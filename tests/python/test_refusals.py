@@ -131,9 +131,9 @@ TYPOS: dict[str, tuple[list[str], int, list[str]]] = {
     "an importance matrix": (["convert-model-to-gguf", "whole", "--imatrix", "x.gguf"], 2, ["there is no importance matrix x.gguf"]),
     "prompts that are none": (["inference", "-m", "whole", "--prompts-file", "bad.json"], 2, ["bad.json: line 1"]),
     "an importance matrix that is none": (
-        ["convert-model-to-gguf", "whole", "--imatrix", "good.json"],
-        1,
-        ["good.json is not an importance matrix"],
+        ["convert-model-to-gguf", "whole", "--imatrix", "cont.py"],
+        2,
+        ["there is no importance matrix cont.py", "did you mean count.py?"],
     ),
     "a script": (["script", "cont.py", "--step", "new"], 2, ["script cont.py does not exist; did you mean count.py?"]),
     "a folder": (["finetune-lora", "good.json", "-m", "./nope"], 1, ["there is no model ./nope"]),

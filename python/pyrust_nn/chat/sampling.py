@@ -21,8 +21,8 @@ class Sampling:
     seed: int = 42
 
     @classmethod
-    def of(cls, params: Any) -> Sampling:
-        """Those of a step's parameters."""
+    def of(cls, params: Any, index: int = 0) -> Sampling:
+        """Those of a step's parameters, for one of several answers to a prompt."""
         return cls(
             max_new_tokens=params.max_new_tokens,
             temperature=params.temperature,
@@ -31,7 +31,7 @@ class Sampling:
             min_p=params.min_p,
             repetition_penalty=params.repetition_penalty,
             stop=tuple(params.stop or ()),
-            seed=params.seed,
+            seed=(params.seed + index) % 2**32,
         )
 
 

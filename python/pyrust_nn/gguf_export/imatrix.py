@@ -7,20 +7,95 @@ Source: `IMatrixCollector` in tools/imatrix/imatrix.cpp of llama.cpp. Like it, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gguf
 import numpy as np
 import torch
 
-from pyrust_nn import ModelError
+from pyrust_nn import InputError, ModelError
 from pyrust_nn.files import new_cache_file
 from pyrust_nn.gguf_export.layout import TensorLayout, TensorMapping
 from pyrust_nn.models.model_folder import first_line
+
+BATCH_TOKENS = 4096
+"""Of a batch with its padding."""
+
+logger = logging.getLogger(__name__)
+
+
+class Rows(Protocol):
+    """Prepared rows."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def __getitem__(self, row: int) -> Any:
+        """A row with `input_ids`."""
+
+    def lengths(self) -> np.ndarray:
+        """The number of tokens of each row."""
+
+
+def compute_imatrix(
+    model: Any, config: Mapping[str, Any], rows: Rows, limit: int, target: Path, datasets: Any, session: Any
+) -> dict[str, int]:
+    """Run a model over at most `limit` tokens of the rows and write the importance matrix to `target`. Returns the step's metrics.
+
+    `model` is a causal language model with plain weights, `config` its text model's configuration, `datasets` the entry or entries of the
+    data set. Raises InputError without rows, ModelError for a model that GGUF files cannot hold.
+    """
+    if not len(rows):
+        raise InputError("there is no row to compute an importance matrix on; give another data set")
+    chosen, tokens = choose_rows(rows.lengths(), limit)
+    if len(chosen) < len(rows):
+        logger.info("%d of %d rows are used: %d tokens (imatrix_tokens)", len(chosen), len(rows), tokens)
+
+    meter, done = InputMeter(model, TensorLayout(config)), 0
+    for batch in batches([rows[at].input_ids for at in chosen]):
+        session.progress(done, tokens, "tokens of the importance matrix")
+        meter.add(batch)
+        done += sum(map(len, batch))
+    session.progress(tokens, tokens, "tokens of the importance matrix")
+
+    unseen = {name: int((of.counts == 0).sum()) for name, of in meter.sums.items()}
+    worst = max(unseen, key=lambda name: unseen[name])
+    if unseen[worst]:
+        more = "all their columns count alike; use more conversations"
+        logger.warning("no token came to some experts, for example %d of %s: %s", unseen[worst], worst, more)
+    names = [Path(entry.split("::")[0]).name for entry in ([datasets] if isinstance(datasets, str) else datasets)]
+    write_imatrix(target, meter.sums, names, len(chosen))
+    return {"rows": len(chosen), "tokens": tokens, "matrices": len(meter.sums), "unseen_experts": unseen[worst]}
+
+
+def choose_rows(lengths: np.ndarray, limit: int) -> tuple[list[int], int]:
+    """Indices of rows with at most `limit` tokens together (at least one row), spread evenly over all; and their tokens."""
+    every = max(1, -(-int(lengths.sum()) // limit))
+    chosen: list[int] = []
+    tokens = 0
+    for at in range(0, len(lengths), every):
+        if chosen and tokens + int(lengths[at]) > limit:
+            break
+        chosen.append(at)
+        tokens += int(lengths[at])
+    return chosen, tokens
+
+
+def batches(rows: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Rows of similar length together, the longest first."""
+    batch: list[np.ndarray] = []
+    for row in sorted(rows, key=len, reverse=True):
+        if batch and (len(batch) + 1) * len(batch[0]) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 @dataclass

@@ -121,13 +121,13 @@ class LlamaModel:
         tokens: list[int] = engine.post("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
         return tokens
 
-    def answers(self, prompts: Sequence[list[int]], sampling: Sampling, shown: AnswersInOrder) -> Iterator[dict[str, Any]]:
-        """The answers in the order of the prompts, `parallel` of them at once."""
+    def answers(self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], shown: AnswersInOrder) -> Iterator[dict[str, Any]]:
+        """The answers in the order of the prompts, `parallel` of them at once; `samplings` has one for each."""
 
         ended = threading.Event()
 
         def one(index: int) -> dict[str, Any]:
-            answer = self.answer(prompts[index], sampling, lambda text: shown.text(index, text), ended.is_set)
+            answer = self.answer(prompts[index], samplings[index], lambda text: shown.text(index, text), ended.is_set)
             shown.end(index)
             return answer
 

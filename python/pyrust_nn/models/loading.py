@@ -59,7 +59,7 @@ def load_model(
     if stored is not None and load_in_4bit and not stored.get("load_in_4bit"):
         raise ModelError(f"{folder} is already quantized, and not to 4 bits; use load_in_4bit with the plain model")
     if load_in_4bit and stored is None:
-        quantization_config = nf4_config(dtype)
+        quantization_config = four_bit_config(dtype)
 
     if dtype is None and stored is None:
         dtype = stored_dtype(str(folder))
@@ -162,11 +162,19 @@ def load_with_adapter(
     return adapted.eval()
 
 
-def nf4_config(compute_dtype: torch.dtype | None) -> Any:
-    """bitsandbytes' nf4, the 4-bit format of QLoRA (arXiv 2305.14314): blocks of 64 weights, 16 levels."""
+def four_bit_config(compute_dtype: torch.dtype | None, quant_type: str = "nf4", double_quant: bool = False) -> Any:
+    """bitsandbytes' 4-bit formats of QLoRA (arXiv 2305.14314): blocks of 64 weights with a scale, 16 levels (nf4 or fp4).
+
+    double_quant: the scales are quantized too, in blocks of 256, to 8 bits.
+    """
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quant_type,
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
 
 
 def stored_dtype(model: str) -> torch.dtype:

@@ -13,7 +13,7 @@ from pyrust_nn.models.loading import stored_dtype
 from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import quantization
 from pyrust_nn.proof.reference import plain_weights
-from pyrust_nn.proof.row_bounds import STORED
+from pyrust_nn.proof.row_bounds import DOUBLE, STORED
 
 
 def gguf_files(candidate: str) -> list[Path]:
@@ -32,11 +32,11 @@ def gguf_files(candidate: str) -> list[Path]:
 
 
 def folder_type(folder: Path) -> str:
-    """The type of a model's folder: nf4 or int8, or the dtype of most of its weights as f32, f16, bf16. An adapter is f32."""
+    """The type of a model's folder: nf4, fp4 or int8, or the dtype of most of its weights as f32, f16, bf16. An adapter is f32."""
     if is_adapter(str(folder)):
         return "f32"
     if (stored := quantization(folder)) is not None:
-        return "nf4" if stored.get("load_in_4bit") else "int8"
+        return str(stored.get("bnb_4bit_quant_type", "fp4")) if stored.get("load_in_4bit") else "int8"
     return STORED.get(stored_dtype(str(folder)), "F32").lower()
 
 
@@ -55,7 +55,7 @@ def unpacked_weights(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, str
         if isinstance(module, bnb.nn.Linear4bit):
             packed: Any = module.weight
             weights[f"{name}.weight"] = bnb.functional.dequantize_4bit(packed.data, packed.quant_state).float().cpu()
-            kinds[f"{name}.weight"] = "NF4"
+            kinds[f"{name}.weight"] = packed.quant_state.quant_type.upper() + (DOUBLE if packed.quant_state.nested else "")
         elif isinstance(module, bnb.nn.Linear8bitLt):
             packed = module.weight
             codes, scales = (packed.CB, packed.SCB) if packed.CB is not None else (packed.data, module.state.SCB)

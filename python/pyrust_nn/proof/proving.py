@@ -117,7 +117,7 @@ def folder_layers(folder: Path, reference: Reference, samples: Samples, gate: fl
     """A folder with a model or an adapter, which transformers runs."""
     layers = {}
     kind, adapter = folder_type(folder), is_adapter(str(folder))
-    quantized = kind in ("nf4", "int8")
+    quantized = kind in ("nf4", "fp4", "int8")
     base = reference.base_model if adapter else None
     candidate = load_model(str(folder), device=reference.device, dtype=None if quantized else torch.float32, base_model=base)
     if adapter:

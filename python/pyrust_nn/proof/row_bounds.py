@@ -5,7 +5,7 @@ for each element:
 
 * f16, bf16, f32: half a unit in the last place, u |w| with u = 2^-11, 2^-8 and 2^-24; for f16 also half its smallest step, 2^-25.
 * A block of numbers on a grid with step s: s/2. The step is the block's largest magnitude / L (q8_0: L = 127, q4_0: 8, q5_0: 16, q6_k: 32,
-  q3_k: 4, nf4 and iq4 by their widest gap), or its range / L where the block also has a minimum (q4_1, q4_k: 15, q5_1, q5_k: 31,
+  q3_k: 4, nf4, fp4 and iq4 by their widest gap), or its range / L where the block also has a minimum (q4_1, q4_k: 15, q5_1, q5_k: 31,
   q2_k: 3). An element is within s/2 of the grid if the grid spans the block. Encoders that search for a better grid accept it only if the
   squared error falls, so the root mean square stays below s/2: for an even distribution it is s/sqrt(12), 0.58 of that.
 * The scales of a super-block are stored with b bits on a grid of their own: they are off by at most S / (2 (2^b - 1)), with S the largest
@@ -27,6 +27,11 @@ import torch
 LIMIT = 0.95
 WITH_IMPORTANCE = 0.99
 """The bound for files that were made with an importance matrix."""
+
+DOUBLE = " double"
+"""Behind a type of bitsandbytes whose scales are quantized too."""
+SCALE_OF_SCALES = 2.0**-7
+"""Half the widest gap of bitsandbytes' 8-bit map (`create_dynamic_map`), 0.0071 of the largest deviation of a scale from their mean."""
 
 ROUNDING = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
 SMALLEST_HALF = 2.0**-25
@@ -71,15 +76,17 @@ GRIDS = {
     # The levels are -127 … 113 of 127; the lower end mirrored is 14 away.
     "IQ4_NL": Grid(32, 127, half_step=14),
     "IQ4_XS": Grid(32, 127, half_step=14, super_block=256, scale_bits=6),
-    # bitsandbytes: half the widest gap between its 16 levels is 0.152 of the largest magnitude, which it stores as float32 or 8 bits.
+    # bitsandbytes: half the widest gap between the 16 levels is 0.152 of the largest magnitude for nf4, a sixth for fp4.
     "NF4": Grid(64, 1, half_step=0.152 + 2.0**-7),
+    "FP4": Grid(64, 1, half_step=1 / 6 + 2.0**-7),
 }
 
 
 def row_bounds(rows: torch.Tensor, kind: str, *, importance: bool = False) -> torch.Tensor:
     """The bound of each row's relative error, float64 [rows]. `rows` are the weights that were stored, float32 [rows, columns].
 
-    kind: a type of ggml, NF4, or INT8 (bitsandbytes' LLM.int8, one scale for a row). Raises KeyError for another.
+    kind: a type of ggml, NF4 or FP4 (with DOUBLE behind it: its scales are quantized too), or INT8 (bitsandbytes' LLM.int8, one scale for
+    a row). Raises KeyError for another.
     """
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     columns = rows.shape[1]
@@ -89,8 +96,10 @@ def row_bounds(rows: torch.Tensor, kind: str, *, importance: bool = False) -> to
     norms = norms.clamp_min(1e-300)
     if kind == "INT8":
         return (rows.abs().amax(1).double() * (0.5 / 127 + 2.0**-10) * columns**0.5 / norms).clamp_max(LIMIT)
-    grid = GRIDS[kind]
+    grid = GRIDS[kind.removesuffix(DOUBLE)]
     allowed = _grid_errors(rows, grid) / norms
+    if kind.endswith(DOUBLE):
+        allowed = allowed + SCALE_OF_SCALES * float(rows.abs().amax()) * columns**0.5 / norms
     allowed = allowed.clamp_min(WITH_IMPORTANCE) if importance and kind != "Q8_0" else allowed.clamp_max(LIMIT)
     return allowed.clamp_max(WITH_IMPORTANCE) + _smallest_scale_errors(rows, grid) / norms
 

@@ -13,6 +13,7 @@ use crate::base::terminal::Terminal;
 use crate::base::{error, files, progress, signals};
 use crate::cli::commands::chat::chat_params::params;
 use crate::cli::commands::chat::line_editor::{Input, LineEditor};
+use crate::cli::commands::chat::side_by_side::{Reply, column_width, table};
 use crate::cli::commands::chat::slash_command::{SlashCommand, help};
 use crate::cli::output;
 use crate::cli::text::{Style, counted};
@@ -29,27 +30,37 @@ const SAMPLING: [&str; 9] =
 const OF_MODEL: [&str; 3] = ["base_model", "adapter", "adapter_scale"];
 
 pub(crate) struct Chat {
-    model: ChatModel,
+    /// One, or those that are compared: all get the same questions.
+    models: Vec<Partner>,
     params: Map<String, Value>,
     runs: PathBuf,
     system: Option<String>,
-    /// Questions and answers.
-    turns: Vec<Value>,
     /// How often the last question was answered again.
     again: u32,
 }
 
+/// A model and its conversation.
+struct Partner {
+    name: String,
+    model: ChatModel,
+    /// Questions and answers.
+    turns: Vec<Value>,
+}
+
 impl Chat {
-    /// Loads the model.
-    pub(crate) fn open(params: Map<String, Value>, runs: PathBuf, system: Option<String>) -> Result<Chat> {
-        let model = load(&params, &runs)?;
-        Ok(Chat { model, params, runs, system, turns: Vec::new(), again: 0 })
+    /// Loads the models: that of the parameters, and those that are compared with it.
+    pub(crate) fn open(params: Map<String, Value>, compared: &[String], runs: PathBuf, system: Option<String>) -> Result<Chat> {
+        let mut models = vec![Partner::load(&params, &runs)?];
+        for name in compared {
+            models.push(Partner::load(&of_other_model(&params, name), &runs)?);
+        }
+        Ok(Chat { models, params, runs, system, again: 0 })
     }
 
     /// Reads inputs and answers them, to the end of standard input.
     pub(crate) fn run(mut self) -> Result<u8> {
         let mut editor = LineEditor::new()?;
-        note(&format!("{}; /help lists the commands, Ctrl-D ends", self.params["model"].as_str().unwrap_or_default()));
+        note(&format!("{}; /help lists the commands, Ctrl-D ends", self.names()));
         loop {
             end_if_asked()?;
             let text = match editor.read()? {
@@ -86,31 +97,42 @@ impl Chat {
             SlashCommand::System(None) => output::line(self.system.as_deref().unwrap_or("there is no system prompt")),
             SlashCommand::System(Some(text)) => self.system = Some(text).filter(|text| text != "none"),
             SlashCommand::Reset => {
-                self.turns.clear();
+                self.models.iter_mut().for_each(|partner| partner.turns.clear());
                 self.again = 0;
             }
             SlashCommand::Regenerate => {
-                if self.turns.len() < 2 {
+                if self.models[0].turns.len() < 2 {
                     return Err(error::usage("there is no answer yet"));
                 }
                 self.again += 1;
-                let before = self.turns.pop();
-                self.answer().inspect_err(|_| self.turns.extend(before))?;
+                let before: Vec<Option<Value>> = self.models.iter_mut().map(|partner| partner.turns.pop()).collect();
+                if let Err(cause) = self.answer() {
+                    for (partner, answer) in self.models.iter_mut().zip(before) {
+                        partner.turns.extend(answer);
+                    }
+                    return Err(cause);
+                }
             }
             SlashCommand::Save(file) => self.save(Path::new(file.as_deref().unwrap_or("conversations.jsonl")))?,
             SlashCommand::Params(None) => self.show_params(),
             SlashCommand::Params(Some((name, value))) => self.set_param(&name, value)?,
-            SlashCommand::Model(None) => output::line(self.params["model"].as_str().unwrap_or_default()),
+            SlashCommand::Model(None) => output::line(&self.names()),
+            SlashCommand::Model(Some(_)) if self.models.len() > 1 => {
+                return Err(error::usage("several models are compared; start chat again to change them"));
+            }
             SlashCommand::Model(Some(name)) => {
-                let mut params = self.params.clone();
-                params.insert("model".into(), name.into());
-                for own in OF_MODEL {
-                    params.insert(own.into(), Value::Null);
-                }
+                let params = of_other_model(&self.params, &name);
                 // Only if it can be loaded is the present one given up.
-                self.model = load(&params, &self.runs)?;
+                let turns = std::mem::take(&mut self.models[0].turns);
+                match Partner::load(&params, &self.runs) {
+                    Ok(partner) => self.models = vec![Partner { turns, ..partner }],
+                    Err(cause) => {
+                        self.models[0].turns = turns;
+                        return Err(cause);
+                    }
+                }
                 self.params = params;
-                note(&format!("{}; the conversation goes on", self.params["model"].as_str().unwrap_or_default()));
+                note(&format!("{}; the conversation goes on", self.names()));
             }
             SlashCommand::Quit => return Ok(false),
         }
@@ -119,34 +141,67 @@ impl Chat {
 
     /// Asks a question. Without an answer it is not part of the conversation.
     fn ask(&mut self, question: &str) -> Result<bool> {
-        self.turns.push(json!({"role": "user", "content": question}));
+        for partner in &mut self.models {
+            partner.turns.push(json!({"role": "user", "content": question}));
+        }
         self.again = 0;
-        self.answer().inspect_err(|_| drop(self.turns.pop()))?;
+        if let Err(cause) = self.answer() {
+            self.models.iter_mut().for_each(|partner| drop(partner.turns.pop()));
+            return Err(cause);
+        }
         Ok(true)
     }
 
-    /// Answers the last question.
+    /// Answers the last question, by all models or by none.
     fn answer(&mut self) -> Result<()> {
         let mut params = self.params.clone();
         let seed = params["seed"].as_u64().unwrap_or_default().wrapping_add(self.again.into()) % (1 << 32);
         params.insert("seed".into(), seed.into());
-        let answer = self.model.answer(&self.messages(), &params, show);
-        progress::clear();
-        let answer = answer?;
-        output::line("");
-        note(&counts(&answer));
-        self.turns.push(json!({"role": "assistant", "content": answer.text}));
+        let width = column_width(output::stdout_width(), self.models.len());
+        let mut answers = Vec::new();
+        for partner in &self.models {
+            if width.is_some() {
+                progress::status(&format!("{} answers", partner.name));
+            } else if self.models.len() > 1 {
+                output::line(&Style::of_stdout().bold(&format!("{}:", partner.name)));
+            }
+            let answer = partner.model.answer(&self.messages(partner), &params, if width.is_some() { |_| {} } else { show });
+            progress::clear();
+            let answer = answer?;
+            if width.is_none() {
+                output::line("");
+                note(&counts(&answer));
+            }
+            answers.push(answer);
+        }
+        if let Some(width) = width {
+            let reply = |(partner, answer): (&Partner, &ChatAnswer)| Reply {
+                name: partner.name.clone(),
+                text: printable(&answer.text).into_owned(),
+                counts: counts(answer),
+            };
+            let replies: Vec<Reply> = self.models.iter().zip(&answers).map(reply).collect();
+            output::verbatim(&table(&replies, width, Style::of_stdout()));
+        }
+        for (partner, answer) in self.models.iter_mut().zip(answers) {
+            partner.turns.push(json!({"role": "assistant", "content": answer.text}));
+        }
         Ok(())
     }
 
-    fn messages(&self) -> Vec<Value> {
+    fn messages(&self, partner: &Partner) -> Vec<Value> {
         let system = self.system.as_ref().map(|text| json!({"role": "system", "content": text}));
-        system.into_iter().chain(self.turns.iter().cloned()).collect()
+        system.into_iter().chain(partner.turns.iter().cloned()).collect()
     }
 
-    /// Appends the conversation to a data set.
+    fn names(&self) -> String {
+        self.models.iter().map(|partner| partner.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Appends the conversation to a data set; of compared models that of the first.
     fn save(&self, file: &Path) -> Result<()> {
-        if self.turns.is_empty() {
+        let first = &self.models[0];
+        if first.turns.is_empty() {
             return Err(error::usage("there is no answer yet, so nothing was saved"));
         }
         if !is_json_lines(file)? {
@@ -155,8 +210,9 @@ impl Chat {
                 "{file} exists and is not JSON Lines, so nothing was added to it; name another file, such as chat.jsonl"
             )));
         }
-        files::append_line(file, &json!({"messages": self.messages()}).to_string())?;
-        output::line(&format!("saved to {}", file.display()));
+        files::append_line(file, &json!({"messages": self.messages(first)}).to_string())?;
+        let whose = if self.models.len() > 1 { format!("the conversation with {} is ", first.name) } else { String::new() };
+        output::line(&format!("{whose}saved to {}", file.display()));
         Ok(())
     }
 
@@ -185,6 +241,23 @@ impl Chat {
     }
 }
 
+impl Partner {
+    fn load(params: &Map<String, Value>, runs: &Path) -> Result<Partner> {
+        let name = params["model"].as_str().unwrap_or_default().to_string();
+        Ok(Partner { name, model: load(params, runs)?, turns: Vec::new() })
+    }
+}
+
+/// The parameters for another model, without those that belong to one.
+fn of_other_model(params: &Map<String, Value>, name: &str) -> Map<String, Value> {
+    let mut params = params.clone();
+    params.insert("model".into(), name.into());
+    for own in OF_MODEL {
+        params.insert(own.into(), Value::Null);
+    }
+    params
+}
+
 /// Loads the model that the parameters name.
 fn load(params: &Map<String, Value>, runs: &Path) -> Result<ChatModel> {
     let mut resolved = params.clone();
@@ -200,7 +273,6 @@ fn load(params: &Map<String, Value>, runs: &Path) -> Result<ChatModel> {
     model
 }
 
-/// Shows the next part of an answer.
 /// Whether a line of JSON may be added to a file: it is missing or empty, or its first line is an object.
 fn is_json_lines(path: &Path) -> Result<bool> {
     let file = match File::open(path) {
@@ -212,6 +284,7 @@ fn is_json_lines(path: &Path) -> Result<bool> {
     Ok(read.is_ok_and(|bytes| bytes == 0 || serde_json::from_str::<Map<String, Value>>(&first).is_ok()))
 }
 
+/// Shows the next part of an answer.
 fn show(text: &str) {
     output::text(&printable(text));
 }
