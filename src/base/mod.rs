@@ -13,6 +13,7 @@ pub(crate) mod log_file;
 pub mod numbers;
 pub mod offline;
 pub(crate) mod one_of;
+pub(crate) mod own_program;
 pub mod printable;
 pub mod progress;
 pub(crate) mod secrets;

@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::base::error::{Error, Kind};
+use crate::base::own_program::Program;
 use crate::board::board_params::{BoardParams, NAME};
 use crate::board::list_query::ListQuery;
 use crate::board::live::{Live, View, keep_up_to_date};
-use crate::board::program::Program;
 use crate::board::routes::{BoardState, routes};
 use crate::params::interface::Interface;
 use crate::params::param::TaskParams;

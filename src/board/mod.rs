@@ -10,7 +10,6 @@ mod control;
 mod list_query;
 mod live;
 mod pages;
-mod program;
 mod routes;
 mod session_view;
 mod sessions_view;

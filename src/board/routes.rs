@@ -18,11 +18,11 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::base::error::{Error, Kind};
+use crate::base::own_program::Program;
 use crate::board::control::{resume, stop};
 use crate::board::list_query::{ListQuery, STATES};
 use crate::board::live::{Live, View, version};
 use crate::board::pages::{SCRIPT, answer, guard, page, refusal};
-use crate::board::program::Program;
 use crate::board::session_view::LowestLevel;
 use crate::report::{Comparison, SCRIPT as CURVES, compare, report_page};
 use crate::session::existing_session::existing_session;

@@ -26,6 +26,27 @@ pub fn lock_owner(folder: &Path) -> Option<Value> {
     }
 }
 
+/// Sends a signal to the process that has locked a session.
+///
+/// # Errors
+/// Kind `usage` if nothing of it runs, or not on this machine; `io` if the process may not be asked.
+pub(crate) fn signal_owner(folder: &Path, session: &str, signal: i32) -> Result<()> {
+    let nothing = || error::usage(format!("no step of session {session} is running, so there is nothing to stop"));
+    let owner = lock_owner(folder).ok_or_else(nothing)?;
+    let its_host = owner["host"].as_str().unwrap_or("?");
+    if its_host != host() {
+        return Err(error::usage(format!("session {session} runs on {its_host}; stop it there")));
+    }
+    let process = owner["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1);
+    let process = process.ok_or_else(|| error::usage(format!("the lock of session {session} names no process; stop it by Ctrl-C")))?;
+    // SAFETY: sends a signal; the number is that of a single process.
+    if unsafe { libc::kill(process, signal) } != 0 {
+        let cause = std::io::Error::last_os_error();
+        return Err(error::Error::new(error::Kind::Io, format!("process {process} of session {session} cannot be stopped: {cause}")).into());
+    }
+    Ok(())
+}
+
 /// Locks a session.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! How this process calls Pyrust-NN's command line again, for a session that is resumed.
+//! How this process calls Pyrust-NN's command line again: for a session that is resumed, and for a server that goes on alone.
 
 use std::fs;
 use std::path::Path;
@@ -25,14 +25,26 @@ impl Program {
     /// Kind `setup` if it is not known how to call the command line.
     pub(crate) fn start(&self, words: &[&str]) -> Result<()> {
         use std::os::unix::process::CommandExt;
-        let unknown = || Error::new(Kind::Setup, "this program has no command line of Pyrust-NN; resume the session by `pyrust-nn resume`");
-        let (program, first) = self.0.as_ref().and_then(|all| all.split_first()).ok_or_else(unknown)?;
-        let mut command = Command::new(program);
-        command.args(first).args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        let mut child = command.spawn().with_context(|| format!("{program} cannot be started"))?;
+        let mut command = self.command()?;
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut child = command.spawn().with_context(|| format!("{} cannot be started", command.get_program().display()))?;
         // Whoever starts a process must wait for it, or its entry stays in the system's table.
         std::thread::Builder::new().name("resumed".into()).spawn(move || child.wait())?;
         Ok(())
+    }
+}
+
+impl Program {
+    /// The command line, to which the words of a command are added.
+    ///
+    /// # Errors
+    /// Kind `setup` if it is not known how to call it.
+    pub(crate) fn command(&self) -> Result<Command> {
+        let unknown = || Error::new(Kind::Setup, "this program has no command line of Pyrust-NN; use the command `pyrust-nn` instead");
+        let (program, first) = self.0.as_ref().and_then(|all| all.split_first()).ok_or_else(unknown)?;
+        let mut command = Command::new(program);
+        command.args(first);
+        Ok(command)
     }
 }
 
