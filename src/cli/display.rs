@@ -12,6 +12,7 @@ use crate::base::progress::{Show, Update};
 use crate::base::terminal::Terminal;
 use crate::cli::bar::bar_line;
 use crate::cli::text::{Style, columns, visible};
+use crate::cli::word_wrap::{last_part, next_part};
 use crate::cli::wrap::cut;
 
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
@@ -33,8 +34,9 @@ fn open_line() -> MutexGuard<'static, bool> {
 pub(crate) fn print_above(write: impl FnOnce()) {
     let mut open = open_line();
     bars().suspend(|| {
+        let rest = if *open { last_part() } else { String::new() };
         if std::mem::take(&mut *open) && Terminal::Stderr.is_terminal() {
-            drop(Terminal::Stdout.write_all(b"\n"));
+            drop(Terminal::Stdout.write_all(format!("{rest}\n").as_bytes()));
         }
         write();
     });
@@ -106,7 +108,8 @@ impl Show for Display {
             self.remove();
         }
         let mut open = open_line();
-        drop(Terminal::Stdout.write_all(text.as_bytes()));
+        let part = next_part(text);
+        drop(Terminal::Stdout.write_all(part.as_bytes()));
         *open = on_terminal && !text.ends_with('\n');
     }
 

@@ -17,6 +17,7 @@ mod results;
 mod table;
 mod text;
 mod unknown_arguments;
+mod word_wrap;
 mod wrap;
 
 pub(crate) use console::first_use;

@@ -301,3 +301,16 @@ def test_a_misspelled_command_leads_to_ours(cli: Cli, words: list[str], meant: s
     """Also if it is one of another tool."""
     done = cli(*words)
     assert done.returncode == 2 and "did you mean " + meant in done.stderr, done.stderr
+
+
+def test_resume_alone_names_the_sessions_that_were_interrupted(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os\ndef run(params, session):\n    if params.end: os.kill(os.getpid(), 9)\nPARAMS = {'end': True}\n"
+    )
+    done = cli("resume", "--runs-dir", runs)
+    assert done.returncode == 2 and f"resume needs the name of a session; none in {runs} is interrupted" in done.stderr
+    for session, end in (("well", "false"), ("cut", "true"), ("off", "true")):
+        cli("script", tmp_path / "mine.py", "--session", session, "--param", f"end={end}", "--runs-dir", runs)
+    done = cli("resume", "--runs-dir", runs)
+    assert done.returncode == 2
+    assert "interrupted: cut, off. For example: pyrust-nn resume off" in " ".join(done.stderr.split())

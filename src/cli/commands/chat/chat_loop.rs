@@ -17,6 +17,7 @@ use crate::cli::commands::chat::side_by_side::{Reply, column_width, table};
 use crate::cli::commands::chat::slash_command::{SlashCommand, help};
 use crate::cli::output;
 use crate::cli::text::{Style, counted};
+use crate::cli::word_wrap::{last_part, next_part};
 use crate::params::interface::Interface;
 use crate::params::validate::accept;
 use crate::python::{ChatAnswer, ChatModel};
@@ -167,6 +168,7 @@ impl Chat {
             }
             let answer = partner.model.answer(&self.messages(partner), &params, if width.is_some() { |_| {} } else { show });
             progress::clear();
+            output::text(&last_part());
             let answer = answer?;
             if width.is_none() {
                 output::line("");
@@ -286,7 +288,7 @@ fn is_json_lines(path: &Path) -> Result<bool> {
 
 /// Shows the next part of an answer.
 fn show(text: &str) {
-    output::text(&printable(text));
+    output::text(&next_part(&printable(text)));
 }
 
 /// Says something beside the conversation, on stderr.
