@@ -9,7 +9,7 @@ PY := $(PYTHON_ENV)/bin/python
 # The peers' own environments, 8 GB, made on first use; outside of the checkout.
 ENVIRONMENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pyrust-nn-benchmarks
 BENCHES := bench-data bench-export bench-training bench-trl-settings bench-whole-way bench-startup bench-scaling
-.PHONY: pictures help build setup dev test test-rust test-python lint docs bench $(BENCHES) examples generate lock clean
+.PHONY: bench-quality pictures help build setup dev test test-rust test-python lint docs bench $(BENCHES) examples generate lock clean
 
 help:            ## Show these words
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -75,6 +75,9 @@ generate:        ## Write what is made from the definition of the parameters
 
 bench-export: build dev  ## Encoding of GGUF's block formats beside ggml_quantize_chunk, a few minutes
 	$(PY) benchmarks/export.py
+
+bench-quality: wheel  ## What each type of GGUF file costs in quality, with and without importance matrix (needs a real model)
+	$(PY) benchmarks/quality.py
 
 bench-training: wheel  ## Training beside TRL's and LLaMA-Factory's (speed, memory, losses), needs ../shared and a quiet machine
 	$(PY) benchmarks/training.py --environments $(ENVIRONMENTS)

@@ -1,6 +1,6 @@
 """What each type of GGUF file costs in quality, with and without an importance matrix from one's own conversations.
 
-    PYRUST_NN_REAL_MODEL=… python benchmarks/quality.py        # `make bench-quality`, some 20 minutes
+    PYRUST_NN_REAL_MODEL=… python benchmarks/quality.py        # `make bench-quality`, some 25 minutes
 
 The model is a pretrained one (../shared/real-model/make.py makes it); figures on random weights would say nothing. It is trained for one
 epoch on questions about the docstrings of Python's standard library, because its weights lie on a grid of 4 bits as they come.

@@ -25,7 +25,8 @@ def run(params, session):
         asked = [(prompt["messages"], index) for prompt in prompts for index in range(params.n)]
         answers = []
         session.progress(0, len(asked))
-        shown = AnswersInOrder(session.stream, [messages[-1]["content"] for messages, _ in asked])
+        number = (lambda index: f" ({index + 1} of {params.n})") if params.n > 1 else (lambda _: "")
+        shown = AnswersInOrder(session.stream, [messages[-1]["content"] + number(index) for messages, index in asked])
         started = time.perf_counter()
         with open_json_lines(session.step_folder / "answers.jsonl") as append:
             for (messages, index), answer in zip(asked, model.answers(encoded, samplings, shown), strict=True):
@@ -43,6 +44,7 @@ def run(params, session):
         "outputs": {"answers": "answers.jsonl"},
         "metrics": {
             "prompts": len(prompts),
+            **({"answers": len(answers)} if params.n > 1 else {}),
             **compared,
             "prompt_tokens": sum(answer["prompt_tokens"] for answer in answers),
             "completion_tokens": tokens,

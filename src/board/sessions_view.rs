@@ -66,7 +66,7 @@ fn row(session: &SessionState, runs: &Path, root: &str) -> Result<String> {
         "root": root,
         "session": session.session,
         "state": state,
-        "word": match session.state.as_str() { "success" => "succeeded", "failure" => "failed", other => other },
+        "word": session.state,
         "step": last.map(|step| &step.step),
         "task": last.map(|step| &step.task).filter(|task| last.is_some_and(|step| step.step != **task)),
         "model": session.steps.iter().find_map(|step| step.model.as_ref()),

@@ -24,7 +24,7 @@ const OTHER_COMMANDS: &[(&[&str], &[&str])] = &[
     (&["new", "config", "create"], &["init"]),
     (&["rm", "remove", "delete", "clean", "gc", "prune"], &["sessions rm", "sessions gc", "cache clear"]),
     (&["completion"], &["completions"]),
-    (&["info", "env", "version"], &["doctor"]),
+    (&["info", "env"], &["doctor"]),
 ];
 
 /// Our commands for a word that is none.

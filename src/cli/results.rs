@@ -29,6 +29,11 @@ pub(crate) fn next_command(summary: &Summary, runs: &Path, named: bool) -> Optio
         "finetune_full" | "finetune_lora" | "quantize_model" | "flatten" => {
             Some(format!("pyrust-nn inference --model {made} --prompt Hello{runs_dir}"))
         }
+        "compute_imatrix" => {
+            let model = quoted(summary.params["model"].as_str()?);
+            let options = format!("--imatrix {made} --outtype q4_k_m{}", into("convert_model_to_gguf"));
+            Some(format!("pyrust-nn convert-model-to-gguf --model {model} {options}{runs_dir}"))
+        }
         "merge" => Some(format!("pyrust-nn convert-model-to-gguf --model {made}{}{runs_dir}", into("convert_model_to_gguf"))),
         "convert_model_to_gguf" => {
             let folder = runs.join(&made);

@@ -49,7 +49,11 @@ fn unknown_command(error: &clap::Error, root: &Command, argv: &[String]) -> Opti
     if pipeline_file(&word).is_ok() {
         return None;
     }
-    let message = format!("{word} is neither a command nor a pipeline file (.toml); {}", meant_command(root, &word));
+    let message = match (word.as_str(), argv.get(2)) {
+        ("version", _) => "version is neither a command nor a pipeline file (.toml); did you mean --version?".to_string(),
+        ("help", Some(command)) => format!("there is no command {command} to help with; {}", meant_command(root, command)),
+        _ => format!("{word} is neither a command nor a pipeline file (.toml); {}", meant_command(root, &word)),
+    };
     Some(root.clone().error(ErrorKind::InvalidSubcommand, message))
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn quality(summary: &Summary) -> String {
         (Some(expected), Some(matching), _) if expected > 0 => {
             parts.push(format!("{} of {} answers as expected", grouped(matching), grouped(expected)));
         }
-        (_, _, Some(prompts)) => parts.push(counted(prompts, "answer")),
+        (_, _, Some(prompts)) => parts.push(counted(count("answers").unwrap_or(prompts), "answer")),
         _ => {}
     }
     match (count("size_before_bytes"), count("size_after_bytes")) {

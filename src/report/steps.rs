@@ -26,15 +26,6 @@ const TOGETHER: [(&str, &[&str]); 6] = [
     ("Evaluation loss", &["eval_loss"]),
 ];
 
-/// What a state is called.
-pub(crate) fn state_word(state: &str) -> &str {
-    match state {
-        "success" => "succeeded",
-        "failure" => "failed",
-        other => other,
-    }
-}
-
 /// The graph and its rows.
 pub(crate) fn pipeline(session: &RecordedSession, detail: &Detail) -> Value {
     let steps = &session.steps[session.steps.len().saturating_sub(detail.steps)..];
@@ -58,7 +49,7 @@ pub(crate) fn pipeline(session: &RecordedSession, detail: &Detail) -> Value {
                 "again": step.state.step != step.name(),
                 "task": step.state.task,
                 "state": step.state.state,
-                "word": state_word(&step.state.state),
+                "word": step.state.state,
                 "time": step.state.duration_s.map(seconds),
                 "result": step.state.error.clone().or_else(|| Some(quality(step.summary.as_ref()?))),
                 "from": from.iter().map(|source| steps[*source].name()).collect::<Vec<_>>(),
@@ -91,7 +82,7 @@ pub(crate) fn step(session: &RecordedSession, number: usize, detail: &Detail) ->
         "again": step.state.step != step.name(),
         "task": step.state.task,
         "state": class(&step.state.state),
-        "word": state_word(&step.state.state),
+        "word": step.state.state,
         "time": step.state.duration_s.map(seconds),
         "started": step.state.started_at,
         "charts": if draws { charts(step, detail) } else { Vec::new() },
@@ -107,7 +98,7 @@ pub(crate) fn step(session: &RecordedSession, number: usize, detail: &Detail) ->
 pub(crate) fn failed(session: &RecordedSession, number: usize) -> Option<Value> {
     let step = &session.steps[number];
     let error = Some(error(step)).filter(|error| !error.is_null())?;
-    Some(json!({"number": number, "name": step.name(), "word": state_word(&step.state.state), "error": error}))
+    Some(json!({"number": number, "name": step.name(), "word": step.state.state, "error": error}))
 }
 
 /// The error of a step. One whose process ended without a summary has only a sentence.

@@ -138,6 +138,7 @@ pub fn resolve_artifact(name: &str, runs: &Path, session: &str, kind: ArtifactKi
             Err(error::model(format!("there is no {name}: it is neither a GGUF file nor a step in {}; {fix}", runs.display())))
         }
         None if is_hub_name(name) => Ok(name.to_string()),
+        None if error::did_you_mean(name, [TINY]).is_some() => Err(error::usage(format!("there is no model {name}; did you mean {TINY}?"))),
         None => {
             let fix = or_similar(Path::new(name), &|path| is_model(path) || (kind.may_be_gguf() && is_gguf(path)), "check the path");
             let what = "it is not a folder, a step in";

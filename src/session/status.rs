@@ -97,7 +97,10 @@ fn step_state(session: &Path, step: String, state: String, invocation: &Value) -
         loss: details.loss,
         eta_seconds: details.eta_seconds.filter(|_| running),
         error: match (state.as_str(), invocation["status"].as_str()) {
-            ("interrupted", None) => Some("its process ended without a summary (killed, or the machine stopped)".into()),
+            ("interrupted", None) => Some(format!(
+                "its process ended without a summary (killed, or the machine stopped); `pyrust-nn resume {}` goes on",
+                session.file_name().unwrap_or_default().display()
+            )),
             ("success" | "running", _) => None,
             _ => details.error,
         },

@@ -292,8 +292,9 @@ fn execute(
         step_folder.set_earlier_aside()?;
     }
     // A user's script may have made anything before an error, and tasks without data may need the space.
-    let can_be_refused = request.task.script.is_some() && request.task.has("dataset_path");
-    if !can_be_refused {
+    let keeps_earlier = request.task.script.is_some() && request.task.has("dataset_path");
+    let can_be_refused = request.task.script.is_some() && (keeps_earlier || !step_folder.earlier().exists());
+    if !keeps_earlier {
         files::remove(&step_folder.earlier())?;
     }
     if let Some(device) = checkpoint.as_deref().and_then(checkpoints::device) {
@@ -327,7 +328,7 @@ fn execute(
         checkpoint: checkpoint.as_deref(),
     };
     let answer = call_with_restarts(&call, &host);
-    let lacks = |error: &anyhow::Error| host.data_refused() || Error::of(error).kind == Kind::Setup;
+    let lacks = |error: &anyhow::Error| host.data_refused() || [Kind::Setup, Kind::Usage].contains(&Error::of(error).kind);
     *made_nothing = can_be_refused && !host.has_made_something() && answer.as_ref().is_err_and(lacks);
     if !*made_nothing {
         host.take_environment().into_iter().for_each(|(name, value)| session.note(&name, value));

@@ -27,8 +27,8 @@ pub(crate) static TASK: Task = Task {
     about: "Compute an importance matrix for GGUF files of few bits",
     examples: [
         (
-            "On the conversations of the training, then a file of 4 bits:",
-            "pyrust-nn compute-imatrix -m s1/merge -d data.json --session s1\n  pyrust-nn convert-model-to-gguf -m s1/merge --outtype q4_k_m --imatrix @compute_imatrix --session s1",
+            "On the conversations of the training, for `convert-model-to-gguf --imatrix s1/compute_imatrix`:",
+            "pyrust-nn compute-imatrix -m s1/merge -d data.json --session s1",
         ),
         ("On 20,000 tokens of them:", "pyrust-nn compute-imatrix -m s1/merge -d data.json --imatrix-tokens 20000"),
     ],

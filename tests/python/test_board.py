@@ -141,7 +141,7 @@ def test_the_list_is_searched_filtered_sorted_and_has_pages(binary: Path, severa
         )
         assert names("?sort=loss&order=asc")[0] == "good", "what has no loss comes last"
         text = Page(ask(url).text).text
-        assert "3 sessions: 1 succeeded, 2 failed." in text and "on disk" in text and "free" in text and "it broke" in text
+        assert "3 sessions: 1 success, 2 failure." in text and "on disk" in text and "free" in text and "it broke" in text
         for number in range(150):
             write_session(several, [summary("merge", "merge")], f"more-{number:03}")
         first, second = names("?sort=session&order=asc"), names("?sort=session&order=asc&page=2")
@@ -260,7 +260,7 @@ def test_a_page_grows_with_its_session_and_gets_only_what_has_changed(binary: Pa
         (tmp_path / "go-3").touch()
         assert process.wait(60) == 0
         changed = of_list.next()
-        while "succeeded" not in dict(changed["parts"]).get("row-grows", ""):
+        while "success" not in dict(changed["parts"]).get("row-grows", ""):
             changed = of_list.next()
         while "The only step succeeded." not in json.dumps(grown["parts"]):
             grown = of_session.next()

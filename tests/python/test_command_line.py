@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from terminal import Terminal
 
 import pyrust_nn
 
@@ -301,6 +302,24 @@ def test_a_misspelled_command_leads_to_ours(cli: Cli, words: list[str], meant: s
     """Also if it is one of another tool."""
     done = cli(*words)
     assert done.returncode == 2 and "did you mean " + meant in done.stderr, done.stderr
+
+
+def test_a_word_that_is_a_flag_elsewhere_and_help_for_nothing(cli: Cli) -> None:
+    assert "did you mean --version?" in cli("version").stderr
+    shown = " ".join(cli("help", "finetunelora").stderr.split())
+    assert "there is no command finetunelora to help with; did you mean the command finetune-lora?" in shown
+
+
+def test_a_long_name_of_a_session_leaves_the_list_a_table(cli: Cli, runs: Path, binary: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def run(params, session):\n    return {}\n")
+    long = "a-name-" * 11 + "end"
+    for session in ("short", long):
+        assert cli("script", tmp_path / "mine.py", "--session", session, "--runs-dir", runs).returncode == 0
+    terminal = Terminal(binary, "sessions", "--runs-dir", runs)
+    assert terminal.finish() == 0
+    assert len(terminal.lines) == 3 and {line.index("success") for line in terminal.lines[1:]} == {34}, terminal.text
+    assert terminal.lines[2].startswith("…") and long[-20:] in terminal.lines[2]
+    assert long in cli("sessions", "--runs-dir", runs).stdout, "whoever pipes the list gets the names"
 
 
 def test_resume_alone_names_the_sessions_that_were_interrupted(cli: Cli, runs: Path, tmp_path: Path) -> None:

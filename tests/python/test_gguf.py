@@ -397,7 +397,7 @@ def test_an_adapter_given_as_a_model_is_merged(make: Callable[..., Path], tmp_pa
 
 def refused(task: Callable[..., Any], subject: Path | str, runs: Path, **parameters: Any) -> str:
     """The message, after checking that the step left no output behind."""
-    with pytest.raises((ModelError, InputError)) as caught:
+    with pytest.raises((ModelError, InputError, pyrust_nn.UsageError)) as caught:
         task("s", subject, runs_dir=runs, **parameters)
     step = runs / "s" / task.__name__
     assert [path.name for path in step.glob("*.gguf")] + [path.name for path in step.glob(".*")] == []
@@ -409,6 +409,7 @@ def test_a_quantized_folder_is_refused(make: Callable[..., Path], runs: Path) ->
     quantized = pyrust_nn.quantize_model("s", folder, bits=8, verify=False, runs_dir=runs)
     message = refused(pyrust_nn.convert_model_to_gguf, runs / "s" / quantized["outputs"]["model"], runs)
     assert "quantized by bitsandbytes" in message and "convert the model from which they were quantized" in message
+    assert pyrust_nn.get_status("s", runs_dir=runs)["state"] == "success" and not (runs / "s/convert_model_to_gguf").exists()
 
 
 def test_a_model_that_is_no_language_model_of_qwen_s_is_refused(make: Callable[..., Path], runs: Path) -> None:

@@ -105,8 +105,10 @@ def test_every_type_with_importance_is_llama_quantize_s_to_the_last_bit(model: P
 
 @needs_kquants
 def test_q2_k_s_needs_importance(model: Path, runs: Path) -> None:
-    with pytest.raises(ModelError, match=r"q2_k_s needs an importance matrix.*give imatrix"):
+    pyrust_nn.convert_model_to_gguf("s", model, outtype="f16", step="good", verify=False, runs_dir=runs)
+    with pytest.raises(pyrust_nn.UsageError, match=r"q2_k_s needs an importance matrix.*give imatrix"):
         pyrust_nn.convert_model_to_gguf("s", model, outtype="q2_k_s", verify=False, runs_dir=runs)
+    assert pyrust_nn.get_status("s", runs_dir=runs)["state"] == "success", "a refused attempt leaves the session as it was"
 
 
 @needs_kquants

@@ -228,7 +228,7 @@ def test_what_is_none_is_refused_before_the_step(data: Path, runs: Path, tmp_pat
 
 def test_quantized_weights_have_none(data: Path, runs: Path, make: Callable[[str], Path]) -> None:
     pyrust_nn.quantize_model("s", str(make("qwen2")), bits=8, verify=False, runs_dir=runs)
-    with pytest.raises(ModelError, match=r"are quantized by bitsandbytes, and GGUF files are made from plain weights"):
+    with pytest.raises(UsageError, match=r"are quantized by bitsandbytes, and GGUF files are made from plain weights"):
         pyrust_nn.compute_imatrix("s", "@quantize_model", dataset_path=data, runs_dir=runs)
 
 

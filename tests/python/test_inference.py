@@ -139,7 +139,7 @@ def test_several_answers_to_a_prompt_are_those_of_the_seeds_that_follow(trained:
     assert [(answer["messages"][0]["content"], answer["index"]) for answer in result] == [
         (asked, index) for asked in (QUESTION, "hi") for index in range(3)
     ]
-    assert summary["metrics"]["prompts"] == 2 and len({answer["text"] for answer in result}) == 6
+    assert summary["metrics"]["prompts"] == 2 and summary["metrics"]["answers"] == 6 and len({answer["text"] for answer in result}) == 6
     for index in range(3):
         (alone,) = pyrust_nn.inference("s", "builtin:tiny", prompt="hi", step=f"a{index}", seed=5 + index, **given)["result"]
         assert alone["text"] == result[3 + index]["text"] and "index" not in alone

@@ -473,3 +473,17 @@ def test_the_version_names_the_commit(cli: Cli) -> None:
     if commit and (CHECKOUT / ".git").exists():
         found = subprocess.run(["git", "cat-file", "-e", commit[0].strip("()\n").split()[0]], cwd=CHECKOUT)
         assert found.returncode == 0, done.stdout
+
+
+def test_what_is_so_here_anyway_needs_no_counterpart_and_a_limit_is_not_forgotten(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "l.yaml").write_text(
+        "model_name_or_path: Qwen/Qwen3-0.6B\ndataset: mine\nmax_samples: 7\nenable_thinking: false\ntemplate: qwen\n"
+    )
+    done = cli("init", "--from", tmp_path / "l.yaml", "-o", tmp_path / "l.toml", cwd=tmp_path)
+    shown = " ".join(done.stderr.split() + done.stdout.split())
+    assert "FILE::max_rows=7" in shown and "template (the model's own chat template is used)" in shown, shown
+    assert "enable_thinking = false" in (tmp_path / "l.toml").read_text()
+    (tmp_path / "a.yaml").write_text("base_model: Qwen/Qwen3-0.6B\nadapter: lora\nlora_target_linear: true\nmicro_batch_size: 2\n")
+    done = cli("init", "--from", tmp_path / "a.yaml", "-o", tmp_path / "a.toml", cwd=tmp_path)
+    shown = " ".join(done.stderr.split() + done.stdout.split())
+    assert "lora_target_linear (all linear layers of the blocks are adapted)" in shown, shown

@@ -141,6 +141,7 @@ TYPOS: dict[str, tuple[list[str], int, list[str]]] = {
     "a folder without a model": (["quantize-model", "empty"], 1, ["empty has no config.json, so it is not a model"]),
     "a folder around a model": (["quantize-model", "around"], 1, ["did you mean around/inner?"]),
     "a file": (["finetune-lora", "good.json", "-m", "good.json"], 1, ["good.json is a file; give the model's folder"]),
+    "a built-in model": (["quantize-model", "bultin:tiny"], 2, ["did you mean builtin:tiny?"]),
     "a hub name offline": (
         ["inference", "-m", "qwen", "--prompt", "a", "--offline"],
         1,

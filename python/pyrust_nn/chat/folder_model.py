@@ -81,7 +81,7 @@ class FolderModel:
         Samples are drawn one prompt after the other, so that none depends on the others.
         """
         if prompts and self._parallel > 1 and (why := self._alone(samplings[0])) is not None:
-            logger.info("%s: prompts are answered one after the other", why)
+            logger.debug("%s: prompts are answered one after the other", why)
             self._parallel = 1
         first = 0
         while first < len(prompts):

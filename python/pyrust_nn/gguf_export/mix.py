@@ -220,10 +220,10 @@ def visiting_order(name: str) -> tuple[int, str]:
 
 
 def check_importance(outtype: str, types: Mapping[str, str], known: set[str] | None) -> None:
-    """Raise ModelError if a tensor of a q2_k_s file becomes Q2_K without importance, as llama-quantize does."""
+    """Raise UsageError if a tensor of a q2_k_s file becomes Q2_K without importance, as llama-quantize does."""
     if outtype != "q2_k_s":
         return
     for name, kind in types.items():
         if kind == "Q2_K" and name not in ("token_embd.weight", "output.weight") and (known is None or name not in known):
             lack = "needs an importance matrix" if known is None else f"needs the importance of {name}, which the imatrix lacks"
-            raise ModelError(f"outtype q2_k_s {lack}: without it the file would be useless; give imatrix, or choose q2_k")
+            raise UsageError(f"outtype q2_k_s {lack}: without it the file would be useless; give imatrix, or choose q2_k")

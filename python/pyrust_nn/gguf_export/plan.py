@@ -9,7 +9,7 @@ from typing import Any
 
 import gguf
 
-from pyrust_nn import ModelError, _core
+from pyrust_nn import ModelError, UsageError, _core
 from pyrust_nn.gguf_export.keys import ModelLabel, add_hyperparameters, add_metadata
 from pyrust_nn.gguf_export.layout import (
     TensorLayout,
@@ -108,12 +108,12 @@ def _add_importance(writer: gguf.GGUFWriter, importance: Importance) -> None:
 
 
 def plain_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the text model in a folder. Raises ModelError if its weights are quantized."""
+    """The configuration of the text model in a folder. Raises UsageError if its weights are quantized."""
     checked_model_folder(str(folder))
     config = text_config(str(folder), folder)
     if (quantized := config.get("quantization_config")) is not None:
         method = quantized.get("quant_method", "some method")
-        raise ModelError(
+        raise UsageError(
             f"the weights in {folder} are quantized by {method}, and GGUF files are made from plain weights; convert the model "
             "from which they were quantized (outtype q8_0 stores 8.5 bits per weight)"
         )

@@ -32,13 +32,18 @@ MAX_KL = {
     "q2_k_s": 2.0,
     "int8": 1e-1,
     "nf4": 2.4,
+    "fp4": 2.4,
 }
 ROUNDED_TO_BF16 = 2e-3
 """For weights in bf16 of a model that has them more precisely: they lose up to 16 bits of 24, far more than f16 loses."""
+ROUNDED_TO_F16 = 1e-4
+"""For weights in f16 of a model that has them in float32, as after full fine-tuning: 13 bits of 24 are lost."""
 
 
 def max_kl(kind: str, *, exact: torch.dtype | None = None) -> float:
     """The gate for a file of this type. `exact` is the dtype in which the model has its weights; None for sums that no dtype holds."""
     if kind == "bf16" and exact != torch.bfloat16:
         return ROUNDED_TO_BF16
+    if kind == "f16" and exact not in (torch.float16, torch.bfloat16):
+        return ROUNDED_TO_F16
     return MAX_KL.get(kind, MAX_KL["q2_k_s"])

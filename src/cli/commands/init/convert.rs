@@ -23,6 +23,16 @@ use crate::tasks::task_named;
 const ADAMW: [&str; 8] =
     ["adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_32bit", "adamw_8bit", "adamw_bnb_8bit", "adamw_torch_8bit"];
 
+/// Why a key with this value needs no counterpart: it is so here in any case.
+fn as_here(key: &str, value: &Value) -> Option<&'static str> {
+    match key {
+        "lora_target_linear" if *value == true => Some("all linear layers of the blocks are adapted"),
+        "mask_prompt" if *value == true => Some("training is on the answers"),
+        "num_layers" if *value == -1 => Some("all layers are trained"),
+        _ => None,
+    }
+}
+
 /// What a configuration file says, in our words.
 #[derive(Debug)]
 pub(crate) struct Converted {
@@ -119,6 +129,10 @@ impl Conversions {
                 Some(row) => self.take(row, &key, &value, path),
                 None => match NOT_NEEDED.iter().find(|(name, _)| *name == key) {
                     Some((_, reason)) => self.out.not_needed.push(format!("{key} ({reason})")),
+                    None if let Some(reason) = as_here(&key, &value) => self.out.not_needed.push(format!("{key} ({reason})")),
+                    None if key == "enable_thinking" && value.is_boolean() => {
+                        self.put(&key, "template_kwargs", json!({"enable_thinking": value}));
+                    }
                     // A feature that is not used.
                     None if value == Value::Bool(false) => self.out.not_needed.push(format!("{key} (off)")),
                     None => self.warn(format!("{key} = {}: there is no counterpart", short(&value))),
@@ -293,6 +307,9 @@ impl Conversions {
 
     /// Reads at most `rows` of each data set.
     fn limit_rows(&mut self, rows: u64) {
+        if self.out.values.get("dataset_path").is_none_or(|given| paths(given).is_empty()) {
+            self.warn(format!("at most {rows} samples of each data set: write dataset_path as FILE::max_rows={rows}"));
+        }
         for name in ["dataset_path", "eval_dataset_path"] {
             let Some(paths) = self.out.values.get(name).map(paths).filter(|paths| !paths.is_empty()) else { continue };
             let limited: Vec<String> = paths.iter().map(|path| Entry::with_option(path, &format!("max_rows={rows}"))).collect();

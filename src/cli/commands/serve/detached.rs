@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -37,18 +38,21 @@ pub(super) fn start(session: &str, given: &Map<String, Value>, global: &GlobalAr
     if let Some(key) = given.get("api_key").and_then(Value::as_str) {
         command.env(KEY, key);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    // The pipe ends when the process has left the terminal; nothing that it says on stderr comes later.
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     // SAFETY: only a system call between fork and exec. A closed terminal and Ctrl-C in it do not reach a session of one's own.
     unsafe {
         command.pre_exec(|| if libc::setsid() < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
     }
     let mut child = command.spawn().context("the server's process cannot be started")?;
+    let left = child.stdout.take().map(|mut output| std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink())));
     let folder = runs_dir(global.runs_dir.as_deref()).join(session);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Err(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(Kind::Internal.exit_code())));
         }
-        if let Some(serving) = serving(&folder).filter(|serving| serving.pid == child.id()) {
+        let has_left = left.as_ref().is_none_or(JoinHandle::is_finished);
+        if let Some(serving) = serving(&folder).filter(|serving| has_left && serving.pid == child.id()) {
             return Ok(Ok(serving));
         }
         if let Err(cause) = signals::check() {

@@ -20,6 +20,8 @@ use crate::session::{SessionState, list_sessions, missing_folder, runs_dir};
 
 /// Columns of a model's name.
 const MODEL_COLUMNS: usize = 28;
+/// Columns of a session's name on a terminal.
+const SESSION_COLUMNS: usize = 32;
 
 /// List the sessions, or remove some
 #[derive(Args, Debug)]
@@ -133,5 +135,11 @@ fn cell(session: &SessionState, column: Column) -> String {
 /// A cell as the table shows it.
 fn shown(session: &SessionState, column: Column) -> String {
     let text = cell(session, column);
-    if column == Column::Model { tail(&text, MODEL_COLUMNS) } else { text }
+    let most = match column {
+        Column::Model => MODEL_COLUMNS,
+        // Somebody who pipes the list reads the names.
+        Column::Session if output::stdout_width().is_some() => SESSION_COLUMNS,
+        _ => return text,
+    };
+    tail(&text, most)
 }
