@@ -344,7 +344,6 @@ pub(crate) static NOT_NEEDED: &[(&str, &str)] = &[
     ("training_mode", "training is on conversations"),
     ("adapter_path", "outputs are in the session's folder"),
     ("strict", "a pipeline is always checked"),
-    ("template", "the model's own chat template is used"),
     ("tf32", "the default of torch is used"),
     ("trust_remote_code", "no code of a model is run"),
 ];

@@ -83,7 +83,6 @@ WRONG_WORDS = {
     "nothing to stack on": ([*TRAIN, "--checkpoint-mode", "stack"], "--checkpoint-lora"),
     "a whole model as checkpoint": ([*TRAIN, "--checkpoint-lora", "{model}"], "is a whole model, not a LoRA adapter"),
     "no prompt": (["inference", "--model", "builtin:tiny"], "--prompt (it may repeat) or --prompts-file"),
-    "a parameter of llama.cpp": (["inference", "--model", "{model}", "--prompt", "hi", "--parallel", "2"], "--parallel is for a GGUF file"),
     "merging a whole model": (["merge", "-m", "builtin:tiny"], "builtin:tiny is a whole model; give an adapter"),
     "merging a folder with a whole model": (["merge", "-m", "{model}"], "is a whole model; give an adapter"),
     "flattening a whole model": (["flatten", "-m", "{model}"], "is a whole model; give an adapter"),
