@@ -482,7 +482,7 @@ def test_what_is_so_here_anyway_needs_no_counterpart_and_a_limit_is_not_forgotte
     done = cli("init", "--from", tmp_path / "l.yaml", "-o", tmp_path / "l.toml", cwd=tmp_path)
     shown = " ".join(done.stderr.split() + done.stdout.split())
     assert "FILE::max_rows=7" in shown, shown
-    assert "enable_thinking = false" in (tmp_path / "l.toml").read_text()
+    assert tomllib.loads((tmp_path / "l.toml").read_text())["step"][0]["template_kwargs"] == {"enable_thinking": False}
     (tmp_path / "a.yaml").write_text("base_model: Qwen/Qwen3-0.6B\nadapter: lora\nlora_target_linear: true\nmicro_batch_size: 2\n")
     done = cli("init", "--from", tmp_path / "a.yaml", "-o", tmp_path / "a.toml", cwd=tmp_path)
     shown = " ".join(done.stderr.split() + done.stdout.split())

@@ -91,6 +91,7 @@ fn toml_text(value: &Value) -> String {
         Value::Number(number) if number.is_f64() => crate::params::param::display_value(value),
         Value::Array(items) => format!("[{}]", items.iter().map(toml_text).collect::<Vec<_>>().join(", ")),
         Value::String(text) => toml::Value::String(text.clone()).to_string(),
+        Value::Object(_) => toml::Value::try_from(value).map_or_else(|_| value.to_string(), |value| value.to_string()),
         other => other.to_string(),
     }
 }
