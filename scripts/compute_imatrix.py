@@ -1,7 +1,7 @@
 """Compute an importance matrix: how much each column of each matrix matters on a data set, for GGUF files of few bits.
 
 Input: a model or an adapter, and conversations. Output: `imatrix.gguf`, in the form of llama-imatrix, which
-`convert_model_to_gguf` takes as `imatrix` (llama-quantize too).
+`convert_model_to_gguf` takes as `imatrix`.
 """
 
 import torch

@@ -38,7 +38,7 @@ def test_the_same_parameters_with_the_same_defaults_at_every_interface(
     task: str, cli: Cli, runs: Path, data_json: str, tmp_path: Path
 ) -> None:
     subject = "adapter" if task == "convert_lora_to_gguf" else "model"
-    given: dict[str, Any] = {"dataset_path": data_json} if task.startswith("finetune") else {}
+    given: dict[str, Any] = {"dataset_path": data_json} if task.startswith(("finetune", "compute_imatrix")) else {}
     if task == "verify":
         given = {"candidate": "builtin:tiny"}
     if task == "inference":

@@ -149,14 +149,15 @@ class FolderModel:
                 streamer=_Rows(parts, set(generation.eos_token_id)) if generation.num_beams in (None, 1) else None,
             )
         seconds = round(time.perf_counter() - started, 3)
+        strings = generation.stop_strings or ()
+        strings = (strings,) if isinstance(strings, str) else tuple(strings)
         answers = []
         for prompt, room, tokens in zip(prompts, rooms, output[:, longest:].tolist(), strict=True):
             completion, by_token = _until_end(tokens[:room], generation)
-            text, cut = cut_at_stop(self._tokenizer.decode(completion, skip_special_tokens=True), sampling.stop)
-            if cut and by_token and cut_at_stop(self._tokenizer.decode(completion[:-1]), sampling.stop)[1] and completion[-1] == padding:
+            if by_token and completion[-1] == padding and cut_at_stop(self._tokenizer.decode(completion[:-1]), strings)[1]:
                 completion.pop()  # padding behind a stop string
-            own = generation.stop_strings or ()
-            complete = cut or by_token or text.endswith((own,) if isinstance(own, str) else tuple(own))
+            text, cut = cut_at_stop(self._tokenizer.decode(completion, skip_special_tokens=True), sampling.stop)
+            complete = cut or by_token or text.endswith(strings)
             answers.append(
                 {
                     "text": text,
