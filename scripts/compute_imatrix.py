@@ -21,7 +21,7 @@ def run(params, session):
     check_base_model(params.model, params.base_model)
     config = plain_config(whole_folder(params.model, params.base_model))
     architecture(config)
-    rows = PreparedRows(session.dataset()["path"])
+    rows = PreparedRows(session.dataset("dataset_path")["path"])
 
     device = pick_device(params.device)
     dtype = torch.float32 if device.type == "cpu" else None

@@ -56,6 +56,16 @@ def removed_on_failure(partial: Path, target: Path) -> Iterator[None]:
         raise _core.StorageError(f"{target} cannot be written: {cause}; free some space, or choose another disk by runs_dir") from error
 
 
+def check_free_space(folder: Path, needed: int, what: str) -> None:
+    """Raise StorageError if `what`, of `needed` bytes, does not fit on the disk of `folder`: sooner than after long work."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise _core.StorageError(
+            f"{what} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on the disk of {folder}; "
+            "free some space, or choose another disk by runs_dir"
+        )
+
+
 def exhausted(error: BaseException, folder: Path) -> str | None:
     """What was exhausted while writing to `folder`: disk, quota or the limit of a file's size. None: the error has another cause."""
     link: BaseException | None = error

@@ -64,7 +64,8 @@ fn in_unit(number: u64, units: usize, base: f64) -> (f64, usize) {
 
 /// Seconds, minutes, hours or days.
 pub(crate) fn duration(seconds: f64) -> String {
-    match seconds {
+    // The sum of no numbers is -0.0.
+    match seconds + 0.0 {
         s if s < 100.0 => format!("{s:.0} s"),
         s if s < 6000.0 => format!("{:.0} min", s / 60.0),
         s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
@@ -87,12 +88,19 @@ pub(crate) fn significant(number: f64) -> String {
 
 /// Seconds with a decimal below ten.
 pub(crate) fn seconds(seconds: f64) -> String {
+    let seconds = seconds + 0.0;
     if (0.0..10.0).contains(&seconds) { format!("{seconds:.1} s") } else { duration(seconds) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_time_has_no_sign() {
+        let none: f64 = std::iter::empty::<f64>().sum();
+        assert_eq!((seconds(none), duration(none)), ("0.0 s".to_string(), "0 s".to_string()));
+    }
 
     #[test]
     fn numbers_are_grouped_and_have_units() {

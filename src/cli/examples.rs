@@ -10,7 +10,7 @@ pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
 ];
 
 /// Examples of the commands that are neither tasks nor dataset commands, and of commands below them.
-const OTHER_COMMANDS: [(&str, Examples); 21] = [
+const OTHER_COMMANDS: [(&str, Examples); 22] = [
     (
         "run",
         [
@@ -90,6 +90,10 @@ const OTHER_COMMANDS: [(&str, Examples); 21] = [
                 "pyrust-nn sessions gc --checkpoints --failed --older-than 30d",
             ),
         ],
+    ),
+    (
+        "serve stop",
+        [("End the server of a session:", "pyrust-nn serve stop endpoint"), ("End the only one that runs:", "pyrust-nn serve stop")],
     ),
     (
         "sessions rm",

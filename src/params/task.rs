@@ -9,12 +9,13 @@ use crate::base::{assets, error};
 use crate::params::param::Param;
 
 /// The names of all tasks, for parts that come before `tasks/`. A test compares them.
-pub const TASK_NAMES: [&str; 10] = [
+pub const TASK_NAMES: [&str; 11] = [
     "finetune_full",
     "finetune_lora",
     "flatten",
     "merge",
     "quantize_model",
+    "compute_imatrix",
     "convert_model_to_gguf",
     "convert_lora_to_gguf",
     "verify",

@@ -98,6 +98,9 @@ pub(crate) fn own_kind(py: Python<'_>, raised: &PyErr) -> Option<Kind> {
     Kind::from_name(&kind)
 }
 
+/// The end of the path of the file that calls scripts.
+const CALLS_SCRIPTS: &str = "_runtime/host.py";
+
 /// Converts a Python exception to an error with kind, message, causes and traceback.
 pub(crate) fn from_python(py: Python<'_>, raised: PyErr) -> anyhow::Error {
     let text = raised.value(py).str().map(|text| text.to_string()).unwrap_or_default();
@@ -142,8 +145,19 @@ fn context(py: Python<'_>, raised: &PyErr) -> Option<PyErr> {
     (!context.is_none()).then(|| PyErr::from_value(context))
 }
 
+/// The traceback, from the script on: above it are the lines of ours that call every script.
 fn traceback(py: Python<'_>, raised: &PyErr) -> Option<String> {
-    let lines = py.import("traceback").and_then(|module| module.call_method1("format_exception", (raised.value(py),))).ok()?;
+    let mut frames = raised.traceback(py).map(Bound::into_any);
+    while let Some(frame) = &frames
+        && let Ok(file) = frame.getattr("tb_frame").and_then(|of| of.getattr("f_code")?.getattr("co_filename")?.extract::<String>())
+        && file.ends_with(CALLS_SCRIPTS)
+        && let Ok(next) = frame.getattr("tb_next")
+        && !next.is_none()
+    {
+        frames = Some(next);
+    }
+    let format = py.import("traceback").and_then(|module| module.getattr("format_exception")).ok()?;
+    let lines = format.call1((raised.get_type(py), raised.value(py), frames)).ok()?;
     Some(lines.extract::<Vec<String>>().ok()?.concat())
 }
 

@@ -91,7 +91,7 @@ pub(crate) fn session_alone(folder: &Path, session: &str) -> anyhow::Error {
 }
 
 /// The names of the sessions, sorted.
-pub(super) fn sessions(runs: &Path) -> Vec<String> {
+pub(crate) fn sessions(runs: &Path) -> Vec<String> {
     folders(runs)
 }
 

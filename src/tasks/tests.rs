@@ -8,7 +8,7 @@ use serde_json::{Map, json};
 use super::*;
 use crate::base::assets;
 use crate::data::Options;
-use crate::dataset::DATASETS;
+use crate::dataset::{DATASETS, IMATRIX_DATASET};
 use crate::params::interface::Interface;
 use crate::params::param::TaskParams;
 use crate::params::task::TASK_NAMES;
@@ -65,6 +65,7 @@ fn a_script_and_its_modules_use_exactly_the_task_s_parameters() {
         }
         let defined: BTreeSet<String> =
             task.all_params().map(|param| param.name.to_string()).filter(|name| !HANDLED_BY_RUST.contains(&name.as_str())).collect();
+        words.remove(IMATRIX_DATASET); // what `imatrix` names, if it is a data set
         if ["convert_lora_to_gguf", "flatten"].contains(&task.name) {
             words.insert("device".into()); // nothing is computed on a device there
         }

@@ -128,3 +128,12 @@ def test_an_environment_in_which_python_cannot_start(how: str, tmp_path: Path, r
     assert not (runs / "s").exists(), "found before the step begins"
     again = cli(*words)
     assert again.returncode == 0, again.stderr
+
+
+def test_a_traceback_begins_in_the_script_that_failed(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def inner():\n    raise ValueError('odd')\n\ndef run(params, session):\n    inner()\n")
+    assert cli("script", tmp_path / "mine.py", "--session", "s", "--runs-dir", runs).returncode == 1
+    lines = json.loads((runs / "s/script/summary.json").read_text())["error"]["traceback"].splitlines()
+    assert lines[0] == "Traceback (most recent call last):" and lines[-1] == "ValueError: odd"
+    places = [line for line in lines if line.startswith("  File ")]
+    assert [re.search(r'script\.py", line (\d+), in (\w+)', place) is not None for place in places] == [True, True], lines

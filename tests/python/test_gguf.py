@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -409,7 +410,7 @@ def test_a_quantized_folder_is_refused(make: Callable[..., Path], runs: Path) ->
     quantized = pyrust_nn.quantize_model("s", folder, bits=8, verify=False, runs_dir=runs)
     message = refused(pyrust_nn.convert_model_to_gguf, runs / "s" / quantized["outputs"]["model"], runs)
     assert "quantized by bitsandbytes" in message and "convert the model from which they were quantized" in message
-    assert pyrust_nn.get_status("s", runs_dir=runs)["state"] == "success" and not (runs / "s/convert_model_to_gguf").exists()
+    assert pyrust_nn.list_sessions(runs_dir=runs)[0]["state"] == "success" and not (runs / "s/convert_model_to_gguf").exists()
 
 
 def test_a_model_that_is_no_language_model_of_qwen_s_is_refused(make: Callable[..., Path], runs: Path) -> None:
@@ -492,3 +493,23 @@ def test_adapters_that_llama_cpp_cannot_apply_are_refused(
 def test_a_model_given_as_an_adapter_is_refused(make: Callable[..., Path], runs: Path) -> None:
     with pytest.raises(pyrust_nn.PyrustNNError, match="adapter"):
         pyrust_nn.convert_lora_to_gguf("s", make("qwen2"), verify=False, runs_dir=runs)
+
+
+def test_a_disk_without_room_is_found_before_anything_is_written(make: Callable[..., Path], tmp_path: Path) -> None:
+    from pyrust_nn.files import check_free_space
+    from pyrust_nn.gguf_export.keys import model_label
+    from pyrust_nn.gguf_export.plan import model_plan
+    from pyrust_nn.gguf_export.writing import write_gguf_files
+
+    folder = make("qwen2")
+    out = tmp_path / "out"
+    out.mkdir()
+    session = SimpleNamespace(step_folder=out, progress=lambda *_: None)
+    plan = model_plan(folder, "f16", out / "a.gguf", model_label(str(folder), folder))
+    plan["tensors"][0]["shape"] = (1 << 50, 64)
+    with pytest.raises(
+        pyrust_nn.StorageError, match=r"writing GGUF needs 144115188\.\d GB, and .* GB are free on the disk of .*out; free some"
+    ):
+        write_gguf_files({"f16": plan}, session)
+    assert list(out.iterdir()) == []
+    check_free_space(out, 1, "a byte")

@@ -108,7 +108,7 @@ def test_q2_k_s_needs_importance(model: Path, runs: Path) -> None:
     pyrust_nn.convert_model_to_gguf("s", model, outtype="f16", step="good", verify=False, runs_dir=runs)
     with pytest.raises(pyrust_nn.UsageError, match=r"q2_k_s needs an importance matrix.*give imatrix"):
         pyrust_nn.convert_model_to_gguf("s", model, outtype="q2_k_s", verify=False, runs_dir=runs)
-    assert pyrust_nn.get_status("s", runs_dir=runs)["state"] == "success", "a refused attempt leaves the session as it was"
+    assert pyrust_nn.list_sessions(runs_dir=runs)[0]["state"] == "success", "a refused attempt leaves the session as it was"
 
 
 @needs_kquants

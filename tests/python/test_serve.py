@@ -380,8 +380,9 @@ def test_the_key_is_nowhere(server: Served) -> None:
 # Its end, and that of others
 
 
-def test_a_server_goes_on_in_the_background_until_it_is_stopped(made: Path, binary: Path, cli: Callable[..., Any]) -> None:
-    words = ["serve", "-m", "base=m/gguf", "--port", "0", "--session", "behind", "--api-key", KEY, "--runs-dir", made]
+def test_a_server_goes_on_in_the_background_until_it_is_stopped(made: Path, binary: Path, cli: Callable[..., Any], runs: Path) -> None:
+    file = next((made / "m/gguf").glob("*.f16.gguf"))
+    words = ["serve", "-m", f"base={file}", "--port", "0", "--session", "behind", "--api-key", KEY, "--runs-dir", runs]
     # The output of the command ends with the command: whoever reads it to its end does not wait for the server.
     started = cli(*words, "--detach", timeout=120)
     assert started.returncode == 0, started.stderr
@@ -390,10 +391,10 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(made: Path, bina
         client = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=120)
         assert [ask(client, "base", QUESTION)] == by_inference(made, "m/gguf", [QUESTION])
         assert started.stdout.split("\n")[1:] == ["  base", "stop: pyrust-nn serve stop behind", ""]
-        (server,) = (made / "behind").glob("*/server.json")
+        (server,) = (runs / "behind").glob("*/server.json")
         process = json.loads(server.read_text())["pid"]
         assert os.getsid(process) == process != os.getsid(0), "a closed terminal does not reach it"
-        for file in [Path(f"/proc/{process}/cmdline"), *made.joinpath("behind").rglob("*")]:
+        for file in [Path(f"/proc/{process}/cmdline"), *runs.joinpath("behind").rglob("*")]:
             assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
         assert cli(*words, "--detach").returncode == 1, "the session is in use"
 
@@ -401,8 +402,9 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(made: Path, bina
         head = f"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nExpect: 100-continue\r\n"
         held.sendall(f"{head}Content-Length: 15\r\n\r\n".encode())
         assert held.recv(1 << 16).startswith(b"HTTP/1.1 100")
-        stopping = subprocess.Popen([binary, "serve", "stop", "behind", "--runs-dir", made], stdout=subprocess.PIPE, text=True)
-        log = made / "behind/pipeline.log"
+        # It is the only one.
+        stopping = subprocess.Popen([binary, "serve", "stop", "--runs-dir", runs], stdout=subprocess.PIPE, text=True)
+        log = runs / "behind/pipeline.log"
         while "the server ends" not in log.read_text():
             time.sleep(0.02)
         assert stopping.poll() is None, "it waits for the answer in flight"
@@ -412,13 +414,15 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(made: Path, bina
         shown, _ = stopping.communicate(timeout=60)
         assert (stopping.returncode, shown) == (0, f"step serve of session behind no longer serves on {url.removesuffix('/v1')}\n")
     finally:
-        cli("serve", "stop", "behind", "--runs-dir", made)
-    assert json.loads((made / "behind/serve/summary.json").read_text())["status"] == "Success"
+        cli("serve", "stop", "behind", "--runs-dir", runs)
+    assert json.loads((runs / "behind/serve/summary.json").read_text())["status"] == "Success"
 
 
-def test_what_stands_in_the_way_of_a_background_server_is_shown_by_its_command(made: Path, cli: Callable[..., Any]) -> None:
+def test_what_stands_in_the_way_of_a_background_server_is_shown_by_its_command(made: Path, runs: Path, cli: Callable[..., Any]) -> None:
     done = cli("serve", "-m", "nowhere.gguf", "--detach", "--runs-dir", made)
     assert (done.returncode, done.stdout) == (1, "") and "there is no nowhere.gguf" in done.stderr
+    done = cli("serve", "stop", "--runs-dir", runs)
+    assert done.returncode == 2 and f"no session in {runs} serves" in " ".join(done.stderr.split()), done.stderr
     for session, words in (("m", "session m serves nothing, so there is nothing to stop"), ("none", "there is no session none")):
         done = cli("serve", "stop", session, "--runs-dir", made)
         assert done.returncode == 2 and words in done.stderr, done.stderr

@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 
 from pyrust_nn import ModelError, _core
-from pyrust_nn.files import write_text
+from pyrust_nn.files import check_free_space, write_text
 from pyrust_nn.gguf_export.keys import plan_keys
 from pyrust_nn.gguf_export.layout import TensorLayout
 from pyrust_nn.gguf_export.tensor_types import TENSOR_TYPES
@@ -57,7 +57,12 @@ def assemble_plan(
 
 
 def write_gguf_files(plans: dict[str, GgufPlan], session: Any) -> dict[str, int]:
-    """Write the file of each outtype's plan, with progress. Returns `size_<outtype>_bytes` of each."""
+    """Write the file of each outtype's plan, with progress. Returns `size_<outtype>_bytes` of each.
+
+    Raises StorageError if the disk has no room for all of them.
+    """
+    needed = sum(TENSOR_TYPES[tensor["type"]].size(tensor["shape"]) for plan in plans.values() for tensor in plan["tensors"])
+    check_free_space(session.step_folder, needed, "writing GGUF")
     sizes = {}
     for index, (outtype, plan) in enumerate(plans.items()):
 

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyrust_nn.files import check_free_space
 from pyrust_nn.models.multimodal import complete, is_multimodal
 from pyrust_nn.models.stack import NEWEST_ADAPTER, copy_parents
 
@@ -36,6 +37,8 @@ def save_model(model: Any, tokenizer: AnyTokenizer, folder: Path, source: Path |
         if model.get_base_model().generation_config is not None:
             model.get_base_model().generation_config.save_pretrained(folder)
     else:
+        weights = {tensor.data_ptr(): tensor.nbytes for tensor in model.parameters()}
+        check_free_space(folder, sum(weights.values()), "saving the model")
         model.save_pretrained(folder)
         if source is not None and is_multimodal(source):
             complete(folder, source)

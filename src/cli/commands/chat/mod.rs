@@ -57,7 +57,7 @@ impl Subcommand for ChatArgs {
         let compare = Arg::new("compare").long("compare").value_name("MODEL").num_args(1..).action(ArgAction::Append);
         let compare = compare.value_hint(ValueHint::AnyPath).help_heading(Group::Model.heading());
         let compare =
-            compare.help("Further models that answer the same questions, side by side or, in a narrow terminal, one after the other");
+            compare.help("Further models that answer the same questions, side by side or, in a narrow terminal, one after the other. Without MODEL the first of them is it");
         command.subcommand(described.args(args(params())).arg(system).arg(compare))
     }
 

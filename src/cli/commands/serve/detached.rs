@@ -1,9 +1,7 @@
 //! A server that goes on after its command has ended.
 
-use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,6 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Kind};
+use crate::base::files;
 use crate::base::own_program::Program;
 use crate::base::signals;
 use crate::cli::commands::serve::serving::{Serving, serving};
@@ -95,7 +94,7 @@ fn end(child: &mut Child) {
 /// # Errors
 /// Kind `io`.
 pub(super) fn leave_terminal() -> Result<()> {
-    let nowhere = File::options().read(true).write(true).open(Path::new("/dev/null")).context("/dev/null cannot be opened")?;
+    let nowhere = files::open_null().context("/dev/null cannot be opened")?;
     for descriptor in 0..3 {
         // SAFETY: both descriptors are open.
         if unsafe { libc::dup2(nowhere.as_raw_fd(), descriptor) } < 0 {

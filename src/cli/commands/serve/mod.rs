@@ -38,14 +38,14 @@ pub(crate) struct ServeArgs {
     detach: bool,
     /// Set in the process that `--detach` starts.
     alone: bool,
-    /// The session whose server is to end.
-    stop: Option<String>,
+    /// A server is to end: of this session, or the only one.
+    stop: Option<Option<String>>,
 }
 
 impl ServeArgs {
     pub(crate) fn run(mut self, global: &GlobalArgs) -> Result<u8> {
-        if let Some(session) = self.stop {
-            return stop(&session, global);
+        if let Some(session) = &self.stop {
+            return stop(session.as_deref(), global);
         }
         self.given.extend(global.given());
         let _signals = Handlers::note_signals();
@@ -103,7 +103,7 @@ impl Subcommand for ServeArgs {
         let detach = Arg::new("detach").long("detach").action(ArgAction::SetTrue).help_heading(Group::Server.heading());
         let detach = detach.help("End this command when the server is ready; it goes on until `pyrust-nn serve stop SESSION`");
         let alone = Arg::new(ALONE).long(ALONE).action(ArgAction::SetTrue).hide(true).conflicts_with("detach");
-        let stopped = Arg::new("session").value_name("SESSION").required(true).help("Session of the server [required]");
+        let stopped = Arg::new("session").value_name("SESSION").help("Session of the server [default: the only one that serves]");
         let stop = Command::new(STOP).about("End the server of a session; its answers in flight end first").arg(stopped);
         let own = described.args(args(all_params())).args([session(), detach, alone]).subcommand(stop);
         command.subcommand(own.disable_help_subcommand(true).subcommand_negates_reqs(true).args_conflicts_with_subcommands(true))
@@ -123,7 +123,7 @@ impl FromArgMatches for ServeArgs {
         let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
         let (_, own) = matches.subcommand().filter(|(name, _)| *name == NAME).ok_or_else(missing)?;
         if let Some((STOP, stop)) = own.subcommand() {
-            return Ok(ServeArgs { stop: stop.get_one::<String>("session").cloned(), ..ServeArgs::default() });
+            return Ok(ServeArgs { stop: Some(stop.get_one::<String>("session").cloned()), ..ServeArgs::default() });
         }
         Ok(ServeArgs {
             session: own.get_one::<String>("session").cloned(),
