@@ -1,6 +1,6 @@
 """What each type of GGUF file costs in quality, with and without an importance matrix from one's own conversations.
 
-    PYRUST_NN_REAL_MODEL=… python benchmarks/quality.py        # `make bench-quality`, some 25 minutes
+    PYRUST_NN_REAL_MODEL=… python benchmarks/quality.py        # `make bench-quality`, some 40 minutes
 
 The model is a pretrained one (../shared/real-model/make.py makes it); figures on random weights would say nothing. It is trained for one
 epoch on questions about the docstrings of Python's standard library, because its weights lie on a grid of 4 bits as they come.
@@ -65,8 +65,8 @@ def main() -> None:
     """Train, compute the matrix, convert to every type twice, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=os.environ.get("PYRUST_NN_REAL_MODEL", SHARED / "real-model/qwen2"))
-    parser.add_argument("--tokens", type=int, default=4000, help="tokens on which predictions are compared")
-    parser.add_argument("--train", type=int, default=200, help="conversations to train on and to compute importance on")
+    parser.add_argument("--tokens", type=int, default=2000, help="tokens on which predictions are compared")
+    parser.add_argument("--train", type=int, default=120, help="conversations to train on and to compute importance on")
     options = parser.parse_args()
     if not Path(options.model).is_dir():
         sys.exit(f"there is no model {options.model}; make it by real-model/make.py and name its folder in PYRUST_NN_REAL_MODEL")
