@@ -4,15 +4,11 @@ Input: a model or an adapter, and conversations. Output: `imatrix.gguf`, in the 
 `convert_model_to_gguf` takes as `imatrix`.
 """
 
-import torch
-
-from pyrust_nn.gguf_export.imatrix import compute_imatrix
+from pyrust_nn.gguf_export.imatrix import compute_imatrix, load_measured
 from pyrust_nn.gguf_export.layout import architecture
 from pyrust_nn.gguf_export.plan import plain_config
-from pyrust_nn.models.adapter_folder import check_base_model, is_adapter, whole_folder
+from pyrust_nn.models.adapter_folder import check_base_model, whole_folder
 from pyrust_nn.models.devices import pick_device
-from pyrust_nn.models.loading import load_model
-from pyrust_nn.models.merging import merged_model
 from pyrust_nn.training.rows import PreparedRows
 
 
@@ -24,12 +20,7 @@ def run(params, session):
     rows = PreparedRows(session.dataset("dataset_path")["path"])
 
     device = pick_device(params.device)
-    dtype = torch.float32 if device.type == "cpu" else None
-    if is_adapter(params.model):
-        model = merged_model(params.model, device, dtype, params.base_model)
-    else:
-        model = load_model(params.model, device=device, dtype=dtype)
-
+    model = load_measured(params.model, device, params.base_model)
     target = session.step_folder / "imatrix.gguf"
     metrics = compute_imatrix(model, config, rows, params.imatrix_tokens, target, params.dataset_path, session)
     return {"outputs": {"imatrix": target.name}, "metrics": metrics, "params": {"device": str(device)}}

@@ -20,7 +20,7 @@ from pyrust_nn.gguf_export.writing import write_gguf_files
 from pyrust_nn.models.adapter_folder import check_base_model, is_adapter
 from pyrust_nn.models.devices import pick_device
 from pyrust_nn.models.generation import end_of_turn, set_stop_tokens
-from pyrust_nn.models.loading import load_model, position_limit
+from pyrust_nn.models.loading import position_limit
 from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import model_folder, read_json
 from pyrust_nn.models.saving import save_model
@@ -70,15 +70,12 @@ def whole_model(params, session):
 def computed_imatrix(folder, rows, params, session):
     """The file of an importance matrix, computed on the data set that `imatrix` names."""
     # A conversion without it needs neither torch nor pyarrow.
-    import torch
-
-    from pyrust_nn.gguf_export.imatrix import compute_imatrix
+    from pyrust_nn.gguf_export.imatrix import compute_imatrix, load_measured
     from pyrust_nn.training.rows import PreparedRows
 
     config = plain_config(folder)
     architecture(config)
-    device = pick_device(params.device)
-    model = load_model(str(folder), device=device, dtype=torch.float32 if device.type == "cpu" else None)
+    model = load_measured(str(folder), pick_device(params.device))
     target = session.step_folder / IMATRIX
     compute_imatrix(model, config, PreparedRows(rows), params.imatrix_tokens, target, params.imatrix_dataset, session)
     return str(target)

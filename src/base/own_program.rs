@@ -32,9 +32,7 @@ impl Program {
         std::thread::Builder::new().name("resumed".into()).spawn(move || child.wait())?;
         Ok(())
     }
-}
 
-impl Program {
     /// The command line, to which the words of a command are added.
     ///
     /// # Errors

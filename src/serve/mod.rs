@@ -27,4 +27,6 @@ mod token_counts;
 pub(crate) use listening::{listen, listen_address};
 pub use serve_params::ServeParams;
 pub(crate) use serve_params::{ABOUT, EXAMPLES, NAME, SERVED_MODELS, all_params};
+pub(crate) use server::KEY_VARIABLE;
 pub use server::{Server, serve};
+pub(crate) use server_step::SERVER_FILE;

@@ -34,7 +34,7 @@ use crate::step::devices::check_device;
 use crate::step::refusal;
 
 /// The variable with the API key.
-const KEY_VARIABLE: &str = "PYRUST_NN_API_KEY";
+pub(crate) const KEY_VARIABLE: &str = "PYRUST_NN_API_KEY";
 
 /// How often an end is waited for before signals are looked at.
 const POLL: Duration = Duration::from_millis(20);

@@ -21,6 +21,9 @@ use crate::serve::server_log::ServerLog;
 use crate::session::names::check_name;
 use crate::session::{Session, Status, Summary};
 
+/// Where a server listens, in its step's folder while it serves.
+pub(crate) const SERVER_FILE: &str = "server.json";
+
 pub(crate) struct ServerStep {
     session: Session,
     folder: PathBuf,
@@ -51,7 +54,7 @@ impl ServerStep {
 
     /// Records where it serves, for other programs: `server.json` in the step's folder.
     pub(crate) fn serving(&mut self, result: Value) -> Result<()> {
-        files::write_json(&self.folder.join("server.json"), &result)?;
+        files::write_json(&self.folder.join(SERVER_FILE), &result)?;
         self.summary.result = result;
         Ok(())
     }
@@ -77,7 +80,7 @@ impl ServerStep {
         self.summary.error = error;
         let written = self.session.place().check().and_then(|()| {
             // It no longer listens there.
-            files::remove(&self.folder.join("server.json"))?;
+            files::remove(&self.folder.join(SERVER_FILE))?;
             files::write_json(&self.folder.join("summary.json"), &self.summary)
         });
         let kind = kind.or(if written.is_err() { Some(Kind::Io) } else { None });

@@ -21,6 +21,9 @@ import torch
 from pyrust_nn import InputError, ModelError
 from pyrust_nn.files import new_cache_file
 from pyrust_nn.gguf_export.layout import TensorLayout, TensorMapping
+from pyrust_nn.models.adapter_folder import is_adapter
+from pyrust_nn.models.loading import load_model
+from pyrust_nn.models.merging import merged_model
 from pyrust_nn.models.model_folder import first_line
 
 BATCH_TOKENS = 4096
@@ -71,6 +74,12 @@ def compute_imatrix(
     names = [Path(entry.split("::")[0]).name for entry in ([datasets] if isinstance(datasets, str) else datasets)]
     write_imatrix(target, meter.sums, names, len(chosen))
     return {"rows": len(chosen), "tokens": tokens, "matrices": len(meter.sums), "unseen_experts": unseen[worst]}
+
+
+def load_measured(model: str, device: torch.device, base_model: str | None = None) -> Any:
+    """The model whose inputs are measured; an adapter is merged. In float32 on a CPU, otherwise in the dtype of its weights."""
+    dtype = torch.float32 if device.type == "cpu" else None
+    return merged_model(model, device, dtype, base_model) if is_adapter(model) else load_model(model, device=device, dtype=dtype)
 
 
 def choose_rows(lengths: np.ndarray, limit: int) -> tuple[list[int], int]:

@@ -13,13 +13,13 @@ mod write;
 
 pub use folders::{create_folder, create_folders, publish_folder, remove, rename, replace_folder};
 pub use lock::LockFile;
-/// The device that forgets what is written to it, for reading and writing.
-pub(crate) fn open_null() -> std::io::Result<std::fs::File> {
-    std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")
-}
-
 #[cfg(test)]
 pub(crate) use operation::with_fault;
 pub use own::{make_private, open_own, read_own};
 pub(crate) use reserve::Reserve;
 pub use write::{Replacement, Writer, append_line, beside, is_partial, set_modified_now, sweep_partial, sync, write_json, write_whole};
+
+/// The device that forgets what is written to it, for reading and writing.
+pub(crate) fn open_null() -> std::io::Result<std::fs::File> {
+    std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")
+}

@@ -26,30 +26,20 @@ pub(super) fn column_width(terminal: Option<usize>, count: usize) -> Option<usiz
 
 /// The lines of a table with a column for each reply: its model, its answer and its counts.
 pub(super) fn table(replies: &[Reply], width: usize, style: Style) -> String {
-    let columns: Vec<Vec<String>> = replies
-        .iter()
-        .map(|reply| {
-            let name = style.bold(&tail(&reply.name, width));
-            let text = wrapped_hard(&reply.text, width);
-            let counts = wrapped_hard(&reply.counts, width).into_iter().map(|line| style.dim(&line)).collect();
-            // Counts stand at the same height.
-            vec![vec![name], text, counts]
-        })
-        .fold(vec![Vec::new(); 3], |mut parts, column| {
-            for (part, lines) in parts.iter_mut().zip(column) {
-                part.push(lines);
-            }
-            parts
-        })
-        .into_iter()
-        .map(|part| rows(&part, width))
-        .collect();
-    columns.concat().join("\n")
+    let column = |reply: &Reply| {
+        let name = vec![style.bold(&tail(&reply.name, width))];
+        let counts = wrapped_hard(&reply.counts, width).into_iter().map(|line| style.dim(&line)).collect();
+        [name, wrapped_hard(&reply.text, width), counts]
+    };
+    let columns: Vec<[Vec<String>; 3]> = replies.iter().map(column).collect();
+    // Each part begins at the same height in all columns.
+    let part = |part: usize| rows(&columns.iter().map(|column| &column[part]).collect::<Vec<_>>(), width);
+    (0..3).flat_map(part).collect::<Vec<_>>().join("\n")
 }
 
 /// The lines of one part, each with all its columns.
-fn rows(part: &[Vec<String>], width: usize) -> Vec<String> {
-    let height = part.iter().map(Vec::len).max().unwrap_or_default();
+fn rows(part: &[&Vec<String>], width: usize) -> Vec<String> {
+    let height = part.iter().map(|lines| lines.len()).max().unwrap_or_default();
     let row = |at: usize| {
         let cells = part.iter().map(|lines| padded(lines.get(at).map_or("", String::as_str), width));
         cells.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end().to_string()

@@ -16,12 +16,11 @@ use crate::base::signals;
 use crate::cli::commands::serve::serving::{Serving, serving};
 use crate::cli::global::GlobalArgs;
 use crate::params::interface::Interface;
+use crate::serve::KEY_VARIABLE;
 use crate::session::runs_dir;
 
 /// The flag of the process that goes on alone. It is not shown in the help.
 pub(super) const ALONE: &str = "alone";
-/// The environment variable of the key. Arguments would show it to other users.
-const KEY: &str = "PYRUST_NN_API_KEY";
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -35,7 +34,8 @@ pub(super) fn start(session: &str, given: &Map<String, Value>, global: &GlobalAr
     let switches = [("--no-setup", global.no_setup), ("--quiet", global.quiet), ("--verbose", global.verbose)];
     command.args(switches.iter().filter(|(_, on)| *on).map(|(flag, _)| flag));
     if let Some(key) = given.get("api_key").and_then(Value::as_str) {
-        command.env(KEY, key);
+        // Arguments would show it to other users.
+        command.env(KEY_VARIABLE, key);
     }
     // The pipe ends when the process has left the terminal; nothing that it says on stderr comes later.
     command.stdin(Stdio::null()).stdout(Stdio::piped());

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::serve::SERVER_FILE;
+
 /// Where a server listens, and for what.
 #[derive(Debug)]
 pub(super) struct Serving {
@@ -17,7 +19,7 @@ pub(super) struct Serving {
 pub(super) fn serving(folder: &Path) -> Option<Serving> {
     let steps = std::fs::read_dir(folder).ok()?.flatten();
     steps.into_iter().find_map(|step| {
-        let text = std::fs::read_to_string(step.path().join("server.json")).ok()?;
+        let text = std::fs::read_to_string(step.path().join(SERVER_FILE)).ok()?;
         let found: Value = serde_json::from_str(&text).ok()?;
         Some(Serving {
             url: found["url"].as_str()?.to_string(),
