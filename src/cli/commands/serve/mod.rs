@@ -38,14 +38,20 @@ pub(crate) struct ServeArgs {
     detach: bool,
     /// Set in the process that `--detach` starts.
     alone: bool,
-    /// A server is to end: of this session, or the only one.
-    stop: Option<Option<String>>,
+    /// A server is to end.
+    stop: Option<StopArgs>,
+}
+
+/// The session whose server is to end; `None`: the only one that serves.
+#[derive(Debug)]
+struct StopArgs {
+    session: Option<String>,
 }
 
 impl ServeArgs {
     pub(crate) fn run(mut self, global: &GlobalArgs) -> Result<u8> {
-        if let Some(session) = &self.stop {
-            return stop(session.as_deref(), global);
+        if let Some(args) = &self.stop {
+            return stop(args.session.as_deref(), global);
         }
         self.given.extend(global.given());
         let _signals = Handlers::note_signals();
@@ -123,7 +129,7 @@ impl FromArgMatches for ServeArgs {
         let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
         let (_, own) = matches.subcommand().filter(|(name, _)| *name == NAME).ok_or_else(missing)?;
         if let Some((STOP, stop)) = own.subcommand() {
-            return Ok(ServeArgs { stop: Some(stop.get_one::<String>("session").cloned()), ..ServeArgs::default() });
+            return Ok(ServeArgs { stop: Some(StopArgs { session: stop.get_one::<String>("session").cloned() }), ..ServeArgs::default() });
         }
         Ok(ServeArgs {
             session: own.get_one::<String>("session").cloned(),
