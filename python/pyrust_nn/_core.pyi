@@ -859,6 +859,8 @@ def serve(
     adapter: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
+    engine: Literal["llama", "vllm", "transformers"] = "llama",
+    llama_server: str | PathLike[str] | None = None,
     outtype: str = "q8_0",
     api_key: str | None = None,
     parallel: int = 4,
@@ -876,6 +878,8 @@ def serve(
         adapter: Adapter, as a model of its own name: a GGUF file, a session's step or a folder. It is used with the first model that it fits. Several may be given. (a GGUF file or a session's step, or a list of them, each as NAME=… if it has a name; unset by default)
         host: Address to listen on. Others than this machine's own (127.0.0.1, ::1, localhost) need an API key. (a string; default 127.0.0.1)
         port: Port to listen on; 0 is any free one. (an integer from 0 to 65535; default 8080)
+        engine: What computes: llama is llama.cpp with files in GGUF, vllm and transformers are those projects' own servers with folders, if they are installed. (one of llama, vllm, transformers; default llama)
+        llama_server: With the engine llama: a llama-server that you built, in place of the llama.cpp of the package xllamacpp. (a path; unset by default)
         outtype: Type of the GGUF file to which a model is converted that is not in GGUF. The file is kept in the cache. (one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q2_k_s, q3_k_s, q3_k_m, q3_k_l, q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k, iq4_nl, iq4_xs; default q8_0)
         api_key: Key that requests must have (`Authorization: Bearer KEY`). If unset: the environment variable PYRUST_NN_API_KEY, otherwise none. (a string; unset by default)
         parallel: Number of answers at once, of each model. More requests wait. (an integer from 1 to 64; default 4)

@@ -2,11 +2,11 @@
 //!
 //! An answer has no bar beside it: text without a newline and a bar would share a line, and the next redraw would break it.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use console::Term;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 use crate::base::progress::{Show, Update};
 use crate::base::terminal::Terminal;
@@ -15,6 +15,56 @@ use crate::cli::text::{Style, columns, visible};
 use crate::cli::word_wrap::{last_part, next_part};
 use crate::cli::wrap::cut;
 
+/// Columns behind the bar. Some terminals wrap when the last one is written, and all write `^C` there when it is typed: on a line of its
+/// own, the bar above it would stay.
+const FREE_COLUMNS: usize = 1 + 2 * "^C".len();
+
+/// The terminal without those columns, which indicatif would fill with spaces.
+#[derive(Debug)]
+struct NarrowScreen(Term);
+
+impl TermLike for NarrowScreen {
+    fn width(&self) -> u16 {
+        self.0.size().1.saturating_sub(FREE_COLUMNS as u16).max(1)
+    }
+
+    fn height(&self) -> u16 {
+        self.0.size().0
+    }
+
+    fn move_cursor_up(&self, lines: usize) -> io::Result<()> {
+        self.0.move_cursor_up(lines)
+    }
+
+    fn move_cursor_down(&self, lines: usize) -> io::Result<()> {
+        self.0.move_cursor_down(lines)
+    }
+
+    fn move_cursor_right(&self, columns: usize) -> io::Result<()> {
+        self.0.move_cursor_right(columns)
+    }
+
+    fn move_cursor_left(&self, columns: usize) -> io::Result<()> {
+        self.0.move_cursor_left(columns)
+    }
+
+    fn write_line(&self, line: &str) -> io::Result<()> {
+        self.0.write_line(line)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.write_str(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.0.clear_line()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
 
 /// Whether stdout is a terminal on which an answer stands without its newline.
@@ -22,7 +72,8 @@ static OPEN_LINE: Mutex<bool> = Mutex::new(false);
 
 fn bars() -> &'static MultiProgress {
     BARS.get_or_init(|| {
-        MultiProgress::with_draw_target(ProgressDrawTarget::term(Term::read_write_pair(std::io::stdin(), Terminal::Stderr), 8))
+        let screen = NarrowScreen(Term::read_write_pair(io::stdin(), Terminal::Stderr));
+        MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(Box::new(screen), 8))
     })
 }
 
@@ -64,8 +115,7 @@ impl Display {
 
     /// Draws a line of the given width as the bar.
     fn draw(&self, line: impl FnOnce(usize) -> String) {
-        // The last column stays free: some terminals wrap when it is written.
-        let width = columns(Terminal::Stderr).unwrap_or(80).saturating_sub(1);
+        let width = columns(Terminal::Stderr).unwrap_or(80).saturating_sub(FREE_COLUMNS);
         if !self.bar || *open_line() {
             return;
         }

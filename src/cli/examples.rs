@@ -10,7 +10,7 @@ pub(crate) const FIRST_STEPS: [(&str, &str); 3] = [
 ];
 
 /// Examples of the commands that are neither tasks nor dataset commands, and of commands below them.
-const OTHER_COMMANDS: [(&str, Examples); 22] = [
+const OTHER_COMMANDS: [(&str, Examples); 23] = [
     (
         "run",
         [
@@ -94,6 +94,13 @@ const OTHER_COMMANDS: [(&str, Examples); 22] = [
     (
         "serve stop",
         [("End the server of a session:", "pyrust-nn serve stop endpoint"), ("End the only one that runs:", "pyrust-nn serve stop")],
+    ),
+    (
+        "sessions archive",
+        [
+            ("Write a session into s1.tar.zst, check it, and remove the session:", "pyrust-nn sessions archive s1"),
+            ("Archive those that nobody used for a month:", "pyrust-nn sessions archive --older-than 30d --into archive --yes"),
+        ],
     ),
     (
         "sessions rm",

@@ -30,9 +30,13 @@ pub(crate) fn next_command(summary: &Summary, runs: &Path, named: bool) -> Optio
             Some(format!("pyrust-nn inference --model {made} --prompt Hello{runs_dir}"))
         }
         "compute_imatrix" => {
-            let model = quoted(summary.params["model"].as_str()?);
+            let model = quoted(summary.params.get("model")?.as_str()?);
             let options = format!("--imatrix {made} --outtype q4_k_m{}", into("convert_model_to_gguf"));
             Some(format!("pyrust-nn convert-model-to-gguf --model {model} {options}{runs_dir}"))
+        }
+        // Adapters in GGUF are named by other parameters.
+        "inference" if summary.params.get("adapter").is_none_or(Value::is_null) => {
+            Some(format!("pyrust-nn chat --model {}{runs_dir}", quoted(summary.params.get("model")?.as_str()?)))
         }
         "merge" => Some(format!("pyrust-nn convert-model-to-gguf --model {made}{}{runs_dir}", into("convert_model_to_gguf"))),
         "convert_model_to_gguf" => {

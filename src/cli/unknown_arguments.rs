@@ -1,5 +1,5 @@
 //! Explains words of a command line that clap does not know: commands and flags of other tools, misspelled ones, and those of another
-//! command. Each error has one suggestion, or none: clap's own are by spelling alone.
+//! command; and what a command line lacks. Each error has one suggestion, or none: clap's own are by spelling alone.
 
 use clap::builder::{StyledStr, ValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -19,7 +19,30 @@ const SECOND_NAMES: [(&str, &str); 3] = [("import", "--session"), ("resume", "--
 /// The error that parsing `argv` by the command line `root` gave, with what was probably meant.
 pub(super) fn explained(error: clap::Error, root: &Command, argv: &[String]) -> clap::Error {
     let found = unknown_command(&error, root, argv).or_else(|| unknown_action(&error, root, argv));
-    found.unwrap_or_else(|| missing_value(unknown_argument(error, root, argv)))
+    found.or_else(|| missing_argument(&error, root, argv)).unwrap_or_else(|| missing_value(unknown_argument(error, root, argv)))
+}
+
+/// The error for a command without an argument that it must have, such as `export needs SESSION: the name of the session`.
+fn missing_argument(error: &clap::Error, root: &Command, argv: &[String]) -> Option<clap::Error> {
+    let missing = match (error.kind(), error.get(ContextKind::InvalidArg)?) {
+        (ErrorKind::MissingRequiredArgument, ContextValue::Strings(all)) => all.first()?,
+        (ErrorKind::WrongNumberOfValues | ErrorKind::TooFewValues, ContextValue::String(one)) => one,
+        _ => return None,
+    };
+    let mut built = root.clone();
+    built.build();
+    let (name, command) = given_command(&built, argv);
+    let lacks = |arg: &&Arg| arg.is_positional() && missing.contains(&arg.to_string());
+    let arg = command.get_positionals().find(lacks)?;
+    let choices: Vec<String> = arg.get_possible_values().iter().map(|value| value.get_name().to_string()).collect();
+    let choices: Vec<&str> = choices.iter().map(String::as_str).collect();
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let help = help.trim_end_matches(" [required]");
+    let mut letters = help.chars();
+    let help = letters.next().map(|first| format!("{}{}", first.to_lowercase(), letters.as_str())).unwrap_or_default();
+    let what = if choices.is_empty() { help } else { one_of(&choices) };
+    let value = arg.get_value_names().and_then(|names| names.first()).map_or("a value", |name| name.as_str());
+    Some(command.clone().error(error.kind(), format!("{name} needs {value}: {what}")))
 }
 
 /// With the values of a parameter that was given without one, such as `--packing`.
@@ -110,6 +133,13 @@ fn given_command<'a>(root: &'a Command, argv: &[String]) -> (String, &'a Command
     (words.join(" "), command)
 }
 
+/// How the command that was named is called.
+fn usage(root: &Command, argv: &[String]) -> StyledStr {
+    let mut built = root.clone();
+    built.build();
+    given_command(&built, argv).1.clone().render_usage()
+}
+
 /// What was meant by an argument that a command does not have.
 enum Suggestion {
     Flag(String),
@@ -139,9 +169,9 @@ fn unknown_argument(mut error: clap::Error, root: &Command, argv: &[String]) -> 
     if meant.is_some() || !is_text {
         error.remove(ContextKind::Suggested);
     }
-    if error.remove(ContextKind::SuggestedArg).is_some() {
-        error.remove(ContextKind::Usage); // it shows clap's own suggestion
-    }
+    error.remove(ContextKind::SuggestedArg);
+    // clap's own shows its own suggestion.
+    error.insert(ContextKind::Usage, ContextValue::StyledStr(usage(root, argv)));
     match meant {
         Some(Suggestion::Flag(flag)) => drop(error.insert(ContextKind::SuggestedArg, ContextValue::String(flag))),
         Some(Suggestion::Tip(tip)) => drop(error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]))),

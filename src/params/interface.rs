@@ -20,6 +20,11 @@ impl Interface {
         }
     }
 
+    /// A task: `finetune-lora` on the command line, `finetune_lora` elsewhere.
+    pub fn spell_task(self, task: &str) -> String {
+        if self == Interface::Cli { task.replace('_', "-") } else { task.to_string() }
+    }
+
     /// How a switch is turned on: `--overwrite`, `overwrite = true` in pipeline.toml, `overwrite=True` in Python.
     pub fn switched_on(self, name: &str) -> String {
         match self {

@@ -6,6 +6,7 @@ mod table;
 mod shared_params;
 pub(crate) mod command;
 pub(crate) mod conflicts;
+pub(crate) mod defaults_of_other_tools;
 pub(crate) mod group;
 pub(crate) mod interface;
 pub(crate) mod lora_defaults;

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::base::similar_path::or_similar;
 use crate::base::{assets, error};
+use crate::params::interface::Interface;
 use crate::params::param::Param;
 
 /// The names of all tasks, for parts that come before `tasks/`. A test compares them.
@@ -47,7 +48,7 @@ pub struct Task {
 impl Task {
     /// Name of the command: dashes instead of underscores.
     pub fn command(&self) -> String {
-        self.name.replace('_', "-")
+        Interface::Cli.spell_task(self.name)
     }
 
     /// All parameters a caller may give: the input and the task's own.

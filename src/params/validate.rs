@@ -44,8 +44,8 @@ pub(crate) fn resolve_or_list<'a>(
     let mut wrong = Vec::new();
     for name in given.keys().filter(|name| !params.iter().any(|param| param.name == *name)) {
         let near = suggestion(name, params.iter().map(|param| param.name)).map(|near| format!("; did you mean {}?", interface.spell(near)));
-        let fix = near.unwrap_or_else(|| format!("; see `pyrust-nn {} --help`", task.replace('_', "-")));
-        wrong.push(WrongParam { name: Some(name.clone()), text: format!("{task} has no parameter {}{fix}", interface.spell(name)) });
+        let fix = near.unwrap_or_else(|| format!("; see `pyrust-nn {} --help`", Interface::Cli.spell_task(task)));
+        wrong.push(WrongParam { name: Some(name.clone()), text: format!("{} has no parameter {}{fix}", interface.spell_task(task), interface.spell(name)) });
     }
     let mut resolved = Map::new();
     for param in params {
@@ -72,7 +72,7 @@ fn missing(task: &str, param: &Param, interface: Interface) -> String {
     // `Model: a folder, …` names the parameter again.
     let help = param.help.trim();
     let what = help.split_once(": ").filter(|(name, _)| name.chars().all(|c| c.is_alphabetic() || c == ' '));
-    format!("{task} needs {}: {}", interface.spell(param.name), what.map_or(help, |(_, what)| what))
+    format!("{} needs {}: {}", interface.spell_task(task), interface.spell(param.name), what.map_or(help, |(_, what)| what))
 }
 
 /// The value of a parameter in its normal form.
@@ -129,7 +129,7 @@ mod tests {
             let message = resolve(task.name, task.all_params(), Map::new(), Interface::Cli).unwrap_err().to_string();
             let message = message.lines().next().unwrap();
             let (before, what) = message.split_once(": ").unwrap();
-            assert_eq!(before, format!("{} needs {}", task.name, Interface::Cli.spell(task.input.name)));
+            assert_eq!(before, format!("{} needs {}", task.command(), Interface::Cli.spell(task.input.name)));
             assert!(!what.to_lowercase().starts_with(task.input.name) && what.len() > 10, "{message}");
         }
     }

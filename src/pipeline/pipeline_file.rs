@@ -63,6 +63,11 @@ impl Pipeline {
         Pipeline::parse(&text, &shown)
     }
 
+    /// The parameters of `[for."<model>".<step>]`, if there is such a table.
+    pub(crate) fn of_model(&self, model: &str, step: &str) -> Option<&Map<String, Value>> {
+        self.per_model.get(model)?.get(step)?.as_object()
+    }
+
     /// Reads the text of a file. `file` is its name, for messages.
     pub fn parse(text: &str, file: &str) -> Result<Pipeline> {
         let table: toml::Table = toml::from_str(text).map_err(|cause| {

@@ -45,7 +45,23 @@ pub(crate) fn check_tensor_patterns(types: &Value) -> Result<()> {
 /// # Errors
 /// Kinds `model`, `input` and `usage`: it cannot. Kind `setup`: Python cannot start.
 pub(crate) fn check_served_model(file: &str, adapters: &[String], ctx_size: Option<u64>) -> Result<()> {
-    call("llama.serving", "check_served", (file, adapters, ctx_size))
+    call("serving.gguf_models", "check_served", (file, adapters, ctx_size))
+}
+
+/// Checks that the server of another project can serve a model's folder with these adapters.
+///
+/// # Errors
+/// Kinds `model`, `input` and `usage`: it cannot. Kind `setup`: it is not installed, or Python cannot start.
+pub(crate) fn check_served_folders(engine: &str, model: &str, adapters: &[&str]) -> Result<()> {
+    call("serving.programs", "check_folders", (engine, model, Value::from(adapters.to_vec()).to_string()))
+}
+
+/// Checks that a program is llama.cpp's server.
+///
+/// # Errors
+/// Kind `usage`: it is not. Kind `setup`: Python cannot start.
+pub(crate) fn check_llama_server(program: &str) -> Result<()> {
+    call("serving.programs", "checked_llama_server", (program,))
 }
 
 /// Checks that the packages are installed to which metrics are reported. `names`: values of `report_to`.

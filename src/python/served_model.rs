@@ -1,4 +1,4 @@
-//! A model that llama.cpp serves, in a process of its own.
+//! A model that llama.cpp or the server of another project serves, in a process of its own.
 
 use anyhow::Result;
 use pyo3::prelude::*;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::python::exceptions::from_python;
 use crate::python::interpreter;
 
-/// A running llama.cpp. It ends on drop.
+/// A running server of a model. It ends on drop.
 pub(crate) struct ServedModel(Py<PyAny>);
 
 /// Where llama.cpp listens, on the loopback interface.
@@ -21,9 +21,9 @@ pub(crate) struct LlamaAddress {
 }
 
 impl ServedModel {
-    /// Starts llama.cpp, which loads the files. `params`: `name`, `model`, `adapters`, `parallel`, `ctx_size`, `device`.
+    /// Starts the engine, which loads the files. `params` as in `serving/program_model.py`.
     pub(crate) fn start(params: &Value) -> Result<ServedModel> {
-        call(|py| Ok(ServedModel(py.import("pyrust_nn.llama.serving")?.call_method1("ServedModel", (params.to_string(),))?.unbind())))
+        call(|py| Ok(ServedModel(py.import("pyrust_nn.serving.program_model")?.call_method1("start", (params.to_string(),))?.unbind())))
     }
 
     /// Where it listens. A restart changes it.
@@ -60,7 +60,7 @@ impl Drop for ServedModel {
 /// The index of the first of `models` that an adapter fits.
 pub(crate) fn first_model_for(adapter: &str, models: &[String]) -> Result<usize> {
     let models = Value::from(models).to_string();
-    call(|py| py.import("pyrust_nn.llama.serving")?.call_method1("first_model_for", (adapter, models))?.extract())
+    call(|py| py.import("pyrust_nn.serving.gguf_models")?.call_method1("first_model_for", (adapter, models))?.extract())
 }
 
 /// Calls Python without a bridge: a server outlives the call, and the streams of its host are its own.

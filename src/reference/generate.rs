@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use crate::params::defaults_of_other_tools::OTHER_DEFAULTS;
 use crate::params::names_of_other_tools::{NOT_NEEDED, OTHER_NAMES, Tool};
 use crate::params::param::{Param, Presence, display_value};
 use crate::params::param_type::ParamType;
@@ -151,6 +152,10 @@ fn other_tools_page() -> String {
     }
     for (how, keys) in told {
         writeln!(text, "| {} | {how} |", keys.join(", ")).unwrap_or_default();
+    }
+    text.push_str("\n## Their defaults\n\nWhere the file does not set these keys, `init` converts what the tool would do.\n\n| key | of | value |\n|---|---|---|\n");
+    for default in OTHER_DEFAULTS {
+        writeln!(text, "| `{}` | {} | {} |", default.key, default.tool.name(), default.in_words()).unwrap_or_default();
     }
     text.push_str("\n## Keys that need no counterpart\n\n| key | because |\n|---|---|\n");
     for (key, reason) in NOT_NEEDED {

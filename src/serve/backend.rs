@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::base::error::Error;
 use crate::python::{LlamaAddress, ServedModel};
+use crate::serve::engine::ServingEngine;
 use crate::serve::refusal::Refusal;
 use crate::serve::served_names::ServedName;
 use crate::serve::server_log::ServerLog;
@@ -24,13 +25,16 @@ pub(crate) struct BackendSettings {
     pub(crate) parallel: u32,
     pub(crate) ctx_size: Option<u64>,
     pub(crate) device: String,
+    pub(crate) engine: ServingEngine,
 }
 
 pub(crate) struct ModelBackend {
     pub(crate) model: ServedName,
     pub(crate) adapters: Vec<ServedName>,
     pub(crate) slots: Arc<Slots>,
+    /// 0 where the engine decides.
     pub(crate) positions: u64,
+    pub(crate) engine: ServingEngine,
     process: ServedModel,
     state: watch::Sender<BackendState>,
 }
@@ -45,12 +49,15 @@ impl ModelBackend {
     /// Starts llama.cpp, which loads the files.
     pub(crate) fn start(model: ServedName, adapters: Vec<ServedName>, settings: &BackendSettings) -> Result<ModelBackend> {
         let files: Vec<&str> = adapters.iter().map(|adapter| adapter.file.as_str()).collect();
+        let names: Vec<&str> = adapters.iter().map(|adapter| adapter.name.as_str()).collect();
+        let engine = settings.engine.clone();
         let process =
-            ServedModel::start(&json!({"name": model.name, "model": model.file, "adapters": files, "parallel": settings.parallel,
+            ServedModel::start(&json!({"name": model.name, "model": model.file, "adapters": files, "adapter_names": names,
+            "engine": engine.name(), "llama_server": engine.llama_server(), "parallel": settings.parallel,
             "ctx_size": settings.ctx_size, "device": settings.device}))?;
         let (address, positions) = (process.address()?, process.positions()?);
         let slots = Slots::new(settings.parallel);
-        Ok(ModelBackend { model, adapters, slots, positions, process, state: watch::Sender::new(Ok((1, address))) })
+        Ok(ModelBackend { model, adapters, slots, positions, engine, process, state: watch::Sender::new(Ok((1, address))) })
     }
 
     /// Waits for the end of llama.cpp, as long as it is started again.
@@ -83,7 +90,7 @@ impl ModelBackend {
         let newer = state.wait_for(|state| state.as_ref().map_or(true, |(start, _)| *start > failed));
         match tokio::time::timeout(RESTART, newer).await {
             Ok(Ok(state)) => state.clone().map_err(|error| ended(&error)),
-            _ => Err(Refusal::unavailable("llama.cpp does not answer; try again later")),
+            _ => Err(Refusal::unavailable("the model does not answer; try again later")),
         }
     }
 

@@ -135,7 +135,7 @@ impl Gateway {
         record.model(name);
         let adapters = backend.adapters.len();
         let lease = match route {
-            Route::Answer if adapters > 0 => {
+            Route::Answer if adapters > 0 && backend.engine.is_llama() => {
                 if !knows_adapters(&sent.path) {
                     let message = format!("{} works for models without adapters only; use /v1/chat/completions", sent.path);
                     return Err(Refusal::bad_request(message));
@@ -147,8 +147,9 @@ impl Gateway {
             _ => None,
         };
         sent.body = match &lease {
-            Some(lease) if adapters > 0 => fields.pinned(adapters, adapter, lease),
-            _ => body.clone(),
+            Some(lease) if adapters > 0 && backend.engine.is_llama() => fields.pinned(adapters, adapter, lease),
+            _ if backend.engine.is_llama() => body.clone(),
+            _ => fields.renamed(&backend.engine.upstream_name(&backend.model).unwrap_or_else(|| name.to_string())),
         };
         Ok(GatewayAnswer::Passed(forward(backend, sent, lease).await?))
     }

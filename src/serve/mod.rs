@@ -8,6 +8,7 @@
 mod access;
 mod backend;
 mod conversion;
+mod engine;
 mod forward;
 mod gateway;
 mod http_server;

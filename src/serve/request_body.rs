@@ -21,6 +21,8 @@ const DROPPED_BYTES: usize = 8 * MOST_BYTES;
 /// How long a body may take.
 const READ_TIME: Duration = Duration::from_secs(60);
 
+const MODEL: &str = "model";
+
 /// Fields that pin a request.
 const LORA: &str = "lora";
 const SLOT: &str = "id_slot";
@@ -74,7 +76,7 @@ impl<'a> BodyFields<'a> {
 
     /// The model that the request is for.
     pub(crate) fn model(&self) -> Result<Option<String>, Refusal> {
-        let Some(model) = self.0.get("model") else { return Ok(None) };
+        let Some(model) = self.0.get(MODEL) else { return Ok(None) };
         serde_json::from_str(model.get()).map_err(|_| Refusal::bad_request("`model` is not a string"))
     }
 
@@ -99,8 +101,18 @@ impl<'a> BodyFields<'a> {
         let mut own = vec![(LORA, scales)];
         own.extend(lease.id().map(|id| (SLOT, id.into())));
         own.extend((!lease.reusable).then_some((CACHE, false.into())));
+        self.with(&own)
+    }
+
+    /// The body for an engine that calls the model `name`.
+    pub(crate) fn renamed(&self, name: &str) -> Bytes {
+        self.with(&[(MODEL, name.into())])
+    }
+
+    /// The body with these fields first, in place of its own.
+    fn with(&self, own: &[(&str, Value)]) -> Bytes {
         let mut text = String::from("{");
-        for (name, value) in &own {
+        for (name, value) in own {
             text.push_str(&format!("\"{name}\":{value},"));
         }
         for (name, value) in self.0.iter().filter(|(name, _)| !own.iter().any(|(own, _)| own == name)) {
@@ -134,6 +146,7 @@ mod tests {
         let pinned = fields.pinned(2, Some(1), &lease(false));
         let wanted = r#"{"lora":[{"id":0,"scale":0},{"id":1,"scale":1}],"id_slot":0,"cache_prompt":true,"model":"a","temperature":0.10,"x\"y":[1,  2]}"#;
         assert_eq!(pinned, wanted);
+        assert_eq!(fields.renamed("b\"c"), r#"{"model":"b\"c","cache_prompt":true,"temperature":0.10,"x\"y":[1,  2]}"#);
         let fresh: Value = serde_json::from_slice(&fields.pinned(2, Some(1), &lease(true))).unwrap();
         assert_eq!(fresh["cache_prompt"], false);
     }

@@ -3,6 +3,7 @@
 use crate::gguf::ONE_OUTTYPE;
 use crate::params::prelude::*;
 use crate::params::task::Examples;
+use crate::serve::engine::ENGINES;
 
 pub(crate) const NAME: &str = "serve";
 pub(crate) const ABOUT: &str = "Serve models and adapters by an HTTP API like OpenAI's";
@@ -31,6 +32,10 @@ device_params! {
         default host: String = "127.0.0.1".to_string(), ParamType::String, Server;
         /// Port to listen on; 0 is any free one.
         default port: u32 = 8080, int(0, 65_535), Server;
+        /// What computes: llama is llama.cpp with files in GGUF, vllm and transformers are those projects' own servers with folders, if they are installed.
+        default engine: String = ENGINES[0].to_string(), ParamType::Choice(ENGINES), Server;
+        /// With the engine llama: a llama-server that you built, in place of the llama.cpp of the package xllamacpp.
+        unset llama_server: PathBuf = PathBuf::new(), ParamType::Path, Server;
         /// Type of the GGUF file to which a model is converted that is not in GGUF. The file is kept in the cache.
         default outtype: String = "q8_0".to_string(), ONE_OUTTYPE, Server;
         /// Key that requests must have (`Authorization: Bearer KEY`). If unset: the environment variable PYRUST_NN_API_KEY, otherwise none.

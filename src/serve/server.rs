@@ -22,6 +22,7 @@ use crate::python::{check_served_model, first_model_for};
 use crate::serve::access::Access;
 use crate::serve::backend::{BackendSettings, ModelBackend};
 use crate::serve::conversion::GgufConversion;
+use crate::serve::engine::ServingEngine;
 use crate::serve::gateway::Gateway;
 use crate::serve::http_server::serve_connections;
 use crate::serve::listening::{listen, listen_address};
@@ -53,7 +54,7 @@ pub struct Server {
     _secrets: secrets::RegisteredSecrets,
 }
 
-/// Serves models in GGUF, each `[name=]ARTIFACT`, until the server is closed. See `docs/serve.md`.
+/// Serves models, each `[name=]ARTIFACT`, until the server is closed. See `docs/serve.md`.
 ///
 /// ```no_run
 /// let server = pyrust_nn::serve("s1", &["s1/convert_model_to_gguf"], &pyrust_nn::ServeParams { port: 0, ..Default::default() })?;
@@ -75,6 +76,7 @@ struct ServerInputs {
     params: Map<String, Value>,
     models: Vec<ServedName>,
     adapters: Vec<ServedName>,
+    engine: ServingEngine,
     listener: TcpListener,
     access: Access,
 }
@@ -88,7 +90,13 @@ fn prepare(session: Option<&str>, given: Map<String, Value>, runs: &Path, interf
     let adapters = ServedName::all_in(&params, "adapter", runs, session.unwrap_or_default())?;
     check_unique(models.iter().chain(&adapters))?;
     // What must be converted is checked afterwards. Without an environment one is made when the models start.
-    if models.iter().chain(&adapters).all(ServedName::is_gguf) {
+    let engine = ServingEngine::of(&params, interface)?;
+    let (models, adapters) = if engine.is_llama() {
+        (models, adapters)
+    } else {
+        engine.folders(models, adapters, params["offline"] == Value::Bool(true))?
+    };
+    if engine.is_llama() && models.iter().chain(&adapters).all(ServedName::is_gguf) {
         check_files(&models, &adapters, params["ctx_size"].as_u64())
             .or_else(|cause| if Error::of(&cause).kind == Kind::Setup { Ok(()) } else { Err(cause) })?;
     }
@@ -96,7 +104,7 @@ fn prepare(session: Option<&str>, given: Map<String, Value>, runs: &Path, interf
     let address = listen_address(params["host"].as_str().unwrap_or_default(), port, interface)?;
     let access = Access::new(params["api_key"].as_str(), &address, interface)?;
     let listener = listen(&address, interface)?;
-    Ok(ServerInputs { params, models, adapters, listener, access })
+    Ok(ServerInputs { params, models, adapters, engine, listener, access })
 }
 
 /// Models and adapters in GGUF: those that are not are converted, and then checked.
@@ -137,15 +145,19 @@ impl Server {
         // Before the session is opened: a refused server changes nothing.
         let inputs = prepare(session.as_deref(), given, &runs, interface)
             .inspect_err(|cause| refusal::note(&runs, session.as_deref().unwrap_or_default(), NAME, cause))?;
-        let ServerInputs { params, models, adapters, listener, access } = inputs;
+        let ServerInputs { params, models, adapters, engine, listener, access } = inputs;
         let session = session.unwrap_or_else(new_session_id);
         let address = listener.local_addr()?;
         let text = |name: &str| params[name].as_str().unwrap_or_default();
         let number = |name: &str| params[name].as_u64().unwrap_or_default();
 
         let mut step = ServerStep::begin(&runs, &session, &params, interface)?;
-        let settings =
-            BackendSettings { parallel: number("parallel") as u32, ctx_size: params["ctx_size"].as_u64(), device: text("device").into() };
+        let settings = BackendSettings {
+            parallel: number("parallel") as u32,
+            ctx_size: params["ctx_size"].as_u64(),
+            device: text("device").into(),
+            engine,
+        };
         let url = format!("http://{address}");
         let conversion = GgufConversion {
             outtype: text("outtype"),
@@ -153,8 +165,9 @@ impl Server {
             offline: params["offline"] == Value::Bool(true),
             log: &step.log,
         };
-        let in_gguf = convert(&conversion, models, adapters, settings.ctx_size);
-        let started = in_gguf.and_then(|(models, adapters)| start_backends(models, adapters, &settings)).and_then(|backends| {
+        let is_llama = settings.engine.is_llama();
+        let ready = if is_llama { convert(&conversion, models, adapters, settings.ctx_size) } else { Ok((models, adapters)) };
+        let started = ready.and_then(|(models, adapters)| start_backends(models, adapters, &settings)).and_then(|backends| {
             signals::check()?;
             let gateway = Arc::new(Gateway::new(backends.clone(), access, Arc::clone(&step.log)));
             step.serving(json!({"url": url, "pid": std::process::id(), "models": gateway.models()}))?;
@@ -170,7 +183,9 @@ impl Server {
             }
         };
         step.summary.params.insert("device".into(), backends[0].device().into());
-        step.summary.params.insert("ctx_size".into(), backends[0].positions.into());
+        if backends[0].positions > 0 {
+            step.summary.params.insert("ctx_size".into(), backends[0].positions.into());
+        }
         step.log.emit(Level::Info, &format!("step {} of session {} serves on {url}", step.summary.step, step.summary.session));
         let failure = Arc::new(Mutex::new(None));
         let watchers = backends.iter().map(|backend| watch(backend, &gateway, &failure)).collect::<Result<_>>()?;
@@ -285,15 +300,9 @@ impl Drop for Server {
     }
 }
 
-/// Starts llama.cpp for each model, with its adapters.
+/// Starts the engine for each model, with its adapters.
 fn start_backends(models: Vec<ServedName>, adapters: Vec<ServedName>, settings: &BackendSettings) -> Result<Vec<Arc<ModelBackend>>> {
-    let mut of_model: Vec<Vec<ServedName>> = vec![Vec::new(); models.len()];
-    let files: Vec<String> = models.iter().map(|model| model.file.clone()).collect();
-    for adapter in adapters {
-        // With one model, what does not fit is refused with its reason.
-        let index = if models.len() == 1 { 0 } else { first_model_for(&adapter.file, &files)? };
-        of_model[index].push(adapter);
-    }
+    let of_model = settings.engine.adapters_by_model(&models, adapters)?;
     models.into_iter().zip(of_model).map(|(model, adapters)| Ok(Arc::new(ModelBackend::start(model, adapters, settings)?))).collect()
 }
 

@@ -18,7 +18,7 @@ pub(crate) mod step_reference;
 pub(crate) mod summary;
 
 pub use archive::Exported;
-pub(crate) use archive::{export_session, import_session};
+pub(crate) use archive::{export_session, import_session, verify_archive};
 pub(crate) use details::{folder_bytes, working_folder};
 pub use names::new_session_id;
 pub(crate) use names::{missing_folder, runs_dir};

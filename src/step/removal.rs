@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
-use crate::base::files;
+use crate::base::error::{Error, Kind};
+use crate::base::{files, hashes};
 use crate::session::existing_session::existing_session;
 use crate::session::lock::{lock, lock_owner};
 use crate::session::record::Session;
-use crate::session::{SessionState, Status, Summary, folder_bytes};
+use crate::session::{Exported, SessionState, Status, Summary, export_session, folder_bytes, verify_archive};
 use crate::step::checkpoints;
 
 /// How the names of what is being removed begin. No session or step has such a name.
@@ -87,6 +89,28 @@ pub(crate) fn remove(runs: &Path, parts: &[Removable]) -> Result<()> {
         files::remove(&gone)?;
     }
     Ok(())
+}
+
+/// Writes a session into an archive, reads that again, and removes the session if it is still as it was exported.
+///
+/// # Errors
+/// Those of the export; kind `input` if the archive is damaged, `busy` if the session is used or has changed meanwhile. The session stays then.
+pub(crate) fn archive_session(runs: &Path, part: &Removable, target: &Path, check: &dyn Fn() -> Result<()>) -> Result<Exported> {
+    let exported = export_session(runs, &part.session, Some(target), check)?;
+    let archived = verify_archive(target, check)?;
+    complete_earlier_removals(runs)?;
+    let lock = lock(&part.path, &part.session)?;
+    // A step that has run since then has changed the record.
+    let mut record = Sha256::new();
+    record.update(fs::read(part.path.join("session.json"))?);
+    if archived.get("session.json") != Some(&hashes::hexadecimal(record)) {
+        let message = format!("session {} was used while it was archived; it stays, and so does {}", part.session, target.display());
+        return Err(Error::new(Kind::Busy, message).into());
+    }
+    let gone = set_aside(runs, &part.session, &part.path)?;
+    drop(lock);
+    files::remove(&gone)?;
+    Ok(exported)
 }
 
 /// Takes back an attempt that was refused after its session had been opened: a new session is removed, another one's record is what it was.

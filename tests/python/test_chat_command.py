@@ -177,6 +177,7 @@ def test_several_lines_and_the_history(chat: Callable[..., Chat], made: Path, tm
     before = len(again.terminal.raw)
     os.write(again.terminal.parent, b"never asked\x03")
     again.prompt(before)
+    assert b"Ctrl-D or /quit ends the chat" in again.terminal.raw[before:], "how else it ends"
     assert again.ask("What is a sessoin?" + "\x7f" * 4 + "ion?"), "a corrected line"
     (wanted,) = answers(made, "m/gguf", QUESTION)
     assert wanted in again.text and again.end() == 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +105,20 @@ def test_the_bar_is_one_line_of_any_width(binary: Path, runs: Path, tmp_path: Pa
     (tmp_path / "go on").touch()
     assert terminal.finish() == 0
     assert "%" not in terminal.text
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_ctrl_c_leaves_no_bar_on_the_screen(binary: Path, runs: Path, tmp_path: Path, columns: int) -> None:
+    """The terminal itself writes `^C` behind the bar."""
+    body = 'session.progress(9, 200, "loss 0.1605  1,234 tokens/s  2 min and 18 s left")\n' + HOLD
+    terminal = Terminal(binary, "script", script(tmp_path, body), "--session", "s", "--runs-dir", runs, columns=columns, cwd=tmp_path)
+    terminal.wait_for(tmp_path / "reached")
+    assert "4%" in terminal.lines[-1]
+    os.write(terminal.parent, b"\x03")
+    assert terminal.read(60) and "^C" in terminal.text, terminal.text
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.finish() == 130
+    assert "interrupted by Ctrl-C" in terminal.text and "%" not in terminal.text, terminal.text
 
 
 def test_what_libraries_say_is_in_the_log_alone(binary: Path, cli: Cli, runs: Path, tmp_path: Path) -> None:

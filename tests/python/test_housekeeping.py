@@ -113,6 +113,21 @@ def test_a_session_in_use_is_not_touched(made: Path, cli: Cli, running: str) -> 
     assert names(made) == {running} and (made / running / "script/begun.json").exists()
 
 
+def test_archived_sessions_come_back_as_they_were(made: Path, cli: Cli, tmp_path: Path) -> None:
+    before = {path.relative_to(made): path.read_bytes() for path in (made / "small").rglob("*") if path.is_file() and path.name != "lock"}
+    archives = tmp_path / "archives"
+    tried = cli("sessions", "archive", "small", "--into", archives, "--dry-run", "--runs-dir", made)
+    assert tried.returncode == 0 and "nothing was archived" in tried.stdout and (made / "small").is_dir() and not archives.exists()
+    assert cli("sessions", "archive", "small", "--into", archives, "--runs-dir", made).returncode == 2, "nobody can be asked"
+    done = cli("sessions", "archive", "small", "--into", archives, "--yes", "--json", "--runs-dir", made)
+    assert json.loads(done.stdout)["archived"] is True and not (made / "small").exists(), done.stderr
+    assert cli("import", archives / "small.tar.zst", "--runs-dir", made).returncode == 0
+    after = {path: (made / path).read_bytes() for path in before}
+    assert {path for path in before if before[path] != after[path]} <= {Path("small/session.json")}, "it names its origin"
+    again = cli("sessions", "archive", "small", "--into", archives, "--yes", "--runs-dir", made)
+    assert again.returncode == 2 and "exists already" in again.stderr and (made / "small").is_dir(), again.stderr
+
+
 def test_a_removal_that_was_killed_is_completed(made: Path, cli: Cli) -> None:
     (made / "large").rename(made / ".removed-large-77")
     assert "large" not in names(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tomllib
@@ -135,6 +136,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
             "task": "finetune_lora",
             "load_in_4bit": True,
             "lora_rank": 16,
+            "lora_alpha": 32,  # their default
+            "lora_dropout": 0.0,
             "max_length": 1024,
             "logging_steps": 5,
             "save_steps": 500,
@@ -159,6 +162,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
             "packing": "on",
             "lora_rank": 32,
             "lora_alpha": 64,
+            "lora_dropout": 0.0,
             "target_modules": ["q_proj", "v_proj"],
             "gradient_accumulation_steps": 2,
             "batch_size": 1,
@@ -180,6 +184,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
             "batch_size": 2,
             "warmup": 5,
             "seed": 3407,
+            "gradient_accumulation_steps": 4,
+            "weight_decay": 0.01,
             "packing": "off",
             "gradient_checkpointing": True,
             "report_to": ["wandb"],
@@ -262,6 +268,39 @@ def test_the_configuration_of_another_tool_is_converted(tool: str, cli: Cli, tmp
     assert done.returncode == 0, done.stderr
 
 
+def test_what_their_file_does_not_say_is_what_their_tool_does(cli: Cli, tmp_path: Path, data_files: None, data_json: str) -> None:
+    """Of 31 conversations, mlx-lm trains 1000 steps of 4."""
+    for text, wanted in (
+        (
+            f"model: m\ndata: {data_json}\nfine_tune_type: lora\nnum_layers: -1\n",
+            {"learning_rate": 1e-5, "scheduler": "constant", "num_epochs": 129.032, "lora_alpha": 160, "lora_dropout": 0},
+        ),
+        (
+            f"model_name_or_path: m\ndataset: {data_json}\nlora_rank: 4\nlearning_rate: 1e-3\n",
+            {"learning_rate": 1e-3, "scheduler": "linear", "batch_size": 8, "lora_alpha": 8, "lora_dropout": 0, "lora_rank": 4},
+        ),
+        (
+            f"model_name_or_path: m\ndataset: {data_json}\nfinetuning_type: full\n",
+            {"task": "finetune_full", "learning_rate": 5e-5, "scheduler": "linear", "batch_size": 8},
+        ),
+        (
+            f"base_model: m\nadapter: lora\nlora_r: 8\nlearning_rate: 2e-4\nmax_steps: 31\ndatasets:\n  - path: {data_json}\n",
+            {"num_epochs": 1, "batch_size": 1, "max_length": 512, "lora_dropout": 0, "lora_rank": 8, "learning_rate": 2e-4},
+        ),
+    ):
+        (tmp_path / "theirs.yaml").write_text(text)
+        done = cli("init", "--from", "theirs.yaml", "--overwrite")
+        assert done.returncode == 0, done.stderr
+        assert steps(tmp_path / "pipeline.toml")[1] == {"task": "finetune_lora"} | wanted, text
+        assert re.search(r"^# Defaults of \S+: \w+", (tmp_path / "pipeline.toml").read_text(), re.MULTILINE)
+
+
+def test_a_folder_of_mlx_without_data_is_named_once(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text("model: m\ndata: nowhere\niters: 5\nnum_layers: -1\n")
+    done = cli("init", "--from", "theirs.yaml")
+    assert done.returncode == 0 and done.stderr.count("nowhere/train.jsonl") == 1, done.stderr
+
+
 def test_data_sets_of_the_hub_keep_their_split_and_name(cli: Cli, tmp_path: Path, data_files: None) -> None:
     """Nothing is fetched: `init` only writes what a run would read."""
     llama = "model_name_or_path: Qwen/Qwen3-0.6B\ndataset_dir: sets\nmax_samples: 5\ndataset: "
@@ -313,7 +352,14 @@ def test_a_new_pipeline_runs_and_is_never_overwritten_without_the_flag(cli: Cli,
     text = path.read_text(encoding="utf-8")
     assert text.startswith("#:schema ./pipeline.schema.json\n")
     top, step = steps(path)
-    assert (top, step) == ({"model": "builtin:tiny", "dataset_path": data_json}, {"task": "finetune_lora"})
+    # The built-in model has random weights.
+    sample = tomllib.loads((CHECKOUT / "pipeline.toml").read_text(encoding="utf-8"))["for"]["builtin:tiny"]["finetune_full"]
+    assert (top, step) == ({"model": "builtin:tiny", "dataset_path": data_json}, {"task": "finetune_full"} | sample)
+    assert "random weights" in text
+    done = cli("init", data_json, "-m", "builtin:tiny", "--task", "finetune_lora", "--overwrite")
+    assert done.returncode == 0 and "random weights, and LoRA alone" in done.stderr, done.stderr
+    text = path.read_text(encoding="utf-8")
+    assert steps(path)[1] == {"task": "finetune_lora"}
     # A parameter in a comment is valid when its # is removed.
     own, _ = text.split('\n# "@finetune_lora"')
     lines = [line.removeprefix("# ") if line.startswith("# ") and " = " in line and " …" not in line else line for line in own.splitlines()]
@@ -391,6 +437,21 @@ def completed(folder: Path, line: str) -> set[str]:
     done = subprocess.run(["bash", "-c", script, "bash", line], capture_output=True, text=True, cwd=folder)
     assert done.returncode in (0, 1) and not done.stderr, done.stderr
     return set(done.stdout.split())
+
+
+def test_bash_offers_the_sessions(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "complete.bash").write_text(cli("completions", "bash").stdout)
+    monkeypatch.delenv("PYRUST_NN_RUNS", raising=False)
+    for folder in ("runs/alpha", "runs/beta", "runs/none", "elsewhere/gamma"):
+        (tmp_path / folder).mkdir(parents=True)
+        if folder != "runs/none":
+            (tmp_path / folder / "session.json").write_text("{}")
+    for line in ("status ", "watch ", "compare alpha ", "merge --session ", "serve stop ", "sessions rm ", "import --session "):
+        assert {"alpha", "beta"} <= completed(tmp_path, f"pyrust-nn {line}"), line
+        assert not {"none", "gamma", "session.json"} & completed(tmp_path, f"pyrust-nn {line}"), line
+    assert "beta" in completed(tmp_path, "pyrust-nn resume b") and "alpha" not in completed(tmp_path, "pyrust-nn resume b")
+    monkeypatch.setenv("PYRUST_NN_RUNS", "elsewhere")
+    assert "gamma" in completed(tmp_path, "pyrust-nn report ")
 
 
 def test_bash_offers_the_choices_of_a_flag_and_no_files(cli: Cli, tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Served:
             self.errors.seek(0)
             raise AssertionError(self.errors.read())
         self.about: dict[str, Any] = json.loads(text)
+        assert "error" not in self.about, self.about
         self.url: str = self.about["url"]
         self.host = self.url.removeprefix("http://")
         self.folder = runs / self.about["session"]

@@ -75,8 +75,7 @@ class Engine:
 
         in_background: do not wait until the model is loaded. Call `wait_until_ready` before the first request.
         """
-        if not installed():
-            raise SetupError(f"GGUF files are run by llama.cpp, and the package xllamacpp is not installed; install it: {INSTALL}")
+        self._check()
         if not (settings.context > 0 and 0 < settings.parallel <= MOST_PARALLEL):
             raise InputError(f"llama.cpp cannot run {settings.parallel} prompts at once with {settings.context} positions each")
         self.settings = settings
@@ -87,11 +86,22 @@ class Engine:
         if not in_background:
             self.wait_until_ready()
 
+    title = "llama.cpp"
+    """Its name in messages."""
+
+    def _check(self) -> None:
+        if not installed():
+            raise SetupError(f"GGUF files are run by llama.cpp, and the package xllamacpp is not installed; install it: {INSTALL}")
+
+    def _source(self) -> str:
+        """The program of the process that holds the server."""
+        return inspect.getsource(child_source)
+
     def _start(self) -> None:
         self._said: deque[str] = deque(maxlen=SAID_LINES)
         # The embedded interpreter's own executable is the program, not Python.
         self._process = subprocess.Popen(
-            [os.fsdecode(spawn.get_executable()), "-c", inspect.getsource(child_source)],
+            [os.fsdecode(spawn.get_executable()), "-c", self._source()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -182,7 +192,7 @@ class Engine:
         why = self.reason()
         if any(line.startswith("CAUSE ") for line in self._said):
             return SetupError(why)
-        return ModelError(f"llama.cpp cannot load {self.settings.file} ({ended(status)}): {why}")
+        return ModelError(f"{self.title} cannot load {self.settings.file} ({ended(status)}): {why}")
 
     def _kill(self) -> int:
         """End the process at once. The status."""
@@ -224,7 +234,7 @@ class Engine:
             # What an abort says has no time before it; errors of single requests have one.
             self._reader.join(2)
             said = [line for line in self._said if not line[:1].isdigit()]
-            why = f"llama.cpp ended ({ended(self._process.returncode)})" + (f": {said[-1][:300]}" if said else "")
+            why = f"{self.title} ended ({ended(self._process.returncode)})" + (f": {said[-1][:300]}" if said else "")
             if self._restarted:
                 raise ModelError(f"{why}; it had been restarted once before")
             self._restarted = True

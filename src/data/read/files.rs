@@ -84,7 +84,10 @@ fn regular(file: &Path) -> Result<()> {
 
 /// The error for a data set that does not exist.
 pub(crate) fn missing(file: &Path) -> anyhow::Error {
-    let fix = or_similar(file, &|path| path.is_file(), "check the path");
+    // `--columns user=q assistant=a`: the second value is read as data.
+    let is_pair = file.to_string_lossy().contains('=');
+    let fix = if is_pair { "check the path; each NAME=VALUE needs its flag before it, such as --columns" } else { "check the path" };
+    let fix = or_similar(file, &|path| path.is_file(), fix);
     error::input(format!("there is no data set {} (looked in {}); {fix}", file.display(), here()))
 }
 

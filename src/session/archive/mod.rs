@@ -5,7 +5,9 @@ mod export;
 mod import;
 mod manifest;
 mod spdx;
+mod verify;
 
 pub use export::Exported;
 pub(crate) use export::export_session;
 pub(crate) use import::import_session;
+pub(crate) use verify::verify_archive;

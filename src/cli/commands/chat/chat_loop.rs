@@ -66,7 +66,10 @@ impl Chat {
             end_if_asked()?;
             let text = match editor.read()? {
                 Input::Text(text) => text,
-                Input::Cancelled => continue,
+                Input::Cancelled => {
+                    note("Ctrl-D or /quit ends the chat");
+                    continue;
+                }
                 Input::End => return Ok(0),
             };
             let done = match text.strip_prefix('/') {

@@ -196,7 +196,11 @@ impl ReportPage {
             let one = report.files.len() == 1;
             lines.push(format!("{}: {} in the data", self.style.error("error"), counted(report.problem_count, "problem")));
             for problem in &report.problems {
-                let file = if one { String::new() } else { format!("{}: ", problem.file.display()) };
+                let file = match (one, problem.line) {
+                    (_, 0) => format!("{} ", problem.file.display()),
+                    (true, _) => String::new(),
+                    (false, _) => format!("{}: ", problem.file.display()),
+                };
                 let path = if problem.path.is_empty() { String::new() } else { format!(", {}", problem.path) };
                 let column = if problem.column == 0 { String::new() } else { format!(", column {}", problem.column) };
                 let place = if problem.line == 0 { String::new() } else { format!("line {}{column}{path}: ", problem.line) };

@@ -12,6 +12,7 @@ use crate::cli::commands::init::other_data::{count_rows, data_files};
 use crate::cli::text::counted;
 use crate::dataset::entry::Entry;
 use crate::dataset::open::paths;
+use crate::params::defaults_of_other_tools::OTHER_DEFAULTS;
 use crate::params::interface::Interface;
 use crate::params::lora_defaults;
 use crate::params::names_of_other_tools::{Conversion, NOT_NEEDED, OTHER_NAMES, OtherName, Tool};
@@ -40,6 +41,8 @@ pub(crate) struct Converted {
     pub task: &'static Task,
     /// Parameters of the step, by our names.
     pub values: Map<String, Value>,
+    /// What the file does not say, and their tool would do.
+    pub defaults: Vec<String>,
     /// What is converted into something that is not quite the same.
     pub changed: Vec<String>,
     /// What is not converted, and why.
@@ -117,13 +120,14 @@ struct Conversions {
 impl Conversions {
     fn new(tool: Tool, keys: Vec<(String, Value)>) -> Conversions {
         let task = task_named("finetune_lora").expect("there is such a task");
-        let out = Converted { tool, task, values: Map::new(), changed: Vec::new(), warnings: Vec::new(), not_needed: Vec::new() };
+        let out = Converted { tool, task, values: Map::new(), defaults: Vec::new(), changed: Vec::new(), warnings: Vec::new(), not_needed: Vec::new() };
         let dataset_dir = keys.iter().find(|(key, _)| key == "dataset_dir").and_then(|(_, value)| value.as_str()).map(ToString::to_string);
         Conversions { keys, dataset_dir, scale: None, max_rows: None, steps: None, reports: BTreeSet::new(), out }
     }
 
     fn finish(mut self, path: &Path) -> Result<Converted> {
         self.method(path)?;
+        self.defaults();
         for (key, value) in std::mem::take(&mut self.keys) {
             match row(self.out.tool, &key) {
                 Some(row) => self.take(row, &key, &value, path),
@@ -182,6 +186,22 @@ impl Conversions {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Adds what their tool does where the file says nothing.
+    fn defaults(&mut self) {
+        let tool = self.out.tool;
+        for default in OTHER_DEFAULTS.iter().filter(|default| default.tool == tool) {
+            let ours = row(tool, default.key).map_or("", |row| row.ours);
+            // A schedule without a name, warm-up in another unit, a length in steps.
+            let is_given = |(key, _): &(String, Value)| key == default.key || row(tool, key).is_some_and(|row| row.ours == ours);
+            let is_ours = default.key == "num_layers" || self.out.task.has(ours);
+            if is_ours && !self.keys.iter().any(is_given) {
+                let value = default.in_file(&self.keys, i64::from(lora_defaults::RANK));
+                self.out.defaults.push(format!("{} = {}", default.key, short(&value)));
+                self.keys.push((default.key.to_string(), value));
+            }
+        }
     }
 
     fn take(&mut self, row: &'static OtherName, key: &str, value: &Value, path: &Path) {

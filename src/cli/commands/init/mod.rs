@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::base::{error, files};
+use crate::base::{assets, error, files};
 use crate::cli::commands::run::write_sample;
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
@@ -21,7 +21,7 @@ use crate::params::validate::accept;
 use crate::pipeline::FILE;
 use crate::pipeline::pipeline_file::Pipeline;
 use crate::reference::{SCHEMA_FILE, pipeline_schema};
-use crate::session::artifact::{ArtifactKind, resolve_artifact};
+use crate::session::artifact::{ArtifactKind, TINY, resolve_artifact};
 use crate::session::runs_dir;
 use crate::step::family::other_family;
 use crate::tasks::task_named;
@@ -40,7 +40,7 @@ pub(crate) struct InitArgs {
     /// Instead of DATA
     #[arg(short, long, value_name = "PATH", num_args = 1.., conflicts_with = "data", help_heading = "Pipeline")]
     dataset_path: Vec<String>,
-    /// Task that trains [default: that of --from, otherwise finetune_lora]
+    /// Task that trains [default: that of --from, otherwise finetune_lora; of builtin:tiny finetune_full]
     #[arg(long, value_name = "NAME", value_parser = ["finetune_lora", "finetune_full"], help_heading = "Pipeline")]
     task: Option<String>,
     /// Configuration to convert: YAML of LLaMA-Factory, Axolotl, Unsloth or mlx-lm
@@ -101,10 +101,12 @@ impl InitArgs {
             pipeline.task = converted.task;
             pipeline.values = converted.values;
             pipeline.notes.push(format!(
-                "Converted from {} ({}). What that file does not set has the defaults below.",
+                "Converted from {} ({}). What neither that file nor its tool sets has the defaults below.",
                 from.display(),
                 converted.tool.name()
             ));
+            let defaults = converted.defaults.join(", ");
+            pipeline.notes.extend((!defaults.is_empty()).then(|| format!("Defaults of {}: {defaults}", converted.tool.name())));
             pipeline.notes.extend(converted.changed.iter().map(|change| format!("Converted: {change}")));
             pipeline.notes.extend(converted.warnings.iter().map(|warning| format!("Not converted: {warning}")));
             pipeline
@@ -137,12 +139,33 @@ impl InitArgs {
                 warnings.push(format!("{name} is missing; set it in {}", self.output.display()));
             }
         }
+        if self.from.is_none() && pipeline.values.get("model").is_some_and(|model| model == TINY) {
+            match &self.task {
+                None => pipeline.train_all_of_tiny()?,
+                Some(task) if task == "finetune_lora" => warnings.push(format!("{TINY_IS_RANDOM}, and LoRA alone does not teach it much")),
+                Some(_) => {}
+            }
+        }
         warnings.extend(missing(&pipeline.values));
         if let Some(warning) = pipeline.values.get("model").and_then(Value::as_str).and_then(|name| other_family(name, name)) {
             pipeline.notes.push(format!("Note: {warning}"));
             warnings.push(warning);
         }
         Ok((pipeline, changed, warnings))
+    }
+}
+
+/// Why the defaults are not for the built-in model.
+const TINY_IS_RANDOM: &str = "builtin:tiny has random weights";
+
+impl NewPipeline {
+    /// Trains all weights of the built-in model as the sample does.
+    fn train_all_of_tiny(&mut self) -> Result<()> {
+        let sample = Pipeline::parse(assets::text(FILE).unwrap_or_default(), FILE)?;
+        self.task = task_named("finetune_full")?;
+        self.values.extend(sample.of_model(TINY, self.task.name).cloned().unwrap_or_default());
+        self.notes.push(format!("{TINY_IS_RANDOM}, so all of them are trained, and for long. A trained model needs neither."));
+        Ok(())
     }
 }
 

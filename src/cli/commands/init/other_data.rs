@@ -106,9 +106,7 @@ fn of_mlx(folder: &str, config: &Path, found: &mut DataFiles) {
     if folder.is_file() || (here.is_none() && is_hub_name(&folder.to_string_lossy())) {
         found.files.push(folder.to_string_lossy().into_owned());
     } else {
-        if !folder.join("train.jsonl").is_file() {
-            found.warnings.push(format!("data: there is no {}; set dataset_path", file("train.jsonl")));
-        }
+        // `init` says itself that a file does not exist.
         found.files.push(file("train.jsonl"));
         found.evaluation = folder.join("valid.jsonl").is_file().then(|| file("valid.jsonl"));
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::base::clock::seconds_since;
 use crate::base::error::did_you_mean;
-use crate::cli::commands::sessions::remove::{GcArgs, RmArgs};
+use crate::cli::commands::sessions::remove::{ArchiveSessionsArgs, GcArgs, RmArgs};
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::table::table;
@@ -23,7 +23,7 @@ const MODEL_COLUMNS: usize = 28;
 /// Columns of a session's name on a terminal.
 const SESSION_COLUMNS: usize = 32;
 
-/// List the sessions, or remove some
+/// List the sessions, or remove or archive some
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct SessionsArgs {
@@ -43,6 +43,7 @@ pub(crate) struct SessionsArgs {
 #[derive(Debug, Subcommand)]
 enum SessionsAction {
     Rm(RmArgs),
+    Archive(ArchiveSessionsArgs),
     Gc(GcArgs),
 }
 
@@ -72,6 +73,7 @@ impl SessionsArgs {
         match self.action {
             Some(SessionsAction::Rm(args)) => args.run(global),
             Some(SessionsAction::Gc(args)) => args.run(global),
+            Some(SessionsAction::Archive(args)) => args.run(global),
             None => self.list(global),
         }
     }

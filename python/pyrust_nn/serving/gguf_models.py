@@ -28,17 +28,25 @@ def check_served(model: str, adapters: Sequence[str], ctx_size: int | None) -> G
     return file
 
 
+def positions_of(file: GgufModelFile, ctx_size: int | None) -> int:
+    """The positions of prompt and answer."""
+    return ctx_size or min(POSITIONS, file.positions)
+
+
 class ServedModel:
     """A running llama.cpp. An adapter is used by the requests that name its index in `lora`, and by no others."""
 
-    def __init__(self, params_json: str) -> None:
+    positions: int
+    """Those of prompt and answer; 0 where the engine decides."""
+    _engine: Engine
+
+    def __init__(self, params: dict[str, Any]) -> None:
         """`model` and `adapters` are paths, `name` is the model's in answers.
 
         Raises ModelError, InputError or UsageError if a file or a parameter cannot be used, SetupError without xllamacpp.
         """
-        params = json.loads(params_json)
         file = check_served(params["model"], params["adapters"], params["ctx_size"])
-        self.positions = params["ctx_size"] or min(POSITIONS, file.positions)
+        self.positions = positions_of(file, params["ctx_size"])
         adapters = [(adapter, 0.0) for adapter in params["adapters"]]
         common = (str(file.path), self.positions, params["parallel"], adapters, params["device"])
         self._engine = Engine(EngineSettings(*common, served_as=params["name"]))
