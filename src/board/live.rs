@@ -19,9 +19,9 @@ use crate::session::SessionIndex;
 
 /// How often views are looked at, at most.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The pause after a look, as a multiple of the processor time that it took: at most one percent of a core is spent on it, so that a training on the same
-/// machine does not notice.
-const PAUSE: u32 = 100;
+/// The pause after a look, as a multiple of the processor time that it took: at most half a percent of a core is spent on it, and with what sends
+/// it to many pages less than one percent, so that a training on the same machine does not notice.
+const PAUSE: u32 = 200;
 
 /// What a page shows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

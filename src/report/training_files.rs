@@ -83,7 +83,7 @@ fn of_training(step: &RecordedStep, number: usize) -> Option<Value> {
             "segments": each.collect::<Vec<_>>(),
         })
     });
-    let found = ["warnings", "notes"].iter().flat_map(|kind| report[*kind].as_array()).flatten().filter_map(Value::as_str);
+    let found = ["warnings", "notes"].iter().filter_map(|kind| report[*kind].as_array()).flatten().filter_map(Value::as_str);
     Some(json!({
         "steps": null,
         "found": found.take(MAX_FOUND).collect::<Vec<_>>(),
