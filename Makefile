@@ -8,7 +8,7 @@ PY := $(PYTHON_ENV)/bin/python
 .DEFAULT_GOAL := help
 # The peers' own environments, 8 GB, made on first use; outside of the checkout.
 ENVIRONMENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pyrust-nn-benchmarks
-BENCHES := bench-data bench-export bench-training bench-trl-settings bench-whole-way bench-startup bench-scaling
+BENCHES := bench-data bench-export bench-training bench-trl-settings bench-whole-way bench-startup bench-scaling bench-board
 .PHONY: bench-quality pictures help build setup dev test test-rust test-python lint docs bench $(BENCHES) examples generate lock clean
 
 help:            ## Show these words
@@ -90,6 +90,9 @@ bench-whole-way: build dev  ## From conversations to an answer, beside LLaMA-Fac
 
 bench-startup: build dev  ## From the command to the first training step, beside the imports alone
 	$(PY) benchmarks/startup.py
+
+bench-board: build dev  ## What the report and the board cost: 1,000 sessions, 100,000 logged steps, 50 open pages, five minutes
+	$(PY) benchmarks/board.py
 
 bench-scaling: wheel  ## Seconds a token of the training loop at 1,000 to 100,000 samples
 	$(PY) benchmarks/scaling.py

@@ -78,6 +78,8 @@ class PreparedDataset(Counts):
     eval_rows: int
     digest: str
     cached: bool
+    notes: list[str]
+    warnings: list[str]
 
 
 class DatasetOptions(TypedDict):

@@ -40,7 +40,7 @@ impl SortKey {
 }
 
 /// The states that can be chosen.
-pub(crate) const STATES: [&str; 4] = ["running", "success", "failure", "interrupted"];
+pub(crate) const STATES: [&str; 6] = ["running", "success", "failure", "interrupted", "empty", "damaged"];
 
 /// What is shown of the list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

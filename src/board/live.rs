@@ -10,17 +10,18 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::base::clock::processor_time;
 use crate::board::list_query::ListQuery;
 use crate::board::session_view::{Fingerprint, LowestLevel, session_parts};
 use crate::board::sessions_view::sessions_parts;
-use crate::report::Part;
+use crate::report::{CurveFiles, Part};
 use crate::session::SessionIndex;
 
 /// How often views are looked at, at most.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The pause after a look, as a multiple of the time that it took: at most one percent of a core is spent on it, so that a training on the same
-/// machine does not notice.
-const PAUSE: u32 = 100;
+/// The pause after a look, as a multiple of the processor time that it took: at most half a percent of a core is spent on it, and with what sends
+/// it to many pages less than one percent, so that a training on the same machine does not notice.
+const PAUSE: u32 = 200;
 
 /// What a page shows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +93,7 @@ pub(crate) struct Live {
     /// What the paths of all pages begin with: `/TOKEN`.
     pub root: String,
     pub allow_control: bool,
+    pub curves: CurveFiles,
     index: Mutex<SessionIndex>,
     topics: Mutex<HashMap<View, Topic>>,
     subscribed: Notify,
@@ -99,7 +101,15 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) fn new(runs: PathBuf, root: String, allow_control: bool) -> Live {
-        Live { runs, root, allow_control, index: Mutex::default(), topics: Mutex::default(), subscribed: Notify::new() }
+        Live {
+            runs,
+            root,
+            allow_control,
+            curves: CurveFiles::default(),
+            index: Mutex::default(),
+            topics: Mutex::default(),
+            subscribed: Notify::new(),
+        }
     }
 
     /// The parts of a view as they are now.
@@ -112,7 +122,7 @@ impl Live {
                 let sessions = self.index.lock().unwrap_or_else(PoisonError::into_inner).list(&self.runs)?;
                 sessions_parts(&sessions, query, &self.runs, &self.root)
             }
-            View::Session { name, level } => session_parts(&self.runs, name, *level, &self.root, self.allow_control),
+            View::Session { name, level } => session_parts(&self.runs, name, *level, &self.root, self.allow_control, &self.curves),
         }
     }
 
@@ -168,10 +178,12 @@ pub(crate) async fn keep_up_to_date(live: Arc<Live>) {
         while !live.has_listeners() {
             live.subscribed.notified().await;
         }
-        let started = Instant::now();
+        let (started, taken) = (Instant::now(), processor_time());
         let refreshed = Arc::clone(&live);
         drop(tokio::task::spawn_blocking(move || refreshed.refresh()).await);
-        tokio::time::sleep(PERIOD.max(started.elapsed() * PAUSE)).await;
+        // While other programs use all cores, a look waits more than it works. In a process that also trains, processor time is the training's too.
+        let taken = started.elapsed().min(processor_time().saturating_sub(taken));
+        tokio::time::sleep(PERIOD.max(taken * PAUSE)).await;
     }
 }
 

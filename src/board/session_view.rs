@@ -9,7 +9,7 @@ use log::Level;
 use serde_json::{Value, json};
 
 use crate::board::pages::render;
-use crate::report::{Part, live_report};
+use crate::report::{CurveFiles, Part, live_report};
 use crate::session::lock::lock_owner;
 use crate::session::{LogFilter, last_records};
 
@@ -74,8 +74,15 @@ impl Fingerprint {
 ///
 /// # Errors
 /// Kind `usage` if there is no such session, `input` if its session.json is damaged, `io`.
-pub(crate) fn session_parts(runs: &Path, session: &str, level: LowestLevel, root: &str, allow_control: bool) -> Result<Vec<Part>> {
-    let report = live_report(runs, session)?;
+pub(crate) fn session_parts(
+    runs: &Path,
+    session: &str,
+    level: LowestLevel,
+    root: &str,
+    allow_control: bool,
+    curves: &CurveFiles,
+) -> Result<Vec<Part>> {
+    let report = live_report(runs, session, curves)?;
     let control = json!({
         "root": root,
         "session": session,

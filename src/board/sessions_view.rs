@@ -62,6 +62,8 @@ fn row(session: &SessionState, runs: &Path, root: &str) -> Result<String> {
     let eta = progress.as_ref().and_then(|progress| progress.eta_seconds);
     let percent = progress.as_ref().and_then(|progress| progress.fraction).map(|fraction| (fraction * 100.0).floor() as u64);
     let state = ["success", "failure", "running", "interrupted"].into_iter().find(|known| *known == session.state).unwrap_or("waiting");
+    // Why the session is in its state: the error of the last step in the same one.
+    let error = session.steps.iter().rev().find(|step| step.state == session.state).and_then(|step| Some((step, step.error.as_ref()?)));
     let values = json!({
         "root": root,
         "session": session.session,
@@ -71,7 +73,7 @@ fn row(session: &SessionState, runs: &Path, root: &str) -> Result<String> {
         "task": last.map(|step| &step.task).filter(|task| last.is_some_and(|step| step.step != **task)),
         "model": session.steps.iter().find_map(|step| step.model.as_ref()),
         "steps": (session.steps.len() > 1).then(|| counted(session.steps.len() as u64, "step")),
-        "error": last.and_then(|step| step.error.as_ref()),
+        "error": error.map(|(step, text)| if last.is_some_and(|last| last.step == step.step) { text.clone() } else { format!("{}: {text}", step.step) }),
         "percent": percent,
         "progress": progress.as_ref().map(|one| match one.steps {
             Some(all) => format!("step {} of {}", grouped(one.step), grouped(all)),
@@ -82,7 +84,7 @@ fn row(session: &SessionState, runs: &Path, root: &str) -> Result<String> {
         "loss": last_loss(session).map(significant),
         // Of what runs it changes with every look, and so is shown as the remaining time.
         "time": (!is_running).then(|| seconds(total_seconds(session))),
-        "created": session.created.get(..16).map(|time| time.replace('T', " ")),
+        "created": session.created.get(..16).and_then(|time| time.split_once('T')).map(|(day, time)| json!({"day": day, "time": time})),
         "size": bytes(session.size_bytes),
     });
     render("sessions_row.html", &values)

@@ -71,7 +71,7 @@ const OTHER_COMMANDS: [(&str, Examples); 23] = [
         "report",
         [
             ("Write the report of a session and show it in the browser:", "pyrust-nn report s1 --open"),
-            ("Write it, and each curve as an SVG file for a paper:", "pyrust-nn report s1 --svg pictures"),
+            ("Write it, and its pictures as PNG files for a paper:", "pyrust-nn report s1 --png pictures"),
         ],
     ),
     (

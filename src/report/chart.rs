@@ -15,6 +15,8 @@ pub(crate) const MAX_LINES: usize = 8;
 /// Up to so many points are also drawn as dots.
 const DOTS: usize = 40;
 const NAME: usize = 60;
+/// The width of a digit, at most.
+const DIGIT: f64 = 7.5;
 
 /// A line of a chart.
 #[derive(Clone, Copy, Debug)]
@@ -145,10 +147,15 @@ pub(crate) fn chart(title: &str, lines: &[ChartLine], marks: &[f64], form: Chart
         ));
     }
     for tick in horizontal.ticks(4.0) {
-        let at = x(tick);
-        svg.push_str(&format!("<text class=\"x\" x=\"{at:.1}\" y=\"{:.1}\">{}</text>", bottom + 18.0, escape(&step_text(tick))));
+        let text = step_text(tick);
+        // At the right edge a number has no room for its other half.
+        let at = x(tick).min(form.width - DIGIT / 2.0 * text.len() as f64);
+        svg.push_str(&format!("<text class=\"x\" x=\"{at:.1}\" y=\"{:.1}\">{}</text>", bottom + 18.0, escape(&text)));
     }
-    svg.push_str(&format!("<path class=\"axis\" d=\"M{left} {top}V{bottom}H{right}\"/>"));
+    svg.push_str(&format!(
+        "<text x=\"0\" y=\"{:.1}\">step</text><path class=\"axis\" d=\"M{left} {top}V{bottom}H{right}\"/>",
+        bottom + 18.0
+    ));
     for mark in marks.iter().take(20).filter(|mark| (first..=last).contains(mark)) {
         let at = x(*mark);
         svg.push_str(&format!(

@@ -136,9 +136,12 @@
         drawing.append(element("svg:path", { class: "grid", d: `M${MARGIN.left} ${y(value)}H${right}` }));
         drawing.append(element("svg:text", { class: "y", x: MARGIN.left - 6, y: y(value) + 4 }, number(value, isBytes)));
       }
-      for (const value of ticks(first, last, Math.max(2, Math.floor(width / 140)))) {
-        drawing.append(element("svg:text", { class: "x", x: x(value), y: bottom + 18 }, number(value)));
+      for (const value of ticks(first, last, Math.max(2, Math.floor(width / 80)))) {
+        // At the right edge a number has no room for its other half.
+        const text = number(value);
+        drawing.append(element("svg:text", { class: "x", x: Math.min(x(value), width - 3.5 * text.length), y: bottom + 18 }, text));
       }
+      drawing.append(element("svg:text", { x: 0, y: bottom + 18 }, state.tokens && hasTokens ? "tokens" : "step"));
       drawing.append(element("svg:path", { class: "axis", d: `M${MARGIN.left} ${MARGIN.top}V${bottom}H${right}` }));
       shown.forEach(({ curve, xs, means, places }, line) => {
         if (curve.low && places.length) {

@@ -40,14 +40,23 @@ impl Curves {
         let mut reader = BufReader::with_capacity(1 << 18, file);
         let mut line = Vec::new();
         while matches!(reader.read_until(b'\n', &mut line), Ok(count) if count > 0) {
-            if line.len() <= MAX_LINE
-                && let Ok(record) = serde_json::from_slice::<Map<String, Value>>(&line)
-            {
-                curves.add(&record);
-            }
+            curves.add_line(&line);
             line.clear();
         }
         curves
+    }
+
+    /// Adds whole lines of a file.
+    pub(crate) fn add_lines(&mut self, lines: &[u8]) {
+        lines.split_inclusive(|byte| *byte == b'\n').for_each(|line| self.add_line(line));
+    }
+
+    fn add_line(&mut self, line: &[u8]) {
+        if line.len() <= MAX_LINE
+            && let Ok(record) = serde_json::from_slice::<Map<String, Value>>(line)
+        {
+            self.add(&record);
+        }
     }
 
     fn add(&mut self, record: &Map<String, Value>) {

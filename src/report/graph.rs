@@ -1,10 +1,13 @@
 //! The steps of a session as a graph: a row for each step, with lines from the steps whose outputs it uses, as `git log --graph` draws
 //! commits. The rows' texts are HTML beside the drawing, so they are read aloud, and wrap on a phone.
 
-/// Height of a row and width of a lane, in units of the drawing. A row is [`ROW_REM`] rem high.
+use crate::report::html::escape;
+
+/// Height of a row and width of a lane, in units of the drawing. On a page the drawing is as high as the rows beside it.
 const ROW: f64 = 48.0;
 const LANE: f64 = 16.0;
-pub(crate) const ROW_REM: usize = 3;
+/// Width of a letter of a name, at most on average.
+const COLUMN: f64 = 7.0;
 /// Lines beside each other. What is beyond shares the last.
 const MAX_LANES: usize = 8;
 
@@ -30,6 +33,25 @@ fn lanes(sources: &[Vec<usize>]) -> Vec<usize> {
     lanes
 }
 
+/// The graph as a picture that stands alone: with the name of each step beside its node.
+pub(crate) fn graph_with_names(sources: &[Vec<usize>], states: &[&str], names: &[String]) -> String {
+    let drawn = graph(sources, states);
+    let lanes = lanes(sources).into_iter().max().map_or(0, |most| most + 1) as f64 * LANE + 4.0;
+    let height = names.len() as f64 * ROW;
+    let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();
+    let texts: String = names
+        .iter()
+        .enumerate()
+        .map(|(row, name)| format!("<text x=\"{}\" y=\"{}\">{}</text>", lanes + 10.0, ROW / 2.0 + 4.0 + row as f64 * ROW, escape(name)))
+        .collect();
+    let start = drawn.find("><").map_or(0, |at| at + 1);
+    format!(
+        "<svg role=\"img\" aria-label=\"The steps of the session\" viewBox=\"0 0 {} {height}\">{}",
+        lanes + 20.0 + COLUMN * longest as f64,
+        drawn[start..].replacen("</svg>", &format!("{texts}</svg>"), 1)
+    )
+}
+
 /// Draws the graph. `states` are classes of the nodes.
 pub(crate) fn graph(sources: &[Vec<usize>], states: &[&str]) -> String {
     let lanes = lanes(sources);
@@ -37,9 +59,8 @@ pub(crate) fn graph(sources: &[Vec<usize>], states: &[&str]) -> String {
     let x = |lane: usize| LANE / 2.0 + 2.0 + lane as f64 * LANE;
     let y = |row: usize| ROW / 2.0 + row as f64 * ROW;
     let mut svg = format!(
-        "<svg class=\"lanes\" aria-hidden=\"true\" width=\"{}rem\" height=\"{}rem\" viewBox=\"0 0 {width} {}\">",
+        "<svg class=\"lanes\" aria-hidden=\"true\" width=\"{}rem\" preserveAspectRatio=\"none\" viewBox=\"0 0 {width} {}\">",
         width / LANE,
-        lanes.len() * ROW_REM,
         lanes.len() as f64 * ROW
     );
     for (row, from) in sources.iter().enumerate() {
@@ -51,7 +72,12 @@ pub(crate) fn graph(sources: &[Vec<usize>], states: &[&str]) -> String {
         }
     }
     for (row, state) in states.iter().enumerate() {
-        svg.push_str(&format!("<circle class=\"node {state}\" cx=\"{}\" cy=\"{}\" r=\"6\"/>", x(lanes[row]), y(row)));
+        // A dot is a line without length, whose ends stay round however the rows are stretched.
+        let at = format!("d=\"M{} {}h.01\"", x(lanes[row]), y(row));
+        svg.push_str(&format!("<path class=\"node {state}\" {at}/>"));
+        if !["success", "failure"].contains(state) {
+            svg.push_str(&format!("<path class=\"hole\" {at}/>"));
+        }
     }
     svg.push_str("</svg>");
     svg
@@ -80,6 +106,6 @@ mod tests {
         let sources: Vec<Vec<usize>> = (0..50).map(|row| if row == 0 { vec![] } else { vec![0] }).collect();
         assert_eq!(lanes(&sources).into_iter().max(), Some(MAX_LANES - 1));
         let svg = graph(&sources, &["success"; 50]);
-        assert_eq!((svg.matches("<circle").count(), svg.matches("<path").count()), (50, 49));
+        assert_eq!((svg.matches("\"node ").count(), svg.matches("\"edge\"").count()), (50, 49));
     }
 }

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-use crate::base::numbers::grouped;
+use crate::base::numbers::{counted, grouped};
 use crate::report::html::escape;
 
-const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 120.0;
+/// Size of the drawing.
+pub(crate) const WIDTH: f64 = 560.0;
+pub(crate) const HEIGHT: f64 = 120.0;
 /// Of a file that anyone may have written.
 const MAX_BINS: usize = 100;
 
@@ -20,16 +21,19 @@ pub(crate) fn histogram(bins: &Value) -> Option<String> {
     let mut svg = format!("<svg class=\"chart bars\" role=\"img\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" aria-label=\"{}\">", escape(&label));
     let (bottom, width) = (HEIGHT - 20.0, WIDTH / bins.len() as f64);
     for (place, (from, to, rows)) in bins.iter().enumerate() {
+        if *rows == 0 {
+            continue;
+        }
         // What is there is seen, however little it is.
-        let height = if *rows == 0 { 0.0 } else { ((bottom - 8.0) * *rows as f64 / most as f64).max(1.5) };
+        let height = ((bottom - 8.0) * *rows as f64 / most as f64).max(1.5);
         svg.push_str(&format!(
-            "<rect class=\"bar-of s0\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"><title>{} to {} tokens: {} rows</title></rect>",
+            "<rect class=\"bar-of s0\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"><title>{} to {} tokens: {}</title></rect>",
             place as f64 * width + 1.0,
             bottom - height,
             (width - 2.0).max(0.5),
             grouped(*from),
             grouped(*to),
-            grouped(*rows)
+            counted(*rows, "row")
         ));
     }
     svg.push_str(&format!("<path class=\"axis\" d=\"M0 {bottom}H{WIDTH}\"/>"));
@@ -50,8 +54,8 @@ mod tests {
             &json!([{"from": 1, "to": 9, "rows": 100_000}, {"from": 10, "to": 19, "rows": 0}, {"from": 20, "to": 29, "rows": 1}]),
         );
         let svg = svg.unwrap();
-        assert!(svg.contains("from 1 to 29 tokens") && svg.contains("20 to 29 tokens: 1 rows"), "{svg}");
-        assert!(svg.contains("height=\"92.0\"") && svg.contains("height=\"1.5\"") && svg.contains("height=\"0.0\""), "{svg}");
+        assert!(svg.contains("from 1 to 29 tokens") && svg.contains("20 to 29 tokens: 1 row<"), "{svg}");
+        assert!(svg.contains("height=\"92.0\"") && svg.contains("height=\"1.5\"") && svg.matches("<rect").count() == 2, "{svg}");
         for nothing in [json!(null), json!([]), json!([{"from": 1, "to": 2, "rows": 0}]), json!([{"from": "<b>"}])] {
             assert_eq!(histogram(&nothing), None);
         }

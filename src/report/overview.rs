@@ -3,11 +3,15 @@
 use serde_json::{Value, json};
 
 use crate::base::numbers::{grouped, seconds, significant};
+use crate::report::html::cut;
 use crate::report::lineage::names;
 use crate::report::recorded::{RecordedSession, RecordedStep};
+use crate::report::steps::class;
 
 /// Trainings and findings that are listed.
 const MAX_ROWS: usize = 40;
+/// Characters of a model's name.
+const NAME: usize = 200;
 /// A training loss so much above its first value has risen. One batch differs from another, so this is more.
 const RISEN_LOSS: f64 = 1.25;
 /// An evaluation loss so much above its lowest has risen.
@@ -15,9 +19,8 @@ const RISEN: f64 = 1.02;
 
 /// The state of the session in a sentence, and whether it is good news.
 pub(crate) fn verdict(session: &RecordedSession) -> Value {
-    let steps = &session.steps;
-    let failed: Vec<&RecordedStep> = steps.iter().filter(|step| step.state.state == "failure").collect();
-    let interrupted = steps.iter().filter(|step| step.state.state == "interrupted").count();
+    let steps = session.last_attempts();
+    let failed: Vec<&RecordedStep> = steps.iter().copied().filter(|step| step.state.state == "failure").collect();
     let unproven = failed
         .iter()
         .any(|step| step.summary.as_ref().is_some_and(|one| one.error.as_ref().is_some_and(|error| error.kind.name() == "proof")));
@@ -25,27 +28,32 @@ pub(crate) fn verdict(session: &RecordedSession) -> Value {
         1 => "The only step succeeded.".to_string(),
         count => format!("All {count} steps succeeded."),
     };
-    let (state, sentence) = if steps.iter().any(|step| step.state.state == "running") {
-        ("running", "A step is running; this page shows what had ended when it was written.".to_string())
-    } else if !failed.is_empty() {
-        let count = if failed.len() == 1 { "One step".into() } else { format!("{} steps", failed.len()) };
-        (
-            "failure",
-            format!("{count} of {} failed{}.", steps.len(), if unproven { ": a file is not the model that it was made from" } else { "" }),
-        )
-    } else if interrupted > 0 {
-        ("interrupted", "It was interrupted and can be resumed.".to_string())
-    } else if steps.is_empty() {
-        ("waiting", "No step has run.".to_string())
-    } else if session.not_run.is_empty() {
-        ("success", all)
-    } else {
-        ("waiting", format!("{} of {} steps have run.", steps.len(), steps.len() + session.not_run.len()))
+    // The word is that of `sessions`; the sentence says more.
+    let state = session.state.state.as_str();
+    let is_incomplete = !steps.is_empty() && !session.not_run.is_empty();
+    let sentence = match state {
+        "running" => "A step is running; this page shows what had ended when it was written.".to_string(),
+        "failure" => {
+            let count = if failed.len() == 1 { "One step".into() } else { format!("{} steps", failed.len()) };
+            format!("{count} of {} failed{}.", steps.len(), if unproven { ": a file is not the model that it was made from" } else { "" })
+        }
+        "interrupted" => "It was interrupted and can be resumed.".to_string(),
+        _ if steps.is_empty() => "No step has run.".to_string(),
+        _ if is_incomplete => format!("{} of {} steps have run.", steps.len(), steps.len() + session.not_run.len()),
+        _ => all,
     };
-    let resume = (state == "interrupted" || (state == "failure" && !session.not_run.is_empty()) || state == "waiting" && !steps.is_empty())
-        .then(|| format!("pyrust-nn resume {}", session.state.session));
-    let time: f64 = steps.iter().filter_map(|step| step.state.duration_s).sum();
-    json!({"state": state, "sentence": sentence, "resume": resume, "time": seconds(time), "warnings": session.warnings.len()})
+    // A step that failed before it had recorded its inputs cannot be resumed, only run again.
+    let can_resume = state == "interrupted" || is_incomplete || failed.iter().any(|step| step.has_begun);
+    let resume = (can_resume && state != "running").then(|| format!("pyrust-nn resume {}", session.state.session));
+    let time: f64 = session.steps.iter().filter_map(|step| step.state.duration_s).sum();
+    json!({
+        "state": class(state),
+        "word": state,
+        "sentence": sentence,
+        "resume": resume,
+        "time": seconds(time),
+        "warnings": session.warnings.len(),
+    })
 }
 
 /// Each training: what was trained, from which model, on what.
@@ -54,6 +62,7 @@ pub(crate) fn trainings(session: &RecordedSession) -> Vec<Value> {
     all.map(|(number, step)| {
         let base = step.model().unwrap_or("an unknown model");
         let root = session.root_model(number).filter(|root| *root != base);
+        let base = made_by(session, base, number);
         let lora = step.state.task == "finetune_lora";
         let trained = step.count("trainable_parameters").map(grouped);
         let share = step.number("trainable_parameters").zip(step.number("all_parameters")).filter(|(part, all)| part < all && *all > 0.0);
@@ -63,11 +72,11 @@ pub(crate) fn trainings(session: &RecordedSession) -> Vec<Value> {
             "state": step.state.state,
             "kind": if lora { "a LoRA adapter" } else { "all weights" },
             "rank": step.params.get("lora_rank").and_then(Value::as_u64).filter(|_| lora),
-            "continues": step.params.get("checkpoint_lora").and_then(Value::as_str),
+            "continues": step.params.get("checkpoint_lora").and_then(Value::as_str).map(|name| made_by(session, name, number)),
             "trained": trained,
             "share": share.map(|(part, all)| format!("{} %", significant(100.0 * part / all))),
             "base": base,
-            "root": root,
+            "root": root.map(|root| cut(root, NAME)),
             "data": names(step.params.get("dataset_path").unwrap_or(&Value::Null)),
             "conversations": step.count("conversations").map(grouped),
             "tokens": step.count("tokens").map(grouped),
@@ -77,6 +86,12 @@ pub(crate) fn trainings(session: &RecordedSession) -> Vec<Value> {
         })
     })
     .collect()
+}
+
+/// What a step used, as a reader knows it: the step of this session that made it, otherwise its name.
+fn made_by(session: &RecordedSession, name: &str, at: usize) -> Value {
+    let source = session.source(name, at);
+    json!({"name": cut(name, NAME), "step": source.map(|number| json!({"number": number, "name": session.steps[number].name()}))})
 }
 
 /// What the numbers say, each with the step and whether it is good, bad or neither.
@@ -139,6 +154,9 @@ fn loss(step: &RecordedStep, add: &mut dyn FnMut(&'static str, String)) {
     if let (Some(first), Some(last)) = (first, last) {
         let (from, to) = (significant(first), significant(last));
         match last / first.max(f64::MIN_POSITIVE) {
+            _ if curve.is_some_and(|points| points.len() == 1) && from == to => {
+                add("neutral", format!("The loss was logged once, as {to}, so whether it fell is not known."));
+            }
             _ if from == to => add("neutral", format!("The loss stayed at {to}.")),
             share if share < 0.99 => add("good", format!("The loss fell from {from} to {to}.")),
             share if share > RISEN_LOSS => add("bad", format!("The loss rose from {from} to {to}: the learning rate may be too high.")),

@@ -10,6 +10,7 @@ use crate::base::clock::now;
 use crate::base::files;
 use crate::base::numbers::{grouped, significant};
 use crate::report::answers::answers;
+use crate::report::curve_files::CurveFiles;
 use crate::report::detail::{DETAILS, Detail};
 use crate::report::environment::{commands, environment};
 use crate::report::files_made::files_made;
@@ -19,7 +20,7 @@ use crate::report::overview::{findings, signed, trainings, verdict};
 use crate::report::proofs;
 use crate::report::recorded::{RecordedSession, RecordedStep};
 use crate::report::steps::{failed, pipeline, step};
-use crate::report::training_files::{before_and_after, data_shown, promised};
+use crate::report::training_files::{SAMPLE_TOKENS, before_and_after, data_shown, promised};
 use crate::session::existing_session::existing_session;
 
 /// The file in a session's folder.
@@ -96,11 +97,14 @@ pub(crate) struct LiveReport {
 ///
 /// # Errors
 /// Kind `usage` if there is no such session, `input` if its session.json is damaged.
-pub(crate) fn live_report(runs: &Path, session: &str) -> Result<LiveReport> {
-    let recorded = RecordedSession::read(runs, session)?;
+pub(crate) fn live_report(runs: &Path, session: &str, curves: &CurveFiles) -> Result<LiveReport> {
+    let recorded = RecordedSession::read_with(runs, session, curves)?;
     let detail = &DETAILS[0];
     let mut values = values(&recorded, runs, detail);
     values["live"] = true.into();
+    if recorded.state.state == "running" {
+        values["verdict"]["sentence"] = "A step is running; this page follows it.".into();
+    }
     // A server of pages does not hand out a session's files.
     for file in values["made"]["files"].as_array_mut().into_iter().flatten() {
         file["link"] = Value::Null;
@@ -146,7 +150,8 @@ fn values(session: &RecordedSession, runs: &Path, detail: &Detail) -> Value {
         "errors": shown.filter_map(|number| failed(session, number)).collect::<Vec<_>>(),
         "data": each(&|step| data(step)),
         "before_after": steps.iter().filter_map(|step| before_and_after(step, detail.answers)).take(MAX_ROWS / 10).collect::<Vec<_>>(),
-        "data_shown": steps.iter().filter_map(|step| data_shown(step, detail.answers.min(3))).take(MAX_ROWS / 10).collect::<Vec<_>>(),
+        "data_shown": data_shown(steps, detail.answers.min(3)),
+        "sample_tokens": SAMPLE_TOKENS,
         "promised": each(&|step| promised(session, step)),
         "answers": steps.iter().filter_map(|step| answers(step, detail.answers)).take(MAX_ROWS / 10).collect::<Vec<_>>(),
         "proofs": each(&proofs::rows),

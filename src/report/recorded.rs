@@ -1,11 +1,13 @@
 //! What a session's folder says, read without its lock, so that a report can be made while a step runs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
 
 use crate::base::{error, files};
+use crate::report::curve_files::CurveFiles;
 use crate::report::curves::Curves;
 use crate::session::record::read_record;
 use crate::session::{SessionState, StepState, Summary, read_log, session_state, working_folder};
@@ -38,9 +40,11 @@ pub(crate) struct RecordedStep {
     pub summary: Option<Summary>,
     /// Of the summary, otherwise those with which the step began.
     pub params: Map<String, Value>,
+    /// Whether it has recorded its inputs, without which it cannot be resumed.
+    pub has_begun: bool,
     /// begun.json's `inputs`: files with their hashes, by parameter.
     pub inputs: Map<String, Value>,
-    pub curves: Curves,
+    pub curves: Arc<Curves>,
     /// lineage.json of the adapter that the step made.
     pub lineage: Option<Value>,
     /// data_report.json of a training.
@@ -55,10 +59,15 @@ impl RecordedSession {
     /// # Errors
     /// Kind `usage` if there is no such session; `input` if its session.json is damaged.
     pub(crate) fn read(runs: &Path, session: &str) -> Result<RecordedSession> {
+        RecordedSession::read_with(runs, session, &CurveFiles::default())
+    }
+
+    /// The same, with files of curves that were read before.
+    pub(crate) fn read_with(runs: &Path, session: &str, curves: &CurveFiles) -> Result<RecordedSession> {
         let state = session_state(runs, session)?;
         let folder = runs.join(session);
         let record = read_record(&folder)?.unwrap_or_default();
-        let steps: Vec<RecordedStep> = state.steps.iter().map(|step| RecordedStep::read(&folder, step.clone())).collect();
+        let steps: Vec<RecordedStep> = state.steps.iter().map(|step| RecordedStep::read(&folder, step.clone(), curves)).collect();
         let planned = record.get("plan").and_then(|plan| plan["steps"].as_array()).into_iter().flatten();
         let names = planned.filter_map(|one| one["given"]["step"].as_str().or_else(|| one["task"].as_str()));
         let begun = |name: &str| steps.iter().any(|step| step.name() == name);
@@ -67,16 +76,27 @@ impl RecordedSession {
         Ok(RecordedSession { state, record, steps, not_run, warnings, folder })
     }
 
+    /// The steps, each by its last attempt: without a failed one that was made again.
+    pub(crate) fn last_attempts(&self) -> Vec<&RecordedStep> {
+        let again = |at: usize| self.steps[at + 1..].iter().any(|later| later.name() == self.steps[at].name());
+        // A success stands also after an attempt to replace it, which is listed beside it.
+        let shown = self.steps.iter().enumerate().filter(|(at, step)| step.succeeded() || !again(*at));
+        shown.map(|(_, step)| step).collect()
+    }
+
     /// The number of the step whose output `name` is, seen from the step `at`: `@step`, `session/step` or a path in the session.
     pub(crate) fn source(&self, name: &str, at: usize) -> Option<usize> {
-        let inside = || {
-            let rest = name.strip_prefix(self.folder.to_str()?)?;
-            rest.strip_prefix('/')
-        };
+        let inside = || Some(self.own_name(name)).filter(|own| *own != name);
         let relative =
             name.strip_prefix('@').or_else(|| name.strip_prefix(self.state.session.as_str())?.strip_prefix('/')).or_else(inside)?;
         let step = relative.split(['/', ':']).next()?;
         self.steps[..at].iter().rposition(|other| other.state.step == step)
+    }
+
+    /// A path in the session's folder as seen from there; any other text as it is.
+    pub(crate) fn own_name<'a>(&self, path: &'a str) -> &'a str {
+        let inside = self.folder.to_str().and_then(|folder| path.strip_prefix(folder)?.strip_prefix('/'));
+        inside.unwrap_or(path)
     }
 
     /// The model that a step begins from: the `model` of the first step of its chain, as given.
@@ -93,17 +113,20 @@ impl RecordedSession {
 }
 
 impl RecordedStep {
-    fn read(session: &Path, state: StepState) -> RecordedStep {
+    fn read(session: &Path, state: StepState, curves: &CurveFiles) -> RecordedStep {
         let folder = working_folder(session, &state.step, state.state == "running");
         let summary = Summary::read(&folder).ok().flatten();
-        let begun = small_json(&folder.join("begun.json")).unwrap_or_default();
+        let begun = small_json(&folder.join("begun.json"));
+        let has_begun = begun.is_some();
+        let begun = begun.unwrap_or_default();
         let object = |value: &Value| value.as_object().cloned().unwrap_or_default();
         let params = summary.as_ref().map_or_else(|| object(&begun["params"]), |summary| summary.params.clone());
         let adapter = summary.as_ref().and_then(|summary| summary.outputs.get("adapter")?.as_str());
         let lineage = adapter.and_then(|adapter| small_json(&session.join(adapter).join("lineage.json")));
         RecordedStep {
+            has_begun,
             inputs: object(&begun["inputs"]),
-            curves: Curves::read(&folder.join("metrics.jsonl")),
+            curves: curves.read(&folder.join("metrics.jsonl")),
             data_report: small_json(&folder.join("data_report.json")),
             samples: small_json_lines(&folder.join("samples.jsonl")),
             state,
@@ -143,8 +166,10 @@ impl RecordedStep {
         self.summary.as_ref()?.metrics.get(metric)?.as_f64()
     }
 
+    /// A count among the metrics. While a training runs, those of its data are known.
     pub(crate) fn count(&self, metric: &str) -> Option<u64> {
-        self.summary.as_ref()?.metrics.get(metric)?.as_u64()
+        let of_data = || self.data_report.as_ref()?["counts"][metric].as_u64();
+        self.summary.as_ref().map_or_else(of_data, |summary| summary.metrics.get(metric)?.as_u64())
     }
 }
 

@@ -3,17 +3,20 @@
 use serde_json::{Map, Value, json};
 
 use crate::base::error::Kind;
-use crate::base::numbers::{bytes, grouped, seconds, significant};
+use crate::base::numbers::{bytes, counted, grouped, seconds, significant};
 use crate::report::chart::{ChartForm, ChartLine, chart, chart_data};
 use crate::report::curves::{Curve, Curves, buckets};
 use crate::report::detail::Detail;
 use crate::report::graph::graph;
+use crate::report::html::cut;
 use crate::report::quality::quality;
 use crate::report::recorded::{RecordedSession, RecordedStep};
 use crate::session::artifact::names_in;
 
 /// Parameters and metrics of a step that are listed. A script may have any number.
 const MAX_ROWS: usize = 120;
+/// Characters of an error beside its step; the whole is above all steps.
+const RESULT: usize = 120;
 /// Rows of the table of a curve.
 const TABLE_ROWS: usize = 30;
 /// Curves that share a drawing, by the name of the first: title and names.
@@ -30,14 +33,7 @@ const TOGETHER: [(&str, &[&str]); 6] = [
 pub(crate) fn pipeline(session: &RecordedSession, detail: &Detail) -> Value {
     let steps = &session.steps[session.steps.len().saturating_sub(detail.steps)..];
     let skipped = session.steps.len() - steps.len();
-    let mut sources: Vec<Vec<usize>> = Vec::new();
-    for (i, step) in steps.iter().enumerate() {
-        let all = step.params.iter().filter(|(name, _)| *name != "runs_dir").flat_map(|(_, value)| names_in(Some(value)));
-        let mut from: Vec<usize> = all.filter_map(|name| session.source(name, skipped + i)?.checked_sub(skipped)).collect();
-        from.sort_unstable();
-        from.dedup();
-        sources.push(from);
-    }
+    let mut sources = sources(session, steps);
     let mut rows: Vec<Value> = steps
         .iter()
         .zip(&sources)
@@ -51,7 +47,7 @@ pub(crate) fn pipeline(session: &RecordedSession, detail: &Detail) -> Value {
                 "state": step.state.state,
                 "word": step.state.state,
                 "time": step.state.duration_s.map(seconds),
-                "result": step.state.error.clone().or_else(|| Some(quality(step.summary.as_ref()?))),
+                "result": step.state.error.as_ref().map(|error| cut(error, RESULT)).or_else(|| Some(quality(step.summary.as_ref()?))),
                 "from": from.iter().map(|source| steps[*source].name()).collect::<Vec<_>>(),
             })
         })
@@ -65,8 +61,21 @@ pub(crate) fn pipeline(session: &RecordedSession, detail: &Detail) -> Value {
     json!({"svg": graph(&sources, &states), "rows": rows, "skipped": skipped})
 }
 
+/// For each of the last steps of a session those before it, among them, that it uses.
+pub(crate) fn sources(session: &RecordedSession, steps: &[RecordedStep]) -> Vec<Vec<usize>> {
+    let skipped = session.steps.len() - steps.len();
+    let of_step = |(i, step): (usize, &RecordedStep)| {
+        let all = step.params.iter().filter(|(name, _)| *name != "runs_dir").flat_map(|(_, value)| names_in(Some(value)));
+        let mut from: Vec<usize> = all.filter_map(|name| session.source(name, skipped + i)?.checked_sub(skipped)).collect();
+        from.sort_unstable();
+        from.dedup();
+        from
+    };
+    steps.iter().enumerate().map(of_step).collect()
+}
+
 /// The class of a state in the style sheet. A session may hold any text as a state.
-fn class(state: &str) -> &'static str {
+pub(crate) fn class(state: &str) -> &'static str {
     ["success", "failure", "running", "interrupted"].into_iter().find(|known| *known == state).unwrap_or("waiting")
 }
 
@@ -87,7 +96,7 @@ pub(crate) fn step(session: &RecordedSession, number: usize, detail: &Detail) ->
         "started": step.state.started_at,
         "charts": if draws { charts(step, detail) } else { Vec::new() },
         "table": if draws && detail.hover > 0 { table(&step.curves) } else { Value::Null },
-        "lines": grouped(step.curves.lines as u64),
+        "lines": counted(step.curves.lines as u64, "line"),
         "params": if detail.params { values(&step.params) } else { Vec::new() },
         "metrics": if detail.params { summary.map(|summary| values(&summary.metrics)).unwrap_or_default() } else { Vec::new() },
         "outputs": outputs.flat_map(|(_, paths)| names_in(Some(paths))).take(MAX_ROWS).collect::<Vec<_>>(),

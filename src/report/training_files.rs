@@ -11,6 +11,12 @@ use crate::session::folder_bytes;
 
 /// Segments of a row, which alternate between trained and not trained.
 const MAX_SEGMENTS: usize = 200;
+/// Findings of a data set that are shown.
+const MAX_FOUND: usize = 20;
+/// Data sets that are shown.
+const MAX_DATA: usize = 20;
+/// Tokens of an answer before and after, as `report_files.py` has them.
+pub(crate) const SAMPLE_TOKENS: usize = 48;
 
 /// The answers of a training to the same prompts, before and after. `None` if it kept none.
 pub(crate) fn before_and_after(step: &RecordedStep, number: usize) -> Option<Value> {
@@ -42,8 +48,27 @@ pub(crate) fn before_and_after(step: &RecordedStep, number: usize) -> Option<Val
     }))
 }
 
-/// The data of a training as the model saw it: lengths, and some rows with their trained tokens.
-pub(crate) fn data_shown(step: &RecordedStep, number: usize) -> Option<Value> {
+/// The data of trainings as the model saw it. Trainings on the same rows are shown together.
+pub(crate) fn data_shown(steps: &[RecordedStep], number: usize) -> Vec<Value> {
+    let mut shown: Vec<Value> = Vec::new();
+    for step in steps {
+        let Some(mut data) = of_training(step, number) else { continue };
+        let same = shown.iter_mut().find(|one| {
+            data["steps"] = one["steps"].clone();
+            **one == data
+        });
+        if let Some(steps) = same.and_then(|one| one["steps"].as_array_mut()) {
+            steps.push(step.state.step.as_str().into());
+        } else if shown.len() < MAX_DATA {
+            data["steps"] = json!([step.state.step]);
+            shown.push(data);
+        }
+    }
+    shown
+}
+
+/// Lengths, and some rows with their trained tokens.
+fn of_training(step: &RecordedStep, number: usize) -> Option<Value> {
     let report = step.data_report.as_ref()?;
     let count = |name: &str| report["lengths"][name].as_u64();
     let samples = report["samples"].as_array().map(Vec::as_slice).unwrap_or_default().iter().take(number).map(|sample| {
@@ -58,8 +83,10 @@ pub(crate) fn data_shown(step: &RecordedStep, number: usize) -> Option<Value> {
             "segments": each.collect::<Vec<_>>(),
         })
     });
+    let found = ["warnings", "notes"].iter().filter_map(|kind| report[*kind].as_array()).flatten().filter_map(Value::as_str);
     Some(json!({
-        "step": step.state.step,
+        "steps": null,
+        "found": found.take(MAX_FOUND).collect::<Vec<_>>(),
         "histogram": histogram(&report["lengths"]["histogram"]),
         "median": count("median").map(grouped),
         "p90": count("p90").map(grouped),

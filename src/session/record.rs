@@ -149,16 +149,39 @@ fn summary_of(session: &Path, invocation: &Value) -> Option<Summary> {
 fn settle(record: &mut Map<String, Value>, at: usize, status: Status, kind: Option<Kind>, finished_at: &str) {
     let status = json!(status);
     let Some(invocations) = record.get_mut("invocations").and_then(Value::as_array_mut) else { return };
-    let is_last = at + 1 == invocations.len();
     if let Some(Value::Object(one)) = invocations.get_mut(at) {
         one.insert("finished_at".into(), finished_at.into());
-        one.insert("status".into(), status.clone());
+        one.insert("status".into(), status);
         one.insert("error".into(), kind.map(Kind::name).into());
     }
-    if is_last {
-        let state = if kind == Some(Kind::Interrupted) { "interrupted".into() } else { status.as_str().unwrap_or_default().to_lowercase() };
-        record.insert("state".into(), state.into());
+    let attempts: Vec<(&str, String)> =
+        invocations.iter().map(|one| (one["step"].as_str().unwrap_or_default(), attempt_state(one))).collect();
+    let state = state_of(&attempts);
+    record.insert("state".into(), state.into());
+}
+
+/// The state of an attempt that session.json records, whose process has ended.
+pub(crate) fn attempt_state(invocation: &Value) -> String {
+    match invocation["status"].as_str() {
+        Some(_) if invocation["error"] == "interrupted" => "interrupted".into(),
+        Some(status) => status.to_lowercase(),
+        None => "interrupted".into(),
     }
+}
+
+/// The state of a session, from the name and the state of each attempt in their order: that of the step that most needs attention, each step by
+/// its last attempt. So a session with a step that failed is no success because another step succeeded later; `resume` has something to do there.
+pub(crate) fn state_of(attempts: &[(&str, String)]) -> String {
+    let later = |at: usize| attempts[at + 1..].iter().any(|(name, _)| *name == attempts[at].0);
+    let last = attempts.iter().enumerate().filter(|(at, _)| !later(*at)).map(|(_, (_, state))| state.as_str());
+    let attention = |state: &&str| match *state {
+        "success" => 0,
+        "interrupted" => 2,
+        "failure" => 3,
+        "running" => 4,
+        _ => 1,
+    };
+    last.max_by_key(attention).unwrap_or("empty").to_string()
 }
 
 fn platform() -> Value {

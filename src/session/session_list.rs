@@ -17,6 +17,8 @@ use crate::session::names::{check_name, runs_dir};
 use crate::session::status::{SessionState, session_state};
 
 const INDEX: &str = ".sessions.jsonl";
+/// What a state means. Lines of another format are left out: 2 is the state of the step that most needs attention, before it was that of the last one.
+const FORMAT: u8 = 2;
 
 /// Which session.json it is: changed at each write.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,7 @@ struct RecordVersion {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct IndexEntry<State> {
+    format: u8,
     record: RecordVersion,
     state: State,
 }
@@ -119,6 +122,7 @@ fn state_or_damaged(runs: &Path, session: String) -> SessionState {
 fn read_index(runs: &Path) -> HashMap<String, (RecordVersion, Arc<SessionState>)> {
     let lines = files::read_own(&runs.join(INDEX)).unwrap_or_default();
     let entries = lines.par_split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<IndexEntry<SessionState>>(line).ok());
+    let entries = entries.filter(|entry| entry.format == FORMAT);
     entries.map(|entry| (entry.state.session.clone(), (entry.record, Arc::new(entry.state)))).collect()
 }
 
@@ -126,7 +130,7 @@ fn read_index(runs: &Path) -> HashMap<String, (RecordVersion, Arc<SessionState>)
 fn write_index(runs: &Path, settled: &HashMap<String, (RecordVersion, Arc<SessionState>)>) -> Result<()> {
     let mut lines = Vec::new();
     for (record, state) in settled.values() {
-        serde_json::to_writer(&mut lines, &IndexEntry { record: *record, state: state.as_ref() })?;
+        serde_json::to_writer(&mut lines, &IndexEntry { format: FORMAT, record: *record, state: state.as_ref() })?;
         lines.push(b'\n');
     }
     files::write_whole(&runs.join(INDEX), &lines)
@@ -173,6 +177,9 @@ mod tests {
         fs::remove_dir_all(runs.join("a")).unwrap();
         assert_eq!(names_and_states(runs).len(), 2);
         assert_eq!(read_index(runs).into_keys().collect::<Vec<_>>(), ["b"]);
+        let earlier = fs::read_to_string(runs.join(INDEX)).unwrap().replace("\"format\":2,", "").replace("success", "interrupted");
+        fs::write(runs.join(INDEX), earlier).unwrap();
+        assert_eq!(names_and_states(runs)[1].1, "success", "an index of an earlier build is not believed");
         fs::write(runs.join(INDEX), "[{").unwrap();
         assert_eq!(names_and_states(runs).len(), 2);
     }

@@ -13,7 +13,7 @@ use crate::base::clock::seconds_since;
 use crate::session::details::{StepDetails, folder_bytes, working_folder};
 use crate::session::existing_session::existing_session;
 use crate::session::lock::lock_owner;
-use crate::session::record::read_record;
+use crate::session::record::{attempt_state, read_record, state_of};
 use crate::session::summary::{Status, Summary};
 
 /// The state of a step.
@@ -42,7 +42,7 @@ pub struct StepState {
 pub struct SessionState {
     pub session: String,
     pub created: String,
-    /// The state of the last step.
+    /// That of the step that most needs attention, each by its last attempt: `running`, `failure`, `interrupted`, `success`; `empty` without steps.
     pub state: String,
     /// Bytes of all its files.
     pub size_bytes: u64,
@@ -58,13 +58,11 @@ pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
     let invocations = record.get("invocations").and_then(Value::as_array).cloned().unwrap_or_default();
     let last = invocations.len().saturating_sub(1);
     let mut steps: Vec<StepState> = Vec::new();
+    let mut attempts: Vec<(&str, String)> = Vec::new();
     for (i, one) in invocations.iter().enumerate() {
-        let state = match one["status"].as_str() {
-            Some(_) if one["error"] == "interrupted" => "interrupted".into(),
-            Some(status) => status.to_lowercase(),
-            None if running && i == last => "running".into(),
-            None => "interrupted".into(),
-        };
+        let is_running = running && i == last && one["status"].is_null();
+        let state = if is_running { "running".into() } else { attempt_state(one) };
+        attempts.push((one["step"].as_str().unwrap_or_default(), state.clone()));
         let mut step = text(&one["step"]);
         // A failed attempt leaves an earlier success unchanged, so both are shown; one that was resumed has become the success.
         if ["failure", "interrupted"].contains(&state.as_str()) && succeeded(&folder.join(&step)) {
@@ -78,7 +76,7 @@ pub fn session_state(runs: &Path, session: &str) -> Result<SessionState> {
         steps.retain(|earlier| earlier.step != step.step);
         steps.push(step);
     }
-    let state = steps.last().map_or("empty".to_string(), |step| step.state.clone());
+    let state = state_of(&attempts);
     let created = text(record.get("created").unwrap_or(&Value::Null));
     Ok(SessionState { session: session.to_string(), created, state, size_bytes: folder_bytes(&folder), steps })
 }
@@ -187,5 +185,27 @@ mod tests {
         fs::create_dir(runs.path().join("s1/merge.failed")).unwrap();
         attempt(None);
         assert_eq!(steps(), ["merge.failed failure", "merge success"]);
+        assert_eq!(session_state(runs.path(), "s1").unwrap().state, "success", "the attempt that failed was made again");
+    }
+
+    #[test]
+    fn a_session_is_in_the_state_of_the_step_that_most_needs_attention() {
+        let runs = tempfile::tempdir().unwrap();
+        let attempt = |step: &str, kind: Option<Kind>| {
+            let mut session = Session::open(runs.path(), "s1").unwrap();
+            session.begin("merge", step, "2026-01-01T00:00:00.000Z", &[]).unwrap();
+            session.end(if kind.is_some() { Status::Failure } else { Status::Success }, kind).unwrap();
+            drop(session);
+            let record: Value = serde_json::from_slice(&fs::read(runs.path().join("s1/session.json")).unwrap()).unwrap();
+            let state = session_state(runs.path(), "s1").unwrap().state;
+            assert_eq!(record["state"], state, "session.json says the same");
+            state
+        };
+        assert_eq!(attempt("tune", None), "success");
+        assert_eq!(attempt("merge", Some(Kind::Model)), "failure");
+        assert_eq!(attempt("ask", None), "failure", "a later step mends nothing");
+        assert_eq!(attempt("ask", Some(Kind::Interrupted)), "failure");
+        assert_eq!(attempt("merge", None), "interrupted");
+        assert_eq!(attempt("ask", None), "success");
     }
 }

@@ -268,6 +268,22 @@ def test_a_page_grows_with_its_session_and_gets_only_what_has_changed(binary: Pa
         of_session.close()
 
 
+def test_a_page_of_a_hundred_thousand_steps_is_small_and_grows(binary: Path, runs: Path) -> None:
+    folder = write_session(runs, [summary("finetune_full", "tune")], "long")
+    write_metrics(folder / "tune", ({"step": i, "loss": 4 / i, "learning_rate": 1e-4, "grad_norm": i % 7} for i in range(1, 100_001)))
+    with board(binary, runs) as url:
+        page = ask(f"{url}session/long")
+        assert page.status == 200 and "at step 100,000" in page.text and len(page.text) < 300_000
+        events = Events(origin(url) + address(page.text))
+        with (folder / "tune/metrics.jsonl").open("a") as file:
+            file.write('{"step": 100001, "loss": 9.5}\n{"step": 100002, "lo')
+        change = events.next()
+        while "to 9.5 at step 100,001" not in json.dumps(change["parts"]):
+            change = events.next()
+        assert len(json.dumps(change)) < 400_000, "however many steps there are"
+        events.close()
+
+
 def test_only_a_board_with_permission_stops_and_resumes(binary: Path, several: Path, tmp_path: Path) -> None:
     with growing(binary, several, tmp_path) as process:
         with board(binary, several) as url:
@@ -338,6 +354,58 @@ def test_a_browser_shows_every_page_and_axe_finds_nothing(browser: Any, binary: 
             assert not found, (path, [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found])
             shown.close()
         context.close()
+
+
+@pytest.mark.parametrize("width", [1440, 1100, 1024, 820, 390])
+def test_every_column_of_the_list_is_in_the_window(browser: Any, binary: Path, several: Path, tmp_path: Path, width: int) -> None:
+    slow = {"step": 1200, "steps": 50_000, "loss": 2.0345, "tokens_per_second": 12345.0, "eta_seconds": 86_000.0}
+    with growing(binary, several, tmp_path):
+        (several / "grows/script/metrics.jsonl").write_text(json.dumps(slow) + "\n")
+        name = "a-customer-support-assistant-with-a-name-that-is-long-2026-01"
+        error = {"kind": "script", "message": "a message without an end " * 20, "causes": [], "traceback": None}
+        steps = [summary("finetune_lora", f"a_step_with_a_long_name_{i}", params={"model": "Organisation/A-Model-30B"}) for i in range(3)]
+        write_session(several, [*steps, summary("merge", "merge", status="Failure", error=error)], name, state="failure")
+        with board(binary, several) as url:
+            page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+            page.goto(url)
+            page.locator("#row-grows .chip.running").wait_for()
+            # The list's place can be scrolled, so the page itself says nothing.
+            beside = "all => all.filter(one => one.getBoundingClientRect().right > innerWidth).map(one => one.textContent)"
+            assert page.locator(".sessions tr, .sessions th, .sessions td, .sessions td *").evaluate_all(beside) == []
+            assert page.locator("#row-good td", has_text="kB").is_visible(), "the size"
+            assert page.get_by_role("link", name="size").is_visible() and page.get_by_role("link", name="loss").is_visible()
+            page.context.close()
+
+
+def test_one_word_for_the_state_of_a_session(binary: Path, runs: Path, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """A step failed, and a later one succeeded: every place says what `resume` acts on."""
+    script = tmp_path / "own.py"
+    script.write_text("PARAMS = {'fail': False}\ndef run(params, session):\n    assert not params.fail, 'it broke'\n")
+    pyrust_nn.run_script("s", script, step="first", runs_dir=runs)
+    with pytest.raises(pyrust_nn.ScriptError):
+        pyrust_nn.run_script("s", script, step="second", params={"fail": True}, runs_dir=runs)
+    pyrust_nn.run_script("s", script, step="third", runs_dir=runs)
+
+    def words() -> set[str]:
+        listed = json.loads(cli("sessions", "--json", "--runs-dir", runs).stdout)[0]["state"]
+        status = json.loads(cli("status", "s", "--json", "--runs-dir", runs).stdout)["state"]
+        report = Page((runs / "s/report.html").read_text())
+        shown = next(one["class"] for one in report.all("p") if (one.get("class") or "").startswith("verdict")) or ""
+        with board(binary, runs) as url:
+            row = ask(url).text.partition('id="row-s"')[2]
+        of_board = re.search(r'class="chip \w+">(\w+)<', row)
+        assert of_board
+        record = json.loads((runs / "s/session.json").read_text())["state"]
+        return {listed, status, pyrust_nn.list_sessions(runs_dir=runs)[0]["state"], shown.removeprefix("verdict "), of_board[1], record}
+
+    assert words() == {"failure"}
+    report = Page((runs / "s/report.html").read_text()).text
+    assert "failure One step of 3 failed." in report and "To go on: pyrust-nn resume s" in report
+    with board(binary, runs) as url:
+        assert "second: AssertionError: it broke" in Page(ask(url).text).text, "the list says which step"
+    pyrust_nn.run_script("s", script, step="second", runs_dir=runs)
+    assert words() == {"success"}
+    assert "success All 3 steps succeeded." in Page((runs / "s/report.html").read_text()).text
 
 
 def test_a_browser_follows_a_session_and_keeps_what_was_ticked(browser: Any, binary: Path, several: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,19 @@ def test_the_data_report_counts_what_the_rows_are_and_the_page_shows_it(runs: Pa
     ):
         assert words in page.text, words
     assert page.all("mark"), "what was learned is marked"
+
+
+def test_what_check_finds_is_kept_and_shown_once_for_the_same_rows(runs: Path, data_json: str, tmp_path: Path) -> None:
+    conversations = json.loads(Path(data_json).read_text(encoding="utf-8"))
+    conversations[3]["mystery"] = ["a key <that> nobody knows"]
+    data = tmp_path / "keys.json"
+    data.write_text(json.dumps(conversations), encoding="utf-8")
+    found = pyrust_nn.check_dataset("builtin:tiny", dataset_path=data, max_length=256)
+    assert len(found["warnings"]) == 1 and '"mystery"' in found["warnings"][0]
+    step = tune(runs, str(data), sample_prompts=0)
+    tune(runs, str(data), sample_prompts=0, step="again")
+    kept = json.loads((step / "data_report.json").read_text(encoding="utf-8"))
+    assert (kept["warnings"], kept["notes"]) == (found["warnings"], found["notes"])
+    page = checked((runs / "s/report.html").read_text(encoding="utf-8"))
+    assert "finetune_lora, again: the rows as the model saw them" in page.text
+    assert len(re.findall("as check says it: ?these keys are not used", page.text)) == 1

@@ -60,6 +60,23 @@ def test_it_shows_curves_steps_and_log_and_leaves_the_terminal_as_it_was(binary:
     assert terminal.finish() == 0
 
 
+@pytest.mark.parametrize("columns", [80, 140])
+def test_no_word_of_an_error_is_cut_off(binary: Path, session: Path, columns: int) -> None:
+    message = " ".join(f"reason{i}" for i in range(1, 31))
+    error = {"kind": "script", "message": message, "causes": [], "traceback": None}
+    write_session(session.parent, [summary("script", "own", status="Failure", error=error)], "second", state="failure")
+    record = f"2026-01-01T00:00:00.000Z [ERROR] pyrust_nn::step::run: step own failed (script): {message}\n"
+    (session.parent / "second/pipeline.log").write_text(record)
+    terminal = Terminal(binary, "watch", "second", "--runs-dir", session.parent, columns=columns, lines=30)
+    until(terminal, "q leaves")
+    steps, _, log = terminal.text.partition("log, info and above")
+    for part in (steps, log):
+        shown = part.split()
+        assert [f"reason{i}" for i in range(1, 31) if f"reason{i}" not in shown] == []
+    os.write(terminal.parent, b"q")
+    assert terminal.finish() == 0
+
+
 @pytest.mark.parametrize(("end", "code"), [("key", 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_every_end_restores_the_terminal(binary: Path, session: Path, end: str | signal.Signals, code: int) -> None:
     words = ["/bin/sh", "-c", 'trap "" INT HUP TERM; (trap - INT HUP TERM; exec "$0" watch --runs-dir "$1"); echo "left with $?"; read end']

@@ -90,6 +90,7 @@ class TrainingReportFiles:
         lengths = train.lengths()
         return {
             "counts": self.data.counts,
+            **self.data.findings,
             "max_length": self.params.max_length,
             "train_rows": len(train),
             "train_tokens": int(lengths.sum()),

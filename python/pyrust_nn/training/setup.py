@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,6 +40,7 @@ class TrainingData:
     digest: str  # of the data set's files
     options: DatasetOptions
     counts: dict[str, int]
+    findings: dict[str, list[str]] = field(default_factory=dict)  # what `check` says of it: `warnings` and `notes`
 
 
 class JoiningSession(Protocol):
@@ -87,7 +88,9 @@ def load_data(params: SimpleNamespace, config: PretrainedConfig, session: Traini
         evaluation = PreparedRows(session.dataset("eval_dataset_path")["path"])
     logger.info("%s to train on, %d to evaluate", counted(len(train), "row"), len(evaluation or ()), extra={"shown": "off_terminal"})
     counts = {name: count for name, count in prepared.items() if isinstance(count, int) and name != "cached"}
-    return TrainingData(train, evaluation, prepared["digest"], prepared["options"], counts | {"eval_rows": len(evaluation or ())})
+    counts["eval_rows"] = len(evaluation or ())
+    findings = {name: prepared[name] for name in ("warnings", "notes")}
+    return TrainingData(train, evaluation, prepared["digest"], prepared["options"], counts, findings)
 
 
 def model_config(model: str) -> PretrainedConfig:

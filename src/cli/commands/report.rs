@@ -10,7 +10,7 @@ use crate::base::error::{Error, Kind};
 use crate::cli::global::GlobalArgs;
 use crate::cli::output;
 use crate::cli::read_session::ReadSession;
-use crate::report::{write_pictures, write_report};
+use crate::report::{PictureFormat, write_pictures, write_report};
 use crate::session::runs_dir;
 
 /// Write the report of a session, one HTML file: its steps, curves, files and errors
@@ -21,9 +21,12 @@ pub(crate) struct ReportArgs {
     /// Open it in the browser
     #[arg(long)]
     open: bool,
-    /// Also write each curve as an SVG file into this folder
+    /// Also write each picture as an SVG file into this folder: the graph of the steps, the curves, the lengths of rows
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
+    /// Also write each picture as a PNG file into this folder
+    #[arg(long, value_name = "DIR")]
+    png: Option<PathBuf>,
 }
 
 impl ReportArgs {
@@ -31,7 +34,12 @@ impl ReportArgs {
         let runs = runs_dir(global.runs_dir.as_deref());
         let session = self.session.name(&runs)?;
         let path = write_report(&runs, &session)?;
-        let pictures = self.svg.as_ref().map_or(Ok(Vec::new()), |folder| write_pictures(&runs, &session, folder))?;
+        let mut pictures = Vec::new();
+        for (folder, format) in [(&self.svg, PictureFormat::Svg), (&self.png, PictureFormat::Png)] {
+            if let Some(folder) = folder {
+                pictures.extend(write_pictures(&runs, &session, folder, format)?);
+            }
+        }
         if global.json {
             output::json(&json!({"session": session, "report": path, "pictures": pictures}));
         } else {

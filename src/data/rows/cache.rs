@@ -37,9 +37,8 @@ pub struct Prepared {
     pub counts: Counts,
     /// Whether it was in the cache already.
     pub cached: bool,
-    #[serde(skip)]
+    /// What was converted, and what may be a mistake.
     pub notes: Vec<String>,
-    #[serde(skip)]
     pub warnings: Vec<String>,
 }
 

@@ -9,17 +9,21 @@ use ratatui::widgets::{Block, Borders, LineGauge, Paragraph, Sparkline};
 use crate::base::numbers::{bytes, counted, duration, grouped, significant};
 use crate::cli::commands::watch::watched::Watched;
 use crate::cli::text::visible;
+use crate::cli::wrap::{cut, wrapped_below};
 use crate::report::{Curves, buckets};
 
 /// Steps of the session that are listed.
 const STEPS: usize = 6;
+/// Lines of a step's error, and where those after the first begin.
+const ERROR_LINES: usize = 4;
+const INDENT: usize = 6;
 /// Heights of a sparkline are multiples of this part of its range.
 const PARTS: f64 = 1000.0;
 /// Lines below which there are no sparklines, so that the log has some.
 const LOW: u16 = 16;
 
 pub(super) fn draw(frame: &mut Frame, watched: &Watched) {
-    let steps = step_lines(watched);
+    let steps = step_lines(watched, frame.area());
     let has_curves = watched.training.as_ref().is_some_and(|(_, curves)| curves.named("loss").is_some()) && frame.area().height >= LOW;
     let (loss, rate) = if has_curves { (6, 4) } else { (0, 0) };
     let progress = u16::from(watched.progress.is_some());
@@ -65,18 +69,46 @@ fn word(state: &str) -> Span<'static> {
     Span::styled(visible(state), Style::new().fg(color))
 }
 
-fn step_lines(watched: &Watched) -> Vec<Line<'static>> {
+/// A line for each of the last steps; an error that is longer goes on below it.
+fn step_lines(watched: &Watched, area: Rect) -> Vec<Line<'static>> {
+    let width = usize::from(area.width);
+    // On a low terminal the log, which has the error too, needs the room.
+    let most = if area.height >= LOW { ERROR_LINES } else { 1 };
     let steps = &watched.state.steps;
     let before = steps.len().saturating_sub(STEPS);
     let omitted = (before > 0).then(|| Line::from(format!("  … {}", counted(before as u64, "earlier step"))));
-    let lines = steps[before..].iter().map(|step| {
+    let lines = steps[before..].iter().flat_map(|step| {
         let mut spans = vec![Span::raw(format!("  {}  ", visible(&step.step))), word(&step.state)];
         spans.extend(step.duration_s.map(|time| Span::raw(format!("  {}", duration(time)))));
         spans.extend(step.loss.map(|loss| Span::raw(format!("  loss {}", significant(loss)))));
-        spans.extend(step.error.as_ref().map(|error| Span::styled(format!("  {}", visible(error)), Style::new().fg(Color::Red))));
-        Line::from(spans)
+        let taken: usize = spans.iter().map(Span::width).sum();
+        let red = Style::new().fg(Color::Red);
+        let mut error = step.error.as_ref().map(|error| error_lines(&visible(error), taken, width, most)).unwrap_or_default().into_iter();
+        spans.extend(error.next().map(|first| Span::styled(format!("  {first}"), red)));
+        std::iter::once(Line::from(spans))
+            .chain(error.map(|more| Line::from(format!("{}{more}", " ".repeat(INDENT))).style(red)))
+            .collect::<Vec<_>>()
     });
     omitted.into_iter().chain(lines).collect()
+}
+
+/// An error that begins in the column `taken` of a line of `width` columns, broken at spaces into at most `most` lines; an ellipsis ends a longer one.
+fn error_lines(error: &str, taken: usize, width: usize, most: usize) -> Vec<String> {
+    let error = error.replace(['\n', '\t'], " ");
+    // Of the first line `taken` columns and the two spaces are gone: a word as wide stands for them.
+    let gone = (taken + 2).saturating_sub(INDENT).min(width.saturating_sub(INDENT));
+    let whole =
+        wrapped_below(&format!("{} {error}", "x".repeat(gone.saturating_sub(1).max(1))), width.saturating_sub(INDENT).max(1), |_| 0);
+    let mut lines: Vec<String> = whole.lines().map(ToString::to_string).collect();
+    if let Some(first) = lines.first_mut() {
+        *first = first.get(gone.max(2)..).unwrap_or_default().to_string();
+    }
+    if lines.len() > most {
+        let rest = lines.drain(most.max(1) - 1..).collect::<Vec<_>>().join(" ");
+        let room = if most <= 1 { width.saturating_sub(taken + 2) } else { width.saturating_sub(INDENT) };
+        lines.push(cut(&rest, room));
+    }
+    lines
 }
 
 fn draw_progress(frame: &mut Frame, watched: &Watched, area: Rect) {
@@ -121,18 +153,23 @@ fn draw_curve(frame: &mut Frame, (step_name, curves): (&str, &Curves), name: &st
 /// The last lines that fit.
 fn draw_log(frame: &mut Frame, watched: &Watched, area: Rect) {
     let room = usize::from(area.height.saturating_sub(1));
-    let lines = watched.log[watched.log.len().saturating_sub(room)..].iter().map(|line| {
+    let width = usize::from(area.width).max(1);
+    let records = watched.log[watched.log.len().saturating_sub(room)..].iter().flat_map(|line| {
         let style = match line.split_once(" [").and_then(|(_, rest)| rest.get(..5)) {
             Some("ERROR") => Style::new().fg(Color::Red),
             Some("WARN ") => Style::new().fg(Color::Yellow),
             Some("DEBUG") => Style::new().add_modifier(Modifier::DIM),
             _ => Style::new(),
         };
-        Line::from(visible(&shortened(line).unwrap_or_else(|| line.clone()))).style(style)
+        let text = visible(&shortened(line).unwrap_or_else(|| line.clone())).replace('\t', "    ");
+        let text = wrapped_below(&cut(&text, width * room.max(1)), width, |line| line.len() - line.trim_start_matches(' ').len() + 2);
+        text.lines().map(|line| Line::from(line.to_string()).style(style)).collect::<Vec<_>>()
     });
+    let records: Vec<Line> = records.collect();
+    let lines = records[records.len().saturating_sub(room)..].to_vec();
     let title = format!("log, {} and above", watched.level.as_str().to_lowercase());
     let block = Block::new().borders(Borders::TOP).title(title);
-    frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(block), area);
+    frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
 /// A record without its date and origin, and without its level if that is INFO. `None` for the further lines of a record.
@@ -183,6 +220,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_long_error_goes_on_below_its_step_and_in_the_log() {
+        let words: Vec<String> = (1..=60).map(|i| format!("word{i}")).collect();
+        let error = words.join(" ");
+        assert_eq!(error_lines("short", 30, 80, 4), ["short"]);
+        for (taken, width) in [(30, 140), (30, 80), (79, 80), (120, 80)] {
+            let lines = error_lines(&error, taken, width, 20);
+            assert_eq!(lines.join(" ").split_whitespace().collect::<Vec<_>>(), words, "{taken} of {width}");
+            assert!(lines[0].len() + taken + 2 <= width || lines[0].is_empty(), "{taken} of {width}: {lines:?}");
+            assert!(lines[1..].iter().all(|line| line.len() + INDENT <= width), "{lines:?}");
+        }
+        let few = error_lines(&error, 30, 80, 3);
+        assert!(few.len() == 3 && few[2].ends_with('…') && few[2].chars().count() + INDENT <= 80, "{few:?}");
+        assert!(error_lines(&error, 30, 80, 1)[0].ends_with('…'));
+        assert_eq!(error_lines("", 0, 1, 1).len(), 1);
     }
 
     #[test]
