@@ -9,7 +9,7 @@ PY := $(PYTHON_ENV)/bin/python
 # The peers' own environments, 8 GB, made on first use; outside of the checkout.
 ENVIRONMENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pyrust-nn-benchmarks
 BENCHES := bench-data bench-export bench-training bench-trl-settings bench-whole-way bench-startup bench-scaling bench-board
-.PHONY: bench-quality pictures help build setup dev test test-rust test-python lint docs bench $(BENCHES) examples generate lock clean
+.PHONY: bench-quality pictures scale help build setup dev test test-rust test-python lint docs bench $(BENCHES) examples generate lock clean
 
 help:            ## Show these words
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s ':'
@@ -58,6 +58,9 @@ lint: dev        ## Formats, lints and types
 
 pictures: build dev  ## Make the pictures of a report and of the board in docs (needs Chromium)
 	$(PY) docs/pictures.py $(BIN)
+
+scale: build dev  ## Make the tables of docs/scale.md, which depend on what check estimates
+	$(PY) docs/scale.py $(BIN)
 
 docs: dev        ## Build the pages
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model
 
 from pyrust_nn import InputError, _core
 from pyrust_nn.files import atomic_folder
@@ -22,7 +22,7 @@ from pyrust_nn.models.added_tokens import TrainingTokenizer, add_embedding_rows,
 from pyrust_nn.models.devices import dtype_name
 from pyrust_nn.models.generation import set_stop_tokens
 from pyrust_nn.models.lineage import check_trained_on, read_lineage, write_lineage
-from pyrust_nn.models.loading import load_model
+from pyrust_nn.models.loading import freeze_quantized, load_model
 from pyrust_nn.models.lora_pairs import check_rebuildable
 from pyrust_nn.models.lora_targets import adapts_experts, lora_target_modules
 from pyrust_nn.models.model_folder import model_folder
@@ -60,7 +60,7 @@ def run(params, session):
     set_stop_tokens(model.generation_config, tokenizer, tokenizer.end_of_turn)
     add_embedding_rows(model, tokens)
     if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # `train` turns it on if requested
+        freeze_quantized(model)
     if checkpoint is not None:
         model = attach_adapter(model, checkpoint, trainable=True, dropout=params.lora_dropout)
     else:

@@ -9,7 +9,10 @@
 //! | optimizer | `8 N`: AdamW's two moments in fp32 (arXiv 1711.05101) | `8 A` |
 //!
 //! Trained weights are fp32 with every dtype (see `pyrust_nn.training.loop`). With `load_in_4bit`, a linear layer of the transformer blocks
-//! takes half a byte per element and 4 bytes per 64 elements (nf4, arXiv 2305.14314). All other weights are then fp32.
+//! takes half a byte per element and 4 bytes per 64 elements (nf4, arXiv 2305.14314). Norms and biases are then fp32, other matrices by dtype.
+//!
+//! On CUDA, if all rows of a step are one micro-batch, the backward pass frees activations while it makes gradients: of activations with logits
+//! and gradients only the larger counts. The parts have their full sizes, and `total` is less than their sum.
 //!
 //! Activations are what autograd saves for the backward pass of one micro-batch. Its tokens are those of a step up to
 //! `max_tokens_per_batch`, or the longest row. The table is per token and layer, with `h` hidden features, `i` intermediate features, `q` and
@@ -25,8 +28,9 @@
 //! the `r` elements between A and B. Qwen3 also normalizes queries and keys. This adds `q + k` elements for fp32 on a CPU. Otherwise it adds
 //! `2 q + 2 k` elements or `6 q + 6 k` bytes in full training and `4 q + 4 k` bytes in LoRA. In each case it adds 4 bytes per head. Outside
 //! the layers, a token adds twice the features of a head (plus `3 h`, except for fp32 on a CPU) and a target adds `2 h`. In bf16, full
-//! training also holds autocast's copy of every matrix. With `add_tokens` LoRA holds copies of the embedding and the output matrix. Layers with another attention and experts are counted like these layers, so their
-//! estimate is rough. The last layer is counted in full, although only target tokens are computed there.
+//! training also holds autocast's copy of every matrix. On CUDA it holds a second gradient of the output matrix, which the loss computes.
+//! With `add_tokens` LoRA holds copies of the embedding and the output matrix. Layers with another attention and experts are counted like
+//! these layers, so their estimate is rough. The last layer is counted in full, although only target tokens are computed there.
 //!
 //! Logits: the output matrix is applied only to target tokens, in chunks. Each target token and vocabulary entry takes the logit and its
 //! log-softmax: 8 bytes; 10 in bf16; 4 for fp32 on a CPU, or none there if the matrix is frozen.
@@ -73,7 +77,8 @@ pub(crate) fn memory(
         Some(_) if model.quantized => model.stored_bytes() + 4 * trained,
         Some(_) if settings.load_in_4bit => {
             let packed: u64 = linear_layers(model).map(|(_, inputs, outputs)| inputs * outputs).sum();
-            packed / 2 + packed.div_ceil(64) * 4 + 4 * (elements - packed) + 4 * trained
+            let vectors = one_dimensional(model);
+            packed / 2 + packed.div_ceil(64) * 4 + bytes_of(dtype) * (elements - packed - vectors) + 4 * (vectors + trained)
         }
         Some(_) => bytes_of(dtype) * elements + 4 * trained,
     };
@@ -93,9 +98,13 @@ pub(crate) fn memory(
         Some(_) if settings.add_tokens.is_some() => 2 * (bytes_of(dtype) + 4) * sizes.vocabulary * sizes.hidden,
         _ => 0,
     };
+    // The loss computes the gradient of the output matrix; on a CPU it is added in place.
+    let head_gradient = if adapter.is_none() && cuda { 4 * sizes.vocabulary * sizes.hidden } else { 0 };
     let outside = 4 * ((if fused { 0 } else { 3 }) * sizes.hidden + 2 * sizes.head);
-    let activations =
-        tokens.saturating_mul(per_token + outside).saturating_add(targets.saturating_mul(8 * sizes.hidden)).saturating_add(copies);
+    let activations = tokens
+        .saturating_mul(per_token + outside)
+        .saturating_add(targets.saturating_mul(8 * sizes.hidden))
+        .saturating_add(copies + head_gradient);
     let chunk = (CHUNK_MIB[usize::from(cuda)] << 20) / (4 * sizes.vocabulary).max(1);
     let each = match adapter {
         _ if half_precision => 10,
@@ -104,18 +113,32 @@ pub(crate) fn memory(
         _ => 8,
     };
     let logits = chunk.max(16).min(targets) * sizes.vocabulary * each;
-    let parts = [weights, gradients, optimizer, activations, logits];
-    let total = parts.into_iter().fold(0, u64::saturating_add);
+    let in_forward = activations.saturating_add(logits);
+    let at_once = if cuda && is_one_micro_batch(settings, rows) { gradients.max(in_forward) } else { gradients.saturating_add(in_forward) };
+    let total = [weights, optimizer, at_once].into_iter().fold(0, u64::saturating_add);
     Ok(Memory { weights, gradients, optimizer, activations, logits, total })
 }
 
 /// Upper bounds of the tokens and target tokens of a micro-batch. Rows of a step are combined up to the budget; a longer row is alone.
 fn micro_batch(settings: &EstimateSettings, rows: RowCounts, cuda: bool) -> (u64, u64) {
-    let budget = settings.max_tokens_per_batch.unwrap_or(MAX_TOKENS[usize::from(cuda)]);
-    let step = settings.batch_size.saturating_mul(settings.gradient_accumulation_steps).saturating_mul(rows.longest);
-    let tokens = budget.min(step).min(rows.tokens).max(rows.longest);
+    let tokens = budget(settings, cuda).min(step_tokens(settings, rows)).min(rows.tokens).max(rows.longest);
     let targets = tokens.saturating_mul(rows.targets).div_ceil(rows.tokens.max(1));
     (tokens, targets.max(rows.longest_targets).min(tokens))
+}
+
+/// Whether each step on CUDA is a single micro-batch.
+fn is_one_micro_batch(settings: &EstimateSettings, rows: RowCounts) -> bool {
+    step_tokens(settings, rows) <= budget(settings, true).max(rows.longest)
+}
+
+/// Maximum tokens of a micro-batch of several rows.
+fn budget(settings: &EstimateSettings, cuda: bool) -> u64 {
+    settings.max_tokens_per_batch.unwrap_or(MAX_TOKENS[usize::from(cuda)])
+}
+
+/// Upper bound of the tokens of a step.
+fn step_tokens(settings: &EstimateSettings, rows: RowCounts) -> u64 {
+    settings.batch_size.saturating_mul(settings.gradient_accumulation_steps).saturating_mul(rows.longest)
 }
 
 /// Elements of biases and norms, of which autocast makes no copies.

@@ -110,6 +110,22 @@ fn an_adapter_has_rank_times_the_inputs_and_outputs_of_its_layers() {
 }
 
 #[test]
+fn four_bit_weights_leave_the_embedding_in_its_dtype_and_vectors_in_fp32() {
+    let (made, _) = estimated(&json!({"task": "finetune_lora", "load_in_4bit": true, "dtype": "bf16", "target_modules": ["q_proj"]}));
+    assert_eq!(made.memory.unwrap().weights, PROJECTIONS / 2 + PROJECTIONS / 16 + 2 * 1600 + 4 * (16 + 16 + 16) + 4 * 8 * (16 + 16));
+}
+
+#[test]
+fn gradients_take_the_place_of_activations_if_a_step_on_cuda_is_one_micro_batch() {
+    let one = json!({"device": "cuda", "dtype": "bf16"});
+    let memory = estimated(&one).0.memory.unwrap();
+    assert_eq!(memory.total, memory.weights + memory.optimizer + (memory.activations + memory.logits).max(memory.gradients));
+    let several = json!({"device": "cuda", "dtype": "bf16", "max_tokens_per_batch": 39});
+    let memory = estimated(&several).0.memory.unwrap();
+    assert_eq!(memory.total, memory.weights + memory.optimizer + memory.activations + memory.logits + memory.gradients);
+}
+
+#[test]
 fn settings_that_training_would_refuse_are_reported() {
     let (_, refusals) = estimated(&json!({"task": "finetune_lora", "target_modules": ["qproj"]}));
     assert!(refusals[0].contains("no layer \"qproj\"") && refusals[0].contains("did you mean \"q_proj\"?"), "{refusals:?}");

@@ -16,6 +16,8 @@ from pyrust_nn.training.loop import train
 from pyrust_nn.training.rows import Row
 from pyrust_nn.training.setup import TrainingData
 
+CPU = torch.device("cpu")
+
 
 def small_model(**more: Any) -> Qwen2ForCausalLM:
     """Two layers of Qwen2 with random weights and the tiny model's vocabulary."""
@@ -40,6 +42,7 @@ def run_training(
     loraplus_ratio: float | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
     checkpoint: Path | None = None,
     ranks: Ranks | None = None,
     **given: Any,
@@ -58,4 +61,4 @@ def run_training(
     nothing: Any = {}
     data = TrainingData(RowList(samples), RowList(held_out), "", nothing, {})  # type: ignore[arg-type]
     more: Any = {"loraplus_ratio": loraplus_ratio, "callbacks": callbacks, "checkpoint": checkpoint}
-    return train(model, tokenizer, data, params, session, device=torch.device("cpu"), dtype=dtype, **more)
+    return train(model, tokenizer, data, params, session, device=device, dtype=dtype, **more)

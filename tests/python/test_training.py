@@ -19,12 +19,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM, 
 
 import pyrust_nn
 from pyrust_nn import InputError, ModelError, UsageError
+from pyrust_nn.models.loading import freeze_quantized
 from pyrust_nn.models.model_folder import model_folder
 from pyrust_nn.models.tokenizers import TokenizerFiles, load_tokenizer
 from pyrust_nn.training import loop
 from pyrust_nn.training.batches import BatchLayout, MicroBatching
 from pyrust_nn.training.order import epoch_order
 from pyrust_nn.training.rows import PreparedRows, Row
+from pyrust_nn.training.step_loss import StepLoss
 
 TINY = "builtin:tiny"
 ENDS = {"<|im_end|>", "<|endoftext|>"}
@@ -581,6 +583,24 @@ def test_out_of_memory_takes_smaller_micro_batches_of_the_same_step(tokenizer, s
     crowded.room = 3
     with pytest.raises(ModelError, match=r"too small to train on a row of \d+ tokens; lower max_length"):
         run_training(crowded, tokenizer, samples, tmp_path)
+
+
+def test_a_quantized_base_keeps_its_large_matrices_in_half_precision():
+    model = small_model().to(torch.bfloat16)
+    freeze_quantized(model)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    kinds = {(parameter.dim(), parameter.dtype) for parameter in model.parameters()}
+    assert kinds == {(1, torch.float32), (2, torch.bfloat16)}
+
+
+def test_compiled_layers_are_not_checkpointed_when_memory_runs_out(samples):
+    crowded = Crowded(small_model().config)
+    crowded.room = 3
+    batching = MicroBatching(BatchLayout.PADDED, 768)
+    loss = StepLoss(crowded, batching, torch.device("cpu"), torch.float32, may_checkpoint=False)
+    with pytest.raises(ModelError, match=r"too small to train on a row of \d+ tokens.*gradient_checkpointing \(with compile"):
+        loss.add_gradients(samples[:4], torch.ones(()), torch.amp.GradScaler(enabled=False))
+    assert not crowded.is_activation_checkpointing
 
 
 def test_a_routers_loss_counts_once_however_a_step_is_cut(tokenizer, samples, tmp_path):

@@ -83,10 +83,10 @@ class MicroBatching:
     def inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
         """A micro-batch as arguments of the model's forward: int64 tensors on the CPU, and lists where stated.
 
-        It has `input_ids` and `labels`, and `use_cache` is off, since rows would see each other through a cache. Packed:
-        both [1, tokens], with `position_ids`, `shift_labels`, `target_positions` (where `shift_labels` are targets), `row_lengths`
-        (a list) and flash-attention's equivalents.
-        Stacked: both [rows, longest], with an `attention_mask` if there is padding.
+        It has `input_ids`, `labels` and `target_positions` (of the positions in the order of the rows, those that predict a target),
+        and `use_cache` is off, since rows would see each other through a cache. Packed: [1, tokens], with `position_ids`,
+        `shift_labels`, `row_lengths` (a list) and flash-attention's equivalents. Stacked: [rows, longest], with an `attention_mask`
+        if there is padding.
         """
         if self.layout is BatchLayout.PACKED:
             return _packed_inputs(rows)
@@ -96,6 +96,7 @@ class MicroBatching:
             size = row_length(row)
             input_ids[at, :size], labels[at, :size], mask[at, :size] = row.input_ids, row.labels, 1
         inputs: dict[str, Any] = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels), "use_cache": False}
+        inputs["target_positions"] = target_positions(np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED))
         if not mask.all():
             inputs["attention_mask"] = torch.from_numpy(mask)
         return inputs
@@ -130,8 +131,7 @@ def _packed_inputs(rows: Sequence[Row]) -> dict[str, Any]:
         "input_ids": _concatenated([row.input_ids for row in rows]),
         "labels": _concatenated([row.labels for row in rows]),
         "shift_labels": _concatenated([shifted]),
-        # Found here: on a GPU the search would wait for everything before it.
-        "target_positions": torch.from_numpy(np.flatnonzero(shifted != IGNORED)),
+        "target_positions": target_positions(shifted),
         "position_ids": _concatenated([np.arange(size) for size in lengths]),
         "use_cache": False,
         "row_lengths": lengths,
@@ -140,6 +140,20 @@ def _packed_inputs(rows: Sequence[Row]) -> dict[str, Any]:
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
     }
+
+
+def target_positions(shifted: np.ndarray) -> torch.Tensor:
+    """Where labels that are shifted by one are targets, int64 [targets]. On a GPU the search would wait for everything before it."""
+    return torch.from_numpy(np.flatnonzero(shifted != IGNORED))
+
+
+def on_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The same with the tensors on the device. A GPU copies them while Python goes on; from memory that is not pinned it would not."""
+    moved = {}
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor):
+            moved[name] = value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+    return inputs | moved
 
 
 def _concatenated(arrays: list[np.ndarray]) -> torch.Tensor:

@@ -74,7 +74,7 @@ class GroupRanks(Ranks):
         for bucket in buckets(gradients):
             with flat(bucket) as values:
                 dist.all_reduce(values, group=self.group)
-        return torch.tensor(whole, dtype=loss.dtype, device=loss.device)
+        return torch.full((), whole, dtype=loss.dtype, device=loss.device)  # `tensor` would wait for a GPU
 
     def all_reduce_sum(self, value: float) -> float:
         """Summed in 64 bits."""

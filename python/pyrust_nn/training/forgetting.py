@@ -15,7 +15,7 @@ from pyrust_nn import InputError, _core
 from pyrust_nn._runtime.ranks import Ranks
 from pyrust_nn.cpu.packed_attention import packed_attention
 from pyrust_nn.cpu.patching import patched_layers
-from pyrust_nn.training.batches import BatchLayout, MicroBatching, row_length, target_tokens
+from pyrust_nn.training.batches import BatchLayout, MicroBatching, on_device, row_length, target_tokens
 from pyrust_nn.training.evaluation import set_eval_mode
 from pyrust_nn.training.memory import release_memory
 from pyrust_nn.training.rows import PreparedRows, Row
@@ -106,7 +106,9 @@ def mean_loss(model: Any, rows: list[Row], device: torch.device, dtype: torch.dt
         while True:
             parts = batching.split(own)
             try:
-                total = sum(_loss_sum(model, target_loss, batching.inputs(part), device) for part in parts)
+                total = torch.zeros((), dtype=torch.float64, device=device)
+                for part in parts:
+                    total += _loss_sum(model, target_loss, batching.inputs(part), device)
                 break
             except torch.OutOfMemoryError:
                 if len(parts) == len(own):
@@ -114,13 +116,16 @@ def mean_loss(model: Any, rows: list[Row], device: torch.device, dtype: torch.dt
             largest = max(sum(map(row_length, part)) for part in parts)
             batching = replace(batching, max_tokens=max(1, largest // 2))
             release_memory()
-    return ranks.all_reduce_sum(total) / target_tokens(rows)
+    return ranks.all_reduce_sum(float(total)) / target_tokens(rows)
 
 
-def _loss_sum(model: Any, target_loss: TargetLoss, inputs: dict[str, Any], device: torch.device) -> float:
-    tensors = {name: value.to(device) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-    outputs = model(**(inputs | tensors), num_items_in_batch=1)
+def _loss_sum(model: Any, target_loss: TargetLoss, inputs: dict[str, Any], device: torch.device) -> torch.Tensor:
+    inputs = on_device(inputs, device)
+    if not target_loss.usable:
+        del inputs["target_positions"]
+    outputs = model(**inputs, num_items_in_batch=torch.ones((), device=device))
     loss = outputs.loss
     if getattr(outputs, "aux_loss", None) is not None:  # the router's, which the model adds
         loss = loss - target_loss.base.router_aux_loss_coef * outputs.aux_loss
-    return float(loss)
+    summed: torch.Tensor = loss.double()
+    return summed

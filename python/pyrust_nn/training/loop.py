@@ -8,8 +8,8 @@ its turns if the chat template rewrites earlier messages (see `chat.renderer`). 
 of an epoch has the rest.
 
 Precision: fp32 computes in fp32. bf16 and fp16 compute by autocast, while the trained weights stay in fp32 (updates of
-1e-5 vanish in 8 bits of mantissa); fp16 scales its loss. So full fine-tuning takes 16 bytes per parameter in every dtype.
-LoRA keeps its frozen base in `dtype`.
+1e-5 vanish in 8 bits of mantissa); fp16 scales its loss. So full fine-tuning takes 16 bytes per parameter in every dtype, and 2
+more in bf16 and fp16 for the copies that autocast keeps during a micro-batch. LoRA keeps its frozen base in `dtype`.
 
 Callbacks are transformers' TrainerCallbacks, with its events, TrainerState and TrainerControl; `args` are `LoopArguments`.
 """
@@ -41,6 +41,7 @@ from pyrust_nn.training.callbacks import ETACallback, MetricsCallback, ProgressC
 from pyrust_nn.training.checkpoints import STATE_FILE, Checkpoints, load_states, load_weights, save_states
 from pyrust_nn.training.compiling import compiled_layers
 from pyrust_nn.training.evaluation import EvaluationCallback, set_eval_mode
+from pyrust_nn.training.loss_reading import LossReader
 from pyrust_nn.training.memory import out_of_memory_error, peak_memory_bytes, release_memory, trim_heap, unmap_trainable
 from pyrust_nn.training.neftune import noisy_embeddings
 from pyrust_nn.training.optimizers import make_optimizer
@@ -136,7 +137,7 @@ def train(
                 tokenizer,
                 data,
                 args,
-                StepLoss(model, batching, device, dtype, checkpointing=params.gradient_checkpointing),
+                StepLoss(model, batching, device, dtype, may_checkpoint=not (params.gradient_checkpointing or params.compile)),
                 Checkpoints(args.output_dir, session, every=args.save_steps, limit=args.save_total_limit),
                 meter=meter,
                 evaluation=evaluation,
@@ -222,7 +223,9 @@ class TrainingLoop:
         self.loss_since_logged = torch.zeros((), device=step_loss.device)  # sum over steps
         self.loss_logged = 0.0  # the same of the steps before
         self.logged_at = 0
-        self.last_step: dict[str, Any] = {}  # its grad_norm and learning_rate
+        self.losses = LossReader(meter.record_loss, lambda what: ModelError(self.divergence(what)))
+        self.grad_norm, self.learning_rate = torch.zeros(()), 0.0  # of the last step
+        self.loss_scale = self.scaler.get_scale()
         self.skipped = 0  # steps in a row without a change, since fp16 gradients overflowed
         self.resumed_from: Path | None = None
 
@@ -251,6 +254,7 @@ class TrainingLoop:
                     break
             self.notify("on_epoch_end")
             self.log_evaluate_save()
+        self.losses.finish()
         if self.ranks.first:
             self.checkpoints.prune_at_end(self.state.best_global_step)
         train_loss = (self.loss_logged + self.loss_since_logged.item()) / max(1, self.state.global_step)
@@ -272,31 +276,28 @@ class TrainingLoop:
             yield at, [self.data.train[row] for row in order[at * size : (at + 1) * size]]
 
     def train_step(self, rows: list[Row]) -> None:
-        """Change the weights by one step. Raises ModelError, before that, if the loss is infinite or NaN."""
+        """Change the weights by one step. Raises ModelError if the loss is infinite or NaN: before that, on a GPU after it."""
         self.model.train()
         count = target_tokens(rows)
         own = self.ranks.shard(rows)
         targets = torch.full((), count, device=self.step_loss.device)  # `tensor` would wait for a GPU
         loss = self.step_loss.add_gradients(own, targets, self.scaler)
         loss = self.ranks.sum_gradients(self.model.parameters(), loss)
-        step_loss = float(loss)
-        if not math.isfinite(step_loss):
-            raise ModelError(self.divergence(f"the loss became {step_loss} at step {self.state.global_step + 1}"))
-        self.meter.record_loss(step_loss)
+        self.losses.add(self.state.global_step + 1, loss)
         self.meter.rows += len(rows)
         self.meter.tokens += sum(map(row_length, rows))
         self.meter.target_tokens += count
         self.loss_since_logged += loss
 
         self.scaler.unscale_(self.optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or math.inf)
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or math.inf)
         self.notify("on_pre_optimizer_step")
-        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.notify("on_optimizer_step")
-        self.last_step = {"grad_norm": grad_norm, "learning_rate": self.scheduler.get_last_lr()[0]}
-        self.skipped = self.skipped + 1 if self.scaler.get_scale() < scale else 0
+        self.learning_rate = self.scheduler.get_last_lr()[0]
+        before, self.loss_scale = self.loss_scale, self.scaler.get_scale()
+        self.skipped = self.skipped + 1 if self.loss_scale < before else 0
         if self.skipped > MAX_SKIPPED:
             raise ModelError(self.divergence(f"gradients overflow fp16 in {self.skipped} steps in a row"))
         if not self.skipped:
@@ -314,13 +315,16 @@ class TrainingLoop:
     def log_evaluate_save(self) -> None:
         """Do what is due."""
         synchronize(self.control, self.ranks)
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save or self.control.should_training_stop:
+            self.losses.finish()
         if self.control.should_log and self.state.global_step > self.logged_at:
-            loss = self.loss_since_logged.item()
+            # Together, so that a GPU is waited for once.
+            loss, grad_norm = torch.stack([self.loss_since_logged, self.grad_norm.to(self.loss_since_logged)]).cpu().tolist()
             self.loss_since_logged.zero_()
             self.loss_logged += loss
             mean = loss / (self.state.global_step - self.logged_at)
             self.logged_at = self.state.global_step
-            self.log({"loss": mean} | {name: float(value) for name, value in self.last_step.items()})
+            self.log({"loss": mean, "grad_norm": grad_norm, "learning_rate": self.learning_rate})
         if self.control.should_evaluate:
             self.evaluate()
         if self.control.should_save:
@@ -340,12 +344,13 @@ class TrainingLoop:
             raise InputError("a callback asks for an evaluation, but there is no data for it; set eval_split or eval_dataset_path")
         set_eval_mode(self.model)
         draw()
-        total, targets, size = 0.0, 0, self.args.rows_per_step
+        targets, size = 0, self.args.rows_per_step
+        sums = torch.zeros((), dtype=torch.float64, device=self.step_loss.device)
         for start in range(0, len(self.data.evaluation), size):
             rows = [self.data.evaluation[row] for row in range(start, min(start + size, len(self.data.evaluation)))]
-            total += self.step_loss.loss_sum(self.ranks.shard(rows))
+            sums += self.step_loss.loss_sum(self.ranks.shard(rows))
             targets += target_tokens(rows)
-        total = self.ranks.all_reduce_sum(total)
+        total = self.ranks.all_reduce_sum(sums.item())
         metrics = {"eval_loss": total / targets}
         if not math.isfinite(total):
             raise ModelError(self.divergence(f"the evaluation loss became {total} at step {self.state.global_step}"))
@@ -389,6 +394,7 @@ class TrainingLoop:
         self.meter.first_loss, self.meter.last_loss = extra["first_loss"], extra["last_loss"]
         self.evaluation.without_improvement = extra["evaluations_without_gain"]
         load_states(checkpoint, self.parts())
+        self.loss_scale = self.scaler.get_scale()
         self.resumed_from = checkpoint
         # A process that was killed may not have come to this.
         if self.ranks.first:

@@ -49,5 +49,5 @@ def out_of_memory_error(device: torch.device, what: str) -> ModelError:
     """The error for memory that does not suffice `what`, with what to do about it."""
     return ModelError(
         f"the memory of {device} is too small {what}; lower max_length (and set overlong), or use a smaller model, "
-        "optimizer adamw_8bit, or LoRA with load_in_4bit"
+        "gradient_checkpointing (with compile it is not turned on by itself), optimizer adamw_8bit, or LoRA with load_in_4bit"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pyrust_nn.training.batches import MicroBatching, row_length, target_tokens
+from pyrust_nn.training.batches import MicroBatching, on_device, row_length, target_tokens
 from pyrust_nn.training.memory import out_of_memory_error, release_memory
 from pyrust_nn.training.rows import IGNORED, Row
 from pyrust_nn.training.target_loss import TargetLoss
@@ -25,10 +25,13 @@ logger = logging.getLogger(__name__)
 class StepLoss:
     """Computes losses and gradients of rows, in micro-batches that fit into memory."""
 
-    def __init__(self, model: Any, batching: MicroBatching, device: torch.device, dtype: torch.dtype, *, checkpointing: bool) -> None:
-        """`dtype` is what is computed in. checkpointing: whether the model recomputes its activations already."""
+    def __init__(self, model: Any, batching: MicroBatching, device: torch.device, dtype: torch.dtype, *, may_checkpoint: bool) -> None:
+        """`dtype` is what is computed in. may_checkpoint: whether the model may be made to recompute its activations if memory runs out.
+
+        Not if it does already, and not if its layers are compiled: compiled layers are not checkpointed as a whole (see `compiling`).
+        """
         self.model, self.batching, self.device, self.dtype = model, batching, device, dtype
-        self.checkpointing = checkpointing
+        self.may_checkpoint = may_checkpoint
         # On a CPU the loss is not scaled (fp16 is refused there).
         self.target_loss = TargetLoss(model, in_place=device.type == "cpu")
         self._takes_count = _takes_count(self.target_loss.base)
@@ -57,15 +60,15 @@ class StepLoss:
             return None
         return total
 
-    def loss_sum(self, rows: Sequence[Row]) -> float:
-        """The sum of the losses of these rows' target tokens, without gradients. If memory runs out, fewer rows are computed at once."""
-        total = 0.0
+    def loss_sum(self, rows: Sequence[Row]) -> torch.Tensor:
+        """The sum of the losses of these rows' target tokens, without gradients, float64 []. Fewer rows at once if memory runs out."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         parts = self.batching.split(rows)
         try:
             for part in parts:
                 count = target_tokens(part)
                 with torch.no_grad():
-                    total += float(self._loss(part, count)) * count
+                    total += self._loss(part, torch.full((), count, device=self.device)).double() * count
             return total
         except torch.OutOfMemoryError:
             if len(parts) == len(rows):
@@ -74,10 +77,11 @@ class StepLoss:
         release_memory()
         return self.loss_sum(rows)
 
-    def _loss(self, rows: list[Row], targets: torch.Tensor | int) -> torch.Tensor:
+    def _loss(self, rows: list[Row], targets: torch.Tensor) -> torch.Tensor:
         """The sum of a micro-batch's token losses divided by `targets`; in training with its share of the router's loss."""
-        inputs = self.batching.inputs(rows)
-        inputs |= {name: self._moved(value) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        inputs = on_device(self.batching.inputs(rows), self.device)
+        if not self.target_loss.usable:
+            del inputs["target_positions"]
         count = {"num_items_in_batch": targets} if self._takes_count else {}
         mixed = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         with self.target_loss, mixed:
@@ -94,16 +98,12 @@ class StepLoss:
                 loss = loss - (1 - counted) * self.target_loss.base.router_aux_loss_coef * router.float()
         return loss
 
-    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
-        """On the device. A GPU copies it while Python goes on; a tensor that is not pinned would wait for everything before it."""
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor.to(self.device)
-
     def _reduce_memory(self, parts: list[list[Row]], cause: torch.OutOfMemoryError) -> None:
         largest = max(parts, key=_tokens)
         if len(largest) > 1:
             self._halve_micro_batches(parts)
-        elif not self.checkpointing:
-            self.checkpointing = True
+        elif self.may_checkpoint:
+            self.may_checkpoint = False
             enable_checkpointing(self.target_loss.base)
             logger.warning("memory ran out: gradient checkpointing is turned on, which makes training slower")
         else:

@@ -30,7 +30,6 @@ class TargetRows:
         """`base` is transformers' model, without peft's wrapper."""
         layers = getattr(getattr(base, "model", None), "layers", None)
         self.layer: Any = layers[-1] if layers is not None and len(layers) and type(layers[-1]) in SUPPORTED_LAYERS else None
-        self._targets: torch.Tensor | None = None
 
     def __enter__(self) -> TargetRows:
         """Replace the layer's forward."""
@@ -38,31 +37,45 @@ class TargetRows:
         if self.layer is not None and "forward" not in self.layer.__dict__ and not _is_compiled(self.layer):
             self._original_forward = self.layer.forward
             self.layer.forward = self._forward
-            self._hook = self.layer.self_attn.o_proj.register_forward_pre_hook(self._select)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Restore it."""
         if self.layer is not None and self.layer.__dict__.get("forward") == self._forward:
             del self.layer.forward
-            self._hook.remove()
 
     def _forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """`hidden_states` [1, tokens, features] to [1, targets, features]."""
-        self._targets = kwargs.get("target_positions")
-        if self._targets is None or len(self._targets) in (0, hidden_states.shape[1]):
-            self._targets = None
+        targets = kwargs.get("target_positions") if "row_lengths" in kwargs else None
+        if targets is None or len(targets) in (0, hidden_states.shape[1]):
             result: torch.Tensor = self._original_forward(hidden_states, **kwargs)
             return result
-        layer = self.layer
-        residual = hidden_states.index_select(1, self._targets)
-        attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
-        hidden_states = residual + attended
-        return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
 
-    def _select(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """The target positions of the output projection's input, [1, tokens, features]."""
-        return inputs if self._targets is None else (inputs[0].index_select(1, self._targets), *inputs[1:])
+        def compute(hidden_states: torch.Tensor) -> torch.Tensor:
+            return _at_targets(self.layer, targets, hidden_states, **kwargs)
+
+        if self.layer.gradient_checkpointing and self.layer.training:
+            # As the layer's own forward does, which this replaces.
+            result = self.layer._gradient_checkpointing_func(compute, hidden_states)
+            return result
+        return compute(hidden_states)
+
+
+def _at_targets(layer: Any, targets: torch.Tensor, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """The layer's output at `targets`, [1, targets, features]. It may be called again later, in the backward pass."""
+
+    def select(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0].index_select(1, targets), *inputs[1:])
+
+    residual = hidden_states.index_select(1, targets)
+    hook = layer.self_attn.o_proj.register_forward_pre_hook(select)
+    try:
+        attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)
+    finally:
+        hook.remove()
+    hidden_states = residual + attended
+    computed: torch.Tensor = hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+    return computed
 
 
 def _is_compiled(layer: torch.nn.Module) -> bool:
