@@ -45,7 +45,10 @@ pub(crate) fn resolve_or_list<'a>(
     for name in given.keys().filter(|name| !params.iter().any(|param| param.name == *name)) {
         let near = suggestion(name, params.iter().map(|param| param.name)).map(|near| format!("; did you mean {}?", interface.spell(near)));
         let fix = near.unwrap_or_else(|| format!("; see `pyrust-nn {} --help`", Interface::Cli.spell_task(task)));
-        wrong.push(WrongParam { name: Some(name.clone()), text: format!("{} has no parameter {}{fix}", interface.spell_task(task), interface.spell(name)) });
+        wrong.push(WrongParam {
+            name: Some(name.clone()),
+            text: format!("{} has no parameter {}{fix}", interface.spell_task(task), interface.spell(name)),
+        });
     }
     let mut resolved = Map::new();
     for param in params {

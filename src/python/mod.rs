@@ -24,7 +24,10 @@ pub(crate) use interpreter::{
     use_environment, with_python,
 };
 pub(crate) use package::{adapter_base, hub_dataset, hub_revision, json_lines, model_folder};
-pub(crate) use preflight::{check_compiler, check_device, check_hub_model, check_llama_server, check_reports, check_served_folders, check_served_model, check_tensor_patterns};
+pub(crate) use preflight::{
+    check_compiler, check_device, check_hub_model, check_llama_server, check_reports, check_served_folders, check_served_model,
+    check_tensor_patterns,
+};
 pub(crate) use probe::{TimingProbe, time_rows};
 pub(crate) use processes::{
     LAUNCHED, follow_step, is_command_line, is_launched, is_worker, say_to_workers, torchrun_place, work, worker_command,

@@ -51,8 +51,7 @@ impl ModelBackend {
         let files: Vec<&str> = adapters.iter().map(|adapter| adapter.file.as_str()).collect();
         let names: Vec<&str> = adapters.iter().map(|adapter| adapter.name.as_str()).collect();
         let engine = settings.engine.clone();
-        let process =
-            ServedModel::start(&json!({"name": model.name, "model": model.file, "adapters": files, "adapter_names": names,
+        let process = ServedModel::start(&json!({"name": model.name, "model": model.file, "adapters": files, "adapter_names": names,
             "engine": engine.name(), "llama_server": engine.llama_server(), "parallel": settings.parallel,
             "ctx_size": settings.ctx_size, "device": settings.device}))?;
         let (address, positions) = (process.address()?, process.positions()?);

@@ -91,11 +91,8 @@ fn prepare(session: Option<&str>, given: Map<String, Value>, runs: &Path, interf
     check_unique(models.iter().chain(&adapters))?;
     // What must be converted is checked afterwards. Without an environment one is made when the models start.
     let engine = ServingEngine::of(&params, interface)?;
-    let (models, adapters) = if engine.is_llama() {
-        (models, adapters)
-    } else {
-        engine.folders(models, adapters, params["offline"] == Value::Bool(true))?
-    };
+    let (models, adapters) =
+        if engine.is_llama() { (models, adapters) } else { engine.folders(models, adapters, params["offline"] == Value::Bool(true))? };
     if engine.is_llama() && models.iter().chain(&adapters).all(ServedName::is_gguf) {
         check_files(&models, &adapters, params["ctx_size"].as_u64())
             .or_else(|cause| if Error::of(&cause).kind == Kind::Setup { Ok(()) } else { Err(cause) })?;

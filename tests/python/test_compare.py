@@ -119,7 +119,11 @@ def test_the_page_has_the_curves_over_one_another_and_no_markup_of_a_session(cli
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["a"], "compare needs SESSION: names of the sessions, two or more"), (["a", "x"], "there is no session x"), (["a", "b", "--html", "."], "is a folder")],
+    [
+        (["a"], "compare needs SESSION: names of the sessions, two or more"),
+        (["a", "x"], "there is no session x"),
+        (["a", "b", "--html", "."], "is a folder"),
+    ],
 )
 def test_what_cannot_be_compared_is_a_usage_error(words: list[str], message: str, cli: Cli, runs: Path) -> None:
     two(runs)

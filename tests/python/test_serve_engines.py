@@ -40,7 +40,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         choice = {{"index": 0, "finish_reason": "stop", "message": {{"role": "assistant", "content": json.dumps(body)}}}}
         self.answer(200 if authorized else 401, {{"object": "chat.completion", "choices": [choice], "model": body["model"]}})
     def log_message(self, *words): pass
-http.server.ThreadingHTTPServer((arguments[arguments.index("--host") + 1], int(arguments[arguments.index("--port") + 1])), Handler).serve_forever()
+host, port = (arguments[arguments.index(flag) + 1] for flag in ("--host", "--port"))
+http.server.ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
 """
 
 # llama.cpp's server with a command line like llama-server's: the package has no such program.
@@ -173,7 +174,7 @@ def test_a_llama_server_of_ones_own(made: Path, binary: Path, tmp_path: Path) ->
         (["-m", "FULL", "--engine", "vllm", "--llama-server", "x"], "--llama-server is llama.cpp's"),
         (["-m", "m/gguf", "--llama-server", "nowhere"], "llama_server is nowhere, which is no program here"),
         (["-m", "m/gguf", "--llama-server", "/bin/false"], "/bin/false --help does not run"),
-        (["-m", "FULL", "--engine", "ollama"], "--engine must be one of llama, vllm, transformers, not \"ollama\""),
+        (["-m", "FULL", "--engine", "ollama"], '--engine must be one of llama, vllm, transformers, not "ollama"'),
     ],
 )
 def test_what_an_engine_cannot_serve(

@@ -65,7 +65,9 @@ class ProgramModel(ServedModel):
 
 
 def start(params_json: str) -> ServedModel:
-    """Start a model's server: `name`, `model` and `adapters` (paths), `adapter_names`, `engine`, `llama_server`, `parallel`, `ctx_size`, `device`.
+    """Start a model's server.
+
+    params_json: `name`, `model` and `adapters` (paths), `adapter_names`, `engine`, `llama_server`, `parallel`, `ctx_size`, `device`.
 
     Raises ModelError, InputError or UsageError if a file or a parameter cannot be used, SetupError if the engine is not installed.
     """

@@ -166,7 +166,9 @@ def check_plain_adapter(engine: str, adapter: Path) -> None:
 
 def check_template(model: Path, adapter: Path) -> None:
     """vLLM renders requests to an adapter with the template of the base. Raises InputError if the adapter has another."""
-    texts = [path.read_text(encoding="utf-8") for path in (model / "chat_template.jinja", adapter / "chat_template.jinja") if path.is_file()]
+    texts = [
+        path.read_text(encoding="utf-8") for path in (model / "chat_template.jinja", adapter / "chat_template.jinja") if path.is_file()
+    ]
     if len(texts) == 2 and texts[0] != texts[1]:
         raise InputError(f"adapter {adapter} has another chat template than {model}, and vLLM uses that; merge the adapter first")
 

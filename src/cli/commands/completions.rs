@@ -91,7 +91,8 @@ const SESSIONS: &str = "PYRUST_NN_SESSION_NAMES";
 
 /// Whether an argument's value is a session.
 fn names_session(arg: &Arg) -> bool {
-    ["session", "sessions"].contains(&arg.get_id().as_str()) || arg.get_value_names().is_some_and(|names| names.first().is_some_and(|name| name.as_str() == "SESSION"))
+    ["session", "sessions"].contains(&arg.get_id().as_str())
+        || arg.get_value_names().is_some_and(|names| names.first().is_some_and(|name| name.as_str() == "SESSION"))
 }
 
 /// The command with a mark wherever a session is named.

@@ -120,7 +120,15 @@ struct Conversions {
 impl Conversions {
     fn new(tool: Tool, keys: Vec<(String, Value)>) -> Conversions {
         let task = task_named("finetune_lora").expect("there is such a task");
-        let out = Converted { tool, task, values: Map::new(), defaults: Vec::new(), changed: Vec::new(), warnings: Vec::new(), not_needed: Vec::new() };
+        let out = Converted {
+            tool,
+            task,
+            values: Map::new(),
+            defaults: Vec::new(),
+            changed: Vec::new(),
+            warnings: Vec::new(),
+            not_needed: Vec::new(),
+        };
         let dataset_dir = keys.iter().find(|(key, _)| key == "dataset_dir").and_then(|(_, value)| value.as_str()).map(ToString::to_string);
         Conversions { keys, dataset_dir, scale: None, max_rows: None, steps: None, reports: BTreeSet::new(), out }
     }
