@@ -237,7 +237,7 @@ def test_no_word_of_an_error_is_broken_at_the_edge(binary: Path, runs: Path, tmp
     (tmp_path / "mine.py").write_text(f"def run(params, session):\n    raise ValueError({words * 3!r}) from KeyError({words * 2!r})\n")
     for arguments, said in (
         (["script", "mine.py", "--session", "s", "--runs-dir", runs], [words.strip(), "caused by: KeyError"]),
-        (["finetune-lora", "-m", "builtin:tiny"], ["finetune_lora needs --dataset-path: files"]),
+        (["finetune-lora", "-m", "builtin:tiny"], ["finetune-lora needs --dataset-path: files"]),
         (["finetune-lora", "-m", "builtin:tiny", "--lora-rnk", "8"], ["--lora-rank"]),
         (["finetune-lora", "-m", "builtin:tiny", "-d", "x.json", "--checkpoint-mode", "stack"], ["give it as --checkpoint-lora"]),
         (["convert-model-to-gguf", "-m", "builtin:tiny", "--outtype", "q9"], ["q5_k_m"]),
