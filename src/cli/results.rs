@@ -34,9 +34,11 @@ pub(crate) fn next_command(summary: &Summary, runs: &Path, named: bool) -> Optio
             let options = format!("--imatrix {made} --outtype q4_k_m{}", into("convert_model_to_gguf"));
             Some(format!("pyrust-nn convert-model-to-gguf --model {model} {options}{runs_dir}"))
         }
-        // Adapters in GGUF are named by other parameters.
-        "inference" if summary.params.get("adapter").is_none_or(Value::is_null) => {
-            Some(format!("pyrust-nn chat --model {}{runs_dir}", quoted(summary.params.get("model")?.as_str()?)))
+        "inference" => {
+            // Adapters in GGUF are named by other parameters, and `@step` only within a session: a pipeline suggests what it made.
+            let has_adapter = summary.params.get("adapter").is_some_and(|adapter| !adapter.is_null());
+            let model = summary.params.get("model")?.as_str()?;
+            (!has_adapter && !model.starts_with('@')).then(|| format!("pyrust-nn chat --model {}{runs_dir}", quoted(model)))
         }
         "merge" => Some(format!("pyrust-nn convert-model-to-gguf --model {made}{}{runs_dir}", into("convert_model_to_gguf"))),
         "convert_model_to_gguf" => {
@@ -156,6 +158,11 @@ mod tests {
         let named = next("merge", "/it's here", true).unwrap();
         assert_eq!(named, r"pyrust-nn convert-model-to-gguf --model s1/tune --session s1 --runs-dir '/it'\''s here'");
         assert_eq!(next("inference", "runs", false), None);
+        for (model, wanted) in [("m/gguf", Some("pyrust-nn chat --model m/gguf")), ("@merge", None)] {
+            let mut summary = of("inference", json!({}));
+            summary.params.insert("model".into(), json!(model));
+            assert_eq!(next_command(&summary, Path::new("runs"), false).as_deref(), wanted);
+        }
         let failed = Summary { status: Status::Failure, ..of("merge", json!({})) };
         assert_eq!(next_command(&failed, Path::new("runs"), false), None);
     }
