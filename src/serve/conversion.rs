@@ -14,8 +14,8 @@ use crate::base::numbers::duration;
 use crate::base::{cache, files, hashes, signals};
 use crate::estimate::is_adapter;
 use crate::params::interface::Interface;
-use crate::python::{adapter_base, model_folder};
-use crate::serve::served_names::ServedName;
+use crate::python::adapter_base;
+use crate::serve::served_names::{ServedName, folder_of};
 use crate::serve::server_log::ServerLog;
 use crate::session::{Status, Summary};
 use crate::step::inputs::model_files;
@@ -75,12 +75,12 @@ impl GgufConversion<'_> {
     fn key(&self, model: &str, task: &str, outtype: &str) -> Result<String> {
         let mut all = Sha256::new();
         all.update(format!("{}{} {task} {outtype}\n", env!("CARGO_PKG_VERSION"), env!("PYRUST_NN_COMMIT")));
-        let folder = self.folder(model)?;
+        let folder = folder_of(model, self.offline)?;
         let mut folders = vec![folder.clone()];
         if is_adapter(&folder) {
             let parents = std::fs::read_dir(folder.join("parents")).into_iter().flatten().flatten().map(|parent| parent.path());
             folders.extend(parents);
-            folders.push(self.folder(&adapter_base(&folder)?)?);
+            folders.push(folder_of(&adapter_base(&folder)?, self.offline)?);
         }
         for (i, folder) in folders.iter().enumerate() {
             hashes::each_file(model_files(folder), &signals::check, &mut |path, hash| {
@@ -88,10 +88,6 @@ impl GgufConversion<'_> {
             })?;
         }
         Ok(hashes::hexadecimal(all)[..32].to_string())
-    }
-
-    fn folder(&self, model: &str) -> Result<PathBuf> {
-        if Path::new(model).is_dir() { Ok(PathBuf::from(model)) } else { model_folder(model, self.offline) }
     }
 }
 

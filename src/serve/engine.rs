@@ -7,9 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::base::error::{self, Error, Kind};
 use crate::params::interface::Interface;
-use crate::python::{adapter_base, check_llama_server, check_served_folders, first_model_for, model_folder};
-use crate::serve::served_names::ServedName;
-use crate::session::artifact::TINY;
+use crate::python::{adapter_base, check_llama_server, check_served_folders, first_model_for};
+use crate::serve::served_names::{ServedName, folder_of};
 
 /// The names of the engines. The first is the default.
 pub(crate) const ENGINES: &[&str] = &["llama", "vllm", "transformers"];
@@ -72,8 +71,7 @@ impl ServingEngine {
                 let message = format!("engine {} serves folders, and {} is in GGUF; serve it with engine llama", self.name, one.file);
                 return Err(error::usage(message));
             }
-            let is_there = one.file != TINY && Path::new(&one.file).is_dir();
-            let folder = if is_there { Path::new(&one.file).canonicalize()? } else { model_folder(&one.file, offline)? };
+            let folder = folder_of(&one.file, offline)?.canonicalize()?;
             Ok(ServedName { file: folder.to_string_lossy().into_owned(), ..one })
         };
         let models: Vec<ServedName> = models.into_iter().map(folder).collect::<Result<_>>()?;

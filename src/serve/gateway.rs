@@ -134,8 +134,10 @@ impl Gateway {
         let (backend, adapter, name) = self.named(fields.model()?.as_deref())?;
         record.model(name);
         let adapters = backend.adapters.len();
+        // Only llama.cpp must be told which adapter it is.
+        let is_pinned = adapters > 0 && backend.engine.is_llama();
         let lease = match route {
-            Route::Answer if adapters > 0 && backend.engine.is_llama() => {
+            Route::Answer if is_pinned => {
                 if !knows_adapters(&sent.path) {
                     let message = format!("{} works for models without adapters only; use /v1/chat/completions", sent.path);
                     return Err(Refusal::bad_request(message));
@@ -147,7 +149,7 @@ impl Gateway {
             _ => None,
         };
         sent.body = match &lease {
-            Some(lease) if adapters > 0 && backend.engine.is_llama() => fields.pinned(adapters, adapter, lease),
+            Some(lease) if is_pinned => fields.pinned(adapters, adapter, lease),
             _ if backend.engine.is_llama() => body.clone(),
             _ => fields.renamed(&backend.engine.upstream_name(&backend.model).unwrap_or_else(|| name.to_string())),
         };

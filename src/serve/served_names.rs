@@ -1,12 +1,13 @@
 //! What is served under which name: `[name=]ARTIFACT` of models and adapters.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use crate::base::error;
 use crate::estimate::is_adapter;
+use crate::python::model_folder;
 use crate::session::artifact::{ArtifactKind, names_in, resolve_artifact};
 use crate::session::record::read_record;
 
@@ -89,6 +90,11 @@ pub(crate) fn check_unique<'a>(names: impl IntoIterator<Item = &'a ServedName>) 
         seen.push(one);
     }
     Ok(())
+}
+
+/// The folder of a model or adapter: itself, or that of `builtin:tiny` or of a name on the Hub.
+pub(crate) fn folder_of(model: &str, offline: bool) -> Result<PathBuf> {
+    if Path::new(model).is_dir() { Ok(PathBuf::from(model)) } else { model_folder(model, offline) }
 }
 
 fn is_gguf(path: &Path) -> bool {

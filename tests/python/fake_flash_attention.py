@@ -47,7 +47,7 @@ def flash_attn_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: An
 
 def flash_attn_with_kvcache(*args: Any, **kwargs: Any) -> torch.Tensor:
     """Not for training."""
-    raise NotImplementedError
+    raise AssertionError("training has no cache of keys and values")
 
 
 pad_input = unpad_input = flash_attn_with_kvcache  # packed rows have no padding

@@ -51,16 +51,3 @@ def main():
     server = xllamacpp.Server(parameters(asked))
     os.write(answer, f"READY {server.listening_address} {device(asked)}\n".encode())
     sys.stdin.read()  # until the parent ends, however it ends
-
-
-if __name__ == "__main__":
-    status = 0
-    try:
-        main()
-    except SystemExit as error:
-        status = 1
-        print(f"CAUSE {error}", file=sys.stderr, flush=True)
-    except BaseException as error:
-        status = 1
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    os._exit(status)  # the server's threads would keep the process

@@ -21,11 +21,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import spawn
+from types import ModuleType
 from typing import Any
 
 from pyrust_nn import InputError, ModelError, SetupError
 from pyrust_nn._runtime.processes import threads_for
-from pyrust_nn.llama import child as child_source
+from pyrust_nn.llama import child, child_end
 
 logger = logging.getLogger(__name__)
 
@@ -93,15 +94,18 @@ class Engine:
         if not installed():
             raise SetupError(f"GGUF files are run by llama.cpp, and the package xllamacpp is not installed; install it: {INSTALL}")
 
-    def _source(self) -> str:
-        """The program of the process that holds the server."""
-        return inspect.getsource(child_source)
+    child_module: ModuleType = child
+    """The program of the process that holds the server: its `main`."""
 
     def _start(self) -> None:
         self._said: deque[str] = deque(maxlen=SAID_LINES)
         # The embedded interpreter's own executable is the program, not Python.
         self._process = subprocess.Popen(
-            [os.fsdecode(spawn.get_executable()), "-c", self._source()],
+            [
+                os.fsdecode(spawn.get_executable()),
+                "-c",
+                f"{inspect.getsource(child_end)}\n{inspect.getsource(self.child_module)}\nrun(main)\n",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -54,9 +54,12 @@ def main():
     os.dup2(2, 1)  # nothing else may write there
     asked = json.loads(sys.stdin.readline())
     environment = {**os.environ, **asked["environment"]}
-    program = subprocess.Popen(
-        asked["command"], env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent
-    )
+    try:
+        program = subprocess.Popen(
+            asked["command"], env=environment, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent
+        )
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from None
 
     def ended_by_itself():
         status = program.wait()
@@ -73,16 +76,3 @@ def main():
     threading.Thread(target=say_when_ready, daemon=True).start()
     sys.stdin.read()  # until the parent ends, however it ends
     stop(program)
-
-
-if __name__ == "__main__":
-    status = 0
-    try:
-        main()
-    except FileNotFoundError as error:
-        status = 1
-        print(f"CAUSE {error}", file=sys.stderr, flush=True)
-    except BaseException as error:
-        status = 1
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    os._exit(status)

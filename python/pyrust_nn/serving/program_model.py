@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import socket
 from typing import Any
@@ -16,7 +15,7 @@ from pyrust_nn.serving.programs import PROGRAMS, ServedArtifacts, find_program, 
 class ProgramEngine(Engine):
     """A running server of another project."""
 
-    title = "the server"
+    child_module = program_child
 
     def __init__(self, engine: str, program: str, served: ServedArtifacts) -> None:
         """Start it and wait until it answers. Raises SetupError if it cannot start."""
@@ -26,9 +25,6 @@ class ProgramEngine(Engine):
 
     def _check(self) -> None:
         """The program was found before."""
-
-    def _source(self) -> str:
-        return inspect.getsource(program_child)
 
     def _asked(self) -> dict[str, Any]:
         port = free_port()

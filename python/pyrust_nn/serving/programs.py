@@ -1,6 +1,6 @@
 """The servers of other projects: how each is called, and what it can serve.
 
-Sources: llama.cpp `tools/server/README.md`, vLLM `vllm serve --help` (0.11), transformers `transformers serve --help` (5.23).
+Sources: llama.cpp `tools/server/README.md`, transformers `transformers serve --help` (5.23). vLLM was not run: it needs a GPU.
 """
 
 from __future__ import annotations

@@ -2,24 +2,20 @@
 //! every hash before the session has its name.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use tar::{Archive, EntryType};
+use tar::EntryType;
 
-use super::manifest::{ArchiveManifest, FORMAT, IMPORTED, MANIFEST, ManifestFile, SPDX};
+use super::manifest::{ArchiveManifest, IMPORTED, MANIFEST, ManifestFile, SPDX};
+use super::reading::{Complaint, manifest, opened, small_file};
 use crate::base::clock::now;
 use crate::base::progress::Bytes;
-use crate::base::similar_path::or_similar;
 use crate::base::{error, files, hashes, progress};
 use crate::session::names::check_name;
 use crate::session::record::read_record;
-
-/// The largest `manifest.json` and `spdx.json`: 64 MiB is enough for some 400,000 files.
-const MAX_MANIFEST: u64 = 64 << 20;
 
 /// Reads the archive `path` into a new session, by default with its own name. Returns the name. An error of `check`, which is called often,
 /// ends it.
@@ -28,27 +24,15 @@ const MAX_MANIFEST: u64 = 64 << 20;
 /// Kind `usage` if the session exists or the name is invalid, `input` if the archive is damaged, incomplete or unsafe; then nothing is left of it.
 /// Kind `io` if it cannot be read or written.
 pub(crate) fn import_session(runs: &Path, path: &Path, session: Option<&str>, check: &dyn Fn() -> Result<()>) -> Result<String> {
-    let bad = |what: String| error::input(format!("{}: {what}; nothing was imported", path.display()));
+    let complaint = Complaint { path, consequence: "nothing was imported" };
+    let bad = |what: String| complaint.bad(what);
+    let damaged = |cause: io::Error| complaint.damaged(&cause);
     if let Some(session) = session {
         check_name("session", session)?;
     }
-    let is_archive = |path: &Path| path.extension().is_some_and(|extension| extension == "zst");
-    let file = File::open(path)
-        .with_context(|| format!("{} cannot be read; {}", path.display(), or_similar(path, &is_archive, "check the path")))?;
-    let damaged = |cause: io::Error| bad(format!("it is no archive of a session, or it is damaged ({cause})"));
-    let mut archive = Archive::new(zstd::Decoder::with_buffer(BufReader::with_capacity(1 << 17, file)).map_err(damaged)?);
+    let mut archive = opened(&complaint)?;
     let mut entries = archive.entries().map_err(damaged)?;
-
-    let mut first = entries.next().ok_or_else(|| bad("it is empty".into()))?.map_err(damaged)?;
-    let text = small_file(&mut first).map_err(damaged)?;
-    let manifest: ArchiveManifest =
-        serde_json::from_slice(&text).map_err(|cause| bad(format!("its first file is no {MANIFEST} of a session ({cause})")))?;
-    if manifest.format != FORMAT {
-        return Err(bad(format!(
-            "its format is {}, and this version reads {FORMAT}; use the version {} that wrote it",
-            manifest.format, manifest.version
-        )));
-    }
+    let manifest = manifest(entries.next(), &complaint)?;
     check_name("session", &manifest.session).map_err(|_| bad(format!("its session's name {:?} is not valid", manifest.session)))?;
     let mut expected = HashMap::new();
     for file in &manifest.files {
@@ -98,15 +82,6 @@ pub(crate) fn import_session(runs: &Path, path: &Path, session: Option<&str>, ch
         drop(files::remove(&made));
     }
     imported.map(|()| name)
-}
-
-fn small_file(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Vec<u8>> {
-    if entry.header().entry_type() != EntryType::Regular || entry.size() > MAX_MANIFEST {
-        return Err(io::Error::other("its first files are not what they should be"));
-    }
-    let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn write_file(made: &Path, file: &ManifestFile, entry: &mut impl Read, bad: &dyn Fn(String) -> anyhow::Error) -> Result<()> {

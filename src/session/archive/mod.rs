@@ -4,6 +4,7 @@
 mod export;
 mod import;
 mod manifest;
+mod reading;
 mod spdx;
 mod verify;
 
