@@ -114,9 +114,10 @@ pub(crate) fn exit_code(failure: Option<&Error>) -> u8 {
     })
 }
 
-/// Writes the fields of an object, one per line, without zeros and what is unset.
+/// Writes the fields of an object, one per line, without zeros, empty lists and what is unset.
 pub(crate) fn names_and_values(value: &Value) {
-    let said = |value: &Value| !value.is_null() && *value != false && value.as_f64() != Some(0.0);
+    let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    let said = |value: &Value| !value.is_null() && *value != false && value.as_f64() != Some(0.0) && !is_empty(value);
     let shown = |value: &Value| value.as_u64().map_or_else(|| plain_list(value), grouped);
     let fields = value.as_object().into_iter().flatten().filter(|(_, value)| said(value));
     line(&fields.map(|(name, value)| format!("{name:<28} {}", shown(value))).collect::<Vec<_>>().join("\n"));
