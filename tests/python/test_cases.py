@@ -220,7 +220,8 @@ def test_tables_zip_and_standard_input(models: Any, cli: Cli, tmp_path: Path) ->
     done = cli("prepare", "-", "--model", models["qwen2_5"][0], "--json", "--no-setup", input=(tmp_path / "a.jsonl").read_text())
     assert done.returncode == 0 and json.loads(done.stdout)["rows"] == 1
     done = cli("prepare", tmp_path / "a.csv", "--model", models["qwen2_5"][0], "--no-setup")
-    assert done.returncode == 0 and all(len(line.split()) >= 2 for line in done.stdout.splitlines()), f"no name without a value: {done.stdout}"
+    assert done.returncode == 0, done.stderr
+    assert all(len(line.split()) >= 2 for line in done.stdout.splitlines()), f"no name without a value: {done.stdout}"
     (tmp_path / "b.csv").write_text("question,answer\na,b\nc\n")
     done = cli("prepare", tmp_path / "b.csv", "--model", models["qwen2_5"][0], "--no-setup")
     assert done.returncode == 2 and "b.csv has 1 field in the record of line 3, but 2 columns" in done.stderr
